@@ -1,0 +1,202 @@
+"""The `castor` command: one parser, one table of subcommands, and the place where errors become one line.
+
+A subcommand is a module with `add_arguments(parser)` and `run(arguments, flags) -> int`; it is imported only when it is asked for, so that
+`castor --help` costs nothing. `arguments.rest` holds what the parser did not know (Beam's options), `flags` what was said of gin.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Subcommand:
+    """One row of the table. `gin_files` and `examples` are shown by its --help; `takes_rest` lets unknown options through (to Beam)."""
+
+    name: str
+    module: str
+    summary: str
+    gin_files: tuple[str, ...]
+    examples: tuple[str, str, str]
+    takes_rest: bool = False
+
+
+SUBCOMMANDS = (
+    Subcommand(
+        "demo",
+        "launch.demo",
+        "everything below, small, offline, on a corpus made on the spot",
+        ("recipes/demo.gin",),
+        ("castor demo", "castor demo --output=/tmp/castor-demo", "castor demo --gin.TRAIN_STEPS=50"),
+    ),
+    Subcommand(
+        "run",
+        "launch.run",
+        "run a recipe: stages from raw files to a trained model, each skipped when its output is up to date",
+        ("recipes/real.gin", "recipes/demo.gin"),
+        (
+            "castor run gin/recipes/real.gin --gin.CORPORA='\"corpora\"' --gin.OUTPUT='\"out\"'",
+            "castor run gin/recipes/real.gin --only=web,vocabulary",
+            "castor run gin/recipes/real.gin --dry_run",
+        ),
+    ),
+    Subcommand(
+        "data",
+        "launch.data",
+        "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize or replay",
+        tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
+        (
+            "castor data web --gin.INPUT_ROOT='\"crawl\"' --gin.INPUTS='[\"*.warc.gz\"]' --gin.OUTPUT='\"corpora/web\"'",
+            "castor data tokenize --gin.CORPUS='\"corpora/web\"' --gin.VOCABULARY='\"vocabulary\"' --gin.OUTPUT='\"tasks/web\"'",
+            "castor data image --gin_file=my_image.gin --direct_running_mode=multi_processing --direct_num_workers=2",
+        ),
+        takes_rest=True,
+    ),
+    Subcommand(
+        "tasks",
+        "launch.tasks",
+        "list, show, verify and preview task caches, and trace a batch back to its documents",
+        ("mixtures/five.gin",),
+        ("castor tasks list out/tasks", "castor tasks verify out/tasks/web", "castor tasks preview out/tasks/image --output=preview.html"),
+    ),
+    Subcommand(
+        "train",
+        "launch.train",
+        "train a model on a mixture of task caches",
+        ("runs/pretrain.gin", "models/tiny.gin", "models/small.gin"),
+        (
+            "castor train --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin --gin_file=mixtures/five.gin --gin.MODEL_DIR='\"model\"'",
+            "castor train --gin_file=my_run.gin --gin.TRAIN_STEPS=1000 --gin.BATCH_SIZE=32",
+            "castor train --gin_file=my_run.gin --cpu_devices=8 --gin.MESH='{\"data\": 2, \"fsdp\": 2, \"tensor\": 2}'",
+        ),
+    ),
+    Subcommand(
+        "evaluate",
+        "launch.evaluate",
+        "loss by domain of a checkpoint on the held-out split",
+        ("runs/pretrain.gin",),
+        (
+            "castor evaluate --model_dir=model",
+            "castor evaluate --model_dir=model --step=1000",
+            "castor evaluate --model_dir=model --gin.EVAL_STEPS=50",
+        ),
+    ),
+    Subcommand(
+        "infer",
+        "launch.infer",
+        "continue a text, draw an image from a caption, or caption an image",
+        ("runs/pretrain.gin",),
+        (
+            "castor infer --model_dir=model --text='The library'",
+            "castor infer --model_dir=model --draw='a red square' --output=drawn.png",
+            "castor infer --model_dir=model --describe=photo.jpg",
+        ),
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 bad use, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show_trace = "--traceback" in argv
+    argv = [a for a in argv if a != "--traceback"]
+    from tasks.errors import CastorError
+
+    try:
+        return _dispatch(argv)
+    except CastorError as error:
+        if show_trace:
+            traceback.print_exc()
+        print(f"castor: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("castor: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="castor",
+        description="Castor: raw web, code, image, audio and video files to a trained multimodal decoder; every batch a function of (mixture, seed, step).",
+        epilog="castor SUBCOMMAND --help names the subcommand's gin files and shows three examples.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"castor {version()}")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
+    for row in SUBCOMMANDS:
+        subparsers.add_parser(row.name, help=row.summary, add_help=False)
+    if not argv or argv[0] in ("-h", "--help", "--version"):
+        parser.parse_args(argv)
+        parser.print_help()
+        return 0
+    row = next((r for r in SUBCOMMANDS if r.name == argv[0]), None)
+    if row is None:
+        import difflib
+
+        from tasks.errors import CastorError
+
+        close = difflib.get_close_matches(argv[0], [r.name for r in SUBCOMMANDS], n=1)
+        raise CastorError(f"no subcommand {argv[0]!r}.", f"Did you mean castor {close[0]}?" if close else "See castor --help.")
+    return _run(row, argv[1:])
+
+
+def _run(row: Subcommand, argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"castor {row.name}",
+        description=row.summary[0].upper() + row.summary[1:] + ".",
+        epilog=_teaching(row),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--traceback", action="store_true", help="show the stack trace of an error")
+    module = importlib.import_module(row.module)
+    module.add_arguments(parser)
+    if any(a in ("-h", "--help") for a in argv):
+        parser.print_help()
+        return 0
+    from tasks.configuration import split_flags
+    from tasks.errors import ConfigurationError
+
+    flags, plain = split_flags(argv)
+    arguments, rest = parser.parse_known_args(plain)
+    if rest and not row.takes_rest:
+        raise ConfigurationError(f"castor {row.name} does not know {' '.join(rest)}.", f"See castor {row.name} --help.")
+    arguments.rest = rest
+    try:
+        return module.run(arguments, flags) or 0
+    except RuntimeError as error:
+        if str(error).startswith("Required bindings for"):
+            first = str(error).splitlines()[0]
+            raise ConfigurationError(f"gin: {first}.", "Bind them in a gin file or on the command line with --gin.NAME=VALUE.") from error
+        raise
+
+
+def _teaching(row: Subcommand) -> str:
+    files = textwrap.fill(", ".join(row.gin_files), 100, initial_indent="  ", subsequent_indent="  ")
+    examples = "\n".join(f"  {line}" for line in row.examples)
+    return (
+        f"gin flags: --gin_file=FILE, --gin.NAME=VALUE (strings need quotes: --gin.NAME='\"text\"'), --gin_search_paths=DIR\n\n"
+        f"gin files:\n{files}\n\nexamples:\n{examples}"
+    )
+
+
+def version() -> str:
+    """The version of the installed distribution, or of this checkout."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("castor")
+    except importlib.metadata.PackageNotFoundError:
+        return "0 (checkout)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

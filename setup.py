@@ -1,0 +1,35 @@
+"""Castor's packaging. The rooms are top-level packages; the gin files travel as the package data of `castor_gin`."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+ROOMS = ["launch", "train", "pipelines", "tasks"]
+GIN_FILES = sorted(str(path.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.gin"))
+
+DATA = ["apache-beam[gcp]", "google-cloud-storage", "fastwarc", "resiliparse", "charset-normalizer", "py3langid", "identify[license]", "pygments"]
+MEDIA = ["pillow", "av", "soundfile", "soxr"]
+TASKS = ["numpy", "pyarrow", "sentencepiece<0.2.2", "protobuf", "google-crc32c", "msgpack", "zstandard", "gin-config", "jinja2", "rich"]
+SEQIO = ["seqio", "tensorflow", "tensorflow-text"]
+TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX"]
+
+setuptools.setup(
+    name="castor",
+    version="0.1.0",
+    description="Distributed data and training pipelines for multimodal pretraining: every batch a pure function of (mixture, seed, step).",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=[*setuptools.find_packages(include=[f"{room}*" for room in ROOMS]), "castor_gin"],
+    package_dir={"castor_gin": "gin"},
+    package_data={"castor_gin": GIN_FILES, "": ["*.html", "*.txt", "*.json"]},
+    install_requires=[*TASKS, *DATA, *MEDIA, *SEQIO, *TRAIN],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda12]"],
+        "dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "pandas", "duckdb"],
+    },
+    entry_points={"console_scripts": ["castor = launch.command:main"]},
+)

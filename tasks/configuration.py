@@ -1,0 +1,177 @@
+"""Gin, kept thin: find the files, apply the bindings, and turn gin's own complaints into one clear line.
+
+Configurables are typed frozen dataclasses spread over the rooms; this file only parses. Configuration files live in the `gin/` folder of a
+checkout and in the package `castor_gin` of an installed wheel; both are found without a flag. Names, macros and flags are T5X's:
+`--gin_file=runs/pretrain.gin`, `--gin.BATCH_SIZE=8`, `--gin_search_paths=DIR`.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+import re
+from collections.abc import Sequence
+
+import gin
+
+from tasks.errors import ConfigurationError
+
+_INCLUDE = re.compile(r"""^\s*include\s+['"]([^'"]+)['"]""", re.MULTILINE)
+_MACRO_USE = re.compile(r"%([A-Za-z_][\w.]*)")
+_MACRO_BINDING = re.compile(r"^\s*([A-Za-z_]\w*)\s*=", re.MULTILINE)
+
+
+def gin_root() -> pathlib.Path:
+    """The folder of Castor's own gin files: `gin/` in a checkout, `castor_gin/` in site-packages."""
+    home = pathlib.Path(__file__).resolve().parent.parent
+    for candidate in (home / "castor_gin", home / "gin"):
+        if (candidate / "pipelines").is_dir():
+            return candidate
+    raise ConfigurationError(f"Castor's gin files are neither in {home / 'gin'} nor in {home / 'castor_gin'}.", "Reinstall Castor.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What a command line says of gin: files in order, bindings in order (each wins over what stands before it), extra search folders."""
+
+    files: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    search_paths: tuple[str, ...] = ()
+
+    def or_files(self, *files: str) -> "Flags":
+        """These flags with `files` where the command line names none."""
+        return self if self.files else dataclasses.replace(self, files=files)
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
+    """Takes the gin flags out of a command line and returns them with the arguments that remain, in order.
+
+    `--gin_file=F`, `--gin_file F`, `--gin.NAME=VALUE`, `--gin_bindings=LINE`, `--gin_search_paths=DIR[,DIR]`.
+    """
+    files, bindings, paths, rest = [], [], [], []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        flag, equals, value = argument.partition("=")
+        if flag in ("--gin_file", "--gin_bindings", "--gin_search_paths"):
+            if not equals:
+                if not queue:
+                    raise ConfigurationError(f"{flag} needs a value.", f"Write {flag}=VALUE.")
+                value = queue.pop(0)
+            if flag == "--gin_file":
+                files.append(value)
+            elif flag == "--gin_bindings":
+                bindings.append(value)
+            else:
+                paths.extend(p for p in value.split(",") if p)
+        elif flag.startswith("--gin."):
+            if not equals:
+                raise ConfigurationError(f"{argument} has no value.", f"Write {argument}=VALUE; strings need quotes: {argument}='\"text\"'.")
+            bindings.append(f"{flag.removeprefix('--gin.')} = {value}")
+        else:
+            rest.append(argument)
+    return Flags(tuple(files), tuple(bindings), tuple(paths)), rest
+
+
+def find_file(name: str, search_paths: Sequence[str] = ()) -> pathlib.Path:
+    """Finds a gin file as given, under the search folders, then under Castor's own folder (with or without its leading `gin/`)."""
+    own = gin_root()
+    candidates = [pathlib.Path(name), *(pathlib.Path(p) / name for p in search_paths), own / name, own / name.removeprefix("gin/")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = [str(p.relative_to(own)) for p in sorted(own.rglob("*.gin"))]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    raise ConfigurationError(f"gin file {name!r} is not found.", f"Did you mean {' or '.join(close)}?" if close else f"Castor's own files are under {own}.")
+
+
+def parse(flags: Flags, skip_unknown: bool = False) -> None:
+    """Clears gin and parses files, then bindings. The modules whose configurables are bound must be imported, by the caller or by the files.
+
+    Raises ConfigurationError, in one line naming file and line or the binding, for whatever gin refuses and for a command-line macro that no
+    file binds or uses, which gin itself would accept in silence.
+    """
+    gin.clear_config()
+    gin.config._FILE_READERS[:] = gin.config._FILE_READERS[:1]  # plain files only: gin's resource reader fails on namespace packages
+    own = str(gin_root())
+    for path in (*flags.search_paths, own):
+        if path not in gin.config._LOCATION_PREFIXES:
+            gin.add_config_file_search_path(path)
+    files = [find_file(name, flags.search_paths) for name in flags.files]
+    _check_macros(files, flags)
+    try:
+        for path in files:
+            gin.parse_config_file(str(path), skip_unknown=skip_unknown)
+        for binding in flags.bindings:
+            try:
+                gin.parse_config(binding, skip_unknown=skip_unknown)
+            except Exception as error:
+                raise ConfigurationError(f"gin binding {binding!r}: {_first_line(error)}", _hint(error)) from error
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"gin: {_first_line(error)}", _hint(error)) from error
+
+
+def macro(name: str, default=None):
+    """The value of a macro after `parse`, or `default` where none is bound."""
+    try:
+        return gin.query_parameter(f"%{name}")
+    except ValueError:
+        return default
+
+
+def operative_config() -> str:
+    """The bindings that were used, as gin text."""
+    return gin.operative_config_str(max_line_length=120)
+
+
+def _texts(files: Sequence[pathlib.Path], search_paths: Sequence[str]) -> list[str]:
+    seen, queue, texts = set(), list(files), []
+    while queue:
+        path = queue.pop().resolve()
+        if path not in seen:
+            seen.add(path)
+            texts.append(path.read_text(encoding="utf-8"))
+            queue.extend(find_file(name, search_paths) for name in _INCLUDE.findall(texts[-1]))
+    return texts
+
+
+def _check_macros(files: Sequence[pathlib.Path], flags: Flags) -> None:
+    bound = [m.group(1) for b in flags.bindings if (m := re.match(r"\s*([A-Za-z_]\w*)\s*=", b))]
+    if not bound:
+        return
+    known: set[str] = set()
+    for text in (*_texts(files, flags.search_paths), *flags.bindings):
+        known.update(_MACRO_USE.findall(text))
+    for text in _texts(files, flags.search_paths):
+        known.update(_MACRO_BINDING.findall(text))
+    for name in bound:
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), n=2)
+            names = " or ".join(close) if close else ", ".join(sorted(n for n in known if n.isupper()))
+            raise ConfigurationError(
+                f"gin macro {name} (from --gin.{name}=...) is neither bound nor used in {', '.join(map(str, flags.files)) or 'any gin file'}.",
+                f"Did you mean {names}?" if close else f"The macros there are: {names}.",
+            )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = next((line for line in lines if line.startswith("In ")), "")
+    first = lines[0] if lines else type(error).__name__
+    return f"{first} {where}".strip() if where and where != first else first
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    if "No configurable matching" in text:
+        wanted = re.search(r"matching '([^']+)'", text)
+        known = sorted(gin.config._REGISTRY)
+        names = {name.rsplit(".", 1)[-1]: name for name in known}
+        close = difflib.get_close_matches(wanted.group(1).rsplit(".", 1)[-1], list(names), n=2) if wanted else []
+        return f"Did you mean {' or '.join(names[c] for c in close)}?" if close else "Check the name before the parameter."
+    if "doesn't have a parameter" in text or "No parameter" in text or "has no parameter" in text:
+        return "Check the parameter's name; the command's --help lists the gin files that show it."
+    if isinstance(error, SyntaxError):
+        return "Strings need quotes: --gin.NAME='\"text\"'."
+    return ""

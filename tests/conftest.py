@@ -1,0 +1,20 @@
+"""What every test shares: where the real corpora are, a skip with a clear reason where they are not, and quiet, single-threaded libraries."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+REAL_DATA = pathlib.Path(os.environ.get("CASTOR_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real corpora (web/, image/, audio/, video/, bad/, eval/)."""
+    if not (REAL_DATA / "README.md").is_file():
+        pytest.skip(f"the real corpora are not at {REAL_DATA}; set CASTOR_REAL_DATA to the folder that holds them")
+    return REAL_DATA
