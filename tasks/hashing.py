@@ -23,10 +23,11 @@ _MASK_64 = (1 << 64) - 1
 
 def mix64(values) -> np.ndarray:
     """Maps uint64 values [...] to well-mixed uint64 values [...], one to one."""
-    z = np.asarray(values, dtype=np.uint64) + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * _MULTIPLIER_1
-    z = (z ^ (z >> np.uint64(27))) * _MULTIPLIER_2
-    return z ^ (z >> np.uint64(31))
+    with np.errstate(over="ignore"):  # wrapping is meant; numpy warns of it for scalars
+        z = np.asarray(values, dtype=np.uint64) + _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * _MULTIPLIER_1
+        z = (z ^ (z >> np.uint64(27))) * _MULTIPLIER_2
+        return z ^ (z >> np.uint64(31))
 
 
 def key64(*parts: str | int | bytes) -> int:

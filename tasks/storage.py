@@ -1,0 +1,156 @@
+"""Every file of a cache, a corpus or a manifest is touched here and nowhere else.
+
+Paths are local today. Everything above speaks only these functions, so that a bucket can stand behind them later; that is why they are few,
+take whole files where they can, and promise only what an object store can promise too: a file appears whole or not at all. This file
+knows no format.
+"""
+
+import hashlib
+import io
+import json
+import mmap
+import os
+import pathlib
+import shutil
+import uuid
+from typing import Any, BinaryIO
+
+Path = str | os.PathLike
+
+_CHUNK_BYTES = 1 << 20
+
+
+def join(*parts: Path) -> str:
+    """Joins path parts with a slash."""
+    return os.path.join(*(os.fspath(part) for part in parts))
+
+
+def open_read(path: Path) -> BinaryIO:
+    """Opens a file for reading bytes."""
+    return open(path, "rb")
+
+
+def open_write(path: Path) -> BinaryIO:
+    """Opens a new or emptied file for writing bytes. Use it under a staging directory only: it is not atomic."""
+    return open(path, "wb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole content of a file."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def map_bytes(path: Path) -> memoryview:
+    """A read-only view of a whole file, mapped, not read: what is never looked at costs no memory."""
+    with open_read(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Writes a file that other processes see either as it was or complete, even if this one is killed."""
+    path = os.fspath(path)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """Parses a JSON file. Raises ValueError (also for bad UTF-8 and for nesting beyond reason) or OSError."""
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def write_json_atomic(path: Path, value: Any, indent: int = 1) -> None:
+    """Writes JSON with sorted keys and a newline at the end: equal values give equal bytes."""
+    text = json.dumps(value, sort_keys=True, indent=indent, allow_nan=False)
+    write_bytes_atomic(path, (text + "\n").encode("utf-8"))
+
+
+def exists(path: Path) -> bool:
+    """True for a file or directory that is there."""
+    return os.path.exists(path)
+
+
+def is_directory(path: Path) -> bool:
+    """True for a directory."""
+    return os.path.isdir(path)
+
+
+def size(path: Path) -> int:
+    """Size of a file in bytes."""
+    return os.stat(path).st_size
+
+
+def list_files(directory: Path) -> list[str]:
+    """Sorted names of the entries of a directory (files and folders); empty where there is no such directory."""
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def makedirs(directory: Path) -> None:
+    """Makes a directory and its parents; fine if it is there."""
+    os.makedirs(directory, exist_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Moves a file onto `target` of the same file system, replacing it atomically."""
+    os.replace(source, target)
+
+
+def remove(path: Path) -> None:
+    """Removes a file; fine if it is gone."""
+    pathlib.Path(path).unlink(missing_ok=True)
+
+
+def remove_tree(directory: Path) -> None:
+    """Removes a directory and all in it; fine if it is gone."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
+    digest = hashlib.sha256()
+    with open_read(path) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class HashingWriter(io.RawIOBase):
+    """A file being written that knows its SHA-256 and size, so that a shard need not be read again to be described."""
+
+    def __init__(self, path: Path):
+        self._file = open_write(path)
+        self._digest = hashlib.sha256()
+        self.bytes_written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self._file.write(data)
+        self._digest.update(data)
+        self.bytes_written += len(data)
+        return len(data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
