@@ -129,13 +129,15 @@ def _dispatch(argv: list[str]) -> int:
         epilog="castor SUBCOMMAND --help names the subcommand's gin files and shows three examples.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"castor {version()}")
+    parser.add_argument("--version", action="store_true", help="print the version")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
     for row in SUBCOMMANDS:
         subparsers.add_parser(row.name, help=row.summary, add_help=False)
-    if not argv or argv[0] in ("-h", "--help", "--version"):
-        parser.parse_args(argv)
+    if not argv or argv[0] in ("-h", "--help"):
         parser.print_help()
+        return 0
+    if argv[0] == "--version":
+        print(f"castor {version()}")
         return 0
     row = next((r for r in SUBCOMMANDS if r.name == argv[0]), None)
     if row is None:

@@ -125,6 +125,11 @@ def operative_config() -> str:
     return gin.operative_config_str(max_line_length=120)
 
 
+def texts(files: Sequence[str], search_paths: Sequence[str] = ()) -> list[str]:
+    """The texts of gin files and of everything they include."""
+    return _texts([find_file(name, search_paths) for name in files], search_paths)
+
+
 def _texts(files: Sequence[pathlib.Path], search_paths: Sequence[str]) -> list[str]:
     seen, queue, texts = set(), list(files), []
     while queue:
@@ -166,7 +171,7 @@ def _hint(error: Exception) -> str:
     text = str(error)
     if "No configurable matching" in text:
         wanted = re.search(r"matching '([^']+)'", text)
-        known = sorted(gin.config._REGISTRY)
+        known = sorted(name for name, _ in gin.config._REGISTRY.items())
         names = {name.rsplit(".", 1)[-1]: name for name in known}
         close = difflib.get_close_matches(wanted.group(1).rsplit(".", 1)[-1], list(names), n=2) if wanted else []
         return f"Did you mean {' or '.join(names[c] for c in close)}?" if close else "Check the name before the parameter."

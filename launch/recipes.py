@@ -1,0 +1,273 @@
+"""A recipe: stages from raw files to a trained model, each skipped when what it made still matches what it would be made from.
+
+A stage is one `castor` command line with gin files and bindings, run as a process of its own so that Beam, TensorFlow and JAX never share
+one. A data stage is up to date when its output's manifest carries the fingerprint that the job would write now (inputs, configuration,
+code). The other stages leave a stamp with the fingerprint of their command, their gin files, their code and the stages they need. So a
+second run does nothing, and a changed filter redoes only what depends on it.
+
+Strings in a stage may name the recipe's variables: "{OUTPUT}/tasks".
+"""
+
+import concurrent.futures
+import dataclasses
+import graphlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gin
+
+from tasks import configuration, fingerprint
+from tasks.errors import CastorError, ConfigurationError
+
+_CODE = {"train": ("launch.train",), "infer": ("launch.infer",), "evaluate": ("launch.evaluate",), "demo": ("launch.demo_corpus",)}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One command of a recipe.
+
+    name: unique in the recipe; also the name of its log and stamp.
+    command: the castor subcommand and its plain arguments, e.g. "data web" or "infer --draw='a red square'".
+    output: the directory or file it makes.
+    gin_files, bindings: what it says of gin; bindings map a macro or parameter to a Python value.
+    needs: names of the stages whose outputs it reads.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    output: str
+    gin_files: tuple[str, ...] = ()
+    bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Stages, and the variables that their strings may name; OUTPUT, the folder of everything, is one of them."""
+
+    title: str
+    stages: tuple[Stage, ...]
+    variables: Mapping[str, Any]
+
+    def __post_init__(self):
+        names = [stage.name for stage in self.stages]
+        for stage in self.stages:
+            if names.count(stage.name) > 1:
+                raise ConfigurationError(f"recipe: two stages are named {stage.name!r}.", "Give each its own name.")
+            for need in stage.needs:
+                if need not in names:
+                    raise ConfigurationError(f"recipe: stage {stage.name!r} needs {need!r}, which is no stage of it.", f"Its stages: {', '.join(names)}.")
+        try:
+            tuple(graphlib.TopologicalSorter({s.name: s.needs for s in self.stages}).static_order())
+        except graphlib.CycleError as error:
+            raise ConfigurationError(f"recipe: the stages {' -> '.join(error.args[1])} need one another in a circle.") from error
+
+    @property
+    def output(self) -> pathlib.Path:
+        return pathlib.Path(self.variables["OUTPUT"])
+
+    def resolved(self) -> tuple[Stage, ...]:
+        """The stages with every variable filled in."""
+        return tuple(_fill_stage(stage, self.variables) for stage in self.stages)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: "up to date", "done" or "failed" (with its exit code and log), and after how many seconds."""
+
+    stage: Stage
+    state: str
+    seconds: float
+    exit_code: int = 0
+    log: pathlib.Path | None = None
+
+
+def run(recipe: Recipe, only: tuple[str, ...] = (), jobs: int = 2, listen: Callable[[str, str], None] = lambda name, state: None) -> list[Outcome]:
+    """Runs the stages in the order of their needs, `jobs` at a time; `listen(stage, state)` is told of each change of state.
+
+    The first failure lets the running stages end and starts no more. Returns the outcomes of the stages that ended, in the recipe's order.
+    """
+    stages = {stage.name: stage for stage in recipe.resolved()}
+    unknown = [name for name in only if name not in stages]
+    if unknown:
+        raise ConfigurationError(f"the recipe has no stage {', '.join(unknown)}.", f"Its stages: {', '.join(stages)}.")
+    sorter = graphlib.TopologicalSorter({s.name: s.needs for s in stages.values()})
+    sorter.prepare()
+    folder = recipe.output / "stages"
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    check = threading.Lock()  # gin is one global: one stage at a time is checked
+    running: dict[concurrent.futures.Future, str] = {}
+    children: set[subprocess.Popen] = set()
+    with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
+        try:
+            while sorter.is_active():
+                failed = any(o.state == "failed" for o in outcomes.values())
+                for name in sorter.get_ready() if not failed else ():
+                    if only and name not in only:
+                        sorter.done(name)
+                    else:
+                        running[pool.submit(_run_stage, stages[name], stages, folder, check, listen, children)] = name
+                if not running:
+                    if failed or not sorter.is_active():
+                        break
+                    continue
+                done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    name = running.pop(future)
+                    outcomes[name] = future.result()
+                    listen(name, outcomes[name].state)
+                    sorter.done(name)
+        except BaseException:
+            for child in list(children):
+                _stop(child)
+            raise
+    return [outcomes[name] for name in stages if name in outcomes]
+
+
+def is_up_to_date(stage: Stage, stages: Mapping[str, Stage], folder: pathlib.Path) -> bool:
+    """Whether `stage` would make again exactly what its output already holds."""
+    if stage.command[0] == "data":
+        manifest = pathlib.Path(stage.output) / "manifest.json"
+        if not manifest.is_file():
+            return False
+        try:
+            return json.loads(manifest.read_text())["fingerprint"] == _job_fingerprint(stage)
+        except (ValueError, KeyError, CastorError):
+            return False
+    return pathlib.Path(stage.output).exists() and _stamp(folder, stage) == stage_fingerprint(stage, stages, folder)
+
+
+def stage_fingerprint(stage: Stage, stages: Mapping[str, Stage], folder: pathlib.Path) -> str:
+    """The fingerprint of a stage that leaves a stamp: its command, gin texts, bindings, code and what it needs."""
+    upstream = {}
+    for need in stage.needs:
+        manifest = pathlib.Path(stages[need].output) / "manifest.json"
+        upstream[need] = json.loads(manifest.read_text())["fingerprint"] if manifest.is_file() else _stamp(folder, stages[need])
+    return fingerprint.of_json(
+        {
+            "command": list(stage.command),
+            "gin": configuration.texts(stage.gin_files),
+            "bindings": sorted(f"{key} = {value!r}" for key, value in stage.bindings.items()),
+            "code": fingerprint.of_code(*_CODE.get(stage.command[0], ())),
+            "needs": upstream,
+        }
+    )
+
+
+def command_line(stage: Stage) -> list[str]:
+    """The arguments after `castor` that run `stage`."""
+    gin_files = [f"--gin_file={name}" for name in stage.gin_files]
+    bindings = [f"--gin.{key}={value!r}" for key, value in stage.bindings.items()]
+    return [*stage.command, *gin_files, *bindings]
+
+
+def _run_stage(stage: Stage, stages, folder: pathlib.Path, check: threading.Lock, listen, children: set) -> Outcome:
+    started = time.monotonic()
+    listen(stage.name, "checking")
+    stamp = folder / f"{stage.name}.json"
+    with check:
+        if is_up_to_date(stage, stages, folder):
+            return Outcome(stage, "up to date", time.monotonic() - started)
+        promise = None if stage.command[0] == "data" else stage_fingerprint(stage, stages, folder)
+    if stage.command[0] == "train":
+        _set_aside(stage, folder, promise)
+    log = folder / f"{stage.name}.log"
+    listen(stage.name, "running")
+    with open(log, "wb") as file:
+        child = subprocess.Popen([sys.executable, "-m", "launch.command", *command_line(stage)], stdout=file, stderr=subprocess.STDOUT, env=_environment())
+        children.add(child)
+        exit_code = child.wait()
+        children.discard(child)
+    if exit_code == 0 and promise is not None:
+        _write(stamp, {"fingerprint": promise})
+    state = "done" if exit_code == 0 else "failed"
+    return Outcome(stage, state, time.monotonic() - started, exit_code, log)
+
+
+def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
+    """A model begun from other data or configuration is moved aside, never continued and never deleted."""
+    begun = folder / f"{stage.name}.begun.json"
+    model = pathlib.Path(stage.output)
+    if begun.is_file() and model.exists():
+        before = json.loads(begun.read_text())["fingerprint"]
+        if before != promise:
+            aside = model.with_name(f"{model.name}.{before[:8]}")
+            number = 1
+            while aside.exists():
+                number += 1
+                aside = model.with_name(f"{model.name}.{before[:8]}-{number}")
+            model.rename(aside)
+    _write(begun, {"fingerprint": promise})
+
+
+def _job_fingerprint(stage: Stage) -> str:
+    from launch.data import make_job
+    from pipelines.job import expected_fingerprint
+
+    flags = configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()))
+    return expected_fingerprint(make_job(stage.command[1], flags))
+
+
+def _stamp(folder: pathlib.Path, stage: Stage) -> str | None:
+    try:
+        return json.loads((folder / f"{stage.name}.json").read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(path: pathlib.Path, value) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value) + "\n")
+    partial.replace(path)
+
+
+def _environment() -> dict[str, str]:
+    home = str(pathlib.Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (home, inherited))), "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def _stop(child: subprocess.Popen) -> None:
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _fill_stage(stage: Stage, variables: Mapping[str, Any]) -> Stage:
+    return dataclasses.replace(
+        stage,
+        command=tuple(_fill(part, variables) for part in stage.command),
+        output=_fill(stage.output, variables),
+        gin_files=tuple(stage.gin_files),
+        bindings=_fill(dict(stage.bindings), variables),
+        needs=tuple(stage.needs),
+    )
+
+
+def _fill(value, variables: Mapping[str, Any]):
+    if isinstance(value, str):
+        whole = value[1:-1]
+        if value.startswith("{") and value.endswith("}") and whole in variables:
+            return variables[whole]  # a lone variable keeps its type
+        for name, filled in variables.items():
+            value = value.replace("{" + name + "}", str(filled))
+        return value
+    if isinstance(value, Mapping):
+        return {key: _fill(item, variables) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_fill(item, variables) for item in value)
+    return value

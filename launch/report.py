@@ -1,0 +1,135 @@
+"""The last page of a recipe: funnels, mixture, loss by domain, sample text and drawn images, as one self-contained HTML file and one table.
+
+Everything is read from the manifests and logs that the stages left; what a stage did not leave is left out. Text from corpora and models is
+untrusted and is escaped by the template engine.
+"""
+
+import base64
+import dataclasses
+import json
+import pathlib
+
+import jinja2
+
+_COLOURS = ("#2f6db3", "#c0504d", "#4f9d4f", "#8a5fb0", "#d08a2e", "#4aa3a3", "#7a7a7a")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One line of the loss chart: steps and losses in nats per token."""
+
+    domain: str
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+def write(recipe) -> pathlib.Path:
+    """Writes OUTPUT/report.html for a recipe whose stages have run, and returns its path."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("report.html").render(
+        title=recipe.title,
+        corpora=_manifests(recipe, "corpora"),
+        caches=_manifests(recipe, "tasks"),
+        vocabulary=_json(recipe.output / "vocabulary" / "manifest.json"),
+        chart=_chart(_smooth(curves(recipe.output / "model" / "metrics.jsonl"))),
+        curves=[(c, _COLOURS[i % len(_COLOURS)]) for i, c in enumerate(curves(recipe.output / "model" / "metrics.jsonl"))],
+        samples=_samples(recipe.output / "samples"),
+    )
+    path = recipe.output / "report.html"
+    partial = path.with_name(".report.html.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def print_table(recipe) -> None:
+    """Prints one row a domain: documents read, kept, tokens, first and last loss."""
+    import rich.console
+    import rich.table
+
+    table = rich.table.Table(title=recipe.title)
+    for column in ("domain", "read", "kept", "rejected", "duplicates", "dead letters", "train tokens", "first loss", "last loss"):
+        table.add_column(column, justify="left" if column == "domain" else "right")
+    losses = {curve.domain: curve for curve in _smooth(curves(recipe.output / "model" / "metrics.jsonl"))}
+    caches = {manifest["name"]: manifest for manifest in _manifests(recipe, "tasks")}
+    for manifest in _manifests(recipe, "corpora"):
+        funnel, curve, cache = manifest["funnel"], losses.get(manifest["name"]), caches.get(manifest["name"])
+        table.add_row(
+            manifest["name"],
+            f"{funnel['read']:,}",
+            f"{funnel['kept']:,}",
+            *(f"{sum(funnel[part].values()):,}" for part in ("rejected", "duplicates", "dead_letters")),
+            f"{tokens(cache):,}" if cache else "-",
+            f"{curve.losses[0]:.3f}" if curve else "-",
+            f"{curve.losses[-1]:.3f}" if curve else "-",
+        )
+    rich.console.Console().print(table)
+
+
+def curves(path: pathlib.Path) -> list[Curve]:
+    """The training loss of each domain, from a run's metrics.jsonl; of a step trained twice the last line counts."""
+    by_step: dict[int, dict] = {}
+    try:
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            by_step[row["step"]] = row
+    except (OSError, ValueError, KeyError):
+        return []
+    domains: dict[str, dict[int, float]] = {}
+    for step, row in sorted(by_step.items()):
+        for key, value in row.items():
+            if key.startswith("loss/") and value is not None:
+                domains.setdefault(key.removeprefix("loss/"), {})[step] = float(value)
+    return [Curve(domain, tuple(points), tuple(points.values())) for domain, points in sorted(domains.items()) if points]
+
+
+def tokens(cache: dict) -> int:
+    """The `targets` tokens of a cache's train split."""
+    return sum(shard["tokens"]["targets"] for shard in cache["splits"].get("train", {"shards": []})["shards"])
+
+
+def _smooth(rows: list[Curve], window: int = 10) -> list[Curve]:
+    smoothed = []
+    for curve in rows:
+        means = [sum(curve.losses[max(0, i - window + 1) : i + 1]) / (i + 1 - max(0, i - window + 1)) for i in range(len(curve.losses))]
+        smoothed.append(dataclasses.replace(curve, losses=tuple(means)))
+    return smoothed
+
+
+def _chart(rows: list[Curve], width: int = 760, height: int = 300) -> dict | None:
+    """Polylines and axis labels in SVG units."""
+    if not rows:
+        return None
+    last = max(max(curve.steps) for curve in rows) or 1
+    top = max(max(curve.losses) for curve in rows)
+    bottom = min(min(curve.losses) for curve in rows)
+    span = (top - bottom) or 1.0
+
+    def point(step: int, loss: float) -> str:
+        return f"{50 + step / last * (width - 60):.1f},{10 + (top - loss) / span * (height - 40):.1f}"
+
+    lines = [
+        {"domain": c.domain, "colour": _COLOURS[i % len(_COLOURS)], "points": " ".join(map(point, c.steps, c.losses))} for i, c in enumerate(rows)
+    ]
+    return {"width": width, "height": height, "lines": lines, "top": f"{top:.2f}", "bottom": f"{bottom:.2f}", "last": last}
+
+
+def _samples(folder: pathlib.Path) -> list[dict]:
+    rows = _json(folder / "samples.json") or []
+    for row in rows:
+        image = folder / row["image"] if row.get("image") else None
+        if image and image.is_file():
+            row["data"] = "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+    return rows
+
+
+def _manifests(recipe, kind: str) -> list[dict]:
+    found = [_json(path) for path in sorted((recipe.output / kind).glob("*/manifest.json"))]
+    return [manifest for manifest in found if manifest]
+
+
+def _json(path: pathlib.Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

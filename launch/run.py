@@ -1,0 +1,143 @@
+"""`castor run RECIPE`: shows the stages of a recipe as they go, and ends with its table and report."""
+
+import argparse
+import pathlib
+
+from tasks import configuration
+from tasks.errors import CastorError, ConfigurationError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a gin file that binds launch.recipes.Recipe, e.g. gin/recipes/real.gin")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments shared with `castor demo`."""
+    parser.add_argument("--only", default="", metavar="STAGE[,STAGE]", help="run only these stages (what they need must already be there)")
+    parser.add_argument("--jobs", type=int, default=2, help="stages that may run side by side (default 2)")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands and what is up to date; run nothing")
+
+
+def run(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
+    return run_recipe(arguments, configuration.Flags((arguments.recipe, *flags.files), flags.bindings, flags.search_paths))
+
+
+def run_recipe(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
+    """Parses the recipe, runs it, prints the table and writes report.html."""
+    from launch import recipes
+
+    configuration.parse(flags)
+    recipe = recipes.Recipe()
+    only = tuple(name for name in arguments.only.split(",") if name)
+    if arguments.jobs < 1:
+        raise ConfigurationError(f"--jobs={arguments.jobs} runs nothing.", "Give at least 1.")
+    if arguments.dry_run:
+        return _dry_run(recipe, only)
+    outcomes = _run_with_progress(recipe, only, arguments.jobs)
+    failed = next((o for o in outcomes if o.state == "failed"), None)
+    if failed is not None:
+        return _explain(failed)
+    if not only:
+        from launch import report
+
+        path = report.write(recipe)
+        report.print_table(recipe)
+        print(f"report: {path}")
+    return 0
+
+
+def _dry_run(recipe, only: tuple[str, ...]) -> int:
+    import shlex
+
+    from launch import recipes
+
+    stages = {stage.name: stage for stage in recipe.resolved()}
+    for stage in stages.values():
+        if not only or stage.name in only:
+            state = "up to date" if recipes.is_up_to_date(stage, stages, recipe.output / "stages") else "to run"
+            print(f"# {stage.name}: {state}\ncastor {shlex.join(recipes.command_line(stage))}")
+    return 0
+
+
+def _run_with_progress(recipe, only: tuple[str, ...], jobs: int):
+    import rich.console
+    import rich.progress
+
+    from launch import recipes
+
+    console = rich.console.Console()
+    console.print(f"[bold]{recipe.title}[/bold] into {recipe.output}", highlight=False)
+    columns = (
+        rich.progress.SpinnerColumn(finished_text="[green]•"),
+        rich.progress.TextColumn("{task.fields[stage]:<18}"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("{task.fields[state]}", markup=False),
+    )
+    rows: dict[str, int] = {}
+    with rich.progress.Progress(*columns, console=console, refresh_per_second=2) as progress:
+
+        def listen(name: str, state: str) -> None:
+            if name not in rows:
+                rows[name] = progress.add_task("", stage=name, state=state, total=1)
+            ended = state in ("done", "up to date", "failed")
+            progress.update(rows[name], state=state, completed=1 if ended else 0)
+            if ended and not console.is_terminal:
+                console.print(f"{name:<18} {state}", highlight=False)
+
+        with _LastLines(recipe.output / "stages", rows, progress):
+            return recipes.run(recipe, only, jobs, listen)
+
+
+class _LastLines:
+    """Shows the last line of each running stage's log beside its name, twice a second."""
+
+    def __init__(self, folder: pathlib.Path, rows, progress):
+        import threading
+
+        self._folder, self._rows, self._progress = folder, rows, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.5):
+            for name, row in list(self._rows.items()):
+                task = self._progress.tasks[row]
+                if not task.finished and task.fields["state"] != "checking":
+                    line = last_line(self._folder / f"{name}.log")
+                    if line:
+                        self._progress.update(row, state=line[:100])
+
+
+def last_line(path: pathlib.Path) -> str:
+    """The last line of a log that says something, without terminal escapes; empty where there is none."""
+    import re
+
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 4096))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _explain(outcome) -> int:
+    """Prints what a failed stage said last; its exit code is the recipe's."""
+    lines = outcome.log.read_text(errors="replace").splitlines() if outcome.log else []
+    error = next((line for line in reversed(lines) if line.startswith("castor: error:")), None)
+    if error:
+        raise CastorError(f"stage {outcome.stage.name}: {error.removeprefix('castor: error: ')}", f"(log: {outcome.log})")
+    print("\n".join(lines[-25:]))
+    print(f"castor: stage {outcome.stage.name} failed with exit code {outcome.exit_code}; log: {outcome.log}; run the same command again to go on.")
+    return 1
