@@ -39,7 +39,7 @@ class Document:
     source: str
     modality: str
     text: str | None = None
-    bytes: bytes | None = None
+    bytes: "bytes | None" = None  # quoted: the name is the field itself by the time Python reads the annotation
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes) -> "Document":
@@ -101,7 +101,7 @@ def pack(element: Element) -> bytes:
 
 def unpack(data: bytes) -> Element:
     """The inverse of `pack`. Raises ValueError on anything else."""
-    kind, *fields = msgpack.unpackb(data, unicode_errors="surrogatepass", strict_map_key=True, max_buffer_size=1 << 31)
+    kind, *fields = msgpack.unpackb(data, unicode_errors="surrogatepass", strict_map_key=True)
     if kind == "D":
         return Document(*fields)
     if kind == "R":
