@@ -1,0 +1,175 @@
+"""Films: an encoded clip -> frames at a steady rate and the sound beside them, or BadInput.
+
+Every frame is decoded (that is what finds damage and what inter-coded films need) but only the sampled ones are converted, scaled inside
+swscale on the way; one thread and bit-exact arithmetic, so the pixels do not depend on the machine.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipelines.document import BadInput
+from pipelines.media import containers, sounds
+
+MAX_PIXELS = 8_912_896  # 4096 x 2176, a 4K frame
+MAX_SECONDS = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A sampled film.
+
+    frames: uint8 [F, h, w, 3] RGB, the frame on display at each of `times`; times: float64 [F] seconds from the first frame, k / rate.
+    waveform: float32 [samples] mono 16 kHz from the first frame on, or None where the film is silent. seconds: duration of the pictures.
+    width, height: of the film as displayed, before scaling; codec, container: FFmpeg's names.
+    """
+
+    frames: np.ndarray
+    times: np.ndarray
+    waveform: np.ndarray | None
+    seconds: float
+    width: int = 0
+    height: int = 0
+    codec: str = ""
+    container: str = ""
+    source_frames: int = 0
+
+
+def decode_video(
+    data: bytes,
+    frames_per_second: float = 1.0,
+    max_side: int = 512,
+    max_seconds: float = MAX_SECONDS,
+    max_pixels: int = MAX_PIXELS,
+    with_audio: bool = True,
+) -> Clip:
+    """Decodes MP4, WebM/Matroska or Ogg. Frames are scaled so that the longer side is at most `max_side`; small ones are left as they are.
+
+    Raises BadInput: empty, unsupported_format, unsupported_codec, no_video_stream, damaged_container, damaged_stream, too_large (a frame of
+    more than `max_pixels`), too_long (more than `max_seconds`); sound as in sounds.decode_sound.
+    """
+    if not data:
+        raise BadInput("empty", "zero bytes")
+    kind = containers.sniff(data)
+    if kind not in ("mov", "matroska", "ogg"):
+        raise BadInput("unsupported_format", f"not MP4, WebM, Matroska or Ogg: begins with {data[:12]!r}")
+    containers.check_whole(data, kind)
+    with containers.open_strict(data, kind, max_pixels) as container:
+        videos = [s for s in container.streams.video if s.codec_context is None or "attached_pic" not in s.disposition.name]
+        if not videos:
+            raise BadInput("no_video_stream", f"{kind} without moving pictures")
+        video, audio = videos[0], container.streams.audio[0] if with_audio and container.streams.audio else None
+        _check_size(video.codec_context, max_pixels)
+        if container.duration and container.duration > max_seconds * 1_000_000:
+            raise BadInput("too_long", f"{container.duration / 1e6:.1f} s, more than {max_seconds:g}")
+        containers.prepare(video, containers.VIDEO_CODECS, max_pixels)
+        if audio is not None:
+            containers.prepare(audio, containers.AUDIO_CODECS, max_pixels)
+        sampler = _Sampler(frames_per_second, max_side, max_seconds, max_pixels, video)
+        waveform, start = None, 0.0
+        if audio is None:
+            for _, frame in containers.decode(container, [video]):
+                sampler.add(frame)
+        else:
+            track = _Track()
+            waveform = sounds.resample(track.audio_frames(containers.decode(container, [video, audio]), sampler), max_seconds + 60)
+            start = track.start
+        sampler.finish()
+        clip = sampler.clip
+        if waveform is not None:
+            waveform = _align(waveform, start - sampler.start, max_seconds) if len(waveform) else None
+        return dataclasses.replace(clip, waveform=waveform, codec=video.codec_context.name, container=kind)
+
+
+class _Track:
+    """Parts one interleaved stream of frames: pictures go to the sampler, sound goes on; remembers when the sound began."""
+
+    def __init__(self):
+        self.start = 0.0
+
+    def audio_frames(self, pairs: Iterator, sampler: "_Sampler") -> Iterator:
+        first = True
+        for stream, frame in pairs:
+            if stream.type == "video":
+                sampler.add(frame)
+                continue
+            if first:
+                self.start, first = frame.time or 0.0, False
+            yield frame
+
+
+class _Sampler:
+    """Takes decoded frames in display order and keeps the one on display at each k / rate."""
+
+    def __init__(self, rate: float, max_side: int, max_seconds: float, max_pixels: int, stream):
+        from av.video.reformatter import Interpolation
+
+        self.rate, self.max_side, self.max_seconds, self.max_pixels = rate, max_side, max_seconds, max_pixels
+        self.step = float(1 / stream.average_rate) if stream.average_rate else 1 / 25
+        self.aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        self.interpolation = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+        self.start, self.previous, self.time = None, None, 0.0
+        self.shape, self.size, self.count = None, None, 0
+        self.frames, self.converted = [], None
+
+    def add(self, frame) -> None:
+        if frame.width * frame.height > self.max_pixels:
+            raise BadInput("too_large", f"a frame of {frame.width}x{frame.height} is more than {self.max_pixels} pixels")
+        time = frame.time
+        if time is None:
+            time = (self.start or 0.0) + (self.time + self.step if self.count else 0.0)
+        if self.start is None:
+            self.start = time
+        time = max(time - self.start, self.time)
+        if time > self.max_seconds:
+            raise BadInput("too_long", f"more than {self.max_seconds:g} s")
+        self._emit_before(time)
+        self.previous, self.time, self.converted = frame, time, None
+        self.count += 1
+
+    def finish(self) -> None:
+        if self.previous is None:
+            raise BadInput("empty", "no pictures")
+        last = float(self.previous.duration * self.previous.time_base) if self.previous.duration and self.previous.time_base else self.step
+        self.seconds = min(self.time + (last if 0 < last < 10 else self.step), self.max_seconds)
+        self._emit_before(self.seconds)
+
+    @property
+    def clip(self) -> Clip:
+        times = np.arange(len(self.frames), dtype=np.float64) / self.rate
+        return Clip(np.stack(self.frames), times, None, self.seconds, *self.size, source_frames=self.count)
+
+    def _emit_before(self, time: float) -> None:
+        while self.previous is not None and len(self.frames) / self.rate < time - 1e-6:
+            if self.converted is None:
+                self.converted = self._convert(self.previous)
+            self.frames.append(self.converted)
+
+    def _convert(self, frame) -> np.ndarray:
+        width, height = max(1, round(frame.width * self.aspect)), frame.height
+        if not 0.01 < self.aspect < 100 or width * height > 4 * self.max_pixels:
+            width = frame.width
+        quarter_turns = round(frame.rotation / 90) % 4
+        if self.shape is None:  # the first frame decides; a film that changes its size in the middle is scaled to it
+            scale = min(1.0, self.max_side / max(width, height))
+            self.shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+            self.size = (height, width) if quarter_turns % 2 else (width, height)
+        try:
+            small = frame.reformat(*self.shape, format="rgb24", interpolation=self.interpolation, threads=1)
+            pixels = small.to_ndarray()
+        except Exception as error:
+            raise BadInput("damaged_stream", containers.one_line(error)) from error
+        return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+
+
+def _check_size(context, max_pixels: int) -> None:
+    if context is not None and context.width * context.height > max_pixels:
+        raise BadInput("too_large", f"{context.width}x{context.height} is more than {max_pixels} pixels")
+
+
+def _align(waveform: np.ndarray, offset: float, max_seconds: float) -> np.ndarray | None:
+    """Sound that starts `offset` seconds after the first picture -> sound from the first picture on."""
+    samples = round(min(max(offset, -max_seconds), max_seconds) * sounds.SAMPLE_RATE)
+    aligned = np.concatenate([np.zeros(samples, np.float32), waveform]) if samples >= 0 else waveform[-samples:]
+    return aligned[: round(max_seconds * sounds.SAMPLE_RATE)] if len(aligned) else None

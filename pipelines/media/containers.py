@@ -1,0 +1,280 @@
+"""Sound and video containers: which one it is, whether the file is whole, and a decoder that stops at the first error.
+
+FFmpeg is built to play on: it skips what is damaged, makes up what is missing and takes the end of the data for the end of the film. Training
+data must not be made up, so the structure of each container is walked here (does every box, page and chunk fit in the file, are the
+checksums right) and the codecs run with all their error detection on. The demuxer is always named, never probed: probing would
+let a text file choose a playlist demuxer, which opens other files.
+"""
+
+import contextlib
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipelines.document import BadInput
+
+STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+MAX_STREAMS = 16
+MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 384_000, 16  # of sound; below 1 kHz nothing is heard, 384 kHz is the fastest recorder
+AUDIO_CODECS = frozenset(
+    "aac mp3 mp3float vorbis libvorbis opus libopus flac alac amrnb amr_nb amrwb amr_wb libopencore_amrnb libopencore_amrwb "
+    "adpcm_ms adpcm_ima_wav adpcm_ima_qt pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be "
+    "pcm_f64le pcm_f64be pcm_alaw pcm_mulaw gsm gsm_ms".split()
+)
+VIDEO_CODECS = frozenset("h264 hevc vp8 libvpx vp9 libvpx-vp9 av1 libdav1d mpeg4 mpeg2video mpeg1video theora mjpeg h263".split())
+
+
+def sniff(data: bytes) -> str | None:
+    """FFmpeg's name of the demuxer for the bytes: wav, flac, ogg, caf, mov, matroska or mp3; None for anything else."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        return "wav"
+    if data[:4] == b"fLaC":
+        return "flac"
+    if data[:4] == b"OggS":
+        return "ogg"
+    if data[:4] == b"caff":
+        return "caf"
+    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"skip", b"free"):
+        return "mov"
+    if data[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"
+    if data[:3] == b"ID3" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0 and data[1] & 0x06):
+        return "mp3"
+    return None
+
+
+def check_whole(data: bytes, kind: str) -> None:
+    """Walks the container's own structure to the end of the file. Raises BadInput("damaged_container") where a part does not fit."""
+    _CHECKS[kind](data)
+
+
+@contextlib.contextmanager
+def open_strict(data: bytes, kind: str, max_pixels: int):
+    """The file as an open PyAV container that can open nothing else. Raises BadInput("damaged_container") if FFmpeg finds no sense in it."""
+    import av
+
+    try:
+        container = av.open(
+            io.BytesIO(data),
+            format=kind,
+            metadata_errors="replace",
+            options={"max_pixels": str(max_pixels), "threads": "1"},
+            io_open=_refuse_to_open,
+        )
+    except Exception as error:
+        raise BadInput("damaged_container", one_line(error)) from error
+    try:
+        if len(container.streams) > MAX_STREAMS:
+            raise BadInput("damaged_container", f"{len(container.streams)} streams")
+        yield container
+    finally:
+        container.close()
+
+
+def prepare(stream: Any, codecs: frozenset[str], max_pixels: int) -> None:
+    """Readies a stream's decoder: one thread (the same result everywhere), every error detected. Raises BadInput("unsupported_codec")."""
+    context = stream.codec_context
+    if context is None or context.name not in codecs:
+        raise BadInput("unsupported_codec", f"{stream.type} codec {context.name if context else 'unknown'}")
+    context.thread_count = 1
+    context.options = {**STRICT, "max_pixels": str(max_pixels)}
+
+
+def decode(container: Any, streams: list) -> Iterator[tuple[Any, Any]]:
+    """(stream, frame) in the file's order. Raises BadInput("damaged_stream") at the first packet or frame that is not sound."""
+    try:
+        for packet in container.demux(streams):
+            if packet.is_corrupt:
+                raise BadInput("damaged_stream", f"a cut {packet.stream.type} packet at byte {packet.pos}")
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise BadInput("damaged_stream", f"{packet.stream.type} frame at {frame.time} s decoded with errors")
+                yield packet.stream, frame
+    except BadInput:
+        raise
+    except Exception as error:  # FFmpegError of many kinds; ValueError and OverflowError from absurd headers
+        raise BadInput("damaged_stream", one_line(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    """An exception as one short line, free of object addresses, so that two runs write the same."""
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(f"{type(error).__name__}: {error}".split()))[:200]
+
+
+def _refuse_to_open(url: str, flags: int, options: dict):
+    raise OSError("a media file may not open another file")
+
+
+def _damaged(message: str) -> BadInput:
+    return BadInput("damaged_container", message)
+
+
+def _check_wav(data: bytes) -> None:
+    position, chunks = 12, {}
+    while position + 8 <= len(data) and b"data" not in chunks:
+        name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if position + 8 + size > len(data):
+            raise _damaged(f"WAV chunk {name!r} claims {size} bytes, {len(data) - position - 8} are left")
+        chunks[name] = (position + 8, size)
+        position += 8 + size + (size & 1)
+    if b"fmt " not in chunks or b"data" not in chunks or chunks[b"fmt "][1] < 16:
+        raise _damaged("WAV without a format and a data chunk")
+    start = chunks[b"fmt "][0]
+    channels, rate = int.from_bytes(data[start + 2 : start + 4], "little"), int.from_bytes(data[start + 4 : start + 8], "little")
+    align = int.from_bytes(data[start + 12 : start + 14], "little")
+    if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE <= rate <= MAX_RATE or align < 1:
+        raise _damaged(f"WAV of {channels} channels at {rate} Hz, {align} bytes a sample")
+    if chunks[b"data"][1] == 0:
+        raise BadInput("empty", "WAV without samples")
+    if chunks[b"data"][1] % align:
+        raise _damaged("WAV data ends inside a sample")
+
+
+def _check_flac(data: bytes) -> None:
+    position, last = 4, False
+    while not last:
+        if position + 4 > len(data):
+            raise _damaged("FLAC ends inside its metadata")
+        last = bool(data[position] & 0x80)
+        position += 4 + int.from_bytes(data[position + 1 : position + 4], "big")
+    if position >= len(data):
+        raise BadInput("empty", "FLAC without frames")
+
+
+_BIT_REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """CRC-32 of polynomial 0x04c11db7, not reflected, from 0 (RFC 3533), by way of zlib's reflected one."""
+    reflected = zlib.crc32(page.translate(_BIT_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
+
+
+def _check_ogg(data: bytes) -> None:
+    position, open_streams = 0, {}
+    while position < len(data):
+        header = data[position : position + 27]
+        if len(header) < 27 or header[:4] != b"OggS":
+            raise _damaged(f"no Ogg page at byte {position}")
+        table = data[position + 27 : position + 27 + header[26]]
+        end = position + 27 + header[26] + sum(table)
+        if end > len(data) or len(table) < header[26]:
+            raise _damaged("Ogg ends inside a page")
+        page = data[position : position + 22] + bytes(4) + data[position + 26 : end]
+        if _ogg_checksum(page) != int.from_bytes(header[22:26], "little"):
+            raise _damaged(f"Ogg page at byte {position} has a wrong checksum")
+        serial, number = header[14:18], int.from_bytes(header[18:22], "little")
+        if number != open_streams.get(serial, (number, False))[0]:
+            raise _damaged(f"Ogg page {number} at byte {position} is out of order")
+        open_streams[serial] = (number + 1, bool(header[5] & 4))
+        position = end
+    if not all(ended for _, ended in open_streams.values()):
+        raise _damaged("Ogg ends before the last page of a stream")
+
+
+def _check_caf(data: bytes) -> None:
+    position = 8
+    while position < len(data):
+        name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 12], "big", signed=True)
+        if name == b"data" and size == -1:
+            return
+        if size < 0 or position + 12 + size > len(data):
+            raise _damaged(f"CAF chunk {name!r} claims {size} bytes, {len(data) - position - 12} are left")
+        position += 12 + size
+
+
+def _check_mov(data: bytes) -> None:
+    position, names = 0, set()
+    while position < len(data):
+        size, name, header = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8
+        if size == 1:
+            size, header = int.from_bytes(data[position + 8 : position + 16], "big"), 16
+        elif size == 0:
+            size = len(data) - position
+        if size < header or position + size > len(data):
+            raise _damaged(f"box {name!r} at byte {position} claims {size} bytes, {len(data) - position} are left")
+        names.add(name)
+        position += size
+    if b"moov" not in names:
+        raise _damaged("no moov box")
+
+
+def _vint(data: bytes, position: int, keep_marker: bool) -> tuple[int, int, bool]:
+    """An EBML number: (value, bytes, all ones = unknown)."""
+    first = data[position] if position < len(data) else 0
+    length = 9 - first.bit_length()
+    if length > 8 or position + length > len(data):
+        raise _damaged(f"no EBML number at byte {position}")
+    value = int.from_bytes(data[position : position + length], "big")
+    mask = (1 << (7 * length)) - 1
+    return (value if keep_marker else value & mask), length, (value & mask) == mask
+
+
+def _check_matroska(data: bytes) -> None:
+    position = 0
+    while position < len(data):
+        name, used, _ = _vint(data, position, True)
+        size, more, unknown = _vint(data, position + used, False)
+        position += used + more
+        if name == 0x18538067 or (unknown and name == 0x1F43B675):  # Segment, or a Cluster of unknown size: walk its children
+            if not unknown and position + size > len(data):
+                raise _damaged(f"segment claims {size} bytes, {len(data) - position} are left")
+            continue
+        if unknown or position + size > len(data):
+            raise _damaged(f"element {name:#x} claims more bytes than the {len(data) - position} that are left")
+        position += size
+
+
+_MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_MP3_KBITS = {
+    (3, 3): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (3, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (3, 1): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 3): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+
+
+def _mp3_frame_bytes(header: int) -> int:
+    """Length of the frame that a 32-bit MPEG audio header announces; 0 where it announces none (ISO 11172-3, 13818-3)."""
+    version, layer, bits, rate = header >> 19 & 3, header >> 17 & 3, header >> 12 & 15, header >> 10 & 3
+    if header >> 21 != 0x7FF or version == 1 or layer == 0 or bits in (0, 15) or rate == 3:
+        return 0
+    kbits = _MP3_KBITS[(3, layer) if version == 3 else (2, 3 if layer == 3 else 2)][bits - 1]
+    hertz, padding = _MP3_RATES[version][rate], header >> 9 & 1
+    if layer == 3:
+        return (12_000 * kbits // hertz + padding) * 4
+    return (72_000 if layer == 1 and version != 3 else 144_000) * kbits // hertz + padding
+
+
+def _check_mp3(data: bytes) -> None:
+    position, end, frames = 0, len(data), 0
+    while data[position : position + 3] == b"ID3" and position + 10 <= end:
+        size = sum((data[position + 6 + i] & 0x7F) << (21 - 7 * i) for i in range(4))
+        position += 10 + size + (10 if data[position + 5] & 0x10 else 0)
+    while position + 4 <= end:
+        length = _mp3_frame_bytes(int.from_bytes(data[position : position + 4], "big"))
+        if not length:
+            break
+        if position + length > end:
+            raise _damaged("MP3 ends inside a frame")
+        position += length
+        frames += 1
+    if not frames:
+        raise _damaged("no MP3 frame after the tags")
+    tail = data[position:]
+    if tail.strip(b"\0") and not tail.startswith((b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")):
+        raise _damaged(f"no MP3 frame at byte {position}")
+
+
+_CHECKS: dict[str, Callable[[bytes], None]] = {
+    "wav": _check_wav,
+    "flac": _check_flac,
+    "ogg": _check_ogg,
+    "caf": _check_caf,
+    "mov": _check_mov,
+    "matroska": _check_matroska,
+    "mp3": _check_mp3,
+}

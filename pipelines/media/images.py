@@ -1,0 +1,187 @@
+"""Pictures: encoded JPEG, PNG or WebP -> RGB pixels, or BadInput; never a damaged or partial picture.
+
+The header's size is checked before a pixel is decoded, so a header that lies costs nothing. What the decoder would forgive is checked beside it:
+Pillow skips the checksums of PNG pixel data and ignores libjpeg's warnings, so every PNG chunk is checked here and every JPEG is decoded a
+second time by FFmpeg, which refuses where libjpeg only warns (damage that leaves a legal Huffman stream cannot be seen by anyone).
+"""
+
+import dataclasses
+import io
+import warnings
+import zlib
+
+import numpy as np
+
+from pipelines.document import BadInput
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 50_000_000  # 150 MB of RGB; cameras of telephones reach 50 megapixels
+MAX_SCANS = 200  # of a progressive JPEG; libjpeg needs as much time for each scan as for a whole picture
+ORIENTATION = 0x0112  # the Exif tag
+BACKDROP = 255  # transparent pixels are laid on white
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFacts:
+    """What a header says: size in pixels as displayed (after the Exif orientation), format of FORMATS, Pillow's mode, frames of an animation."""
+
+    width: int
+    height: int
+    format: str
+    mode: str
+    frames: int = 1
+
+
+def sniff(data: bytes) -> str | None:
+    """The format of FORMATS whose magic number the bytes begin with, or None."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def probe_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """Facts of the header alone. Raises BadInput: empty, unsupported_format, damaged_image, too_large."""
+    with _open(data, max_pixels) as image:
+        width, height = image.size
+        if _orientation(image) >= 5:
+            width, height = height, width
+        return ImageFacts(width, height, _format(image), image.mode, getattr(image, "n_frames", 1) if image.format != "MPO" else 1)
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Encoded picture -> uint8 [height, width, 3] sRGB as displayed: Exif orientation applied, alpha laid on white, 16 bits cut to 8, first
+    frame of an animation.
+
+    Raises BadInput: empty, unsupported_format, damaged_image, too_large (more than `max_pixels` pixels).
+    """
+    from PIL import Image
+
+    transpositions = (None, None, Image.FLIP_LEFT_RIGHT, Image.ROTATE_180, Image.FLIP_TOP_BOTTOM)
+    transpositions += (Image.TRANSPOSE, Image.ROTATE_270, Image.TRANSVERSE, Image.ROTATE_90)
+    with _open(data, max_pixels) as image:
+        orientation = _orientation(image)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image.load()
+                rgb = _to_rgb(image)
+        except BadInput:
+            raise
+        except Exception as error:  # Pillow raises a dozen kinds for damaged data
+            raise BadInput("damaged_image", _one_line(error)) from error
+        if _format(image) == "JPEG":
+            _check_jpeg_entropy(data)
+    if transpositions[orientation] is not None:
+        rgb = rgb.transpose(transpositions[orientation])
+    return np.array(rgb, dtype=np.uint8)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 [height, width, 3] -> PNG bytes, the same for the same pixels and library versions."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _open(data: bytes, max_pixels: int):
+    from PIL import Image
+
+    if not data:
+        raise BadInput("empty", "zero bytes")
+    kind = sniff(data)
+    if kind is None:
+        raise BadInput("unsupported_format", f"not JPEG, PNG or WebP: begins with {data[:12]!r}")
+    if kind == "PNG":
+        _check_png_chunks(data)
+    elif kind == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise BadInput("damaged_image", "WebP ends before the size its header claims")
+    elif kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
+        raise BadInput("damaged_image", f"JPEG of more than {MAX_SCANS} scans")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own limit is looser than ours, which follows
+            image = Image.open(io.BytesIO(data), formats=[kind])
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise BadInput("too_large", _one_line(error)) from error
+    except Exception as error:
+        raise BadInput("damaged_image", _one_line(error)) from error
+    if width < 1 or height < 1:
+        raise BadInput("damaged_image", f"{width}x{height} pixels")
+    if width * height > max_pixels:
+        raise BadInput("too_large", f"{width}x{height} is more than {max_pixels} pixels")
+    return image
+
+
+def _format(image) -> str:
+    return "JPEG" if image.format == "MPO" else image.format  # a JPEG followed by more views of it
+
+
+def _orientation(image) -> int:
+    """The Exif orientation 1..8; 1 where there is none or the Exif block is malformed, which viewers ignore as well."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image):
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: Pillow's own conversion clips instead of scaling
+        grey = np.asarray(image)
+        if grey.dtype.kind == "f" or grey.max(initial=0) > 65535 or grey.min(initial=0) < 0:
+            raise BadInput("unsupported_format", f"pixels of mode {image.mode}")
+        return Image.fromarray((grey.astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, (BACKDROP,) * 3)
+        flat.paste(image, mask=image.getchannel("A"))
+        return flat
+    return image.convert("RGB")
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Every chunk whole and with the right checksum, from the header to IEND."""
+    position, view = 8, memoryview(data)
+    while position + 12 <= len(data):
+        length = int.from_bytes(view[position : position + 4], "big")
+        end = position + 12 + length
+        if end > len(data):
+            break
+        kind = bytes(view[position + 4 : position + 8])
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise BadInput("damaged_image", f"PNG chunk {kind!r} at byte {position} has a wrong checksum")
+        if kind == b"IEND":
+            return
+        position = end
+    raise BadInput("damaged_image", "PNG ends before its IEND chunk")
+
+
+def _check_jpeg_entropy(data: bytes) -> None:
+    import av
+
+    context = av.CodecContext.create("mjpeg", "r")
+    context.thread_count = 1
+    context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
+    try:
+        frames = context.decode(av.Packet(data)) + context.decode(None)
+    except av.error.PatchWelcomeError:  # a legal kind that FFmpeg does not decode: libjpeg's word stands alone
+        return
+    except (av.error.FFmpegError, ValueError) as error:
+        raise BadInput("damaged_image", f"JPEG scan: {_one_line(error)}") from error
+    if not frames or frames[0].is_corrupt:
+        raise BadInput("damaged_image", "JPEG scan: decoded with errors")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
