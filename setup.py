@@ -29,7 +29,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
-        "dev": ["pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "pandas", "duckdb"],
+        "dev": ["setuptools>=77", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "pandas", "duckdb"],
     },
     entry_points={"console_scripts": ["castor = launch.command:main"]},
 )

@@ -24,7 +24,7 @@ def gin_root() -> pathlib.Path:
     """The folder of Castor's own gin files: `gin/` in a checkout, `castor_gin/` in site-packages."""
     home = pathlib.Path(__file__).resolve().parent.parent
     for candidate in (home / "castor_gin", home / "gin"):
-        if (candidate / "pipelines").is_dir():
+        if (candidate / "recipes").is_dir():
             return candidate
     raise ConfigurationError(f"Castor's gin files are neither in {home / 'gin'} nor in {home / 'castor_gin'}.", "Reinstall Castor.")
 
