@@ -1,0 +1,37 @@
+"""`castor data JOB`: one Beam job, configured by gin, with Beam's own options passed through; and `castor data replay`."""
+
+import argparse
+import difflib
+
+JOBS = ("web", "code", "image", "audio", "video", "vocabulary", "tokenize", "replay")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the name of the job; everything that is neither gin's nor ours goes to Beam."""
+    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(JOBS)}")
+
+
+def run(arguments: argparse.Namespace, flags) -> int:
+    """Runs the job. Its gin file is pipelines/JOB.gin unless --gin_file names others."""
+    from tasks import configuration
+    from tasks.errors import ConfigurationError
+
+    if arguments.job not in JOBS:
+        close = difflib.get_close_matches(arguments.job, JOBS, n=1)
+        raise ConfigurationError(f"no data job {arguments.job!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}.")
+    configuration.parse(flags.or_files(f"pipelines/{arguments.job}.gin"))
+    from pipelines import job as jobs
+
+    jobs.run(make_job(arguments.job), arguments.rest)
+    return 0
+
+
+def make_job(name: str):
+    """The job of that name as gin configures it."""
+    import importlib
+
+    if name == "replay":
+        from pipelines import replay
+
+        return replay.make_job()
+    return importlib.import_module(f"pipelines.{name}").Job()

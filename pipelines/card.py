@@ -1,0 +1,52 @@
+"""The data card: one self-contained HTML page a corpus, from which a person can tell what is in it and what was thrown away, and why.
+
+Everything in it follows from the corpus (samples are those with the smallest ids), so the card of a repeated run is the same file. Text of strangers is
+escaped by the template engine. This file knows no Beam.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.funnel import Funnel, rows
+
+_TEMPLATE = pathlib.Path(__file__).with_name("card.html")
+
+
+def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], config: Any, fingerprint: str) -> str:
+    """The page as HTML. `facts` is what `corpus.merge_facts` returns."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    documents = max(1, sum(facts["languages"].values()))
+    languages = sorted(facts["languages"].items(), key=_largest_first)
+    return template.render(
+        name=name,
+        modality=modality,
+        documents=funnel.kept,
+        facts=facts,
+        fingerprint=fingerprint,
+        funnel=[(fate, reason, count, count / funnel.read if funnel.read else 0.0) for fate, reason, count in rows(funnel)],
+        histogram=_histogram(facts["lengths"]),
+        languages=[(language, count, count / documents) for language, count in languages],
+        config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),
+    )
+
+
+def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
+
+
+def _histogram(lengths: Mapping[str, int]) -> dict[str, Any]:
+    """Bars of an SVG histogram; bucket b counts lengths in [2**(b-1), 2**b)."""
+    buckets = [int(b) for b in lengths]
+    bars = []
+    highest = max(lengths.values(), default=1)
+    for i, bucket in enumerate(range(min(buckets, default=0), max(buckets, default=-1) + 1)):
+        count = lengths.get(str(bucket), 0)
+        low = 1 << (bucket - 1) if bucket else 0
+        label = f"{low >> 20}M" if low >= 1 << 20 else f"{low >> 10}k" if low >= 1 << 10 else str(low)
+        bars.append({"x": 38 * i + 4, "height": round(140 * count / highest), "count": count, "label": label})
+    return {"bars": bars, "width": 38 * len(bars) + 8}

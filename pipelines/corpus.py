@@ -1,0 +1,399 @@
+"""The corpus on disk: how a refining job writes it and how everything after reads it.
+
+    OUTPUT/
+      documents-SSSSS-of-NNNNN.parquet      id, source, modality, text, bytes, metadata (JSON); cut and sorted by id
+      dead_letter/SSSSS-of-NNNNN.jsonl      see pipelines/dead_letters.py
+      rejected/REASON/SSSSS-of-NNNNN.parquet     on request: the documents rejected, with the column `measure`
+      card.html                             the data card
+      manifest.json                         written last: shards with size and SHA-256, funnel, configuration, fingerprints, inputs
+
+pandas, DuckDB and Hugging Face datasets open `OUTPUT/*.parquet` as it is. An id is a uniform 128-bit hash, so equal intervals of it are equal shards,
+and the corpus as a whole is sorted by id. Every byte follows from the documents alone: no timestamp, no host, no order of arrival.
+
+Writing (the transform is pipelines/sink.py, so that readers need no Beam): the pipeline writes into a staging folder OUTPUT/.staging-RANDOM (each shard by one write-once file, so a repeated bundle rewrites the same
+bytes) with one entry file a shard; after the pipeline has succeeded the launcher adds the entries up and commits: manifest away, files in, stale files
+away, manifest back. Readers trust only the manifest, so nothing half-written is ever a corpus.
+"""
+
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgpack
+
+from pipelines import dead_letters
+from pipelines.document import DeadLetter, Document, Element, Rejection, document_id, pack, unpack
+from pipelines.funnel import Funnel, total
+from tasks import storage
+from tasks.errors import CorpusError
+
+KIND, FORMAT = "corpus", 1
+MANIFEST = "manifest.json"
+CARD = "card.html"
+REJECTED = "rejected"
+FAILED = ".failed"
+_ENTRIES = ".entries"
+
+_ROW_GROUP_BYTES = 32 << 20
+_ROW_GROUP_ROWS = 4096
+_EXCERPT = 600
+_SAMPLES_KEPT, _SAMPLES_REJECTED = 12, 4
+_READ_ROWS = 64
+_REASON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+# Reading.
+
+
+def load_manifest(directory: str) -> dict[str, Any]:
+    """The manifest of a corpus, checked against the files it names. Raises CorpusError naming the directory and the remedy."""
+    path = storage.join(directory, MANIFEST)
+    if not storage.exists(path):
+        state = "is not finished or not a corpus: it has no manifest.json" if storage.exists(directory) else "does not exist"
+        raise CorpusError(f"corpus {directory} {state}.", "Run the job that makes it (castor data JOB) to its end, or correct the path.")
+    try:
+        manifest = storage.read_json(path)
+        right_kind = manifest["kind"] == KIND and manifest["format"] == FORMAT
+        shards = [(s["file"], s["bytes"]) for s in manifest["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f"{path} cannot be read as a manifest: {type(error).__name__}: {error}.", "Run the job that makes it again.") from error
+    if not right_kind:
+        raise CorpusError(
+            f"{path} is of kind {manifest['kind']!r}, format {manifest['format']!r}; wanted {KIND!r}, format {FORMAT}.",
+            "Name a corpus made by castor data web, code, image, audio or video.",
+        )
+    for name, size in shards:
+        file = storage.join(directory, name)
+        if not storage.exists(file) or storage.size(file) != size:
+            found = f"has {storage.size(file)} bytes where the manifest says {size}" if storage.exists(file) else "is missing"
+            raise CorpusError(f"corpus {directory} is damaged: {name} {found}.", "Run the job that makes it again.")
+    return manifest
+
+
+def read_corpus(directory: str) -> Iterator[Document]:
+    """All documents of a corpus, in order of id. Raises CorpusError where it is missing, incomplete or damaged."""
+    manifest = load_manifest(directory)
+    for shard in manifest["shards"]:
+        yield from read_shard(storage.join(directory, shard["file"]), shard["sha256"])
+
+
+def read_shard(path: str, sha256: str | None = None) -> Iterator[Document]:
+    """The documents of one Parquet shard, a few rows in memory at a time; with `sha256`, only after the file has proved to be the one meant."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if sha256 is not None and storage.sha256(path) != sha256:
+        raise CorpusError(f"{path} is damaged: its SHA-256 is not the manifest's.", "Run the job that makes the corpus again.")
+    try:
+        with storage.open_read(path) as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=_READ_ROWS, use_threads=False):
+                for row in batch.to_pylist():
+                    yield Document(row["id"], row["source"], row["modality"], row["text"], row["bytes"], json.loads(row["metadata"]))
+    except (pyarrow.ArrowInvalid, OSError, KeyError) as error:
+        raise CorpusError(f"{path} cannot be read as a corpus shard: {error}.", "Run the job that makes the corpus again.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusSource:
+    """A corpus as a source for `stages.Read`: one shard a unit of work. Documents only."""
+
+    directory: str
+
+    def files(self) -> list[str]:
+        return [storage.join(self.directory, shard["file"]) for shard in load_manifest(self.directory)["shards"]]
+
+    def read(self, uri: str) -> Iterator[Element]:
+        shards = {storage.join(self.directory, s["file"]): s["sha256"] for s in load_manifest(self.directory)["shards"]}
+        return read_shard(uri, shards[uri])
+
+
+# Writing: the staging folder.
+
+
+def shard_file(shard: int, num_shards: int) -> str:
+    """Name of a shard of documents."""
+    return f"documents-{shard:05d}-of-{num_shards:05d}.parquet"
+
+
+def encode_element(element: Element, keep_rejects: bool) -> tuple[str, bytes]:
+    """(id, row) of an element for `write_shard`. A rejected document is cut to an excerpt unless rejects are kept whole."""
+    if isinstance(element, Rejection) and not _REASON.fullmatch(element.reason):
+        raise ValueError(f"reason {element.reason!r} cannot name a folder: letters, digits, '.', '_' and '-' only, a letter or digit first")
+    if isinstance(element, Rejection) and not keep_rejects:
+        document = element.document
+        element = dataclasses.replace(element, document=document.replace(text=document.text and document.text[:_EXCERPT], bytes=None))
+    return (element.document.id if isinstance(element, Rejection) else element.id), b"E" + pack(element)
+
+
+def encode_removal(identifier: str, kind: str) -> tuple[str, bytes]:
+    """(id, row) that removes document `identifier` as a duplicate of `kind`."""
+    return identifier, b"R" + msgpack.packb([identifier, kind])
+
+
+def encode_read(uri: str, count: int) -> tuple[str, bytes]:
+    """(hash, row) that says how many elements were read from a file."""
+    return document_id("read", uri), b"C" + msgpack.packb(count)
+
+
+def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes], keep_rejects: bool = False) -> None:
+    """Writes one shard of everything and its entry from the rows of `encode_*`, in whatever order they come."""
+    funnel, removals, letters = Funnel(), {}, []
+    kept: list[tuple[str, bytes]] = []
+    rejected: list[tuple[str, str, bytes]] = []
+    for row in rows:
+        kind, body = row[:1], row[1:]
+        if kind == b"C":
+            funnel.read += msgpack.unpackb(body)
+        elif kind == b"R":
+            identifier, duplicate = msgpack.unpackb(body)
+            removals[identifier] = min(duplicate, removals.get(identifier, duplicate))
+        else:
+            element = unpack(body)
+            if isinstance(element, Document):
+                kept.append((element.id, body))
+            elif isinstance(element, Rejection):
+                funnel.reject(element.reason)
+                rejected.append((element.reason, element.document.id, body))
+            else:
+                letters.append(element)
+    writer = _ParquetShard(storage.join(staging, shard_file(shard, num_shards)))
+    facts = _Facts()
+    previous = None
+    for identifier, body in sorted(kept):
+        if identifier == previous:
+            funnel.duplicate("id")
+        elif identifier in removals:
+            funnel.duplicate(removals[identifier])
+        else:
+            document = unpack(body)
+            problem = writer.add(document)
+            if problem is not None:
+                letters.append(DeadLetter(document.id, document.source, "sink", *problem))
+            else:
+                funnel.kept += 1
+                facts.add(document)
+        previous = identifier
+    entry = {"shard": {"file": shard_file(shard, num_shards), **writer.close()}}
+    for letter in letters:
+        funnel.dead(letter.stage, letter.error)
+    _write(storage.join(staging, dead_letters.file_name(shard, num_shards)), dead_letters.encode(letters))
+    if keep_rejects:
+        _write_rejects(staging, shard, num_shards, rejected)
+    entry.update(funnel=funnel.to_json(), facts=facts.to_json(), rejected_samples=_rejected_samples(rejected))
+    storage.makedirs(storage.join(staging, _ENTRIES))
+    storage.write_json_atomic(storage.join(staging, _ENTRIES, f"{shard:05d}.json"), entry)
+
+
+def read_entries(staging: str, num_shards: int) -> list[dict[str, Any]]:
+    """The entries of all shards, in order. Raises CorpusError if the pipeline has not written one."""
+    folder = storage.join(staging, _ENTRIES)
+    names = [f"{shard:05d}.json" for shard in range(num_shards)]
+    missing = sorted(set(names) - set(storage.list_files(folder)))
+    if missing:
+        raise CorpusError(f"the pipeline ended without writing {len(missing)} of {num_shards} shards ({folder}).", "Run the job again.")
+    return [storage.read_json(storage.join(folder, name)) for name in names]
+
+
+def commit(staging: str, output: str, manifest: dict[str, Any]) -> None:
+    """Makes the staged files the content of `output`, the manifest last. What `output` held before is gone; other folders in it stay."""
+    storage.remove(storage.join(output, MANIFEST))
+    storage.remove_tree(storage.join(staging, _ENTRIES))
+    for name in storage.list_files(output):
+        if name.startswith("documents-") or name in (CARD, dead_letters.FOLDER, REJECTED, FAILED):
+            path = storage.join(output, name)
+            storage.remove_tree(path) if storage.is_directory(path) else storage.remove(path)
+    for name in storage.list_files(staging):
+        storage.rename(storage.join(staging, name), storage.join(output, name))
+    storage.remove_tree(staging)
+    storage.write_json_atomic(storage.join(output, MANIFEST), manifest)
+
+
+def keep_failure(staging: str, output: str) -> str:
+    """Keeps the dead letters of a run that may not commit, in a hidden folder that the next run removes; returns the folder."""
+    folder = storage.join(output, FAILED)
+    storage.remove_tree(folder)
+    storage.makedirs(folder)
+    if storage.exists(storage.join(staging, dead_letters.FOLDER)):
+        storage.rename(storage.join(staging, dead_letters.FOLDER), storage.join(folder, dead_letters.FOLDER))
+    storage.remove_tree(staging)
+    return folder
+
+
+def sum_funnels(entries: list[dict[str, Any]]) -> Funnel:
+    """The funnel of the whole job."""
+    return total(Funnel.from_json(entry["funnel"]) for entry in entries)
+
+
+def merge_facts(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Lengths, languages and samples of the whole job, for its data card."""
+    merged = _Facts()
+    rejected: dict[str, list] = {}
+    for entry in entries:
+        merged.merge(entry["facts"])
+        for reason, samples in entry["rejected_samples"].items():
+            rejected.setdefault(reason, []).extend(samples)
+    return {**merged.to_json(), "rejected_samples": {r: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for r, s in sorted(rejected.items())}}
+
+
+# Writing: one shard.
+
+
+def _write(path: str, data: bytes) -> None:
+    storage.makedirs(path.rpartition("/")[0])
+    storage.write_bytes_atomic(path, data)
+
+
+def _by_id(sample: dict) -> str:
+    return sample["id"]
+
+
+def _sample(document: Document, reason: str = "", measure: str = "") -> dict[str, Any]:
+    text = document.text if document.text is not None else ""
+    facts = json.dumps(document.metadata, ensure_ascii=True, sort_keys=True, default=str)
+    return {
+        "id": document.id,
+        "source": _plain(document.source),
+        "text": _plain(text[:_EXCERPT]),
+        "metadata": facts[:_EXCERPT],
+        "reason": reason,
+        "measure": _plain(measure),
+    }
+
+
+def _plain(text: str) -> str:
+    """Text that UTF-8 can carry: lone surrogates escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _rejected_samples(rejected: list[tuple[str, str, bytes]]) -> dict[str, list]:
+    samples: dict[str, list] = {}
+    for reason, _, body in sorted(rejected):
+        if len(samples.setdefault(reason, [])) < _SAMPLES_REJECTED:
+            rejection = unpack(body)
+            samples[reason].append(_sample(rejection.document, reason, rejection.measure))
+    return samples
+
+
+class _Facts:
+    """What a data card tells of the documents kept: a histogram of lengths by powers of two, languages, a few samples."""
+
+    def __init__(self):
+        self.lengths: dict[str, int] = {}
+        self.languages: dict[str, int] = {}
+        self.characters = 0
+        self.bytes = 0
+        self.samples: list[dict] = []
+
+    def add(self, document: Document) -> None:
+        length = len(document.text or "")
+        self.characters += length
+        self.bytes += len(document.bytes or b"")
+        bucket = str(length.bit_length())
+        self.lengths[bucket] = self.lengths.get(bucket, 0) + 1
+        language = document.metadata.get("language")
+        if isinstance(language, str):
+            self.languages[_plain(language)] = self.languages.get(_plain(language), 0) + 1
+        if len(self.samples) < _SAMPLES_KEPT:
+            self.samples.append(_sample(document))
+
+    def merge(self, other: dict[str, Any]) -> None:
+        for mine, theirs in ((self.lengths, other["lengths"]), (self.languages, other["languages"])):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        self.characters += other["characters"]
+        self.bytes += other["bytes"]
+        self.samples = sorted(self.samples + other["samples"], key=_by_id)[:_SAMPLES_KEPT]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "lengths": self.lengths,
+            "languages": self.languages,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "samples": self.samples,
+        }
+
+
+def schema(with_measure: bool = False):
+    """The Arrow schema of a shard; `metadata` is a JSON object as text."""
+    import pyarrow as pa
+
+    fields = [("id", pa.string()), ("source", pa.string()), ("modality", pa.string()), ("text", pa.string()), ("bytes", pa.binary()), ("metadata", pa.string())]
+    return pa.schema([pa.field(name, kind) for name, kind in fields] + ([pa.field("measure", pa.string())] if with_measure else []))
+
+
+class _ParquetShard:
+    """A Parquet file of documents in order of id. Row groups are cut by rows and bytes, so the file depends on the documents alone."""
+
+    def __init__(self, path: str, with_measure: bool = False):
+        import pyarrow.parquet
+
+        self._path = path
+        self._schema = schema(with_measure)
+        self._buffer = io.BytesIO()
+        self._writer = pyarrow.parquet.ParquetWriter(self._buffer, self._schema, compression="zstd", compression_level=3, version="2.6")
+        self._rows: list[dict] = []
+        self._pending = 0
+        self.records = 0
+
+    def add(self, document: Document, measure: str | None = None) -> tuple[str, str] | None:
+        """Adds a row, or returns (error, message) if Parquet cannot carry the document as it is."""
+        try:
+            metadata = json.dumps(document.metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            metadata.encode("utf-8")
+            if document.text is not None:
+                document.text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return "lone_surrogate", str(error)[:200]
+        except (TypeError, ValueError, RecursionError) as error:
+            return "metadata", str(error)[:200]
+        row = {
+            "id": document.id,
+            "source": _plain(document.source),
+            "modality": document.modality,
+            "text": document.text,
+            "bytes": document.bytes,
+            "metadata": metadata,
+        }
+        if measure is not None:
+            row["measure"] = _plain(measure)
+        self._rows.append(row)
+        self._pending += len(document.text or "") + len(document.bytes or b"") + len(metadata)
+        self.records += 1
+        if self._pending >= _ROW_GROUP_BYTES or len(self._rows) >= _ROW_GROUP_ROWS:
+            self._flush()
+        return None
+
+    def close(self) -> dict[str, Any]:
+        """Writes the file and returns its records, bytes and sha256."""
+        import hashlib
+
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        data = self._buffer.getvalue()
+        _write(self._path, data)
+        return {"records": self.records, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._pending = [], 0
+
+
+def _write_rejects(staging: str, shard: int, num_shards: int, rejected: list[tuple[str, str, bytes]]) -> None:
+    by_reason: dict[str, list[bytes]] = {}
+    for reason, _, body in sorted(rejected):
+        by_reason.setdefault(reason, []).append(body)
+    for reason, bodies in sorted(by_reason.items()):
+        writer = _ParquetShard(storage.join(staging, REJECTED, reason, f"{shard:05d}-of-{num_shards:05d}.parquet"), with_measure=True)
+        for body in bodies:
+            rejection = unpack(body)
+            if writer.add(rejection.document, rejection.measure) is not None:  # cannot be carried whole: its reference and excerpt can
+                document = rejection.document.replace(text=_plain(rejection.document.text or ""), metadata={})
+                writer.add(document, rejection.measure)
+        writer.close()

@@ -1,0 +1,69 @@
+"""What jobs do with the pure functions they are made of: run several as one, use a filter as one, and turn failure into dead letters.
+
+This file imports no Beam, so that what it wraps can be sent into the sandbox cheaply.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection
+from pipelines.sandbox import SandboxError
+from tasks.errors import CastorError
+
+
+def prepare(function: Any) -> None:
+    """Calls the method `prepare()` of a function or filter, where it has one: the moment to load models, once a worker."""
+    method = getattr(function, "prepare", None)
+    if method is not None:
+        method()
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A filter as a function for `Apply` or `Chain`."""
+
+    filter: Any
+
+    def prepare(self) -> None:
+        prepare(self.filter)
+
+    def __call__(self, document: Document) -> Element:
+        reason = self.filter.check(document)
+        return document if reason is None else Rejection(document, reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Several functions as one, so that a document enters the sandbox once. Stops at the first that does not return a Document."""
+
+    functions: tuple[Callable[[Document], Element], ...]
+
+    def prepare(self) -> None:
+        for function in self.functions:
+            prepare(function)
+
+    def __call__(self, document: Document) -> Element:
+        element = document
+        for function in self.functions:
+            element = function(element)
+            if not isinstance(element, Document):
+                break
+        return element
+
+
+def apply(stage: str, function: Callable[[Document], Element], document: Document) -> Element:
+    """`function(document)`, with everything that goes wrong as a DeadLetter of `stage`. CastorError and the sandbox's own faults pass through."""
+    try:
+        result = function(document)
+    except (CastorError, SandboxError, ImportError):
+        raise
+    except BadInput as error:
+        return DeadLetter(document.id, document.source, stage, error.error, error.message[:1000])
+    except MemoryError:
+        return DeadLetter(document.id, document.source, stage, "memory", "")
+    except Exception as error:
+        return DeadLetter(document.id, document.source, stage, f"exception:{type(error).__name__}", str(error)[:1000])
+    if not isinstance(result, Element):
+        raise TypeError(f"stage {stage} returned {type(result).__name__}, not a Document, Rejection or DeadLetter")
+    return result

@@ -1,0 +1,104 @@
+"""The funnel: how many records a job read and what became of each of them, exactly.
+
+    read == kept + sum(rejected by reason) + sum(duplicates by kind) + sum(dead letters by stage and error)
+
+The left side is counted where records are read, the right side where they arrive, in the data itself, so neither retries nor lost counters
+can bend it. A sink adds up the funnels of its shards; a job whose two sides differ does not commit.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass
+class Funnel:
+    """Counts of one shard or of a whole job. Filled by `reject`, `duplicate` and `dead`; `read` and `kept` are set directly."""
+
+    read: int = 0
+    kept: int = 0
+    rejected: dict[str, int] = dataclasses.field(default_factory=dict)
+    duplicates: dict[str, int] = dataclasses.field(default_factory=dict)
+    dead_letters: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def reject(self, reason: str) -> None:
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def duplicate(self, kind: str) -> None:
+        self.duplicates[kind] = self.duplicates.get(kind, 0) + 1
+
+    def dead(self, stage: str, error: str) -> None:
+        key = f"{stage}.{error}"
+        self.dead_letters[key] = self.dead_letters.get(key, 0) + 1
+
+    @property
+    def accounted(self) -> int:
+        """The right side of the equation."""
+        return self.kept + sum(self.rejected.values()) + sum(self.duplicates.values()) + self.dead_total
+
+    @property
+    def dead_total(self) -> int:
+        return sum(self.dead_letters.values())
+
+    @property
+    def adds_up(self) -> bool:
+        return self.read == self.accounted
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able form, as it stands in manifests."""
+        return {
+            "read": self.read,
+            "kept": self.kept,
+            "rejected": dict(sorted(self.rejected.items())),
+            "duplicates": dict(sorted(self.duplicates.items())),
+            "dead_letters": dict(sorted(self.dead_letters.items())),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Funnel":
+        """The inverse of `to_json`."""
+        return cls(value["read"], value["kept"], dict(value["rejected"]), dict(value["duplicates"]), dict(value["dead_letters"]))
+
+
+def total(funnels: Iterable[Funnel]) -> Funnel:
+    """The sum of funnels."""
+    result = Funnel()
+    for funnel in funnels:
+        result.read += funnel.read
+        result.kept += funnel.kept
+        for mine, theirs in (
+            (result.rejected, funnel.rejected),
+            (result.duplicates, funnel.duplicates),
+            (result.dead_letters, funnel.dead_letters),
+        ):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+    return result
+
+
+def rows(funnel: Funnel) -> list[tuple[str, str, int]]:
+    """(fate, reason, count) rows in the order a reader wants: read, kept, then rejections, duplicates and dead letters, largest first."""
+    result = [("read", "", funnel.read), ("kept", "", funnel.kept)]
+    for fate, counts in (("rejected", funnel.rejected), ("duplicate", funnel.duplicates), ("dead letter", funnel.dead_letters)):
+        result.extend((fate, reason, count) for reason, count in sorted(counts.items(), key=_largest_first))
+    return result
+
+
+def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
+
+
+def table(funnel: Funnel, title: str):
+    """The funnel as a rich Table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(title=title, title_justify="left")
+    result.add_column("fate")
+    result.add_column("reason", overflow="fold")
+    result.add_column("records", justify="right")
+    result.add_column("share", justify="right")
+    for fate, reason, count in rows(funnel):
+        share = f"{count / funnel.read:.1%}" if funnel.read else ""
+        result.add_row(fate, Text(reason), f"{count:,}", share, style="bold" if fate in ("read", "kept") else None)
+    return result

@@ -1,0 +1,64 @@
+"""The Beam half of writing a corpus: everything meets once, by shard, and each shard is written by one call of `corpus.write_shard`."""
+
+import apache_beam as beam
+
+from pipelines import corpus
+from pipelines.document import Element
+from pipelines.stages import read_counts
+from tasks import hashing
+
+
+class WriteCorpus(beam.PTransform):
+    """Writes elements, less the removals, into `staging` as `num_shards` shards. Input: elements, or a tuple (elements, removals, ...).
+
+        (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, num_shards=8)
+
+    This is the one shuffle that documents go through: keyed by shard index (int), packed to bytes. The counts of every Read of the pipeline
+    come along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/job.py).
+    """
+
+    def __init__(self, staging: str, num_shards: int, keep_rejects: bool = False):
+        super().__init__(label="write")
+        self._staging = staging
+        self._num_shards = num_shards
+        self._keep_rejects = keep_rejects
+
+    def expand(self, inputs):
+        elements, *removals = inputs if isinstance(inputs, tuple) else (inputs,)
+        n = self._num_shards
+        pairs = tuple[int, bytes]
+        rows = [elements | "place elements" >> beam.Map(_place_element, n, self._keep_rejects).with_output_types(pairs)]
+        for i, removal in enumerate(removals):
+            rows.append(removal | f"place removals {i}" >> beam.Map(_place_removal, n).with_output_types(pairs))
+        for i, counts in enumerate(read_counts(elements.pipeline)):
+            rows.append(counts | f"place counts {i}" >> beam.Map(_place_count, n).with_output_types(pairs))
+        # A shard without a single row must be written too.
+        rows.append(elements.pipeline | "every shard" >> beam.Create([(shard, b"") for shard in range(n)]).with_output_types(pairs))
+        return (
+            rows
+            | "all" >> beam.Flatten()
+            | "by shard" >> beam.GroupByKey()
+            | "write" >> beam.Map(_write, self._staging, n, self._keep_rejects)
+        )
+
+
+def _place(identifier: str, row: bytes, num_shards: int) -> tuple[int, bytes]:
+    return hashing.shard_of(int(identifier[:16], 16), num_shards), row
+
+
+def _place_element(element: Element, num_shards: int, keep_rejects: bool) -> tuple[int, bytes]:
+    return _place(*corpus.encode_element(element, keep_rejects), num_shards)
+
+
+def _place_removal(removal: tuple[str, str], num_shards: int) -> tuple[int, bytes]:
+    return _place(*corpus.encode_removal(*removal), num_shards)
+
+
+def _place_count(count: tuple[str, int], num_shards: int) -> tuple[int, bytes]:
+    return _place(*corpus.encode_read(*count), num_shards)
+
+
+def _write(group, staging: str, num_shards: int, keep_rejects: bool) -> int:
+    shard, rows = group
+    corpus.write_shard(staging, shard, num_shards, (row for row in rows if row), keep_rejects)
+    return shard

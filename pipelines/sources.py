@@ -1,0 +1,142 @@
+"""Files as work: which ones a job's patterns match, what a record of a file is called, and how to open what may not be a file at all.
+
+`FileSource` is the base of every source that reads raw files: a subclass says how to read one (`records`). This file knows no Beam.
+"""
+
+import dataclasses
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO, ClassVar
+
+from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
+from tasks import storage
+from tasks.errors import CorpusError
+
+STAGE = "source"
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource:
+    """The regular files under `root` that match any of `patterns`.
+
+    name: corpus name, the first half of every document id.
+    patterns: relative to `root`; `*` and `?` stay within a folder and skip hidden names, `**/` is any number of folders, a folder stands for all
+      files under it that are not hidden.
+
+    A subclass implements `records(uri)`: it yields elements, and may raise BadInput where the rest of a file is beyond reading (it becomes
+    one DeadLetter of the file; records already yielded stand). Ids and sources of records come from `document`, `dead` and `reject`.
+    """
+
+    name: str
+    root: str
+    patterns: tuple[str, ...]
+
+    modality: ClassVar[str] = "text"
+
+    def files(self) -> list[str]:
+        """Sorted URIs, without repeats. Raises CorpusError if nothing matches."""
+        found = [storage.join(self.root, path) for path in match(self.root, self.patterns)]
+        if not found:
+            raise CorpusError(f"no file under {self.root} matches {', '.join(self.patterns)}.", "Correct INPUT_ROOT or INPUTS.")
+        return found
+
+    def read(self, uri: str) -> Iterator[Element]:
+        """The elements of one file; whatever makes the file unreadable becomes its last element, a DeadLetter."""
+        try:
+            yield from self.records(uri)
+        except BadInput as error:
+            yield self.dead(uri, "", error.error, error.message)
+        except OSError as error:
+            yield self.dead(uri, "", type(error).__name__, error.strerror or str(error))
+        except (ValueError, EOFError, MemoryError, RecursionError) as error:
+            yield self.dead(uri, "", f"exception:{type(error).__name__}", str(error))
+
+    def records(self, uri: str) -> Iterator[Element]:
+        raise NotImplementedError
+
+    def relative(self, uri: str) -> str:
+        """Path of a file under the root: the stable half of its records' ids."""
+        return os.path.relpath(uri, self.root)
+
+    def record_id(self, uri: str, key: str) -> str:
+        """Id of the record `key` (`offset=120`, `member=a/b.jpg`, or empty for the file itself) of a file."""
+        return document_id(self.name, f"{self.relative(uri)}#{key}" if key else self.relative(uri))
+
+    def document(self, uri: str, key: str, text: str | None = None, data: bytes | None = None, **metadata) -> Document:
+        """A Document for a record."""
+        return Document(self.record_id(uri, key), reference(uri, key), self.modality, text, data, metadata)
+
+    def reject(self, uri: str, key: str, reason: str, measure: str = "", **metadata) -> Rejection:
+        """A Rejection of a record that is sound but not wanted."""
+        return Rejection(self.document(uri, key, **metadata), reason, measure)
+
+    def dead(self, uri: str, key: str, error: str, message: str = "") -> DeadLetter:
+        """A DeadLetter for a record, or with an empty key for (the rest of) the file."""
+        return DeadLetter(self.record_id(uri, key), reference(uri, key), STAGE, error, message[:1000])
+
+
+def reference(uri: str, key: str) -> str:
+    """Where a record is: `path#offset=120`."""
+    return f"{uri}#{key}" if key else uri
+
+
+def open_regular(uri: str) -> BinaryIO:
+    """Opens a regular file for reading. A folder, FIFO, socket or device raises BadInput, at once: reading a FIFO would wait for ever."""
+    mode = os.stat(uri).st_mode
+    if not stat.S_ISREG(mode):
+        raise BadInput("not_a_file", stat.filemode(mode))
+    return storage.open_read(uri)
+
+
+def match(root: str, patterns: tuple[str, ...] | list[str]) -> list[str]:
+    """Sorted relative paths under `root` that match. Links to folders are not followed, so a loop cannot trap it; links to files are files."""
+    if isinstance(patterns, str):
+        raise CorpusError(f"INPUTS is the text {patterns!r}.", f"Write a list: INPUTS=[{patterns!r}].")
+    if not os.path.isdir(root):
+        raise CorpusError(f"the input folder {root} does not exist.", "Correct INPUT_ROOT.")
+    expressions = [_compile(pattern.removeprefix("./").rstrip("/")) for pattern in patterns]
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        relative = os.path.relpath(folder, root)
+        for name in names:
+            path = name if relative == "." else f"{relative}/{name}"
+            for expression in expressions:
+                m = expression.match(path)
+                if m and not any(part.startswith(".") for part in path[m.end() :].split("/")):
+                    found.append(path)
+                    break
+    return sorted(found)
+
+
+def _compile(pattern: str) -> re.Pattern:
+    """A glob pattern as a regular expression over slash-separated paths; it may end at a folder."""
+    if pattern in ("", "."):
+        return re.compile("")
+    out, i = [], 0
+    while i < len(pattern):
+        start = i == 0 or pattern[i - 1] == "/"
+        hidden = r"(?!\.)" if start else ""
+        if pattern.startswith("**/", i) and start:
+            out.append(r"(?:(?!\.)[^/]+/)*")
+            i += 3
+        elif pattern.startswith("**", i) and start and i + 2 == len(pattern):
+            out.append(r"(?!\.)[^/]+(?:/(?!\.)[^/]+)*")
+            i += 2
+        elif pattern[i] == "*":
+            out.append(hidden + "[^/]*")
+            i += 1
+        elif pattern[i] == "?":
+            out.append(hidden + "[^/]")
+            i += 1
+        elif pattern[i] == "[" and "]" in pattern[i + 2 :]:
+            end = pattern.index("]", i + 2)
+            body = pattern[i + 1 : end].replace("\\", "\\\\")
+            out.append("[" + ("^" + body[1:] if body[0] in "!^" else body) + "]")
+            i = end + 1
+        else:
+            out.append(re.escape(pattern[i]))
+            i += 1
+    return re.compile("".join(out) + "(?:/|$)")

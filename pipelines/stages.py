@@ -1,0 +1,165 @@
+"""The few transforms that every job is composed of. Logic sits in pure functions; these carry it through Beam.
+
+    elements = (
+        pipeline
+        | Read(source)                                             file URIs -> elements
+        | Apply("extract", extract, sandbox=Sandbox(cpu_seconds=5))  function(Document) -> Document | Rejection, or raises BadInput
+        | Check(gopher_quality.Filter())                           filter.check(Document) -> None | reason
+    )
+
+A PCollection holds elements: `Document`, `Rejection` or `DeadLetter`. A stage works on Documents and lets the other two pass untouched, so every
+record that was read arrives at the sink as exactly one element. Whatever goes wrong with a record becomes a DeadLetter: BadInput under its own
+kind, any other exception under `exception:TypeName`. A CastorError is the user's to mend and stops the job.
+
+Functions, filters and sources are module-level functions or frozen dataclasses (Beam pickles them by reference). What has costly state
+(a model) keeps it in a module-level `functools.cache`, and a method `prepare()`, if there is one, is called once a worker.
+
+Fat elements cross a shuffle once, in the sink; between the stages here Beam fuses and nothing is encoded.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import apache_beam as beam
+
+from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
+from pipelines.functions import Chain, Judge, apply, prepare
+from pipelines.sandbox import Child, Sandbox
+from tasks.errors import CastorError
+
+__all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "read_counts"]
+
+NAMESPACE = "castor"
+
+# What this process has seen, for a progress line only; nothing is computed from it.
+progress: Counter = Counter()
+
+_READ_COUNTS: "weakref.WeakKeyDictionary[beam.Pipeline, list]" = weakref.WeakKeyDictionary()
+
+
+class Source(Protocol):
+    """Where records come from. A frozen dataclass; `files` runs where the job is launched, `read` on the workers."""
+
+    def files(self) -> list[str]:
+        """Sorted URIs without repeats, each a unit of work."""
+
+    def read(self, uri: str) -> Iterator[Element]:
+        """The elements of one file: a Document for each sound record, a DeadLetter or Rejection for each other one."""
+
+
+class Filter(Protocol):
+    """A rule set. `name` begins each of its reasons: `gopher_quality.words`."""
+
+    name: str
+
+    def check(self, document: Document) -> str | None:
+        """None keeps the document; a string is the reason code: letters, digits, `.`, `_` and `-` only, since it names a folder."""
+
+
+class Read(beam.PTransform):
+    """Pipeline -> elements of `source`. Only URIs are shuffled; the count of elements of each file is kept for the sink (`read_counts`)."""
+
+    def __init__(self, source: Source, name: str = "read"):
+        super().__init__(label=name)
+        self._source = source
+        self._name = name
+
+    def expand(self, root):
+        outputs = (
+            root
+            | "files" >> beam.Create(list(self._source.files()), reshuffle=False)
+            | "key" >> beam.Map(_by_uri).with_output_types(tuple[bytes, bytes])
+            | "spread" >> beam.GroupByKey()
+            | "read" >> beam.ParDo(_ReadFn(self._name, self._source)).with_outputs("counts", main="elements")
+        )
+        _READ_COUNTS.setdefault(root.pipeline, []).append(outputs.counts)
+        return outputs.elements
+
+
+def read_counts(pipeline: beam.Pipeline) -> list[beam.PCollection]:
+    """For each Read of a pipeline, a PCollection of (URI, number of elements read from it): the sink's proof that nothing was lost."""
+    return list(_READ_COUNTS.get(pipeline, []))
+
+
+class Apply(beam.PTransform):
+    """Elements -> elements through `function`, in this process or, with `sandbox`, in a child process a worker (see pipelines/sandbox.py)."""
+
+    def __init__(self, name: str, function: Callable[[Document], Element], sandbox: Sandbox | None = None):
+        super().__init__(label=name)
+        self._fn = _ApplyFn(name, function, sandbox)
+
+    def expand(self, elements):
+        return elements | beam.ParDo(self._fn)
+
+
+class Check(beam.PTransform):
+    """Elements -> elements; a Document that `filter` turns away becomes a Rejection with the filter's reason."""
+
+    def __init__(self, filter: Filter):
+        super().__init__(label=filter.name)
+        self._fn = _ApplyFn(filter.name, Judge(filter), None)
+
+    def expand(self, elements):
+        return elements | beam.ParDo(self._fn)
+
+
+class _ReadFn(beam.DoFn):
+    def __init__(self, name, source):
+        self._name = name
+        self._source = source
+
+    def process(self, keyed):
+        uri = keyed[0].decode("utf-8", "surrogateescape")
+        count = 0
+        try:
+            for element in self._source.read(uri):
+                count += 1
+                progress["read"] += 1
+                yield element
+        except CastorError:
+            raise
+        except BadInput as error:
+            count += 1
+            yield self._dead(uri, error.error, error.message)
+        except Exception as error:
+            count += 1
+            yield self._dead(uri, f"exception:{type(error).__name__}", str(error))
+        beam.metrics.Metrics.counter(NAMESPACE, "read").inc(count)
+        yield beam.pvalue.TaggedOutput("counts", (uri, count))
+
+    def _dead(self, uri, error, message):
+        # The rest of the file is lost to this run; replay reads the whole file again, since the source names no record.
+        return DeadLetter(document_id("file", uri), uri, self._name, error, message[:1000])
+
+
+class _ApplyFn(beam.DoFn):
+    def __init__(self, name, function, sandbox):
+        self._name = name
+        self._function = function
+        self._sandbox = sandbox
+        self._child = None
+
+    def setup(self):
+        if self._sandbox is not None:
+            self._child = Child(self._function, self._sandbox)
+        else:
+            prepare(self._function)
+
+    def teardown(self):
+        if self._child is not None:
+            self._child.close()
+
+    def process(self, element):
+        if not isinstance(element, Document):
+            yield element
+            return
+        result = apply(self._name, self._child.call if self._child is not None else self._function, element)
+        if not isinstance(result, Document):
+            beam.metrics.Metrics.counter(NAMESPACE, result.reason if isinstance(result, Rejection) else f"{result.stage}.{result.error}").inc()
+        yield result
+
+
+def _by_uri(uri: str) -> tuple[bytes, bytes]:
+    return uri.encode("utf-8", "surrogateescape"), b""
