@@ -1,0 +1,42 @@
+"""The ground floor that pipelines and training both stand on: task caches, vocabulary, codecs, mixtures and `batch(step)`.
+
+It imports no room above it, and without TensorFlow, Beam or JAX (seqio_tasks.py and seqio_vocabulary.py, the doors to SeqIO, apart).
+
+    import tasks
+
+    mixture = tasks.Mixture("two", {"web": 0.7, "code": 0.3}, cache_dirs=("out/tasks",))
+    batches = tasks.Batches(mixture, batch_size=8, lengths={"targets": 512}, seed=0)
+    batches.batch(1000)["decoder_target_tokens"]     # int32 [8, 512]; the same for ever
+    batches.lineage(1000)[3]                         # the documents in row 3, with their token ranges
+
+Files to read first: batches.py (the arithmetic, top to bottom), cache.py (what lies on disk), vocabulary.py.
+"""
+
+import importlib
+
+_HOMES = {
+    "Batches": "tasks.batches",
+    "CacheReader": "tasks.cache",
+    "Manifest": "tasks.cache",
+    "Mixture": "tasks.catalog",
+    "Record": "tasks.cache",
+    "Span": "tasks.lineage",
+    "Vocabulary": "tasks.vocabulary",
+    "find_caches": "tasks.catalog",
+    "load_manifest": "tasks.cache",
+    "resolve_mixture": "tasks.catalog",
+    "verify": "tasks.verify",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        home = importlib.import_module(_HOMES[name])
+        return home if name == "verify" else getattr(home, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import hashing, records, storage
+from tasks import fingerprint, hashing, records, storage
 from tasks.errors import CacheError
 
 FORMAT = 1
@@ -243,6 +243,7 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
             if storage.size(storage.join(staging_dir, shard["file"])) != shard["bytes"]:
                 raise CacheError(f"staged shard {shard['file']} is not {shard['bytes']} bytes long.", "Run the job again.")
     manifest["files"] = {name: storage.sha256(storage.join(staging_dir, name)) for name in sorted(staged - shard_files)}
+    manifest["checksum"] = checksum(manifest)
 
     invalidate(output_dir)
     for name in sorted(staged):
@@ -259,6 +260,11 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
     storage.remove_tree(staging_dir)
     storage.write_bytes_atomic(storage.join(output_dir, COMPLETED), b"")
     storage.write_json_atomic(storage.join(output_dir, MANIFEST), manifest)
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """Of all a manifest says but this; `castor tasks verify` compares it, so that the manifest too is known to be as it was written."""
+    return fingerprint.of_json({key: value for key, value in manifest.items() if key != "checksum"})
 
 
 def invalidate(output_dir: str) -> None:
@@ -428,8 +434,6 @@ class Manifest:
     @property
     def content_fingerprint(self) -> str:
         """Of what the cache holds: its format and the checksums of its shards. Two caches with equal ones give equal batches."""
-        from tasks import fingerprint
-
         shards = {split: [s["sha256"] for s in value["shards"]] for split, value in self.data["splits"].items()}
         return fingerprint.of_json({"format": self.data["format"], "features": self.data["features"], "shards": shards})
 
@@ -453,13 +457,18 @@ class Manifest:
         return sorted([*_shard_paths(self.data), *both, *self.data.get("files", {}), COMPLETED])
 
 
+def looks_like_cache(names: Iterable[str]) -> bool:
+    """True if a directory with entries of these names was written as a cache, whole or not."""
+    return any(name.startswith(STAGING_PREFIX) or name == COMPLETED or _SHARD_FILE.match(name) for name in names)
+
+
 def load_manifest(cache_dir: str) -> Manifest:
     """Reads the manifest of a cache. Raises CacheError naming the directory where it is missing, half-written, unreadable or of another format."""
     path = storage.join(cache_dir, MANIFEST)
     if not storage.is_directory(cache_dir):
         raise CacheError(f"there is no task cache at {cache_dir}.", "Make it with castor data tokenize; castor tasks list DIR shows what there is.")
     if not storage.exists(path):
-        half = any(name.startswith(STAGING_PREFIX) or _OWN_FILE.match(name) for name in storage.list_files(cache_dir))
+        half = any(_OWN_FILE.match(name) for name in storage.list_files(cache_dir)) or looks_like_cache(storage.list_files(cache_dir))
         what = "is half-written: it has no manifest.json" if half else "holds no task cache: it has no manifest.json"
         raise CacheError(f"{cache_dir} {what}.", "Run castor data tokenize (again); castor tasks list DIR shows the caches there are.")
     try:
@@ -575,6 +584,17 @@ class CacheReader:
         if shard not in self._files:
             self._files[shard] = storage.map_bytes(path)
         return records.read_record(self._files[shard], int(self.index(shard)["offset"][row]), path)
+
+    def tokens(self, record: int, start: int = 0, stop: int | None = None, feature: str = "targets") -> np.ndarray:
+        """Tokens [start:stop] of an integer feature of rank 1, int64 [n]; decodes no other feature and nothing beyond `stop`."""
+        shard, row = self.locate(record)
+        size = int(self.index(shard)[feature][row])
+        stop = size if stop is None else min(stop, size)
+        where = storage.join(self.directory, self._shards[shard]["file"])
+        values = records.decode_int64(self.payload(record), feature, start, stop, where)
+        if len(values) != max(0, stop - start):
+            raise CacheError(f"{where} record {row}: feature {feature!r} is shorter than the {size} values its sidecar says.", _REMAKE)
+        return values
 
     def index(self, shard: int) -> np.ndarray:
         """The sidecar of a shard: mapped structured array [records] with fields `offset` and one length a feature."""

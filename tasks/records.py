@@ -102,6 +102,76 @@ def decode_example(payload: bytes, where: str = "record") -> dict[str, np.ndarra
     return features
 
 
+def decode_int64(payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record") -> np.ndarray:
+    """Values [start:stop] of one int64 feature of an Example, int64 [n], decoding no more than these.
+
+    The packed varints are taken straight from the payload and decoded by numpy; an Example laid out in another way goes through protobuf.
+    """
+    packed = _packed_int64(payload, name)
+    if packed is None:
+        return decode_example(payload, where).get(name, np.zeros(0, np.int64))[start:stop]
+    ends = np.flatnonzero(packed < 0x80) + 1
+    last = len(ends) if stop is None else min(stop, len(ends))
+    if start >= last:
+        return np.zeros(0, np.int64)
+    origin = int(ends[start - 1]) if start else 0
+    ends = ends[start:last] - origin
+    packed = packed[origin : origin + int(ends[-1])]
+    sizes = np.diff(ends, prepend=0)
+    begins = ends - sizes
+    values = (packed[begins] & 0x7F).astype(np.uint64)
+    for place in range(1, int(sizes.max())):
+        longer = np.flatnonzero(sizes > place)
+        values[longer] |= (packed[begins[longer] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
+    return values.view(np.int64)
+
+
+def _packed_int64(payload: bytes, name: str) -> np.ndarray | None:
+    """The varints of a feature as uint8 [bytes], if the Example has the layout every serializer gives it; else None."""
+    wanted = name.encode()
+    features = _only_field(payload, 0, len(payload), 0x0A)  # Example.features
+    if features is None:
+        return None
+    position, end = features
+    while position < end:
+        entry = _field(payload, position, end, 0x0A)  # Features.feature, one entry of the map
+        if entry is None:
+            return None
+        position = entry[1]
+        key = _field(payload, *entry, 0x0A)
+        if key is None:
+            return None
+        if payload[key[0] : key[1]] == wanted:
+            span = _only_field(payload, key[1], entry[1], 0x12)  # the entry's Feature
+            span = span and _only_field(payload, *span, 0x1A)  # Feature.int64_list
+            span = span and _only_field(payload, *span, 0x0A)  # Int64List.value, packed
+            if span is None or (span[1] > span[0] and payload[span[1] - 1] >= 0x80):
+                return None
+            return np.frombuffer(payload, np.uint8, span[1] - span[0], span[0])
+    return None
+
+
+def _only_field(data: bytes, position: int, end: int, tag: int) -> tuple[int, int] | None:
+    """The content of a message that is one length-delimited field and nothing else."""
+    span = _field(data, position, end, tag)
+    return span if span and span[1] == end else None
+
+
+def _field(data: bytes, position: int, end: int, tag: int) -> tuple[int, int] | None:
+    """Content of the length-delimited field at `position`, if its tag (one byte) is `tag`."""
+    if position >= end or data[position] != tag:
+        return None
+    length, shift, position = 0, 0, position + 1
+    while position < end and shift < 35:
+        byte = data[position]
+        length |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return (position, position + length) if position + length <= end else None
+        shift += 7
+    return None
+
+
 def _parse(payload: bytes, where: str):
     from google.protobuf.message import DecodeError
 

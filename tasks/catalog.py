@@ -1,0 +1,137 @@
+"""What there is to train on: the task caches under a directory, and mixtures of them by name, from Python or from gin.
+
+A task's name is its directory's path under the directory searched, with `:` for `/`, as SeqIO has it. A mixture names tasks or cache
+directories with weights. What it names must be there: a missing cache is an error, never a component dropped in silence.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+
+import gin
+
+from tasks import cache, storage
+from tasks.errors import CacheError, ConfigurationError
+
+_MAX_DEPTH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A directory that is a task cache (manifest is set) or ought to be one and is not (problem says why)."""
+
+    name: str
+    directory: str
+    manifest: cache.Manifest | None
+    problem: str = ""
+
+
+def find_caches(directory: str) -> list[Found]:
+    """The task caches at and under a directory, four folders deep, sorted by name; half-written and unreadable ones with their problem."""
+    found: list[Found] = []
+    _search(os.fspath(directory), os.path.basename(os.path.abspath(directory)), 0, found)
+    return sorted(found, key=_name_of)
+
+
+def _name_of(found: Found) -> str:
+    return found.name
+
+
+def _search(directory: str, name: str, depth: int, found: list[Found]) -> None:
+    names = storage.list_files(directory)
+    looks_like_one = cache.looks_like_cache(names)
+    if cache.MANIFEST in names or looks_like_one:
+        try:
+            found.append(Found(name, directory, cache.load_manifest(directory)))
+            return
+        except CacheError as error:
+            if looks_like_one:
+                found.append(Found(name, directory, None, str(error)))
+                return
+    if depth < _MAX_DEPTH:
+        for child in names:
+            path = storage.join(directory, child)
+            if not child.startswith(".") and storage.is_directory(path):
+                _search(path, child if depth == 0 else f"{name}:{child}", depth + 1, found)
+
+
+@gin.configurable(module="tasks")
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Tasks and their shares of the training positions (rows of a batch).
+
+    name: also its name as a SeqIO Mixture. components: task name or cache directory -> weight, a number that is not negative; only ratios count.
+    A weight of 0 keeps a component's place among the domains and gives it no rows. cache_dirs: where task names are looked up, in order.
+    """
+
+    name: str = "mixture"
+    components: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    cache_dirs: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if not isinstance(self.components, Mapping) or not self.components:
+            raise ConfigurationError(f"mixture {self.name!r} has no components.", "Bind tasks.Mixture.components = {'web': 0.5, 'code': 0.5}.")
+        object.__setattr__(self, "components", dict(self.components))
+        dirs = (self.cache_dirs,) if isinstance(self.cache_dirs, (str, os.PathLike)) else self.cache_dirs
+        object.__setattr__(self, "cache_dirs", tuple(os.fspath(d) for d in dirs))
+
+    def manifests(self) -> dict[str, cache.Manifest]:
+        """Domain name -> manifest of each component, in the order of `components`. Raises CacheError for the first that is missing or unreadable."""
+        result: dict[str, cache.Manifest] = {}
+        for component in self.components:
+            manifest = cache.load_manifest(self._directory(component))
+            name = manifest.name if os.sep in component else component
+            if name in result:
+                raise ConfigurationError(f"mixture {self.name!r} has two components named {name!r}.", "Name each cache once.")
+            result[name] = manifest
+        return result
+
+    def _directory(self, component: str) -> str:
+        candidates = [*(storage.join(d, *component.split(":")) for d in self.cache_dirs), component]
+        for candidate in candidates:
+            if storage.exists(storage.join(candidate, cache.MANIFEST)):
+                return candidate
+        for candidate in candidates:
+            if cache.looks_like_cache(storage.list_files(candidate)):
+                return candidate  # half-written: its own error says so
+        where = " or ".join(self.cache_dirs) or "the working directory"
+        known = [f.name for d in self.cache_dirs for f in find_caches(d) if f.manifest]
+        close = difflib.get_close_matches(component, known, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        listing = f"castor tasks list {self.cache_dirs[0] if self.cache_dirs else '.'} shows the caches there are"
+        owner = "" if self.name == component else f"mixture {self.name!r}: "
+        raise CacheError(
+            f"{owner}there is no task cache {component!r} in {where}.",
+            f"{hint}Make it with castor data tokenize; {listing}{': ' + ', '.join(known) if known else ''}.",
+        )
+
+
+def resolve_mixture(mixture: "str | Mixture | Mapping[str, float]", tasks_dir: str | None = None) -> Mixture:
+    """A mixture whose every component was found.
+
+    mixture: a Mixture; component -> weight; the name of a mixture bound in gin (`five/tasks.Mixture.components = ...`); or the name or
+    directory of one task. tasks_dir: looked in before the mixture's own cache_dirs. Raises CacheError or ConfigurationError.
+    """
+    if isinstance(mixture, str):
+        mixture = _from_gin(mixture) or Mixture(mixture, {mixture: 1})
+    elif isinstance(mixture, Mapping):
+        mixture = Mixture(components=mixture)
+    elif not isinstance(mixture, Mixture):
+        raise ConfigurationError(f"{mixture!r} is no mixture.", "Give a task name, a cache directory, or @NAME/tasks.Mixture() in gin.")
+    if tasks_dir:
+        tasks_dir = os.fspath(tasks_dir)
+        mixture = dataclasses.replace(mixture, cache_dirs=(tasks_dir, *(d for d in mixture.cache_dirs if d != tasks_dir)))
+    mixture.manifests()
+    return mixture
+
+
+def _from_gin(name: str) -> Mixture | None:
+    if not name.isidentifier():
+        return None
+    try:
+        gin.query_parameter(f"{name}/tasks.Mixture.components")
+    except ValueError:
+        return None
+    with gin.config_scope(name):
+        return Mixture()
