@@ -25,7 +25,6 @@ _HOMES = {
     "find_caches": "tasks.catalog",
     "load_manifest": "tasks.cache",
     "resolve_mixture": "tasks.catalog",
-    "verify": "tasks.verify",
 }
 
 __all__ = sorted(_HOMES)
@@ -33,8 +32,7 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str):
     if name in _HOMES:
-        home = importlib.import_module(_HOMES[name])
-        return home if name == "verify" else getattr(home, name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
