@@ -79,7 +79,7 @@ def decode_video(
         clip = sampler.clip
         if waveform is not None:
             waveform = _align(waveform, start - sampler.start, max_seconds) if len(waveform) else None
-        return dataclasses.replace(clip, waveform=waveform, codec=video.codec_context.name, container=kind)
+        return dataclasses.replace(clip, waveform=waveform, codec=video.codec_context.codec.canonical_name, container=kind)
 
 
 class _Track:

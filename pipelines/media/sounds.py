@@ -58,7 +58,7 @@ def decode_sound(data: bytes, max_seconds: float = MAX_SECONDS) -> Sound:
         rate, channels = stream.rate or 0, stream.channels or 0
         frames = (frame for _, frame in containers.decode(container, [stream]))
         waveform = resample(frames, max_seconds)
-        codec = stream.codec_context.name
+        codec = stream.codec_context.codec.canonical_name
     if not len(waveform):
         raise BadInput("empty", "no samples")
     return Sound(waveform, kind, codec, rate, channels)

@@ -1,0 +1,34 @@
+"""The image rules of OBELICS (Laurencon et al. 2023, arXiv 2306.16527; config_filter_web_documents.yaml of its repository): formats and shapes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import gin
+
+from pipelines.document import Document
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ObelicsImage:
+    """Encoded format, sides in pixels, longer side over shorter one."""
+
+    formats: Sequence[str] = ("JPEG", "PNG", "WEBP")
+    min_side: int = 150
+    max_side: int = 20_000
+    max_aspect: float = 2.0
+
+    name: ClassVar[str] = "obelics_image"
+
+    def check(self, document: Document) -> str | None:
+        width, height = document.metadata["width"], document.metadata["height"]
+        if document.metadata["format"] not in self.formats:
+            return "obelics_image.format"
+        if min(width, height) < self.min_side:
+            return "obelics_image.small"
+        if max(width, height) > self.max_side:
+            return "obelics_image.large"
+        if max(width, height) > self.max_aspect * min(width, height):
+            return "obelics_image.aspect"
+        return None

@@ -1,0 +1,40 @@
+"""The image job: pictures with captions -> corpus.
+
+    castor data image --gin.INPUT_ROOT='"photos"' --gin.INPUTS='["*.tar"]' --gin.OUTPUT='"corpora/image"'
+
+Reads WebDataset tars and folders of JPEG, PNG and WebP; a document keeps the encoded file as it came, its caption as text, its size and format as
+metadata. Pictures that are the same byte for byte are one.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gin
+
+from pipelines.deduplication import ExactDuplicates, bytes_key
+from pipelines.filters.datacomp_basic import DataCompBasic
+from pipelines.filters.still_image import StillImage
+from pipelines.media.measures import MeasureImage
+from pipelines.media_job import MediaJob
+from pipelines.sandbox import Sandbox
+from pipelines.sink import WriteCorpus
+from pipelines.stages import Apply, Check
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job(MediaJob):
+    """See MediaJob for what can be configured."""
+
+    measure: MeasureImage = MeasureImage()
+    limits: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=2 << 30)
+    rules: Sequence[Any] = (StillImage(), DataCompBasic())
+
+    modality: ClassVar[str] = "image"
+
+    def build(self, pipeline, staging):
+        elements = pipeline | self.read() | Apply("decode", self.measure, self.limits)
+        for rule in self.rules:
+            elements |= Check(rule)
+        return (elements, elements | ExactDuplicates(bytes_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

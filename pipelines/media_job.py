@@ -1,0 +1,36 @@
+"""What the image, audio and video jobs share: samples as their source, a measuring stage in the sandbox, a list of rules."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pipelines.job import RefineJob
+from pipelines.samples import Samples
+from pipelines.sandbox import Sandbox
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MediaJob(RefineJob):
+    """Media files with sidecars -> corpus.
+
+    max_bytes: of one media file. limits: of decoding one file. rules: filters, in order, over what was measured.
+    """
+
+    max_bytes: int = 64 << 20
+    limits: Sandbox = Sandbox()
+    rules: Sequence[Any] = ()
+
+    modality: ClassVar[str] = "image"
+
+    def source(self) -> Samples:
+        return Samples(self.name, self.input_root, tuple(self.inputs), self.modality, self.max_bytes)
+
+    def input_state(self) -> dict[str, Any]:
+        """As of every job, and the same of the sidecars, which need not match `inputs` themselves."""
+        state, source = super().input_state(), self.source()
+        for uri in source.files():
+            for path in source.sidecars(uri).values():
+                status = os.stat(path)
+                state["files"].setdefault(source.relative(path).encode("utf-8", "backslashreplace").decode(), [status.st_size, status.st_mtime_ns])
+        return state

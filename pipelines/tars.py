@@ -1,0 +1,151 @@
+"""A tar reader for archives that nobody vouches for.
+
+Python's `tarfile` gives an archive up at its first bad header, follows its sizes and trusts its names. Here an archive is a stream of members and
+faults: after a bad header the reader looks for the next header with a right checksum, a size that does not fit is a fault and not an
+allocation, nothing is ever written anywhere, and links, devices and pipes are named, not followed. Reads GNU, POSIX (pax) and old tar,
+uncompressed, one member in memory at a time.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import BinaryIO
+
+BLOCK = 512
+_MAX_EXTENDED = 1 << 20  # a long name or a pax header
+_REGULAR = (b"0", b"\0", b"7")
+_DIRECTORY, _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS = b"5", b"L", b"K", b"x", b"g", b"X"
+_KINDS = {b"1": "hard link", b"2": "symbolic link", b"3": "character device", b"4": "block device", b"6": "FIFO", b"S": "sparse file"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A regular file of the archive: its name as stored, its content, the byte at which its header starts."""
+
+    name: str
+    data: bytes
+    offset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What could not be read: error is a short stable kind; name is empty where no member can be named.
+
+    Kinds: empty, bad_header, truncated, too_large, not_a_file, no_end_of_archive.
+    """
+
+    error: str
+    message: str
+    offset: int
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    name: str
+    size: int
+    kind: bytes
+
+
+def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fault]:
+    """The members of a seekable archive, in order, and its faults where they stand. A member of more than `max_member_bytes` is a fault."""
+    total = file.seek(0, 2)
+    if total == 0:
+        yield Fault("empty", "zero bytes", 0)
+        return
+    position, zeros, lost = 0, 0, False
+    extended: dict[str, str] = {}
+    while position < total:
+        file.seek(position)
+        block = file.read(BLOCK)
+        if len(block) < BLOCK:
+            if block.strip(b"\0") and not lost:
+                yield Fault("truncated", f"{len(block)} bytes after the last whole block", position)
+                return
+            break
+        if not block.strip(b"\0"):
+            position, zeros = position + BLOCK, zeros + 1
+            continue
+        header = _parse(block)
+        if header is None:
+            if not lost:
+                yield Fault("bad_header", "no tar header with a right checksum here; looked for the next one", position)
+            position, zeros, lost, extended = position + BLOCK, 0, True, {}
+            continue
+        start, zeros = position, 0
+        name, size = extended.get("path", header.name), header.size
+        if header.kind not in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS):
+            size = _decimal(extended.get("size"), size)
+            extended = {}
+        if header.kind not in _REGULAR and header.kind not in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS, b"S"):
+            size = 0  # what a link or a directory claims to hold is not there
+        end = position + BLOCK + size
+        if end > total:
+            yield Fault("truncated", f"claims {size} bytes, {total - position - BLOCK} are left", start, name)
+            position, lost = position + BLOCK, True
+            continue
+        position, lost = position + BLOCK + -(-size // BLOCK) * BLOCK, False
+        if header.kind in (_LONG_NAME, _PAX):
+            if size > _MAX_EXTENDED:
+                yield Fault("bad_header", f"an extended header of {size} bytes", start)
+                continue
+            content = file.read(size)
+            extended.update(_pax(content) if header.kind == _PAX else {"path": _text(content.rstrip(b"\0"))})
+        elif header.kind in (_LONG_LINK, _PAX_GLOBAL, _SOLARIS, _DIRECTORY):
+            continue
+        elif header.kind not in _REGULAR:
+            yield Fault("not_a_file", _KINDS.get(header.kind, f"member of type {header.kind!r}"), start, name)
+        elif size > max_member_bytes:
+            yield Fault("too_large", f"{size} bytes, more than {max_member_bytes}", start, name)
+        else:
+            yield Member(name, file.read(size), start)
+    if zeros == 0 and not lost:
+        yield Fault("no_end_of_archive", "ends without the empty blocks that end an archive: what followed is lost", total)
+
+
+def _parse(block: bytes) -> _Header | None:
+    """The fields of a header block, or None if its checksum (either of the two in use) or its numbers are wrong."""
+    stored = _number(block[148:156])
+    blanked = block[:148] + b" " * 8 + block[156:]
+    if stored is None or stored not in (sum(blanked), sum(b - 256 if b > 127 else b for b in blanked)):
+        return None
+    size = _number(block[124:136])
+    if size is None or size < 0:
+        return None
+    name = _text(block[:100].split(b"\0", 1)[0])
+    if block[257:263] == b"ustar\0" and block[345] != 0:
+        name = _text(block[345:500].split(b"\0", 1)[0]) + "/" + name
+    return _Header(name, size, block[156:157])
+
+
+def _number(field: bytes) -> int | None:
+    """Octal digits, or base 256 where the first byte says so (GNU)."""
+    if field[0] in (0x80, 0xFF):
+        value = int.from_bytes(field[1:], "big")
+        return value if field[0] == 0x80 else value - (1 << (8 * (len(field) - 1)))
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    try:
+        return int(digits, 8) if digits else 0
+    except ValueError:
+        return None
+
+
+def _pax(content: bytes) -> dict[str, str]:
+    """`LENGTH KEY=VALUE newline` records, as far as they make sense."""
+    found, position = {}, 0
+    while position < len(content):
+        digits, _, rest = content[position : position + 24].partition(b" ")
+        if not digits.isdigit() or not 0 < int(digits) <= len(content) - position:
+            break
+        key, equals, value = content[position + len(digits) + 1 : position + int(digits) - 1].partition(b"=")
+        if equals and key in (b"path", b"size"):
+            found[key.decode()] = _text(value)
+        position += int(digits)
+    return found
+
+
+def _decimal(text: str | None, default: int) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else default
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

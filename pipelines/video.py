@@ -1,0 +1,40 @@
+"""The video job: films with titles or captions -> corpus.
+
+    castor data video --gin.INPUT_ROOT='"films"' --gin.INPUTS='["*"]' --gin.OUTPUT='"corpora/video"'
+
+Reads folders and WebDataset tars of MP4, WebM, Matroska and Ogg; a document keeps the container as it came, the title and the captions as text, duration,
+size and motion as metadata. All of a film is decoded here once, so that what is in the corpus is known to be whole. Films that are the
+same byte for byte are one.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gin
+
+from pipelines.deduplication import ExactDuplicates, bytes_key
+from pipelines.filters.clip_quality import ClipQuality
+from pipelines.media.measures import MeasureClip
+from pipelines.media_job import MediaJob
+from pipelines.sandbox import Sandbox
+from pipelines.sink import WriteCorpus
+from pipelines.stages import Apply, Check
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job(MediaJob):
+    """See MediaJob for what can be configured."""
+
+    measure: MeasureClip = MeasureClip()
+    limits: Sandbox = Sandbox(cpu_seconds=300.0, memory_bytes=3 << 30)
+    rules: Sequence[Any] = (ClipQuality(),)
+
+    modality: ClassVar[str] = "video"
+
+    def build(self, pipeline, staging):
+        elements = pipeline | self.read() | Apply("decode", self.measure, self.limits)
+        for rule in self.rules:
+            elements |= Check(rule)
+        return (elements, elements | ExactDuplicates(bytes_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
