@@ -235,7 +235,7 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
     """
     manifest = dict(manifest)
     shard_files = set(_shard_paths(manifest))
-    staged = set(_walk(staging_dir))
+    staged = set(list_paths(staging_dir))
     if missing := sorted(shard_files - staged):
         raise CacheError(f"staging directory {staging_dir} lacks {missing[0]}.", "Run the job again.")
     for split in manifest["splits"].values():
@@ -250,7 +250,7 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
         if "/" in name:
             storage.makedirs(storage.join(output_dir, name.rpartition("/")[0]))
         storage.rename(storage.join(staging_dir, name), storage.join(output_dir, name))
-    for name in _walk(output_dir):
+    for name in list_paths(output_dir):
         own = _OWN_LINEAGE_FILE.match(name.removeprefix("lineage/")) if name.startswith("lineage/") else _OWN_FILE.match(name)
         if own and name not in staged:
             storage.remove(storage.join(output_dir, name))
@@ -281,7 +281,7 @@ def invalidate(output_dir: str) -> None:
 
 def info(manifest: Mapping[str, Any], split: str) -> dict[str, Any]:
     """What SeqIO reads of a cached split: number of shards, and shape and dtype of each feature."""
-    features = {name: {"shape": _shape(spec), "dtype": spec["dtype"]} for name, spec in manifest["features"].items()}
+    features = {name: {"shape": shape_of(spec), "dtype": spec["dtype"]} for name, spec in manifest["features"].items()}
     return {"num_shards": len(manifest["splits"][split]["shards"]), "features": features, "seqio_version": _SEQIO_VERSION}
 
 
@@ -328,7 +328,7 @@ def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -
         integer = dtype.kind == "i"
         empty_list = array.size == 0 and array.ndim == 1
         fits = empty_list or (array.dtype.kind in "iub" if integer else array.dtype.kind == "f")
-        if not fits or array.ndim != spec["rank"] or any(w is not None and w != g for w, g in zip(_shape(spec)[1:], array.shape[1:])):
+        if not fits or array.ndim != spec["rank"] or any(w is not None and w != g for w, g in zip(shape_of(spec)[1:], array.shape[1:])):
             raise CacheError(f"document {record.id} ({record.source}): feature {name!r} is {array.dtype}{list(array.shape)}, declared as {spec}.")
         if integer and array.size and not np.iinfo(dtype).min <= int(array.min()) <= int(array.max()) <= np.iinfo(dtype).max:
             raise CacheError(f"document {record.id} ({record.source}): feature {name!r} holds values that are no {dtype}.")
@@ -340,7 +340,7 @@ def _is_tokens(spec: Mapping[str, Any]) -> bool:
     return spec["dtype"] in ("int32", "int64") and spec["rank"] == 1
 
 
-def _shape(spec: Mapping[str, Any]) -> list[int | None]:
+def shape_of(spec: Mapping[str, Any]) -> list[int | None]:
     return list(spec["shape"]) if "shape" in spec else [None] * spec["rank"]
 
 
@@ -371,7 +371,7 @@ def _write(path: str, data: bytes) -> str:
         return file.hexdigest()
 
 
-def _walk(directory: str) -> list[str]:
+def list_paths(directory: str) -> list[str]:
     """Names of the files of a cache, relative to it, one folder deep, without hidden ones."""
     names = []
     for name in storage.list_files(directory):
@@ -563,7 +563,7 @@ class CacheReader:
         result = {}
         for name, spec in self.manifest.features.items():
             array = arrays.get(name, np.zeros(0, np.int64))
-            shape = [int(lengths[name]), *_shape(spec)[1:]] if spec["rank"] else []
+            shape = [int(lengths[name]), *shape_of(spec)[1:]] if spec["rank"] else []
             dtype = np.dtype(_DTYPES[spec["dtype"]])
             if array.dtype.kind == "O" or None in shape[1:] or array.size != int(np.prod(shape)):
                 raise CacheError(f"{path} record {row}: feature {name!r} has {array.size} values, the sidecar says {shape}.", _REMAKE)

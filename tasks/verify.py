@@ -1,0 +1,180 @@
+"""Is a task cache exactly what was written? Names every file that is not, and why.
+
+The quick check looks at names and sizes. The deep check, the default, reads every byte: checksums of all files, the CRC of every record, and that
+sidecar, lineage, order, token counts and vocabulary range say what the records say. It never stops at the first problem.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks import cache, hashing, records, storage
+from tasks.errors import CacheError
+
+_MAX_PER_FILE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one file. kind: missing, stale, cut, checksum, record, sidecar, lineage, order, vocabulary, stats or manifest."""
+
+    file: str
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind}: {self.message}"
+
+
+def verify(directory: str, deep: bool = True) -> list[Problem]:
+    """All problems of a cache, sorted by file; empty if it is sound. directory: of one cache. deep: read every byte."""
+    try:
+        manifest = cache.load_manifest(directory)
+    except CacheError as error:
+        return [Problem(cache.MANIFEST, "manifest", str(error))]
+    problems = [*_manifest(manifest), *_presence(manifest)]
+    for split in manifest.splits:
+        for number, shard in enumerate(manifest.shards(split)):
+            problems += _limited(_shard(manifest, split, number, shard, deep))
+    for name, digest in sorted(manifest.data.get("files", {}).items()):
+        problems += _checksum(directory, name, digest) if deep else ()
+    return sorted(set(problems), key=_by_file)
+
+
+def _by_file(problem: Problem):
+    return problem.file, problem.kind, problem.message
+
+
+def _limited(problems: Iterator[Problem]) -> Iterator[Problem]:
+    seen: dict[tuple[str, str], int] = {}
+    for problem in problems:
+        count = seen[problem.file, problem.kind] = seen.get((problem.file, problem.kind), 0) + 1
+        if count <= _MAX_PER_FILE:
+            yield problem
+    for (file, kind), count in seen.items():
+        if count > _MAX_PER_FILE:
+            yield Problem(file, kind, f"~ and {count - _MAX_PER_FILE} more of this kind")
+
+
+def _manifest(manifest: cache.Manifest) -> Iterator[Problem]:
+    if manifest.data.get("checksum") != cache.checksum(manifest.data):
+        yield Problem(cache.MANIFEST, "checksum", "it is not as it was written: its own checksum differs")
+    for split in manifest.splits:
+        for name, expected in (
+            (f"info.{split}.json", cache.info(manifest.data, split)),
+            (f"stats.{split}.json", cache.stats(manifest.shards(split), manifest.features)),
+        ):
+            path = storage.join(manifest.directory, name)
+            if storage.exists(path):
+                text = json.dumps(expected, sort_keys=True, indent=2) + "\n"
+                if storage.read_bytes(path) != text.encode():
+                    yield Problem(name, "stats", "it does not say what the manifest says")
+    completed = storage.join(manifest.directory, cache.COMPLETED)
+    if storage.exists(completed) and storage.size(completed):
+        yield Problem(cache.COMPLETED, "checksum", "it should be empty")
+
+
+def _presence(manifest: cache.Manifest) -> Iterator[Problem]:
+    expected = set(manifest.paths())
+    present = set(cache.list_paths(manifest.directory))
+    for name in sorted(expected - present):
+        yield Problem(name, "missing", "the manifest lists it; make the cache again with castor data tokenize")
+    for name in sorted(present - expected - {cache.MANIFEST}):
+        yield Problem(name, "stale", "the manifest does not list it; remove it")
+    for name in storage.list_files(manifest.directory):
+        if name.startswith(cache.STAGING_PREFIX):
+            yield Problem(name, "stale", "a killed run left it (or one is writing now); the next run removes it")
+
+
+def _shard(manifest: cache.Manifest, split: str, number: int, shard: Mapping[str, Any], deep: bool) -> Iterator[Problem]:
+    directory, name = manifest.directory, shard["file"]
+    path, index_name = storage.join(directory, name), name + ".idx"
+    lineage_name = cache.lineage_file(split, number, len(manifest.shards(split)))
+    sound = storage.exists(path)
+    if sound and storage.size(path) != shard["bytes"]:
+        yield Problem(name, "cut" if storage.size(path) < shard["bytes"] else "checksum", f"{storage.size(path)} bytes; the manifest says {shard['bytes']}")
+    index = lineage = None
+    if storage.exists(storage.join(directory, index_name)):
+        try:
+            index = cache.load_index(storage.join(directory, index_name), manifest.features, shard["records"])
+        except CacheError as error:
+            yield Problem(index_name, "sidecar", str(error))
+    if not deep:
+        return
+    if sound:
+        yield from _checksum(directory, name, shard["sha256"])
+    if storage.exists(storage.join(directory, index_name)):
+        yield from _checksum(directory, index_name, shard["idx_sha256"])
+    if storage.exists(storage.join(directory, lineage_name)):
+        yield from _checksum(directory, lineage_name, shard["lineage_sha256"])
+        try:
+            lineage = cache.load_lineage(storage.join(directory, lineage_name), shard["records"])
+        except CacheError as error:
+            yield Problem(lineage_name, "lineage", str(error))
+    if lineage is not None:
+        yield from _order(manifest, split, number, lineage_name, lineage["id"].to_pylist())
+    if sound:
+        yield from _records(manifest, shard, storage.map_bytes(path), index)
+
+
+def _checksum(directory: str, name: str, expected: str) -> Iterator[Problem]:
+    path = storage.join(directory, name)
+    if storage.exists(path) and storage.sha256(path) != expected:
+        yield Problem(name, "checksum", "its SHA-256 is not the manifest's: the file was changed or damaged")
+
+
+def _order(manifest: cache.Manifest, split: str, number: int, name: str, ids: list[str]) -> Iterator[Problem]:
+    """Ids must be in the order, and in the shard, that the seed gives them."""
+    shards, previous = len(manifest.shards(split)), None
+    for row, document in enumerate(ids):
+        try:
+            place = hashing.record_hash(manifest.seed, document)
+        except (ValueError, TypeError):
+            yield Problem(name, "lineage", f"row {row}: {document!r} is no document id")
+            continue
+        if hashing.shard_of(place, shards) != number:
+            yield Problem(name, "order", f"row {row}: document {document} belongs to another shard")
+        if previous is not None and (place, document) <= previous:
+            yield Problem(name, "order", f"row {row}: document {document} stands out of order or twice")
+        previous = (place, document)
+
+
+def _records(manifest: cache.Manifest, shard: Mapping[str, Any], data: memoryview, index: np.ndarray | None) -> Iterator[Problem]:
+    name = shard["file"]
+    size = int(manifest.vocabulary.get("size", 0) or 0)
+    tokens = dict.fromkeys(manifest.features, 0)
+    count, reader = 0, records.iterate_records(data, name)
+    while True:
+        try:
+            offset, payload = next(reader)
+        except StopIteration:
+            break
+        except CacheError as error:
+            yield Problem(name, "record", f"record {count}: {error.what}")
+            return
+        try:
+            arrays = records.decode_example(payload, f"{name} record {count}")
+        except CacheError as error:
+            yield Problem(name, "record", error.what)
+            arrays = {}
+        if index is not None and count < len(index) and int(index["offset"][count]) != offset:
+            yield Problem(name + ".idx", "sidecar", f"record {count} starts at byte {offset}, not {int(index['offset'][count])}")
+        for feature, spec in manifest.features.items():
+            array = arrays.get(feature, np.zeros(0, np.int64))
+            width = int(np.prod([w for w in cache.shape_of(spec)[1:]])) if spec["rank"] > 1 else 1
+            length = array.size // max(width, 1)
+            tokens[feature] += length
+            if index is not None and count < len(index) and int(index[feature][count]) != length:
+                yield Problem(name + ".idx", "sidecar", f"record {count} has {length} of {feature}, not {int(index[feature][count])}")
+            outside = feature == "targets" and size and array.size and array.dtype.kind == "i" and not 0 <= array.min() <= array.max() < size
+            if outside:
+                yield Problem(name, "vocabulary", f"record {count}: tokens from {array.min()} to {array.max()}; the vocabulary ends at {size - 1}")
+        count += 1
+    if count != shard["records"]:
+        yield Problem(name, "record", f"{count} records; the manifest says {shard['records']}")
+    for feature, total in tokens.items():
+        if total != shard["tokens"][feature]:
+            yield Problem(name, "stats", f"{total} of {feature} in all; the manifest says {shard['tokens'][feature]}")
