@@ -1,9 +1,9 @@
 """Sound as a log-mel spectrogram and back.
 
-16 kHz mono, windows of 25 ms every 10 ms, 80 mel bands: the front end of Whisper (Radford et al., arXiv 2212.04356), with Slaney's mel scale and
-area-normalized triangles as librosa has them. A frame's levels are decibels below a full-scale sine, from FLOOR_DB up to FLOOR_DB + RANGE_DB. Back to a
-waveform goes by Griffin and Lim (1984) with the momentum of Perraudin et al. (2013). Plain numpy, in blocks, so that an hour takes no more
-memory than a minute beside its own samples. This file knows samples, not files.
+16 kHz mono, windows of 25 ms every 10 ms, 80 mel bands: the front end of Whisper (Radford et al., arXiv 2212.04356), with Slaney's mel scale
+and area-normalized triangles as librosa has them. A frame's levels are decibels below a full-scale sine, from FLOOR_DB up to FLOOR_DB +
+RANGE_DB. The way back to a waveform is Griffin and Lim's (1984) with the momentum of Perraudin et al. (2013). Plain numpy, in blocks, so that an
+hour takes no more memory than a minute beside its own samples. This file knows samples, not files.
 """
 
 import functools
@@ -33,7 +33,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     waveform = np.asarray(waveform, np.float32).ravel()
     frames = frames_for(len(waveform))
     result = np.empty((frames, BANDS), np.float32)
-    window, bank = _window(), mel_bank().T
+    window, bank = _window(), mel_bank().T.astype(np.float64)
     for start in range(0, frames, _BLOCK):
         stop = min(start + _BLOCK, frames)
         first, last = start * HOP - _PAD, (stop - 1) * HOP - _PAD + WINDOW
@@ -44,7 +44,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
         windows = np.lib.stride_tricks.sliding_window_view(piece, WINDOW)[::HOP] * window
         spectrum = np.fft.rfft(windows, FFT, axis=1)
         power = spectrum.real**2 + spectrum.imag**2
-        result[start:stop] = 10 * np.log10(np.maximum(power @ bank, 10 ** (FLOOR_DB / 10)))
+        result[start:stop] = 10 * np.log10(np.maximum(power.astype(np.float64) @ bank, 10 ** (FLOOR_DB / 10)))
     return np.clip(result, FLOOR_DB, FLOOR_DB + RANGE_DB)
 
 
@@ -67,7 +67,7 @@ def waveform_of(levels_db: np.ndarray, iterations: int = 60) -> np.ndarray:
 
 @functools.cache
 def mel_bank() -> np.ndarray:
-    """Triangles of Slaney's Auditory Toolbox (1998): float32 [80, 257], of unit area over the band, scaled so that a full-scale sine stays below 0 dB."""
+    """Triangles of Slaney's Auditory Toolbox (1998): float32 [80, 257], of equal area, scaled so that a full-scale sine stays at or below 0 dB."""
     corners = _hertz(np.linspace(_mel(0.0), _mel(SAMPLE_RATE / 2), BANDS + 2))
     hertz = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
     rising = (hertz - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
@@ -91,7 +91,7 @@ def _window() -> np.ndarray:
 
 
 def _linear_power(mel_power: np.ndarray) -> np.ndarray:
-    """The non-negative spectrum [T, 257] with these mel powers, by multiplicative updates (Lee and Seung, 2001), which keep it non-negative."""
+    """The non-negative spectrum [T, 257] nearest to these mel powers, by the multiplicative updates of Lee and Seung (2001)."""
     bank = mel_bank()
     estimate = mel_power @ (bank / bank.sum(axis=1, keepdims=True) / np.maximum(bank.sum(axis=0), 1e-12))
     numerator = mel_power @ bank

@@ -4,15 +4,15 @@
 
     patch       the array is cut into patches (8x8 RGB pixels; a few frames of a log-mel), each a vector of 8-bit levels
     project     onto the principal components of such vectors
-    quantize    each component to its own few levels: finite scalar quantization (Mentzer et al., arXiv 2309.15505). The levels a component gets
-                are the allocation of least squared error under the code budget (exact, by dynamic programming), and they stand where the
+    quantize    each component to its own few levels: finite scalar quantization (Mentzer et al., arXiv 2309.15505). How many levels each gets
+                is the allocation of least squared error under the code budget (exact, by dynamic programming), and they stand where the
                 sample's distribution wants them (Lloyd 1982): the bounding function of FSQ, fitted instead of tanh
     code        the mixed-radix number of the levels; one integer a patch
     reconstruct by a linear map of the levels of the patch and of its eight neighbours: the least-squares estimate of the pixels, which
                 smooths the seams and is worth 0.4 to 0.8 dB over looking at the patch alone
 
-Everything that is fitted comes from sums over the sample (`Fitting`), all integers, so they can be taken anywhere in any order and give the same
-codec. The codec's own arithmetic is integer too (held in float64, exact below 2^53): codes and pixels are the same on every machine.
+Everything that is fitted comes from sums over the sample (`Fitting`), all integers, so they can be taken anywhere in any order and give the
+same codec. The codec's own arithmetic is integer too (held in float64, exact below 2^53): codes and pixels are the same on every machine.
 """
 
 import abc
@@ -74,16 +74,20 @@ class Codec(abc.ABC):
     def from_bytes(data: bytes, name: str = "codec") -> "Codec":
         """The codec in the bytes of an .npz file; `name` is what an error calls it."""
         try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if bad := archive.testzip():
+                    raise ValueError(f"bad checksum of {bad}")
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
             kind = str(arrays.pop("kind"))
             if kind != PatchCodec.kind:
                 raise ValueError(f"unknown codec kind {kind!r}")
             return PatchCodec.from_arrays(arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, OverflowError) as error:
+        except _DAMAGE as error:
             raise VocabularyError(f"codec {name} is damaged: {type(error).__name__}: {error}.", _REMEDY) from error
 
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _REMEDY = "Make the vocabulary again with castor data vocabulary."
 
 
@@ -170,19 +174,19 @@ class PatchCodec(Codec):
             raise ValueError("patch or range out of bounds")
         if not 1 <= codec.num_codes <= MAX_CODES or (codec.levels < 2).any() or (codec.levels > most).any():
             raise ValueError("levels out of bounds")
-        if float(np.prod(codec.levels.astype(np.float64))) > codec.num_codes or (np.diff(codec.thresholds, axis=1) < 0).any():
+        if float(np.prod(codec.levels.astype(np.float64))) > codec.num_codes or (codec.thresholds[:, 1:] < codec.thresholds[:, :-1]).any():
             raise ValueError("levels and codes disagree")
         return codec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitting:
-    """A PatchCodec in the making. Three times: take `measure(array)` of every array of the sample, add the results up with `merge`, `advance(total)`.
+    """A PatchCodec in the making. Three times: `measure(array)` every array of the sample, add the results up with `merge`, `advance(total)`.
 
     moments -> components -> histograms of the projections -> levels -> products of reconstructed and true vectors -> the codec
 
-    What is measured is always a tuple of int64 arrays of fixed shapes, so adding is associative to the last bit and the sample can be spread over
-    any number of workers.
+    What is measured is always a tuple of int64 arrays of fixed shapes, so adding is associative to the last bit and the sample can be spread
+    over any number of workers.
     """
 
     patch: tuple[int, int, int]
@@ -292,7 +296,7 @@ def fit(arrays: Sequence[np.ndarray], patch: tuple[int, int, int], num_codes: in
 
 
 def allocate(errors: Sequence[Sequence[float]], num_codes: int) -> tuple[int, ...]:
-    """Levels for each component whose product is at most `num_codes` and whose summed error is least. `errors[k][n - 1]` is component k's at n levels.
+    """Levels of each component, their product at most `num_codes`, their summed error least. `errors[k][n - 1]` is component k's at n levels.
 
     Exact: the codes left after some components are num_codes // n1 // n2 ... = num_codes // (n1 n2 ...), of which there are few.
     """

@@ -1,7 +1,7 @@
 """Pictures as grids of patches: how large a picture the model sees, and how it is brought to that size.
 
-Resolution is variable: the grid follows the picture's own shape, as large as a budget of tokens and the picture's own size allow, and the stream
-tells height and width. Nothing is cropped, and a picture is enlarged only to reach one patch. This file knows pixels, not files.
+Resolution is variable: the grid follows the picture's own shape, as large as a budget of tokens and the picture's own size allow, and the
+stream tells height and width. Nothing is cropped, and a side is enlarged by less than a patch. This file knows pixels, not files.
 """
 
 import math
