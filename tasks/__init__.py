@@ -23,6 +23,7 @@ _HOMES = {
     "Span": "tasks.lineage",
     "Vocabulary": "tasks.vocabulary",
     "find_caches": "tasks.catalog",
+    "find_vocabulary": "tasks.catalog",
     "load_manifest": "tasks.cache",
     "resolve_mixture": "tasks.catalog",
 }

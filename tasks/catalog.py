@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import gin
 
 from tasks import cache, storage
-from tasks.errors import CacheError, ConfigurationError
+from tasks.errors import CacheError, ConfigurationError, VocabularyError
 
 _MAX_DEPTH = 4
 
@@ -135,3 +135,29 @@ def _from_gin(name: str) -> Mixture | None:
         return None
     with gin.config_scope(name):
         return Mixture()
+
+
+def find_vocabulary(manifest: cache.Manifest) -> str:
+    """The directory of the vocabulary that a cache was made with.
+
+    Looked for where the manifest says, then under the same name beside the cache and its two parent folders, so that a copied output
+    folder still finds its own. Raises VocabularyError if it is nowhere, or if what lies there is another vocabulary.
+    """
+    wanted, path = manifest.vocabulary.get("fingerprint", ""), str(manifest.vocabulary.get("path", ""))
+    name = os.path.basename(path.rstrip("/")) or "vocabulary"
+    around = (storage.join(manifest.directory, *([".."] * up), name) for up in range(3))
+    other = ""
+    for candidate in (path, *around):
+        if candidate and storage.exists(storage.join(candidate, cache.MANIFEST)):
+            try:
+                found = storage.read_json(storage.join(candidate, cache.MANIFEST)).get("vocabulary_fingerprint")
+            except (ValueError, OSError, AttributeError):
+                found = None
+            if found == wanted:
+                return os.path.normpath(candidate)
+            other = other or candidate
+    if other:
+        raise VocabularyError(
+            f"{other} is not the vocabulary {wanted[:12]} that cache {manifest.directory} was made with.", "Tokenize the corpus again, or point to its own."
+        )
+    raise VocabularyError(f"the vocabulary of cache {manifest.directory} is not at {path or 'any path: its manifest names none'}.", "Put it back there.")
