@@ -1,0 +1,77 @@
+"""`castor train`: parses the gin configuration into a `train.loop.Run` and runs it.
+
+JAX is imported only here and after the number of virtual CPU devices is set, which it reads once.
+"""
+
+import argparse
+import os
+import re
+
+from tasks import configuration
+from tasks.configuration import Flags
+from tasks.errors import ConfigurationError
+
+GIN_FILES = ("models/tiny.gin", "runs/pretrain.gin")
+_REQUIRED = {
+    "MODEL": "--gin_file=models/tiny.gin binds it",
+    "MIXTURE_OR_TASK_NAME": "a mixture bound in gin, a task in TASKS_DIR, or the directory of a task cache",
+    "MODEL_DIR": "where the run is kept: --gin.MODEL_DIR='\"model\"'",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_device_arguments(parser)
+    group = parser.add_argument_group("several processes (one a host); given by the launcher, found out by itself on TPU pods and SLURM")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what JAX runs on."""
+    parser.add_argument("--cpu_devices", type=int, metavar="N", help="run on N virtual CPU devices (for trying meshes without accelerators)")
+
+
+def run(arguments: argparse.Namespace, flags: Flags) -> int:
+    start_jax(arguments)
+    from train import loop
+
+    loop.train(make_run(flags.or_files(*GIN_FILES)))
+    return 0
+
+
+def start_jax(arguments: argparse.Namespace) -> None:
+    """Sets what JAX reads when it starts, and joins the other processes where there are some."""
+    if arguments.cpu_devices is not None:
+        if arguments.cpu_devices < 1:
+            raise ConfigurationError(f"--cpu_devices={arguments.cpu_devices}.", "Give a positive number.")
+        rest = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+        os.environ["XLA_FLAGS"] = f"{rest} --xla_force_host_platform_device_count={arguments.cpu_devices}".strip()
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    coordinator = getattr(arguments, "coordinator", None)
+    if (arguments.cpu_devices or 1) > 1 or coordinator:
+        # With several CPU devices, collectives of two steps in flight can wait for each other for ever.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if coordinator:
+        if arguments.num_processes is None or arguments.process_id is None:
+            raise ConfigurationError("--coordinator needs --num_processes and --process_id.", "Give all three.")
+        jax.distributed.initialize(coordinator, arguments.num_processes, arguments.process_id)
+
+
+def make_run(flags: Flags):
+    """The `train.loop.Run` that gin files and bindings describe. Raises ConfigurationError for what they leave open or misname."""
+    import train.loop
+
+    configuration.parse(flags)
+    if not any(configuration.macro(name) is None for name in _REQUIRED):
+        return train.loop.Run()
+    if not _binds_run(flags):
+        raise ConfigurationError(f"{', '.join(flags.files)} binds no train.loop.Run.", "Add --gin_file=runs/pretrain.gin.")
+    missing = next(name for name in _REQUIRED if configuration.macro(name) is None)
+    raise ConfigurationError(f"gin macro {missing} is not bound in {', '.join(flags.files)} or on the command line.", f"It is {_REQUIRED[missing]}.")
+
+
+def _binds_run(flags: Flags) -> bool:
+    return any("train.loop.Run." in text for text in configuration.texts(flags.files, flags.search_paths))

@@ -1,0 +1,133 @@
+"""Small real task caches and a small real vocabulary, written once a session, and a `castor` to run on them."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tasks
+from tasks import audio, cache, codecs, hashing, sentencepieces, streams
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+SEED = 3
+WORDS = "the a red blue square circle on under big small house tree runs sees and then one two three".split()
+
+
+def text(random: np.random.Generator, words: int = 30) -> str:
+    return " ".join(random.choice(WORDS, words))
+
+
+def picture(random: np.random.Generator) -> np.ndarray:
+    """A plain background with one plain square: uint8 [32, 32, 3]."""
+    pixels = np.broadcast_to(random.integers(0, 256, 3), (32, 32, 3)).astype(np.uint8)
+    row, column = random.integers(0, 16, 2)
+    pixels[row : row + 16, column : column + 16] = random.integers(0, 256, 3)
+    return pixels
+
+
+def document_id(name: str, number: int) -> str:
+    return hashlib.blake2b(f"{name} {number}".encode(), digest_size=16).hexdigest()
+
+
+def write_cache(directory, name: str, vocabulary: dict, documents: dict[str, list[list[int]]], num_shards: int = 2) -> None:
+    """A task cache by the real writer; documents: split -> ids of each document."""
+    staging = cache.begin(str(directory))
+    entries = []
+    for split, streams_of_ids in documents.items():
+        shards: list[list[cache.Record]] = [[] for _ in range(num_shards)]
+        for number, ids in enumerate(streams_of_ids):
+            record = cache.Record(document_id(f"{name} {split}", number), f"{name}.jsonl#line={number}", {"targets": np.array(ids, np.int32)})
+            shards[hashing.shard_of(hashing.record_hash(SEED, record.id), num_shards)].append(record)
+        entries += [cache.write_shard(staging, split, i, num_shards, records, cache.TARGETS, seed=SEED) for i, records in enumerate(shards)]
+    manifest = cache.build_manifest(name=name, modality="text", entries=entries, features=cache.TARGETS, seed=SEED, vocabulary=vocabulary)
+    cache.commit(staging, str(directory), manifest)
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> tasks.Vocabulary:
+    random = np.random.default_rng(0)
+    model = sentencepieces.train([text(random, 200) for _ in range(5)], sentencepieces.MIN_PIECES)
+    image_codec = codecs.fit([picture(random) for _ in range(20)], (8, 8, 3), 64)
+    audio_codec = codecs.fit([random.normal(-50, 10, (40, 80))], (streams.AUDIO_FRAMES, 80, 1), 16, audio.FLOOR_DB, audio.STEP_DB)
+    return tasks.Vocabulary(model, image_codec, audio_codec)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, vocabulary) -> pathlib.Path:
+    """A folder with vocabulary/ and tasks/{words,counts,pictures}: three domains that a small model can learn."""
+    root = tmp_path_factory.mktemp("world")
+    vocabulary.save(str(root / "vocabulary"))
+    told = {"path": str(root / "vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
+    random = np.random.default_rng(1)
+
+    def words(count):
+        return [streams.text_document(vocabulary, text(random)) for _ in range(count)]
+
+    def counts(count):
+        starts = random.integers(0, 40, count)
+        return [[*(vocabulary.text_range.start + 20 + (start + np.arange(30)) % 40).tolist(), 1] for start in starts]
+
+    def pictures(count):
+        return [streams.described_document(vocabulary, document_id("p", i), text(random, 4), vocabulary.encode_image(picture(random), 16)) for i in range(count)]
+
+    for name, make in (("words", words), ("counts", counts), ("pictures", pictures)):
+        write_cache(root / "tasks" / name, name, told, {"train": make(120), "validation": make(12)})
+    return root
+
+
+@dataclasses.dataclass
+class Castor:
+    """Runs castor's own main in this process."""
+
+    world: pathlib.Path
+
+    def bindings(self, model_dir, **macros) -> list[str]:
+        """The gin flags of a small run over the world's three tasks."""
+        bound = {
+            "MIXTURE_OR_TASK_NAME": "three",
+            "TASKS_DIR": str(self.world / "tasks"),
+            "MODEL_DIR": str(model_dir),
+            "TASK_FEATURE_LENGTHS": {"targets": 64},
+            "BATCH_SIZE": 4,
+            "TRAIN_STEPS": 6,
+            "WARMUP_STEPS": 5,
+            "EVAL_STEPS": 1,
+            "three/tasks.Mixture.components": {"words": 2, "counts": 1, "pictures": 1},
+            "Transformer.embed": 32,
+            "Transformer.layers": 2,
+            "Transformer.head_dim": 8,
+            "Transformer.mlp": 64,
+            **macros,
+        }
+        files = ["--gin_file=models/tiny.gin", "--gin_file=runs/pretrain.gin"]
+        return files + [f"--gin.{name.replace('__', '.')}={value!r}" for name, value in bound.items()]
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr) of a command line."""
+        import gin
+
+        from launch.command import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(a) for a in arguments])
+        gin.clear_config()
+        return code, out.getvalue(), err.getvalue()
+
+    def start(self, *arguments: str, **options) -> subprocess.Popen:
+        """The same in a process of its own."""
+        command = [sys.executable, "-m", "launch.command", *map(str, arguments)]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+@pytest.fixture
+def castor(world) -> Castor:
+    return Castor(world)

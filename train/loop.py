@@ -1,0 +1,437 @@
+"""The training run, from a gin configuration to a trained MODEL_DIR, to be read from top to bottom.
+
+`Run` is what gin fills; `train(run)` is the run. What a MODEL_DIR holds:
+
+    checkpoint_<step>/     train/checkpoints.py
+    metrics.jsonl          a line a step; evaluation.jsonl a line an evaluation; tensorboard/ the same for the eye
+    config/                the operative gin configuration of every start, none overwritten
+    model.json             what inference needs: the model's shape and the vocabulary; vocabulary/ a copy of it
+    COMPLETED              once the last step is done
+
+The loop never waits for a step: the metrics of step N - 1 are read while step N runs, and the batches of steps to come are made and put on the
+devices by a thread. Nothing moves between host and devices inside it but by name (jax.transfer_guard).
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+
+import tasks
+from tasks import configuration, storage
+from tasks.errors import CastorError, ConfigurationError, VocabularyError
+from train import metrics
+from train.checkpoints import Checkpoints, CheckpointStore
+from train.model import Transformer, count_parameters
+from train.optimizers import AdamW, Optimizer
+from train.partitioning import Mesh, Partitioner
+from train.step import Trainer
+
+MODEL_FILE = "model.json"
+CONFIG_FOLDER = "config"
+VOCABULARY_FOLDER = "vocabulary"
+COMPLETED_FILE = "COMPLETED"
+
+
+@gin.configurable(module="train.loop")
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Loss on held-out records, domain by domain. Every `period` updates and after the last one (0: never), `steps` batches a domain from `split`."""
+
+    period: int = 500
+    steps: int = 4
+    split: str = "validation"
+
+    def due(self, step: int, total: int) -> bool:
+        return self.period > 0 and (step == total or step % self.period == 0)
+
+
+@gin.configurable(module="train.loop")
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run; runs/pretrain.gin binds each field to a macro of T5X's name.
+
+    mixture: a tasks.Mixture, the name of one bound in gin, a task name or a cache directory; names are looked up in `tasks_dir`.
+    lengths: {"targets": L}, tokens of a row. batch_size: rows of the global batch. seed: of the data order, the initial weights and dropout.
+    vocabulary: directory that the caches' vocabulary must equal; None takes the one that they name.
+    mesh: a train.partitioning.Mesh or a dict of mesh axis -> size. prefetch: batches made ahead.
+    """
+
+    mixture: tasks.Mixture | str
+    model: Transformer
+    model_dir: str
+    lengths: Mapping[str, int]
+    train_steps: int
+    batch_size: int
+    tasks_dir: str | None = None
+    vocabulary: str | None = None
+    optimizer: Optimizer = AdamW()
+    mesh: Mesh | Mapping[str, int] = Mesh()
+    seed: int = 0
+    checkpoints: Checkpoints = Checkpoints()
+    evaluation: Evaluation = Evaluation()
+    prefetch: int = 2
+
+    def __post_init__(self):
+        for name, least in (("train_steps", 0), ("batch_size", 1), ("prefetch", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"Run.{name} = {value!r}.", f"It is a whole number, at least {least}.")
+        if not isinstance(self.model, Transformer):
+            raise ConfigurationError(f"MODEL is {self.model!r}.", "Bind MODEL = @train.model.Transformer(), as models/tiny.gin does.")
+        if not self.model_dir:
+            raise ConfigurationError("MODEL_DIR is empty.", "Bind it: --gin.MODEL_DIR='\"model\"'.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run with its devices and data found, checked and fitted to each other."""
+
+    run: Run
+    model: Transformer
+    partitioner: Partitioner
+    batches: tasks.Batches
+    shard: int
+    num_shards: int
+
+    def trainer(self) -> Trainer:
+        return Trainer(self.model, self.run.optimizer, self.partitioner, len(self.batches.domains), self.run.seed)
+
+    def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        return self.partitioner.place_batch(batch, self.run.batch_size)
+
+    def domain_batches(self, split: str) -> dict[str, tasks.Batches]:
+        """The held-out batches of each domain alone; domains without records in `split` are left out."""
+        found = {}
+        for name, component in zip(self.batches.domains, self.batches.mixture.components):
+            alone = tasks.Mixture(name, {component: 1}, self.batches.mixture.cache_dirs)
+            (manifest,) = alone.manifests().values()
+            if split in manifest.splits and manifest.tokens(split) > 0:
+                found[name] = tasks.Batches(alone, self.run.batch_size, self.run.lengths, self.run.seed, split, self.shard, self.num_shards)
+        return found
+
+
+def open_run(run: Run) -> Opened:
+    """Finds devices and caches and checks that mesh, model, batch and vocabulary fit. Raises the CastorError that says what does not."""
+    partitioner = Partitioner.create(run.mesh)
+    partitioner.check_divides({"BATCH_SIZE": ("batch", run.batch_size)})
+    shard, num_shards = partitioner.data_layout(run.batch_size)
+    vocabulary = tasks.Vocabulary.load(run.vocabulary) if run.vocabulary else None
+    mixture = tasks.resolve_mixture(run.mixture, run.tasks_dir)
+    batches = tasks.Batches(mixture, run.batch_size, run.lengths, run.seed, shard=shard, num_shards=num_shards, vocabulary=vocabulary)
+    partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("length", batches.length)})
+    model = run.model if run.model.vocab_size else dataclasses.replace(run.model, vocab_size=batches.vocab_size)
+    if model.vocab_size < max(batches.vocab_size, 1):
+        raise VocabularyError(
+            f"Transformer.vocab_size = {model.vocab_size} is smaller than the vocabulary of the task caches ({batches.vocab_size}).",
+            "Leave Transformer.vocab_size at 0 to take theirs.",
+        )
+    model.check_mesh(partitioner)
+    return Opened(run, model, partitioner, batches, shard, num_shards)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the run
+
+
+def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
+    """Trains up to `run.train_steps`, from the latest checkpoint in MODEL_DIR if there is one. Returns the step reached.
+
+    SIGTERM and SIGINT end the run after the step at hand with a checkpoint: then the step reached is less than asked, and after SIGINT
+    KeyboardInterrupt is raised. `on_step` is called on the host after each dispatched step, with the number of steps done.
+    """
+    # ---- Devices, data, model.
+    opened = open_run(run)
+    trainer, batches = opened.trainer(), opened.batches
+    facts = {"mixture": batches.fingerprint, "vocabulary": batches.vocabulary_fingerprint, "domains": list(batches.domains)}
+    main = jax.process_index() == 0
+
+    # ---- Where to start.
+    store = CheckpointStore(run.model_dir, run.checkpoints)
+    start = store.latest() or 0
+    if start > run.train_steps:
+        raise ConfigurationError(f"{run.model_dir} has a checkpoint of step {start}, beyond TRAIN_STEPS = {run.train_steps}.", "Ask for more steps.")
+    abstract = trainer.abstract_state()
+    if store.latest() is None:
+        state = trainer.init()
+    else:
+        parameters, optimizer = store.restore(start, abstract.parameters, abstract.optimizer, facts)
+        step = jax.device_put(np.int32(start), opened.partitioner.replicated())
+        state = abstract.replace(step=step, parameters=parameters, optimizer=optimizer)
+    if main:
+        _keep_for_inference(opened)
+        _keep_configuration(run.model_dir, start)
+    reporter = Reporter(run, start, batches.domains) if main else None
+    if reporter:
+        mesh = " x ".join(f"{axis} {size}" for axis, size in opened.partitioner.mesh.shape.items() if size > 1) or "1 device"
+        storage.remove(storage.join(run.model_dir, COMPLETED_FILE))
+        reporter.say(f"{count_parameters(opened.model):,} parameters on {mesh}; steps {start} to {run.train_steps}; domains {', '.join(batches.domains)}")
+
+    # ---- The loop.
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        if reporter:
+            stack.callback(reporter.close)
+        if start == run.train_steps and main:
+            storage.write_json_atomic(storage.join(run.model_dir, COMPLETED_FILE), {"step": start})
+        if start == run.train_steps:
+            return start
+        stop = stack.enter_context(_Stop())
+        feed = stack.enter_context(Prefetch(opened, start, run.train_steps))
+        step_function = trainer.compile_step(_abstract_batch(opened))
+        evaluator = Evaluator(opened, trainer) if run.evaluation.period else None
+        reached, pending = start, None
+        stack.enter_context(jax.transfer_guard("disallow"))
+        for step in range(start, run.train_steps):
+            state, results = step_function(state, feed.take(step))
+            if pending is not None and reporter:
+                reporter.step(*pending)
+            pending, reached = (step, results), step + 1
+            if on_step:
+                on_step(reached)
+            stopping = stop.agreed(reached)
+            saving = stopping or run.checkpoints.due(reached, run.train_steps)
+            evaluating = evaluator is not None and run.evaluation.due(reached, run.train_steps)
+            if saving or evaluating:
+                # What a checkpoint follows from must be on disk before it: a restart keeps the lines before its step.
+                if reporter:
+                    reporter.step(*pending)
+                pending = None
+                if evaluating:
+                    result = evaluator(state.parameters)
+                    if reporter:
+                        reporter.evaluation(reached, result)
+                if saving:
+                    store.save(reached, state.parameters, state.optimizer, facts)
+            if stopping:
+                break
+        if pending is not None and reporter:
+            reporter.step(*pending)
+        store.wait()
+        if main and reached == run.train_steps:
+            storage.write_json_atomic(storage.join(run.model_dir, COMPLETED_FILE), {"step": reached})
+    if stop.signals and reached < run.train_steps:
+        if main:
+            print(f"castor: stopped by a signal after step {reached}, saved; run the same command again to go on.", file=sys.stderr)
+        if signal.SIGINT in stop.signals:
+            raise KeyboardInterrupt
+    return reached
+
+
+def evaluate(run: Run, step: int | None = None) -> tuple[int, dict[str, float]]:
+    """The held-out loss of each domain at checkpoint `step` (default: the latest). Returns (step, {"loss/NAME": nats a token, ...})."""
+    opened = open_run(run)
+    trainer = opened.trainer()
+    store = CheckpointStore(run.model_dir, run.checkpoints, read_only=True)
+    with contextlib.closing(store):
+        step = store.latest() if step is None else step
+        if step is None:
+            store.facts(0)  # raises: there is none
+        parameters, _ = store.restore(step, trainer.abstract_state().parameters)
+        return step, Evaluator(opened, trainer)(parameters)
+
+
+class Evaluator:
+    """Loss by domain on the held-out split, always over the same batches. Compiled, and its data opened, at its first call."""
+
+    def __init__(self, opened: Opened, trainer: Trainer):
+        self._opened, self._trainer = opened, trainer
+        self._function = None
+        self._batches: dict[str, tasks.Batches] = {}
+
+    def __call__(self, parameters) -> dict[str, float]:
+        if self._function is None:
+            self._function = self._trainer.compile_evaluate(_abstract_batch(self._opened))
+            self._batches = self._opened.domain_batches(self._opened.run.evaluation.split)
+        results: dict[str, float] = {}
+        for name, batches in self._batches.items():
+            nll = tokens = 0.0
+            for number in range(self._opened.run.evaluation.steps):
+                sums = jax.device_get(self._function(parameters, self._opened.place(batches.batch(number))))
+                nll += float(sums["loss"]) * float(sums["tokens"])
+                tokens += float(sums["tokens"])
+            results[f"loss/{name}"] = nll / max(tokens, 1.0)
+        if results:
+            results = {"loss": float(np.mean(list(results.values()))), **results}
+        return results
+
+
+class Prefetch:
+    """Makes the batches of steps to come, and puts them on the devices, in a thread. What a step gets does not depend on it."""
+
+    def __init__(self, opened: Opened, start: int, stop: int):
+        self._opened, self._steps = opened, range(start, stop)
+        self._queue: queue.Queue = queue.Queue(maxsize=opened.run.prefetch)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="castor-prefetch", daemon=True)
+
+    def __enter__(self) -> "Prefetch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def take(self, step: int) -> dict[str, jax.Array]:
+        """The batch of `step`; steps are taken in order. An error of the thread comes up here."""
+        made, batch, error = self._queue.get()
+        if error is not None:
+            raise error
+        if made != step:
+            raise RuntimeError(f"batch {made} was made where {step} is wanted")
+        return batch
+
+    def _work(self) -> None:
+        for step in self._steps:
+            try:
+                item = (step, self._opened.place(self._opened.batches.batch(step)), None)
+            except BaseException as error:  # handed over to whoever takes it
+                item = (step, None, error)
+            while not self._closed.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if self._closed.is_set() or item[2] is not None:
+                return
+
+
+class Reporter:
+    """Writes what the first process has to tell: the exact files, TensorBoard, the line on the terminal."""
+
+    def __init__(self, run: Run, start: int, domains: tuple[str, ...]):
+        folder = pathlib.Path(run.model_dir)
+        self._run, self._domains = run, domains
+        self._train = metrics.JsonLines(folder / metrics.TRAIN_FILE, keep_until=start)
+        self._evaluation = metrics.JsonLines(folder / metrics.EVALUATION_FILE, keep_until=start + 1)
+        self._board = metrics.TensorBoard(folder / "tensorboard", start)
+        self._line = metrics.ProgressLine(run.train_steps)
+        self._speed = metrics.Speed()
+
+    def step(self, step: int, results: Mapping[str, jax.Array]) -> None:
+        """Waits for the step's metrics and writes them."""
+        row = {"step": step, **metrics.named(jax.device_get(results), self._domains)}
+        self._train.write(row)
+        self._board.write(step, {f"train/{key}": value for key, value in row.items() if key != "step"})
+        self._speed.add(row["tokens"])
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
+            raise CastorError(
+                f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}.",
+                "See castor tasks lineage for what was in it; start again from a checkpoint with a lower peak learning rate or a longer warmup.",
+            )
+        if self._line.due() or step + 1 == self._run.train_steps:
+            tokens, steps = self._speed.take()
+            self._line.show(step + 1, row, tokens, steps)
+            self._board.write(step, {"speed/tokens_per_second": tokens, "speed/steps_per_second": steps})
+
+    def evaluation(self, step: int, result: Mapping[str, float]) -> None:
+        self._evaluation.write({"step": step, **result})
+        self._board.write(step, {f"evaluation/{key}": value for key, value in result.items()})
+        told = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in result.items() if key != "loss")
+        self.say(f"step {step}  held-out loss  {told or 'no held-out records'}")
+
+    def say(self, text: str) -> None:
+        self._line.say(text)
+
+    def close(self) -> None:
+        self._line.close()
+        self._board.close()
+        self._train.close()
+        self._evaluation.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------- small parts
+
+
+def _abstract_batch(opened: Opened) -> dict[str, jax.ShapeDtypeStruct]:
+    shape = (opened.run.batch_size, opened.batches.length)
+    sharding = opened.partitioner.sharding(("batch", "length"), "the batch")
+    dtypes = dict.fromkeys(("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions", "domain"), np.int32)
+    dtypes["decoder_loss_weights"] = np.float32
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in dtypes.items()}
+
+
+def _keep_configuration(model_dir: str, start: int) -> None:
+    """Writes the operative gin configuration as config/NNN_step_S.gin, after those of earlier starts."""
+    folder = storage.join(model_dir, CONFIG_FOLDER)
+    storage.makedirs(folder)
+    number = 1 + max((int(name[:3]) for name in storage.list_files(folder) if name[:3].isdigit()), default=-1)
+    storage.write_bytes_atomic(storage.join(folder, f"{number:03d}_step_{start}.gin"), configuration.operative_config().encode())
+
+
+def _keep_for_inference(opened: Opened) -> None:
+    """Writes model.json, and a copy of the vocabulary where the path that the caches name is still there."""
+    batches, model_dir = opened.batches, opened.run.model_dir
+    (first, *_) = batches.mixture.manifests().values()
+    path = opened.run.vocabulary or first.vocabulary.get("path", "")
+    copy = storage.join(model_dir, VOCABULARY_FOLDER)
+    try:
+        vocabulary = tasks.Vocabulary.load(path)
+        if vocabulary.fingerprint == batches.vocabulary_fingerprint:
+            vocabulary.save(copy)
+    except VocabularyError:
+        pass  # training needs only ids; inference will ask for --vocabulary
+    storage.write_json_atomic(
+        storage.join(model_dir, MODEL_FILE),
+        {
+            "model": dataclasses.asdict(opened.model),
+            "vocabulary": {"path": str(path), "fingerprint": batches.vocabulary_fingerprint, "size": batches.vocab_size},
+            "lengths": dict(opened.run.lengths),
+            "domains": list(batches.domains),
+            "mixture": batches.fingerprint,
+        },
+    )
+
+
+class _Stop:
+    """Takes SIGTERM and the first SIGINT as a wish to stop after the step at hand; a second SIGINT interrupts at once.
+
+    Signals reach only the main thread of a process; elsewhere this never says stop.
+    """
+
+    def __init__(self):
+        self.signals: list[int] = []
+
+    def __enter__(self) -> "_Stop":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after this step: with several processes, at a step that all of them agree on."""
+        if jax.process_count() == 1:
+            return bool(self.signals)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _on_signal(self, number, frame) -> None:
+        if number == signal.SIGINT and signal.SIGINT in self.signals:
+            raise KeyboardInterrupt
+        self.signals.append(number)
+
+
+def read_model_file(model_dir: str) -> dict[str, Any]:
+    """The content of model.json. Raises CastorError where there is none."""
+    path = storage.join(model_dir, MODEL_FILE)
+    try:
+        return json.loads(storage.read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{model_dir} holds no model: {path} cannot be read.", "Give the MODEL_DIR of a castor train run.") from error

@@ -1,0 +1,151 @@
+"""What a run tells while it runs: metrics.jsonl (exact), TensorBoard (for the eye) and a line on the terminal (for the waiting).
+
+`metrics.jsonl` has one line a step and holds nothing but what follows from the data, the configuration and the seed: no time, no speed. Floats are
+written so that they read back to the same bits. A run that starts again from a checkpoint drops the lines after it and writes them anew, so a run
+killed any number of times leaves the file of a run that never was. Where the new lines differ from the old ones (another mesh, another
+compiler, a broken chip), the run says so once.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+TRAIN_FILE, EVALUATION_FILE = "metrics.jsonl", "evaluation.jsonl"
+
+
+def named(values: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[str, float | int]:
+    """A row from scalars and from the sums by domain, `domain_nll` and `domain_tokens` [C]: loss/NAME and tokens/NAME for each domain met."""
+    row: dict[str, float | int] = {key: float(value) for key, value in values.items() if not key.startswith("domain_")}
+    row["tokens"] = int(row["tokens"])
+    for name, nll, tokens in zip(domains, values["domain_nll"], values["domain_tokens"]):
+        if tokens > 0:
+            row[f"loss/{name}"] = float(nll) / float(tokens)
+            row[f"tokens/{name}"] = int(tokens)
+    return row
+
+
+class JsonLines:
+    """An append-only file of rows with a `step`, opened at a step: later rows are dropped from it and remembered, to be compared."""
+
+    def __init__(self, path: pathlib.Path, keep_until: int):
+        """Keeps the rows with step < keep_until. A torn last line, left by a killed run, is dropped."""
+        self.path = path
+        self.replayed: dict[int, str] = {}
+        self.differs_at: int | None = None
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                step = json.loads(line)["step"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if step < keep_until:
+                kept.append(line)
+            else:
+                self.replayed[step] = line
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, float | int | str]) -> None:
+        line = json.dumps(row)
+        before = self.replayed.pop(row["step"], line)
+        if before != line and self.differs_at is None:
+            self.differs_at = row["step"]
+            print(f"castor: step {row['step']} gives other metrics in {self.path} than before the restart (another mesh, version or machine?)", file=sys.stderr)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, by tensorboardX (no TensorFlow)."""
+
+    def __init__(self, directory: pathlib.Path, start: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=start, flush_secs=20)
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        for key, value in row.items():
+            if key != "step" and isinstance(value, (int, float)) and math.isfinite(value):
+                self._writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@dataclasses.dataclass
+class Speed:
+    """Tokens and steps a second since the last look, from the host's clock."""
+
+    tokens: float = 0.0
+    steps: int = 0
+    since: float = dataclasses.field(default_factory=time.monotonic)
+
+    def add(self, tokens: float) -> None:
+        self.tokens += tokens
+        self.steps += 1
+
+    def take(self) -> tuple[float, float]:
+        """(tokens a second, steps a second), and starts over."""
+        seconds = max(time.monotonic() - self.since, 1e-9)
+        result = self.tokens / seconds, self.steps / seconds
+        self.tokens, self.steps, self.since = 0.0, 0, time.monotonic()
+        return result
+
+
+class ProgressLine:
+    """One line, renewed in place on a terminal and printed every `period_s` seconds elsewhere."""
+
+    def __init__(self, total: int, period_s: float = 10.0):
+        import rich.console
+
+        self._console = rich.console.Console(stderr=True, highlight=False)
+        self._total, self._period = total, 0.5 if self._console.is_terminal else period_s
+        self._shown = -math.inf
+        self._started = time.monotonic()
+        self._live = None
+        if self._console.is_terminal:
+            import rich.live
+
+            self._live = rich.live.Live("", console=self._console, auto_refresh=False)
+            self._live.start()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._shown >= self._period
+
+    def show(self, step: int, row: Mapping[str, float], tokens_per_second: float, steps_per_second: float) -> None:
+        self._shown = time.monotonic()
+        left = (self._total - step) / steps_per_second if steps_per_second else math.inf
+        domains = "  ".join(f"{key.removeprefix('loss/')} {value:.2f}" for key, value in row.items() if key.startswith("loss/"))
+        line = f"step {step}/{self._total}  loss {row['loss']:.3f}  {tokens_per_second:,.0f} tokens/s  {_clock(left)} left  {domains}"
+        if self._live:
+            self._live.update(line, refresh=True)
+        else:
+            self._console.print(line, soft_wrap=True, markup=False)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        if self._live:
+            self._live.stop()
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "-:--"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,291 @@
+"""The decoder-only Transformer, its loss, and its key-value cache.
+
+Pre-norm blocks of causal multi-query attention and a gated GELU, with RoPE, RMSNorm and one embedding table for input and output: the
+architecture of the Gemini 1.0 report as far as it is told, in Gemma's form where it is not. Written in Flax *linen* rather than nnx: the model
+is a pure function of a parameter tree, `nn.scan` stacks the layers of that tree into one compiled loop body, and parameters carry the names of
+their axes as metadata, which is all that partitioning needs.
+
+Shapes stand in names: B batch, L length (queries), M length (keys), D embed, H heads, G key-value heads, R = H / G queries a key-value head,
+K head, F mlp, V vocabulary, N layers, C domains. Parameters are float32; `Transformer.dtype` is what matrix products are computed in; norms,
+softmax, logits and losses are float32.
+
+Two ways through the same parameters: `Decoder.__call__` reads packed rows [B, L] (segments never see each other), and
+`Decoder.decode` reads the next tokens of B sequences with the keys and values of what came before in a `KVCache`.
+"""
+
+import dataclasses
+import functools
+import math
+
+import flax.linen as nn
+import flax.struct
+import gin
+import jax
+import jax.numpy as jnp
+
+from tasks.errors import ConfigurationError
+from train.partitioning import Partitioner
+
+REMAT_POLICIES = {
+    "none": None,  # keep every activation
+    "dots": "dots_with_no_batch_dims_saveable",  # keep the results of weight products, recompute the rest (attention, norms, activations)
+    "full": "nothing_saveable",  # keep only the input of each layer
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+MASKED = -2.0**30  # far below any logit in float32, without the NaNs that a row of -inf gives
+
+
+@gin.configurable(module="train.model")
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+    """The shape of a model; a gin file binds MODEL = @train.model.Transformer().
+
+    vocab_size: rows of the embedding; 0 takes the size of the vocabulary that the task caches were made with.
+    embed, layers, heads, kv_heads, head_dim, mlp: widths; kv_heads = 1 is multi-query attention (arXiv 1911.02150), `heads` plain multi-head.
+    dropout: share of activations dropped on the residual branches and the embedding.
+    dtype: "float32" or "bfloat16", the type of matrix products. Parameters stay float32.
+    remat: what the backward pass keeps: "none" (all), "dots" or "full" (recompute everything inside a layer).
+    rope_theta: base of the rotary wavelengths (arXiv 2104.09864).
+    z_loss: weight of log(Z)^2, which keeps the logits from drifting (PaLM, arXiv 2204.02311, uses 1e-4).
+    """
+
+    vocab_size: int = 0
+    embed: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 1
+    head_dim: int = 32
+    mlp: int = 512
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    rope_theta: float = 10_000.0
+    z_loss: float = 1e-4
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ConfigurationError(f"Transformer.dtype = {self.dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
+        if self.remat not in REMAT_POLICIES:
+            raise ConfigurationError(f"Transformer.remat = {self.remat!r}.", f"Choose one of {', '.join(REMAT_POLICIES)}.")
+        if self.heads % self.kv_heads:
+            raise ConfigurationError(f"Transformer.heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}.", "Change one of them.")
+        if self.head_dim % 2:
+            raise ConfigurationError(f"Transformer.head_dim = {self.head_dim} is odd.", "RoPE turns pairs of numbers: make it even.")
+
+    def check_mesh(self, partitioner: Partitioner) -> None:
+        """Raises ConfigurationError where the mesh does not divide a width."""
+        widths = {"vocab_size": "vocab", "embed": "embed", "heads": "heads", "mlp": "mlp"}
+        partitioner.check_divides({f"Transformer.{name}": (axis, getattr(self, name)) for name, axis in widths.items()})
+
+
+class KVCache(flax.struct.PyTreeNode):
+    """Keys and values of all layers [N, B, M, G, K]; slot m of a row holds the token of position m, so nothing else need be stored."""
+
+    k_NxBxMxGxK: jax.Array
+    v_NxBxMxGxK: jax.Array
+
+    @classmethod
+    def create(cls, config: Transformer, batch_size: int, max_length: int) -> "KVCache":
+        shape = (config.layers, batch_size, max_length, config.kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, DTYPES[config.dtype]), jnp.zeros(shape, DTYPES[config.dtype]))
+
+
+def rope(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Array:
+    """Rotates the pairs (x[i], x[i + K/2]) by position * theta^(-2i/K), in float32; the type of `x` comes back."""
+    half = x_BxLxHxK.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles_BxLx1xk = positions_BxL.astype(jnp.float32)[:, :, None, None] * frequencies
+    sin, cos = jnp.sin(angles_BxLx1xk), jnp.cos(angles_BxLx1xk)
+    a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxLxHxK.dtype)
+
+
+def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mask_BxLxM: jax.Array) -> jax.Array:
+    """Softmax attention, scores and softmax in float32: [B, L, H, K]. Head h reads key-value head h // R."""
+    B, L, H, K = q_BxLxHxK.shape
+    G = k_BxMxGxK.shape[2]
+    # The R queries of a position stand side by side, so that one key-value head is one matrix product without transposing the scores.
+    q_BxGxLRxK = (q_BxLxHxK * (1.0 / math.sqrt(K))).reshape(B, L, G, H // G, K).transpose(0, 2, 1, 3, 4).reshape(B, G, L * (H // G), K)
+    scores_BxGxLRxM = jnp.einsum("bgqk,bmgk->bgqm", q_BxGxLRxK, k_BxMxGxK, preferred_element_type=jnp.float32)
+    scores_BxGxLxRxM = jnp.where(mask_BxLxM[:, None, :, None], scores_BxGxLRxM.reshape(B, G, L, H // G, -1), MASKED)
+    weights_BxGxLRxM = jax.nn.softmax(scores_BxGxLxRxM, axis=-1).astype(v_BxMxGxK.dtype).reshape(scores_BxGxLRxM.shape)
+    o_BxGxLRxK = jnp.einsum("bgqm,bmgk->bgqk", weights_BxGxLRxM, v_BxMxGxK)
+    return o_BxGxLRxK.reshape(B, G, L, H // G, K).transpose(0, 2, 1, 3, 4).reshape(B, L, H, K)
+
+
+def packed_mask(segment_ids_BxL: jax.Array) -> jax.Array:
+    """bool [B, L, L]: a token sees its own segment up to itself. Padding (segment 0) sees padding, whose loss nobody counts."""
+    same_BxLxL = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+    return same_BxLxL & jnp.tril(jnp.ones((segment_ids_BxL.shape[1],) * 2, bool))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (1 + scale), in float32 (arXiv 1910.07467); `scale` starts at 0 so that weight decay, if any, pulls towards the identity."""
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        scale_D = self.param("scale", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (x_BxLxD.shape[-1],), jnp.float32)
+        x = x_BxLxD.astype(jnp.float32)
+        x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return (x * (1.0 + scale_D)).astype(x_BxLxD.dtype)
+
+
+class Block(nn.Module):
+    """One layer: attention and gated GELU (arXiv 2002.05202), each read from a norm and added to the residual stream."""
+
+    config: Transformer
+    partitioner: Partitioner | None
+    train: bool
+
+    @nn.compact
+    def __call__(self, x_BxLxD, cache, positions_BxL, mask_BxLxM):
+        c = self.config
+        D, H, G, K, F = c.embed, c.heads, c.kv_heads, c.head_dim, c.mlp
+        residual_scale = 1.0 / (2 * c.layers)  # variance: the sum of 2N branches keeps the variance of one (GPT-2)
+        constrain = self.partitioner.constrain if self.partitioner else lambda x, *axes: x
+        dropout = nn.Dropout(c.dropout, deterministic=not self.train)
+
+        def kernel(name, shape, axes, fan_in, scale=1.0):
+            init = nn.initializers.truncated_normal(stddev=math.sqrt(scale / fan_in))
+            return self.param(name, nn.with_partitioning(init, axes), shape, jnp.float32).astype(x_BxLxD.dtype)
+
+        h_BxLxD = RMSNorm(name="attention_norm")(x_BxLxD)
+        q_BxLxHxK = jnp.einsum("bld,dhk->blhk", h_BxLxD, kernel("query", (D, H, K), ("embed", "heads", "head"), D))
+        k_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("key", (D, G, K), ("embed", "kv_heads", "head"), D))
+        v_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("value", (D, G, K), ("embed", "kv_heads", "head"), D))
+        q_BxLxHxK = constrain(rope(q_BxLxHxK, positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head")
+        k_BxLxGxK = rope(k_BxLxGxK, positions_BxL, c.rope_theta)
+        if cache is None:
+            k_BxMxGxK = constrain(k_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
+            v_BxMxGxK = constrain(v_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
+        else:
+            rows_Bx1 = jnp.arange(x_BxLxD.shape[0])[:, None]
+            k_BxMxGxK = cache.k_NxBxMxGxK.at[rows_Bx1, positions_BxL].set(k_BxLxGxK)
+            v_BxMxGxK = cache.v_NxBxMxGxK.at[rows_Bx1, positions_BxL].set(v_BxLxGxK)
+            cache = KVCache(k_BxMxGxK, v_BxMxGxK)
+        o_BxLxHxK = constrain(attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, mask_BxLxM), "batch", "length", "act_heads", "head")
+        out_HxKxD = kernel("out", (H, K, D), ("heads", "head", "embed"), H * K, residual_scale)
+        x_BxLxD += dropout(constrain(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD), "batch", "length", "act_embed"))
+
+        h_BxLxD = RMSNorm(name="mlp_norm")(x_BxLxD)
+        gate_BxLxF = jax.nn.gelu(h_BxLxD @ kernel("gate", (D, F), ("embed", "mlp"), D), approximate=True)
+        up_BxLxF = h_BxLxD @ kernel("up", (D, F), ("embed", "mlp"), D)
+        h_BxLxF = constrain(gate_BxLxF * up_BxLxF, "batch", "length", "act_mlp")
+        down_FxD = kernel("down", (F, D), ("mlp", "embed"), F, residual_scale)
+        x_BxLxD += dropout(constrain(h_BxLxF @ down_FxD, "batch", "length", "act_embed"))
+        return x_BxLxD, cache
+
+
+class Decoder(nn.Module):
+    """The model. `partitioner` None leaves activations where the compiler puts them; `train` turns dropout on (needs a "dropout" rng)."""
+
+    config: Transformer
+    partitioner: Partitioner | None = None
+    train: bool = False
+
+    def setup(self):
+        c = self.config
+        # Rows of variance 1/D: scaled by sqrt(D) at the input they have unit variance, and so have the logits at the start.
+        init = nn.with_partitioning(nn.initializers.normal(stddev=1.0 / math.sqrt(c.embed)), ("vocab", "embed"))
+        self.embedding_VxD = self.param("embedding", init, (c.vocab_size, c.embed), jnp.float32)
+        block = Block
+        if REMAT_POLICIES[c.remat]:
+            block = nn.remat(block, policy=getattr(jax.checkpoint_policies, REMAT_POLICIES[c.remat]), prevent_cse=False)
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            out_axes=0,
+            length=c.layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c, self.partitioner, self.train)
+        self.final_norm = RMSNorm()
+        self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
+
+    def hidden(self, tokens_BxL, positions_BxL, mask_BxLxM, cache: KVCache | None = None):
+        """int32 tokens and positions [B, L], bool mask [B, L, M] -> (normed output of the last layer [B, L, D], cache)."""
+        c = self.config
+        embedding_VxD = self.embedding_VxD.astype(DTYPES[c.dtype])
+        x_BxLxD = embedding_VxD[tokens_BxL] * math.sqrt(c.embed)
+        if self.partitioner:
+            x_BxLxD = self.partitioner.constrain(x_BxLxD, "batch", "length", "act_embed")
+        x_BxLxD, cache = self.layers(self.dropout(x_BxLxD), cache, positions_BxL, mask_BxLxM)
+        return self.final_norm(x_BxLxD), cache
+
+    def logits(self, x_BxLxD):
+        """float32 [B, L, V]."""
+        embedding_VxD = self.embedding_VxD.astype(x_BxLxD.dtype)
+        logits_BxLxV = jnp.einsum("bld,vd->blv", x_BxLxD, embedding_VxD, preferred_element_type=jnp.float32)
+        return self.partitioner.constrain(logits_BxLxV, "batch", "length", "act_vocab") if self.partitioner else logits_BxLxV
+
+    def __call__(self, tokens_BxL, positions_BxL, segment_ids_BxL):
+        """Packed rows int32 [B, L] -> logits float32 [B, L, V]."""
+        x_BxLxD, _ = self.hidden(tokens_BxL, positions_BxL, packed_mask(segment_ids_BxL))
+        return self.logits(x_BxLxD)
+
+    def decode(self, tokens_BxL, positions_BxL, lengths_B, cache: KVCache):
+        """Reads the next L tokens of each row and predicts what follows.
+
+        tokens, positions: int32 [B, L]; a row's positions rise by one and start where it ended before. Rows may be padded on the right:
+        `lengths` int32 [B] is how many of the L are real; what padding wrote is overwritten before it is ever attended to.
+        Returns (logits float32 [B, V] after the last real token of each row, cache).
+        """
+        slots_M = jnp.arange(cache.k_NxBxMxGxK.shape[2])
+        x_BxLxD, cache = self.hidden(tokens_BxL, positions_BxL, slots_M <= positions_BxL[:, :, None], cache)
+        last_Bx1xD = jnp.take_along_axis(x_BxLxD, (lengths_B - 1)[:, None, None], axis=1)
+        return self.logits(last_Bx1xD)[:, 0], cache
+
+
+class Losses(flax.struct.PyTreeNode):
+    """Sums over the tokens of a batch, float32, so that batches and devices add up: divide by the tokens for means."""
+
+    nll: jax.Array
+    z: jax.Array
+    tokens: jax.Array
+    domain_nll_C: jax.Array
+    domain_tokens_C: jax.Array
+
+
+def cross_entropy(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(-log p(target), log Z) in nats, float32 [B, L] each. The target's logit is picked by comparison, which a cut vocabulary axis allows."""
+    logits_BxLxV = logits_BxLxV.astype(jnp.float32)
+    log_z_BxL = jax.nn.logsumexp(logits_BxLxV, axis=-1)
+    hit_BxLxV = jnp.arange(logits_BxLxV.shape[-1], dtype=jnp.int32) == targets_BxL[:, :, None]
+    return log_z_BxL - jnp.sum(jnp.where(hit_BxLxV, logits_BxLxV, 0.0), axis=-1), log_z_BxL
+
+
+def losses(logits_BxLxV: jax.Array, batch: dict[str, jax.Array], num_domains: int) -> Losses:
+    """Loss sums of a batch (the dict of `tasks.Batches`), weighted by decoder_loss_weights and split by domain (-1: no domain)."""
+    nll_BxL, log_z_BxL = cross_entropy(logits_BxLxV, batch["decoder_target_tokens"])
+    weights_BxL = batch["decoder_loss_weights"].astype(jnp.float32)
+    domain_BxLxC = jax.nn.one_hot(batch["domain"], num_domains, dtype=jnp.float32)
+    return Losses(
+        nll=jnp.sum(nll_BxL * weights_BxL),
+        z=jnp.sum(jnp.square(log_z_BxL) * weights_BxL),
+        tokens=jnp.sum(weights_BxL),
+        domain_nll_C=jnp.einsum("blc,bl->c", domain_BxLxC, nll_BxL * weights_BxL, precision="highest"),
+        domain_tokens_C=jnp.einsum("blc,bl->c", domain_BxLxC, weights_BxL, precision="highest"),
+    )
+
+
+@functools.cache
+def abstract_parameters(config: Transformer):
+    """The boxed parameter tree (shapes, dtypes and logical axis names) without computing any."""
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens, tokens, tokens)["params"]
+
+
+def parameter_name(path) -> str:
+    """A key path of the parameter tree as the user reads it: layers/query."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def logical_axes(config: Transformer) -> dict[str, tuple[str | None, ...]]:
+    """Parameter name -> the meaning of each of its axes."""
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_parameters(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    return {parameter_name(path): tuple(leaf.names) for path, leaf in leaves}
+
+
+def count_parameters(config: Transformer) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_parameters(config)))

@@ -1,0 +1,142 @@
+"""One training step as a pure function of (state, batch), and where its state lives on the mesh.
+
+Randomness is a function of (seed, step), so no generator is kept in the state: dropout at a step is the same after any restart.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from train import model as model_lib
+from train import optimizers
+from train.model import Decoder, Transformer
+from train.partitioning import Partitioner
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """step: int32 [], updates done. parameters: float32 tree. optimizer: optax's state. Of arrays, ShapeDtypeStructs or shardings alike."""
+
+    step: Any
+    parameters: Any
+    optimizer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What the step function is compiled from. `num_domains` is the number of components whose losses are told apart."""
+
+    model: Transformer
+    optimizer: optimizers.Optimizer
+    partitioner: Partitioner
+    num_domains: int
+    seed: int = 0
+
+    def abstract_state(self) -> TrainState:
+        """ShapeDtypeStructs with their shardings: what init makes and what a checkpoint is restored to."""
+        parameters = nn.unbox(model_lib.abstract_parameters(self.model))
+        state = jax.eval_shape(self.optimizer.build().init, parameters)
+        axes = model_lib.logical_axes(self.model)
+        shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}
+        place = self.partitioner
+
+        def place_parameter(path, leaf):
+            name = model_lib.parameter_name(path)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place.sharding(axes[name], f"parameter {name}"))
+
+        def place_optimizer(path, leaf):
+            # Moments stand in the optimizer's state under the path of their parameter; Adafactor's lack one of its axes.
+            for start in range(len(path)):
+                shape = shapes.get(tuple(path[start:]))
+                if shape is not None:
+                    names = _kept_axes(shape, leaf.shape, axes[model_lib.parameter_name(path[start:])])
+                    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place.sharding(names, f"optimizer state of {path}"))
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place.replicated())
+
+        return TrainState(
+            step=jax.ShapeDtypeStruct((), jnp.int32, sharding=place.replicated()),
+            parameters=jax.tree_util.tree_map_with_path(place_parameter, parameters),
+            optimizer=jax.tree_util.tree_map_with_path(place_optimizer, state),
+        )
+
+    def init(self) -> TrainState:
+        """The state before the first update, made in place on the mesh; the same values for every mesh."""
+
+        def make():
+            tokens = jnp.zeros((1, 8), jnp.int32)
+            parameters = nn.unbox(Decoder(self.model).init(jax.random.key(self.seed), tokens, tokens, tokens)["params"])
+            return TrainState(jnp.zeros((), jnp.int32), parameters, self.optimizer.build().init(parameters))
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(make, out_shardings=shardings)()
+
+    def step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update. Metrics: loss and z_loss (means over the batch's tokens, nats), gradient_norm, learning_rate, tokens; domain_nll and
+        domain_tokens [C] are sums."""
+        decoder = Decoder(self.model, self.partitioner, train=True)
+        dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
+
+        def loss_of(parameters):
+            logits = decoder.apply(
+                {"params": parameters},
+                batch["decoder_input_tokens"],
+                batch["decoder_positions"],
+                batch["decoder_segment_ids"],
+                rngs={"dropout": dropout},
+            )
+            losses = model_lib.losses(logits, batch, self.num_domains)
+            return (losses.nll + self.model.z_loss * losses.z) / jnp.maximum(losses.tokens, 1.0), losses
+
+        gradients, losses = jax.grad(loss_of, has_aux=True)(state.parameters)
+        updates, optimizer = self.optimizer.build().update(gradients, state.optimizer, state.parameters)
+        metrics = {
+            **_means(losses),
+            "gradient_norm": optax.global_norm(gradients),
+            "learning_rate": jnp.asarray(optimizers.learning_rate(self.optimizer)(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, optax.apply_updates(state.parameters, updates), optimizer), metrics
+
+    def evaluate(self, parameters, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The loss of a batch without dropout, as `step` tells it."""
+        logits = Decoder(self.model, self.partitioner).apply(
+            {"params": parameters}, batch["decoder_input_tokens"], batch["decoder_positions"], batch["decoder_segment_ids"]
+        )
+        return _means(model_lib.losses(logits, batch, self.num_domains))
+
+    def compile_step(self, batch: Mapping[str, jax.Array]):
+        """`step`, compiled for the mesh; the state given to it is consumed."""
+        abstract = self.abstract_state()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        step = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, self.partitioner.replicated()))
+        return step.lower(abstract, batch).compile()
+
+    def compile_evaluate(self, batch: Mapping[str, jax.Array]):
+        """`evaluate`, compiled for the mesh."""
+        evaluate = jax.jit(self.evaluate, out_shardings=self.partitioner.replicated())
+        return evaluate.lower(self.abstract_state().parameters, batch).compile()
+
+
+def _means(losses: model_lib.Losses) -> dict[str, jax.Array]:
+    tokens = jnp.maximum(losses.tokens, 1.0)
+    return {
+        "loss": losses.nll / tokens,
+        "z_loss": losses.z / tokens,
+        "tokens": losses.tokens,
+        "domain_nll": losses.domain_nll_C,
+        "domain_tokens": losses.domain_tokens_C,
+    }
+
+
+def _kept_axes(shape: tuple[int, ...], kept: tuple[int, ...], names: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """The logical axes of an array shaped like the parameter, or like it without one of its axes; nothing is known of other shapes."""
+    if kept == shape:
+        return names
+    for axis in range(len(shape)):
+        if kept == (*shape[:axis], *shape[axis + 1 :]):
+            return (*names[:axis], *names[axis + 1 :])
+    return (None,) * len(kept)
