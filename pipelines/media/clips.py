@@ -56,7 +56,7 @@ def decode_video(
         raise BadInput("unsupported_format", f"not MP4, WebM, Matroska or Ogg: begins with {data[:12]!r}")
     containers.check_whole(data, kind)
     with containers.open_strict(data, kind, max_pixels) as container:
-        videos = [s for s in container.streams.video if s.codec_context is None or "attached_pic" not in s.disposition.name]
+        videos = [stream for stream in container.streams.video if not containers.is_cover(stream)]
         if not videos:
             raise BadInput("no_video_stream", f"{kind} without moving pictures")
         video, audio = videos[0], container.streams.audio[0] if with_audio and container.streams.audio else None
@@ -150,7 +150,7 @@ class _Sampler:
         width, height = max(1, round(frame.width * self.aspect)), frame.height
         if not 0.01 < self.aspect < 100 or width * height > 4 * self.max_pixels:
             width = frame.width
-        quarter_turns = round(frame.rotation / 90) % 4
+        quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise, as of np.rot90
         if self.shape is None:  # the first frame decides; a film that changes its size in the middle is scaled to it
             scale = min(1.0, self.max_side / max(width, height))
             self.shape = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -158,7 +158,9 @@ class _Sampler:
         try:
             small = frame.reformat(*self.shape, format="rgb24", interpolation=self.interpolation, threads=1)
             pixels = small.to_ndarray()
-        except Exception as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a pixel format that swscale does not know
             raise BadInput("damaged_stream", containers.one_line(error)) from error
         return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 

@@ -63,11 +63,15 @@ def open_strict(data: bytes, kind: str, max_pixels: int):
             options={"max_pixels": str(max_pixels), "threads": "1"},
             io_open=_refuse_to_open,
         )
+    except MemoryError:
+        raise
     except Exception as error:
         raise BadInput("damaged_container", one_line(error)) from error
     try:
         if len(container.streams) > MAX_STREAMS:
             raise BadInput("damaged_container", f"{len(container.streams)} streams")
+        if kind == "mov" and any(entry.pos + entry.size > len(data) for s in container.streams for entry in s.index_entries):
+            raise BadInput("damaged_container", "the sample table points beyond the end of the file")
         yield container
     finally:
         container.close()
@@ -92,7 +96,7 @@ def decode(container: Any, streams: list) -> Iterator[tuple[Any, Any]]:
                 if frame.is_corrupt:
                     raise BadInput("damaged_stream", f"{packet.stream.type} frame at {frame.time} s decoded with errors")
                 yield packet.stream, frame
-    except BadInput:
+    except (BadInput, MemoryError):
         raise
     except Exception as error:  # FFmpegError of many kinds; ValueError and OverflowError from absurd headers
         raise BadInput("damaged_stream", one_line(error)) from error
@@ -101,6 +105,13 @@ def decode(container: Any, streams: list) -> Iterator[tuple[Any, Any]]:
 def one_line(error: Exception) -> str:
     """An exception as one short line, free of object addresses, so that two runs write the same."""
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(f"{type(error).__name__}: {error}".split()))[:200]
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a video stream is a cover picture."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _refuse_to_open(url: str, flags: int, options: dict):
@@ -141,6 +152,11 @@ def _check_flac(data: bytes) -> None:
         position += 4 + int.from_bytes(data[position + 1 : position + 4], "big")
     if position >= len(data):
         raise BadInput("empty", "FLAC without frames")
+
+
+def flac_samples(data: bytes) -> int:
+    """The number of samples that the STREAMINFO block promises; 0 where it does not say. `check_whole` must have passed."""
+    return int.from_bytes(data[18:26], "big") & ((1 << 36) - 1)
 
 
 _BIT_REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
@@ -250,7 +266,7 @@ def _mp3_frame_bytes(header: int) -> int:
 
 
 def _check_mp3(data: bytes) -> None:
-    position, end, frames = 0, len(data), 0
+    position, end, frames, promised = 0, len(data), 0, 0
     while data[position : position + 3] == b"ID3" and position + 10 <= end:
         size = sum((data[position + 6 + i] & 0x7F) << (21 - 7 * i) for i in range(4))
         position += 10 + size + (10 if data[position + 5] & 0x10 else 0)
@@ -260,13 +276,25 @@ def _check_mp3(data: bytes) -> None:
             break
         if position + length > end:
             raise _damaged("MP3 ends inside a frame")
+        if frames == 0:
+            promised = _mp3_promised_frames(data[position : position + length])
         position += length
         frames += 1
     if not frames:
         raise _damaged("no MP3 frame after the tags")
+    if frames < promised:
+        raise _damaged(f"MP3 of {frames} frames where its first one promises {promised}")
     tail = data[position:]
     if tail.strip(b"\0") and not tail.startswith((b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")):
         raise _damaged(f"no MP3 frame at byte {position}")
+
+
+def _mp3_promised_frames(first: bytes) -> int:
+    """The count in the Xing or Info header that encoders put into a first, silent frame; 0 where there is none."""
+    for offset in (36, 21, 13):  # after 32, 17 or 9 bytes of side information
+        if first[offset : offset + 4] in (b"Xing", b"Info") and first[offset + 7] & 1:
+            return int.from_bytes(first[offset + 8 : offset + 12], "big")
+    return 0
 
 
 _CHECKS: dict[str, Callable[[bytes], None]] = {

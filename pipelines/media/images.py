@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 
 from pipelines.document import BadInput
+from pipelines.media.containers import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000  # 150 MB of RGB; cameras of telephones reach 50 megapixels
@@ -46,15 +47,17 @@ def sniff(data: bytes) -> str | None:
 def probe_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """Facts of the header alone. Raises BadInput: empty, unsupported_format, damaged_image, too_large."""
     with _open(data, max_pixels) as image:
-        width, height = image.size
-        if _orientation(image) >= 5:
-            width, height = height, width
-        return ImageFacts(width, height, _format(image), image.mode, getattr(image, "n_frames", 1) if image.format != "MPO" else 1)
+        return _facts(image, _orientation(image))
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Encoded picture -> uint8 [height, width, 3] sRGB as displayed: Exif orientation applied, alpha laid on white, 16 bits cut to 8, first
-    frame of an animation.
+    """Encoded picture -> uint8 [height, width, 3] RGB as displayed, see `read_image`."""
+    return read_image(data, max_pixels)[0]
+
+
+def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, ImageFacts]:
+    """Encoded picture -> uint8 [height, width, 3] RGB as displayed, and its facts: Exif orientation applied, alpha laid on white, 16 bits cut to
+    8, first frame of an animation, embedded colour profiles left out of account.
 
     Raises BadInput: empty, unsupported_format, damaged_image, too_large (more than `max_pixels` pixels).
     """
@@ -67,17 +70,18 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                facts = _facts(image, orientation)
                 image.load()
                 rgb = _to_rgb(image)
-        except BadInput:
+        except (BadInput, MemoryError):
             raise
         except Exception as error:  # Pillow raises a dozen kinds for damaged data
-            raise BadInput("damaged_image", _one_line(error)) from error
-        if _format(image) == "JPEG":
-            _check_jpeg_entropy(data)
+            raise BadInput("damaged_image", one_line(error)) from error
+    if facts.format == "JPEG":
+        _check_jpeg_entropy(data)
     if transpositions[orientation] is not None:
         rgb = rgb.transpose(transpositions[orientation])
-    return np.array(rgb, dtype=np.uint8)
+    return np.array(rgb, dtype=np.uint8), facts
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -109,9 +113,11 @@ def _open(data: bytes, max_pixels: int):
             image = Image.open(io.BytesIO(data), formats=[kind])
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise BadInput("too_large", _one_line(error)) from error
+        raise BadInput("too_large", one_line(error)) from error
+    except MemoryError:
+        raise
     except Exception as error:
-        raise BadInput("damaged_image", _one_line(error)) from error
+        raise BadInput("damaged_image", one_line(error)) from error
     if width < 1 or height < 1:
         raise BadInput("damaged_image", f"{width}x{height} pixels")
     if width * height > max_pixels:
@@ -119,12 +125,20 @@ def _open(data: bytes, max_pixels: int):
     return image
 
 
-def _format(image) -> str:
-    return "JPEG" if image.format == "MPO" else image.format  # a JPEG followed by more views of it
+def _facts(image, orientation: int) -> ImageFacts:
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    if image.format == "MPO":  # a JPEG followed by more views of it
+        return ImageFacts(width, height, "JPEG", image.mode)
+    return ImageFacts(width, height, image.format, image.mode, getattr(image, "n_frames", 1))
 
 
 def _orientation(image) -> int:
-    """The Exif orientation 1..8; 1 where there is none or the Exif block is malformed, which viewers ignore as well."""
+    """The Exif orientation 1..8; 1 where there is none or the Exif block is malformed, which viewers ignore as well.
+
+    To be asked before the pixels are loaded, so that a block after the pixels of a PNG counts as little for `decode_image` as for `probe_image`.
+    """
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # Pillow would decode the picture to look behind it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -178,10 +192,7 @@ def _check_jpeg_entropy(data: bytes) -> None:
     except av.error.PatchWelcomeError:  # a legal kind that FFmpeg does not decode: libjpeg's word stands alone
         return
     except (av.error.FFmpegError, ValueError) as error:
-        raise BadInput("damaged_image", f"JPEG scan: {_one_line(error)}") from error
+        raise BadInput("damaged_image", f"JPEG scan: {one_line(error)}") from error
     if not frames or frames[0].is_corrupt:
         raise BadInput("damaged_image", "JPEG scan: decoded with errors")
 
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -28,9 +28,8 @@ class MeasureImage:
         import PIL.Image  # noqa: F401
 
     def __call__(self, document: Document) -> Document:
-        facts = images.probe_image(document.bytes, self.max_pixels)
-        height, width, _ = images.decode_image(document.bytes, self.max_pixels).shape
-        return document.with_metadata(width=width, height=height, format=facts.format, mode=facts.mode, frames=facts.frames)
+        _, facts = images.read_image(document.bytes, self.max_pixels)
+        return document.with_metadata(width=facts.width, height=facts.height, format=facts.format, mode=facts.mode, frames=facts.frames)
 
 
 @gin.configurable

@@ -57,6 +57,8 @@ def decode_sound(data: bytes, max_seconds: float = MAX_SECONDS) -> Sound:
         containers.prepare(stream, containers.AUDIO_CODECS, max_pixels=1 << 26)
         rate, channels = stream.rate or 0, stream.channels or 0
         frames = (frame for _, frame in containers.decode(container, [stream]))
+        if kind == "flac":
+            frames = _all_of(frames, containers.flac_samples(data))
         waveform = resample(frames, max_seconds)
         codec = stream.codec_context.codec.canonical_name
     if not len(waveform):
@@ -64,17 +66,26 @@ def decode_sound(data: bytes, max_seconds: float = MAX_SECONDS) -> Sound:
     return Sound(waveform, kind, codec, rate, channels)
 
 
+def _all_of(frames: Iterator, promised: int) -> Iterator:
+    samples = 0
+    for frame in frames:
+        samples += frame.samples
+        yield frame
+    if promised and samples != promised:
+        raise BadInput("damaged_container", f"FLAC of {samples} samples where its header promises {promised}")
+
+
 def resample(frames: Iterator, max_seconds: float) -> np.ndarray:
     """PyAV audio frames (any sample format, one constant rate and layout) -> float32 [samples] mono at SAMPLE_RATE."""
     blocks, rate, channels, stream, samples = [], None, None, None, 0
     for frame in frames:
         if rate is None:
-            rate, channels = frame.sample_rate, len(frame.layout.channels)
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
             if not containers.MIN_RATE <= rate <= containers.MAX_RATE or not 1 <= channels <= containers.MAX_CHANNELS:
                 raise BadInput("damaged_stream", f"{channels} channels at {rate} Hz")
             stream = _resampler(rate)
-        elif (rate, channels) != (frame.sample_rate, len(frame.layout.channels)):
-            raise BadInput("damaged_stream", f"{rate} Hz, {channels} channels turn into {frame.sample_rate} Hz, {len(frame.layout.channels)} channels")
+        elif (rate, channels) != (frame.sample_rate, frame.layout.nb_channels):
+            raise BadInput("damaged_stream", f"{rate} Hz, {channels} channels turn into {frame.sample_rate} Hz, {frame.layout.nb_channels} channels")
         samples += frame.samples
         if samples > max_seconds * rate:
             raise BadInput("too_long", f"more than {max_seconds:g} s")
@@ -108,7 +119,10 @@ def _resampler(rate: int):
 
 
 def _mono(frame, channels: int) -> np.ndarray:
-    samples = frame.to_ndarray()
+    try:
+        samples = frame.to_ndarray()
+    except ValueError as error:
+        raise BadInput("unsupported_codec", containers.one_line(error)) from error
     if not frame.format.is_planar:
         samples = samples.reshape(-1, channels).T
     if samples.dtype.kind == "f":
