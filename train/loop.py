@@ -129,6 +129,8 @@ def open_run(run: Run) -> Opened:
     shard, num_shards = partitioner.data_layout(run.batch_size)
     vocabulary = tasks.Vocabulary.load(run.vocabulary) if run.vocabulary else None
     mixture = tasks.resolve_mixture(run.mixture, run.tasks_dir)
+    # By name: gin writes dictionaries sorted, and a run must equal the one that its kept configuration describes.
+    mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))
     batches = tasks.Batches(mixture, run.batch_size, run.lengths, run.seed, shard=shard, num_shards=num_shards, vocabulary=vocabulary)
     partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("length", batches.length)})
     model = run.model if run.model.vocab_size else dataclasses.replace(run.model, vocab_size=batches.vocab_size)
@@ -190,6 +192,8 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         feed = stack.enter_context(Prefetch(opened, start, run.train_steps))
         step_function = trainer.compile_step(_abstract_batch(opened))
         evaluator = Evaluator(opened, trainer) if run.evaluation.period else None
+        if reporter:
+            reporter.start()
         reached, pending = start, None
         stack.enter_context(jax.transfer_guard("disallow"))
         for step in range(start, run.train_steps):
@@ -320,6 +324,10 @@ class Reporter:
         self._line = metrics.ProgressLine(run.train_steps)
         self._speed = metrics.Speed()
 
+    def start(self) -> None:
+        """The clock of speeds starts here, with everything compiled."""
+        self._speed.take()
+
     def step(self, step: int, results: Mapping[str, jax.Array]) -> None:
         """Waits for the step's metrics and writes them."""
         row = {"step": step, **metrics.named(jax.device_get(results), self._domains)}
@@ -374,8 +382,8 @@ def _keep_configuration(model_dir: str, start: int) -> None:
 def _keep_for_inference(opened: Opened) -> None:
     """Writes model.json, and a copy of the vocabulary where the path that the caches name is still there."""
     batches, model_dir = opened.batches, opened.run.model_dir
-    (first, *_) = batches.mixture.manifests().values()
-    path = opened.run.vocabulary or first.vocabulary.get("path", "")
+    manifests = tuple(batches.mixture.manifests().values())
+    path = opened.run.vocabulary or manifests[0].vocabulary.get("path", "")
     copy = storage.join(model_dir, VOCABULARY_FOLDER)
     try:
         vocabulary = tasks.Vocabulary.load(path)
@@ -387,6 +395,7 @@ def _keep_for_inference(opened: Opened) -> None:
         storage.join(model_dir, MODEL_FILE),
         {
             "model": dataclasses.asdict(opened.model),
+            "image_token_budget": max((m.data.get("config", {}).get("image_token_budget", 0) for m in manifests), default=0),
             "vocabulary": {"path": str(path), "fingerprint": batches.vocabulary_fingerprint, "size": batches.vocab_size},
             "lengths": dict(opened.run.lengths),
             "domains": list(batches.domains),

@@ -112,8 +112,7 @@ class ProgressLine:
 
         self._console = rich.console.Console(stderr=True, highlight=False)
         self._total, self._period = total, 0.5 if self._console.is_terminal else period_s
-        self._shown = -math.inf
-        self._started = time.monotonic()
+        self._shown = time.monotonic()
         self._live = None
         if self._console.is_terminal:
             import rich.live

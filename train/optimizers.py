@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, as frozen dataclasses that gin fills; each builds its optax transformation.
 
-A schedule maps the number of updates done (int32) to a learning rate (float32). Decay, where there is one, spares the norms' scales, which are
+A schedule maps the number of updates done (int32) to the learning rate of the next (float32); the first is not wasted on a rate of 0. Decay, where there is one, spares the norms' scales, which are
 told by name: under the scan over layers they too have two axes.
 """
 
@@ -27,7 +27,12 @@ class WarmupCosine:
 
     def build(self) -> optax.Schedule:
         warmup = min(self.warmup_steps, self.total_steps)
-        return optax.warmup_cosine_decay_schedule(0.0, self.peak, warmup, max(self.total_steps, warmup + 1), self.peak * self.final_share)
+        curve = optax.warmup_cosine_decay_schedule(0.0, self.peak, warmup, max(self.total_steps, warmup + 1), self.peak * self.final_share)
+
+        def schedule(step):
+            return curve(step + 1)
+
+        return schedule
 
 
 @gin.configurable(module="train.optimizers")
@@ -42,7 +47,7 @@ class WarmupRsqrt:
         warmup = max(self.warmup_steps, 1)
 
         def schedule(step):
-            step = jnp.asarray(step, jnp.float32)
+            step = jnp.asarray(step + 1, jnp.float32)
             return self.peak * jnp.minimum(step / warmup, jnp.sqrt(warmup / jnp.maximum(step, warmup)))
 
         return schedule
@@ -82,10 +87,12 @@ class Adafactor:
     clip: float | None = None
 
     def build(self) -> optax.GradientTransformation:
-        rate = _schedule(self.schedule).build()
-        decay = self.weight_decay or None
-        adafactor = optax.adafactor(rate, decay_rate=self.decay_rate, weight_decay_rate=decay, weight_decay_mask=_decayed)
-        return optax.chain(optax.clip_by_global_norm(self.clip), adafactor) if self.clip else adafactor
+        parts = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        parts.append(optax.adafactor(None, decay_rate=self.decay_rate))
+        if self.weight_decay:
+            # optax's own decay would not be scaled by the learning rate; adafactor's updates are negative already.
+            parts.append(optax.add_decayed_weights(-self.weight_decay, _decayed))
+        return optax.chain(*parts, optax.scale_by_schedule(_schedule(self.schedule).build()))
 
 
 Optimizer = AdamW | Adafactor

@@ -96,7 +96,7 @@ class Trainer:
         updates, optimizer = self.optimizer.build().update(gradients, state.optimizer, state.parameters)
         metrics = {
             **_means(losses),
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(optimizers.learning_rate(self.optimizer)(state.step), jnp.float32),
         }
         return TrainState(state.step + 1, optax.apply_updates(state.parameters, updates), optimizer), metrics

@@ -2,10 +2,13 @@
 
 import json
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import time
 
-import pytest
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 def rows(path):
@@ -32,4 +35,60 @@ def test_a_run_leaves_what_it_promises(castor, tmp_path):
     assert sorted(p.name for p in (tmp_path / "m").glob("checkpoint_*")) == ["checkpoint_3", "checkpoint_6"]
     assert (tmp_path / "m" / "COMPLETED").is_file() and list((tmp_path / "m" / "tensorboard").iterdir())
     (config,) = (tmp_path / "m" / "config").iterdir()
-    assert "TRAIN_STEPS = 6" in config.read_text() and "train.model.Transformer.embed = 32" in config.read_text()
+    assert "TRAIN_STEPS = 6" in config.read_text() and "Transformer.embed = 32" in config.read_text()
+
+
+def test_killed_and_started_again_it_is_the_same_run(castor, tmp_path):
+    macros = {"TRAIN_STEPS": 30, "CHECKPOINT_PERIOD": 6, "EVAL_PERIOD": 6, "DROPOUT_RATE": 0.1}
+    assert castor("train", *castor.bindings(tmp_path / "whole", **macros))[0] == 0
+
+    command = ["train", *castor.bindings(tmp_path / "cut", **macros)]
+    killed_at = []
+    for lines in (8, 20):
+        child = castor.start(*command)
+        wait_for_lines(tmp_path / "cut" / "metrics.jsonl", lines, child)
+        os.kill(child.pid, signal.SIGKILL)
+        child.communicate()
+        killed_at.append(len(rows(tmp_path / "cut" / "metrics.jsonl")))
+    code, _, err = castor(*command)
+    assert code == 0, err
+    assert killed_at[-1] <= 30 and len(list((tmp_path / "cut" / "config").iterdir())) == 3
+    for name in ("metrics.jsonl", "evaluation.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_sigterm_saves_and_ends_cleanly(castor, tmp_path):
+    child = castor.start("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, CHECKPOINT_PERIOD=0, EVAL_PERIOD=0))
+    wait_for_lines(tmp_path / "m" / "metrics.jsonl", 5, child)
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 0 and "stopped by a signal" in err and "Traceback" not in err
+    reached = len(rows(tmp_path / "m" / "metrics.jsonl"))
+    assert (tmp_path / "m" / f"checkpoint_{reached}").is_dir() and not (tmp_path / "m" / "COMPLETED").exists()
+
+
+def test_the_loss_falls_in_every_domain(castor, tmp_path):
+    code, _, err = castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=60, BATCH_SIZE=8, EVAL_PERIOD=60))
+    assert code == 0, err
+    lines = rows(tmp_path / "m" / "metrics.jsonl")
+    (held_out,) = rows(tmp_path / "m" / "evaluation.jsonl")
+    for domain in ("words", "counts", "pictures"):
+        curve = [line[f"loss/{domain}"] for line in lines if f"loss/{domain}" in line]
+        assert sum(curve[-5:]) / 5 < 0.75 * curve[0]
+        assert held_out[f"loss/{domain}"] < 0.75 * curve[0]
+
+
+def test_a_longer_run_goes_on_and_a_shorter_one_is_refused(castor, tmp_path):
+    assert castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=3, EVAL_PERIOD=0))[0] == 0
+    code, _, err = castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=2, EVAL_PERIOD=0))
+    assert code == 2 and "beyond TRAIN_STEPS = 2" in err
+    assert castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=5, EVAL_PERIOD=0))[0] == 0
+    assert [row["step"] for row in rows(tmp_path / "m" / "metrics.jsonl")] == list(range(5))
+
+
+def test_no_tensorflow_on_the_training_path(castor, tmp_path):
+    script = "import sys; from launch.command import main; code = main(sys.argv[1:]); print('tensorflow' in sys.modules, 'apache_beam' in sys.modules); sys.exit(code)"
+    command = [sys.executable, "-c", script, "train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=2)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "False False"

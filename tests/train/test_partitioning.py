@@ -1,0 +1,80 @@
+"""train/partitioning.py: meshes that fit or say why not, one rule table without collisions, the rows of a process."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tasks.errors import ConfigurationError
+from train import model
+from train.model import Transformer
+from train.partitioning import MESH_AXES, RULES, Mesh, Partitioner
+
+
+def on(data=1, fsdp=1, sequence=1, tensor=1):
+    """A partitioner of an abstract mesh: specs and sizes need no devices."""
+    return Partitioner(jax.sharding.AbstractMesh((data, fsdp, sequence, tensor), MESH_AXES))
+
+
+def test_sizes_are_resolved():
+    assert Mesh.of({}).sizes(8) == (8, 1, 1, 1)
+    assert Mesh.of({"fsdp": 4}).sizes(4) == (1, 4, 1, 1)
+    assert Mesh.of({"data": -1, "tensor": 2}).sizes(8) == (4, 1, 1, 2)
+    assert Mesh.of(Mesh(2, 2, 1, 2)).sizes(8) == (2, 2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "mesh, match",
+    [
+        ({"data": 3}, "does not fit the 8 device"),
+        ({"data": -1, "fsdp": 3}, "does not fit"),
+        ({"data": -1, "fsdp": -1}, "is not a mesh"),
+        ({"data": 0}, "is not a mesh"),
+        ({"model": 8}, "names the axis 'model'"),
+    ],
+)
+def test_meshes_that_do_not_fit(mesh, match):
+    with pytest.raises(ConfigurationError, match=match):
+        Mesh.of(mesh).sizes(8)
+
+
+def test_every_parameter_and_activation_has_its_place():
+    place = on(2, 2, 1, 2)
+    for name, axes in model.logical_axes(Transformer(vocab_size=128)).items():
+        place.spec(axes, name)
+    spec = jax.sharding.PartitionSpec
+    assert place.spec(("layers", "embed", "heads", "head")) == spec(None, "fsdp", "tensor", None)
+    assert place.spec(("vocab", "embed")) == spec("tensor", "fsdp")
+    assert place.spec(("batch", "length")) == spec(("data", "fsdp"), "sequence")
+    assert {axis for axes in RULES.values() for axis in axes} == set(MESH_AXES)
+
+
+def test_two_axes_on_one_mesh_axis_are_refused_by_name():
+    with pytest.raises(ConfigurationError, match="parameter gate.*'mlp' and 'heads' both fall on the mesh axis 'tensor'"):
+        on(tensor=2).spec(("mlp", "heads"), "parameter gate")
+    rules = tuple((RULES | {"mlp": ("fsdp",)}).items())
+    with pytest.raises(ConfigurationError, match="'embed' and 'mlp' both fall on the mesh axis 'fsdp'"):
+        dataclasses.replace(on(fsdp=2), rules=rules).spec(("layers", "embed", "mlp"))
+    with pytest.raises(ConfigurationError, match="'colour', which has no rule"):
+        on().spec(("colour",))
+
+
+@pytest.mark.parametrize(
+    "sizes, config, match",
+    [
+        ({"tensor": 3}, {"vocab_size": 384, "heads": 4}, r"Transformer.heads = 4 is not a multiple of 3, the mesh axes \(tensor=3\)"),
+        ({"tensor": 2}, {"vocab_size": 129}, "Transformer.vocab_size = 129"),
+        ({"fsdp": 5}, {"vocab_size": 128}, "Transformer.embed = 128"),
+    ],
+)
+def test_widths_that_the_mesh_does_not_divide(sizes, config, match):
+    with pytest.raises(ConfigurationError, match=match):
+        Transformer(**config).check_mesh(on(**sizes))
+
+
+def test_a_single_process_holds_the_whole_batch():
+    place = Partitioner.create({}, jax.devices()[:1])
+    assert place.data_layout(8) == (0, 1)
+    placed = place.place_batch({"x": np.arange(32, dtype=np.int32).reshape(8, 4)}, 8)
+    np.testing.assert_array_equal(placed["x"], np.arange(32).reshape(8, 4))
