@@ -243,19 +243,20 @@ def _sounds(count: int, seed: int) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def _sound(draw: random.Random) -> tuple[np.ndarray, str]:
     """A waveform float32 [samples] at 16 kHz, and what it sounds like."""
-    pitch_name, pitch = draw.choice((("low", 196.0), ("middle", 440.0), ("high", 988.0)))
+    pitch_name, middle = draw.choice((("low", 196.0), ("middle", 440.0), ("high", 988.0)))
+    pitch, seconds = middle * draw.uniform(0.85, 1.15), draw.uniform(1.1, 1.9)
     kind = draw.choice(("tone", "beeps", "rising", "falling", "chord"))
     if kind == "tone":
-        return _envelope(_glide(pitch, pitch, 1.4)), f"a steady {pitch_name} tone"
+        return _envelope(_glide(pitch, pitch, seconds)), f"a steady {pitch_name} tone"
     if kind == "beeps":
-        beep, rest = _envelope(_glide(pitch, pitch, 0.2)), np.zeros(SAMPLE_RATE // 10, np.float32)
-        number, word = draw.choice(((2, "two"), (3, "three"), (4, "four")))
+        beep, rest = _envelope(_glide(pitch, pitch, 0.3)), np.zeros(SAMPLE_RATE // 10, np.float32)
+        number, word = draw.choice(((3, "three"), (4, "four"), (5, "five")))
         return np.concatenate([part for _ in range(number) for part in (beep, rest)]), f"{word} short {pitch_name} beeps"
     if kind == "rising":
-        return _envelope(_glide(pitch, pitch * 2, 1.5)), f"a tone rising from a {pitch_name} pitch"
+        return _envelope(_glide(pitch, pitch * 2, seconds)), f"a tone rising from a {pitch_name} pitch"
     if kind == "falling":
-        return _envelope(_glide(pitch, pitch / 2, 1.5)), f"a tone falling from a {pitch_name} pitch"
-    voices = sum(_glide(pitch * ratio, pitch * ratio, 1.5) for ratio in (1.0, 1.26, 1.5)) / 3
+        return _envelope(_glide(pitch, pitch / 2, seconds)), f"a tone falling from a {pitch_name} pitch"
+    voices = sum(_glide(pitch * ratio, pitch * ratio, seconds) for ratio in (1.0, 1.26, 1.5)) / 3
     return _envelope(voices), f"a chord of three notes on a {pitch_name} pitch"
 
 
