@@ -128,6 +128,6 @@ class Castor:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def castor(world) -> Castor:
     return Castor(world)

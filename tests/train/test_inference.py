@@ -1,0 +1,113 @@
+"""train/inference.py and castor infer: text, a picture that always decodes, a caption; the same for the same seed."""
+
+import json
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tasks.errors import CheckpointError, ConfigurationError, VocabularyError
+from train.inference import Model, Sampling
+
+
+@pytest.fixture(scope="module")
+def model_dir(castor, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model") / "m"
+    code, _, err = castor("train", *castor.bindings(directory, TRAIN_STEPS=40, EVAL_PERIOD=20))
+    assert code == 0, err
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(model_dir):
+    return Model.load(str(model_dir))
+
+
+def test_sampling_is_a_function_of_its_seed(model):
+    wild = Sampling(temperature=1.0, top_k=0, seed=1)
+    assert model.write("the red", wild) == model.write("the red", wild)
+    assert model.write("the red", wild) != model.write("the red", Sampling(temperature=1.0, top_k=0, seed=2))
+    assert model.write("the red", Sampling(temperature=0)) == model.write("the red", Sampling(temperature=1.0, top_k=1, seed=5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_drawing_always_decodes(model, seed):
+    pixels = model.draw("a red square", Sampling(temperature=3.0, top_k=0, seed=seed))
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
+    assert pixels.shape == (8 * rows, 8 * columns, 3) and rows * columns < model.max_length
+    assert model.draw("a red square", Sampling(seed=seed), size=(3, 5)).shape == (24, 40, 3)
+
+
+def test_the_grammar_of_a_drawing(model):
+    v = model.vocabulary
+    prompt = [*v.encode("the"), v.control("<image>")]
+    ids = list(model.sample(prompt, model._picture(20, (2, 3)), Sampling(temperature=2.0, top_k=0)))
+    assert ids[:2] == [v.control("<size_2>"), v.control("<size_3>")] and ids[-1] == v.control("</image>")
+    assert len(ids) == 2 + 6 + 1 and all(i in v.image_range for i in ids[2:-1])
+
+
+def test_text_and_captions_are_text(model):
+    v = model.vocabulary
+    ids = list(model.sample(v.encode("the"), model._text_only(), Sampling(temperature=5.0, top_k=0), 30))
+    assert ids and all(i in v.text_range or i == v.eos_id for i in ids)
+    assert isinstance(model.describe(np.zeros((24, 24, 3), np.uint8), max_tokens=5), str)
+
+
+def test_what_does_not_fit_is_refused(model, model_dir, tmp_path):
+    with pytest.raises(ConfigurationError, match="40 x 40 patches does not fit the 64 tokens"):
+        model.draw("the", size=(40, 40))
+    with pytest.raises(ConfigurationError, match="the prompt is"):
+        model.write("the red " * 100)
+    with pytest.raises(ConfigurationError, match="negative"):
+        Sampling(temperature=-1)
+    with pytest.raises(CheckpointError, match="no checkpoint 7"):
+        Model.load(str(model_dir), step=7)
+    with pytest.raises(ConfigurationError, match="holds no model"):
+        Model.load(str(tmp_path))
+
+
+def test_another_vocabulary_is_refused(model, model_dir, tmp_path):
+    import tasks
+    from tasks import sentencepieces
+
+    tasks.Vocabulary(sentencepieces.train(["other words"], sentencepieces.MIN_PIECES)).save(str(tmp_path / "other"))
+    with pytest.raises(VocabularyError, match="was trained with vocabulary"):
+        Model.load(str(model_dir), vocabulary_dir=str(tmp_path / "other"))
+
+
+def test_a_moved_model_needs_nothing_else(castor, model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "moved")
+    code, out, err = castor("infer", f"--model_dir={tmp_path / 'moved'}", "--text=the red", "--temperature=0", "--max_tokens=3")
+    assert code == 0 and out.startswith("the red"), err
+
+
+def test_the_command_writes_draws_and_describes(castor, model_dir, tmp_path):
+    drawn = tmp_path / "drawn.png"
+    code, _, err = castor("infer", f"--model_dir={model_dir}", "--draw=a blue circle", f"--output={drawn}", "--size=2x3")
+    assert code == 0, err
+    assert PIL.Image.open(drawn).size == (24, 16)
+    code, out, err = castor("infer", f"--model_dir={model_dir}", f"--describe={drawn}", "--max_tokens=4")
+    assert code == 0 and out, err
+    code, _, err = castor("infer", f"--model_dir={model_dir}", f"--samples={tmp_path / 's'}", "--text=the", "--draw=a", "--draw=b", "--size=2x2")
+    assert code == 0, err
+    rows = json.loads((tmp_path / "s" / "samples.json").read_text())
+    assert [sorted(row) for row in rows] == [["prompt", "text"], ["image", "prompt"], ["image", "prompt"]]
+    assert all((tmp_path / "s" / row["image"]).is_file() for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ((), "nothing to do"),
+        (("--draw=x",), "--output"),
+        (("--draw=x", "--output=x.txt"), "no image format"),
+        (("--draw=x", "--output=x.png", "--size=big"), "ROWSxCOLUMNS"),
+        (("--describe=missing.png",), "missing.png cannot be read"),
+        (("--text=x", "--gin.BATCH_SIZE=3"), "takes no gin flags"),
+    ],
+)
+def test_bad_use(castor, model_dir, arguments, match):
+    code, _, err = castor("infer", f"--model_dir={model_dir}", *arguments)
+    assert code == 2 and match in err and err.count("\n") == 1
