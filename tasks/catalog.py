@@ -134,7 +134,8 @@ def _from_gin(name: str) -> Mixture | None:
     except ValueError:
         return None
     with gin.config_scope(name):
-        return Mixture()
+        mixture = Mixture()
+    return dataclasses.replace(mixture, name=name) if mixture.name == Mixture.name else mixture
 
 
 def find_vocabulary(manifest: cache.Manifest) -> str:

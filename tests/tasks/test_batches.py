@@ -2,11 +2,10 @@
 
 import collections
 import dataclasses
-import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
+import small_caches as caches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,10 +13,6 @@ import tasks
 from tasks import cache
 from tasks.batches import Batches
 from tasks.errors import CacheError, CastorError, ConfigurationError, VocabularyError
-
-_spec = importlib.util.spec_from_file_location("caches_for_batches", pathlib.Path(__file__).with_name("test_cache.py"))
-caches = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(caches)
 
 LENGTH = 48
 COUNTS = {"web": 60, "code": 25, "image": 4}

@@ -4,40 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from small_caches import DENSE, make_cache, make_records
 
 from tasks import cache, hashing, storage
 from tasks.errors import CacheError
-
-DENSE = {"targets": {"dtype": "int32", "rank": 1}, "mel": {"dtype": "float32", "rank": 2, "shape": [None, 4]}}
-
-
-def make_records(count, features=cache.TARGETS, seed=5):
-    """Records of 1 to 59 tokens, from our own hash: golden vectors stand on them."""
-    result = []
-    for number in range(count):
-        document = f"{hashing.key64('id', number):016x}{hashing.key64('di', number):016x}"
-        length = 1 + hashing.key64("length", seed, number) % 59
-        noise = hashing.mix64(np.arange(length, dtype=np.uint64) + np.uint64(1000 * number + seed))
-        arrays = {"targets": (noise % np.uint64(1 << 20)).astype(np.int64) + 2}
-        if "mel" in features:
-            arrays["mel"] = (noise[: 4 * (length // 9)] % np.uint64(1000)).astype(np.float32).reshape(-1, 4)
-        result.append(cache.Record(document, f"file://{number}", arrays))
-    return result
-
-
-def make_cache(directory, records, features=cache.TARGETS, seed=3, num_shards=3, splits=("train", "validation"), **facts):
-    directory = str(directory)
-    staging = cache.begin(directory)
-    entries = []
-    for shard in range(num_shards):
-        mine = [r for r in records if hashing.shard_of(hashing.record_hash(seed, r.id), num_shards) == shard]
-        if mine:
-            entries.append(cache.write_shard(staging, "train", shard, num_shards, mine, features, seed=seed))
-    entries = cache.fill_shards(staging, entries, dict.fromkeys(splits, num_shards), features, seed=seed)
-    facts = {"name": "toy", "modality": "text", "vocabulary": {"path": "none", "fingerprint": "f", "size": 1 << 21}, **facts}
-    cache.commit(staging, directory, cache.build_manifest(entries=entries, features=features, seed=seed, **facts))
-    return directory
-
 
 def files_of(directory):
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}

@@ -1,20 +1,16 @@
 """Unmodified SeqIO reads Castor's caches: the same examples for each task and for a mixture, through its own cache directories."""
 
 import collections
-import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
+import small_caches as caches
 
 import tasks
 from tasks import cache
 from tasks.errors import CacheError
 
 seqio = pytest.importorskip("seqio")
-_spec = importlib.util.spec_from_file_location("caches_for_seqio", pathlib.Path(__file__).with_name("test_cache.py"))
-caches = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(caches)
 
 COUNTS = {"sq_web": 30, "sq_code": 12, "sq_image": 5}
 

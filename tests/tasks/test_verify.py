@@ -1,18 +1,13 @@
 """Verify: whatever is done to a cache, in any of its files, it is found and the file is named."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
+import small_caches as caches
 
 from tasks import cache, records, storage
 from tasks.verify import Problem, verify
-
-_spec = importlib.util.spec_from_file_location("caches_for_verify", pathlib.Path(__file__).with_name("test_cache.py"))
-caches = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(caches)
 
 SHARD = "train.tfrecord-00001-of-00003"
 

@@ -1,0 +1,151 @@
+"""One self-contained HTML page that shows what a model will see of a task: records decoded back to text, pictures, sound and frames.
+
+Everything is decoded from the cached ids alone, through the vocabulary, so the page shows what survived tokenization, losses of the codecs included. Text of
+strangers is escaped by the template engine, media are inline, and the page may load nothing from anywhere. This file knows no
+training and no pipeline.
+"""
+
+import base64
+import io
+import pathlib
+import wave
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks import audio
+from tasks.cache import CacheReader
+
+if TYPE_CHECKING:
+    from tasks.vocabulary import Vocabulary
+
+MAX_TOKENS = 20_000
+"""Of one record; more are cut off the page, and the page says so."""
+
+_TEMPLATE = pathlib.Path(__file__).with_name("preview.html")
+_MAX_IDS_SHOWN = 400
+_DECIBELS_SHOWN = 80.0
+# Dark violet to yellow through teal: lightness grows evenly, so loudness can be read in grey, too.
+_COLOURS = np.array([[13, 8, 40], [62, 20, 104], [40, 90, 140], [30, 150, 130], [130, 205, 80], [253, 231, 60]], dtype=np.float64)
+
+
+def render(reader: CacheReader, records: Iterable[int], vocabulary: "Vocabulary | None") -> str:
+    """The page as HTML. records: which of the reader's split. vocabulary: None shows ids. Raises CacheError where a record is damaged."""
+    import jinja2
+
+    manifest = reader.manifest
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        name=manifest.name,
+        modality=manifest.modality,
+        split=reader.split,
+        splits=[(split, manifest.records(split), manifest.tokens(split)) for split in manifest.splits],
+        vocabulary=manifest.vocabulary.get("fingerprint", "")[:12],
+        vocab_size=int(manifest.vocabulary.get("size", 0) or 0),
+        fingerprint=manifest.fingerprint,
+        decoded=vocabulary is not None,
+        records=[_record(reader, record, vocabulary) for record in records],
+    )
+
+
+def choose(total: int, count: int) -> list[int]:
+    """`count` records spread evenly over a split of `total`. A cache is shuffled, so any spread is a fair sample."""
+    count = min(count, total)
+    return [index * total // count for index in range(count)]
+
+
+def _record(reader: CacheReader, record: int, vocabulary: "Vocabulary | None") -> dict[str, Any]:
+    document, source = reader.document(record)
+    features = reader[record]
+    ids = features.pop("targets", np.zeros(0, np.int32))
+    shown = ids[:MAX_TOKENS].tolist()
+    names = [vocabulary.name(i) if vocabulary else "" for i in shown[:_MAX_IDS_SHOWN]]
+    return {
+        "number": record,
+        "document": document,
+        "source": source,
+        "tokens": len(ids),
+        "cut": len(ids) - len(shown),
+        "ids": list(zip(shown, names)),  # zip ends with the names
+        "more_ids": len(ids) - len(names),
+        "pieces": [piece for segment in vocabulary.segments(shown) for piece in _pieces(*segment)] if vocabulary else [],
+        "dense": [_dense(name, array) for name, array in sorted(features.items())],
+    }
+
+
+def _pieces(kind: str, ids: Sequence[int], value: Any) -> list[dict[str, Any]]:
+    """What a segment becomes on the page: dictionaries of `kind` text, control, image or audio, and their content."""
+    if kind == "text":
+        return [{"kind": "text", "text": value, "tokens": len(ids)}]
+    if value is None or kind == "control":
+        return [{"kind": "control", "text": value if kind == "control" else f"empty {kind}", "tokens": len(ids)}]
+    if kind == "image":
+        return [_image(value, len(ids))]
+    if kind == "audio":
+        return [_audio(value, len(ids))]
+    frames = [_image(frame, 0) for frame in value.frames]
+    sound = [_audio(value.waveform, 0)] if value.waveform is not None else []
+    return [{"kind": "video", "frames": frames, "sound": sound, "tokens": len(ids)}]
+
+
+def _image(pixels: np.ndarray, tokens: int) -> dict[str, Any]:
+    height, width = pixels.shape[:2]
+    return {"kind": "image", "url": _png(pixels), "width": width, "height": height, "tokens": tokens}
+
+
+def _audio(waveform: np.ndarray, tokens: int) -> dict[str, Any]:
+    levels = audio.log_mel(waveform)
+    return {
+        "kind": "audio",
+        "wav": _wav(waveform),
+        "spectrogram": _png(_spectrogram(levels)),
+        "seconds": len(waveform) / audio.SAMPLE_RATE,
+        "frames": len(levels),
+        "tokens": tokens,
+    }
+
+
+def _dense(name: str, array: np.ndarray) -> dict[str, Any]:
+    picture = _png(_heat(array)) if array.ndim == 2 and array.size else ""
+    return {"name": name, "shape": list(array.shape), "dtype": str(array.dtype), "url": picture, "values": array.ravel()[:20].tolist()}
+
+
+def _spectrogram(levels: np.ndarray) -> np.ndarray:
+    """Log-mel levels in dB [frames, bins] -> uint8 [bins, frames, 3], low tones at the bottom, the loudest 80 dB."""
+    top = float(levels.max()) if levels.size else 0.0
+    return _heat(np.maximum(levels, top - _DECIBELS_SHOWN).T[::-1])
+
+
+def _heat(values: np.ndarray) -> np.ndarray:
+    """Any finite values [h, w] -> uint8 [h, w, 3] of _COLOURS from least to greatest."""
+    values = np.nan_to_num(np.asarray(values, dtype=np.float64), posinf=0.0, neginf=0.0)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    place = (values - low) / (high - low or 1.0) * (len(_COLOURS) - 1)
+    below = np.minimum(place.astype(np.int64), len(_COLOURS) - 2)
+    share = (place - below)[..., None]
+    return (_COLOURS[below] * (1 - share) + _COLOURS[below + 1] * share).round().astype(np.uint8)
+
+
+def _png(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return _data_url("image/png", buffer.getvalue())
+
+
+def _wav(waveform: np.ndarray) -> str:
+    """float32 [n] in [-1, 1] at 16 kHz -> a 16-bit mono WAV."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(audio.SAMPLE_RATE)
+        file.writeframes((np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes())
+    return _data_url("audio/wav", buffer.getvalue())
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,124 @@
+"""`castor tasks`: each action on real caches, and bad use that names the thing and the remedy."""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from launch import command
+from tasks import cache
+
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "tasks"))
+import small_caches as caches
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("out")
+    vocabulary = caches.make_vocabulary()
+    vocabulary.save(str(directory / "vocabulary"))
+    facts = {"path": str(directory / "vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
+    for name in ("web", "code"):
+        texts = [f"{name} number {i} " * (1 + i % 5) for i in range(20)]
+        records = [cache.Record(f"{i:032x}", f"{name}.jsonl#line={i}", {"targets": np.array([*vocabulary.encode(t), 1])}) for i, t in enumerate(texts)]
+        funnel = {"read": 21, "rejected": {"short": 1}, "kept": 20}
+        caches.make_cache(directory / "tasks" / name, records, name=name, vocabulary=facts, funnel=funnel)
+    return directory
+
+
+@pytest.fixture
+def castor(capsys):
+    def run(*argv):
+        code = command.main(["tasks", *map(str, argv)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_list(out, castor, tmp_path):
+    code, text, _ = castor("list", out / "tasks")
+    assert code == 0 and [line.split()[0] for line in text.splitlines() if "ready" in line] == ["code", "web"]
+    cache.begin(str(tmp_path / "tasks" / "broken"))
+    code, text, _ = castor("list", tmp_path / "tasks")
+    assert code == 0 and "half-written" in text
+
+
+def test_show(out, castor):
+    code, text, _ = castor("show", out / "tasks" / "web")
+    assert code == 0 and "train" in text and "rejected short" in text and "int32, rank 1" in text
+
+
+def test_verify_names_the_file_and_fails(out, castor, tmp_path):
+    assert castor("verify", out / "tasks")[0] == 0
+    directory = caches.make_cache(tmp_path / "toy", caches.make_records(20))
+    shard = tmp_path / "toy" / "train.tfrecord-00001-of-00003"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    code, text, _ = castor("verify", directory)
+    assert code == 1 and f"{shard}: checksum" in text and f"{shard}: record" in text
+    assert castor("verify", directory, "--quick")[0] == 0
+    assert castor("verify", tmp_path / "nothing")[0] == 1
+
+
+def test_preview(out, castor, tmp_path):
+    page = tmp_path / "page.html"
+    code, text, _ = castor("preview", out / "tasks" / "web", f"--output={page}", "--count=3")
+    assert code == 0 and "3 records" in text
+    assert page.read_text().count("<article>") == 3 and "web number" in page.read_text()
+
+
+def test_preview_without_its_vocabulary(castor, tmp_path):
+    directory = caches.make_cache(tmp_path / "toy", caches.make_records(20))
+    code, _, error = castor("preview", directory, f"--output={tmp_path / 'p.html'}")
+    assert code == 0 and "--vocabulary=DIR" in error
+
+
+def test_lineage_of_a_cache(out, castor):
+    code, text, _ = castor("lineage", out / "tasks" / "web", "--step=3", "--batch_size=4", "--length=32", "--json", "--row=2")
+    spans = [json.loads(line) for line in text.splitlines()]
+    assert code == 0 and {s["row"] for s in spans} == {2} and all(s["source"].startswith("web.jsonl#line=") for s in spans)
+    code, text, _ = castor("lineage", out / "tasks" / "web", "--step=3", "--batch_size=4", "--length=32", "--row=2")
+    assert code == 0 and all(s["document"] in text and s["source"] in text for s in spans)
+
+
+def test_lineage_of_a_mixture_bound_in_gin(out, castor, tmp_path):
+    (tmp_path / "two.gin").write_text(
+        "import tasks.catalog\nMIXTURE_OR_TASK_NAME = @two/tasks.Mixture()\ntwo/tasks.Mixture.components = {'web': 1, 'code': 3}\n"
+        f"TASKS_DIR = '{out / 'tasks'}'\nBATCH_SIZE = 4\nTASK_FEATURE_LENGTHS = {{'targets': 32}}\nRANDOM_SEED = 5\n"
+    )
+    code, text, _ = castor("lineage", f"--gin_file={tmp_path / 'two.gin'}", "--step=1", "--json")
+    assert code == 0 and {json.loads(line)["domain"] for line in text.splitlines()} <= {"web", "code"}
+    other = castor("lineage", f"--gin_file={tmp_path / 'two.gin'}", "--step=1", "--json", "--seed=6")[1]
+    assert other != text
+    model = tmp_path / "model"
+    (model / "config").mkdir(parents=True)
+    (model / "config" / "000_step_0.gin").write_text((tmp_path / "two.gin").read_text())
+    assert castor("lineage", f"--model_dir={model}", "--step=1", "--json")[1] == text
+
+
+@pytest.mark.parametrize(
+    "argv, match",
+    [
+        (["lst"], "Did you mean list"),
+        (["show"], "takes a path"),
+        (["show", "/nothing/there"], "no task cache at /nothing/there"),
+        (["list", "/nothing/there"], "no directory /nothing/there"),
+        (["preview", "{web}", "--record=999"], "no record 999"),
+        (["preview", "{web}", "--split=tset"], "no split 'tset'"),
+        (["preview", "{web}", "--vocabulary=/nothing"], "/nothing is no vocabulary"),
+        (["lineage", "{web}"], "--step=S"),
+        (["lineage", "{web}", "--step=1"], "BATCH_SIZE"),
+        (["lineage", "--step=1"], "MIXTURE_OR_TASK_NAME"),
+        (["lineage", "{web}", "--step=1", "--batch_size=2", "--length=8", "--row=2"], "no row 2"),
+        (["lineage", "{web}", "--step=-1", "--batch_size=2", "--length=8"], "step"),
+        (["lineage", "--step=1", "--model_dir=/nothing"], "holds no run"),
+        (["list", "--nonsense"], "does not know --nonsense"),
+    ],
+)
+def test_bad_use_is_one_line(out, castor, argv, match):
+    code, _, error = castor(*(a.format(web=out / "tasks" / "web") for a in argv))
+    assert code == 2 and match in error and len(error.strip().splitlines()) == 1

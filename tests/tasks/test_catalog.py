@@ -1,0 +1,101 @@
+"""The catalog: finds what there is, says what there is not, and never lets a component vanish."""
+
+import gin
+import pytest
+import small_caches as caches
+
+import tasks
+from tasks import cache, catalog, configuration
+from tasks.errors import CacheError, ConfigurationError, VocabularyError
+
+
+@pytest.fixture(scope="module")
+def tasks_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("out") / "tasks"
+    for name in ("web", "code", "en/books"):
+        caches.make_cache(directory / name, caches.make_records(6), name=name.split("/")[-1])
+    cache.begin(str(directory / "half"))
+    (directory / "other").mkdir()
+    (directory / "other" / "manifest.json").write_text('{"kind": "corpus", "format": 1}')
+    return str(directory)
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+    yield
+    gin.clear_config()
+
+
+def test_find_caches(tasks_dir):
+    found = catalog.find_caches(tasks_dir)
+    assert [(f.name, bool(f.manifest)) for f in found] == [("code", True), ("en:books", True), ("half", False), ("web", True)]
+    assert "half-written" in found[2].problem
+    assert [f.name for f in catalog.find_caches(f"{tasks_dir}/web")] == ["web"]
+    assert catalog.find_caches(f"{tasks_dir}/nothing") == []
+
+
+def test_names_directories_and_dictionaries(tasks_dir):
+    for given, domains in (
+        ("web", ["web"]),
+        ("en:books", ["en:books"]),
+        (f"{tasks_dir}/code", ["code"]),
+        ({"web": 2, f"{tasks_dir}/en/books": 1}, ["web", "books"]),
+        (tasks.Mixture("m", {"code": 1, "web": 0}), ["code", "web"]),
+    ):
+        assert list(tasks.resolve_mixture(given, tasks_dir).manifests()) == domains
+
+
+def test_what_is_missing_is_named_with_the_remedy(tasks_dir):
+    with pytest.raises(CacheError, match=f"mixture 'm': there is no task cache 'wep' in {tasks_dir}. Did you mean 'web'.*castor tasks list {tasks_dir}"):
+        tasks.resolve_mixture(tasks.Mixture("m", {"web": 1, "wep": 1}), tasks_dir)
+    with pytest.raises(CacheError, match="half is half-written"):
+        tasks.resolve_mixture("half", tasks_dir)
+    with pytest.raises(CacheError, match="other is a corpus, not a task cache"):
+        tasks.resolve_mixture("other", tasks_dir)
+    with pytest.raises(CacheError, match="no task cache 'web' in the working directory"):
+        tasks.resolve_mixture("web")
+
+
+def test_bad_mixtures(tasks_dir):
+    for bad in ({}, tasks.Mixture, 7, None):
+        with pytest.raises(ConfigurationError):
+            tasks.resolve_mixture(bad, tasks_dir)
+    with pytest.raises(ConfigurationError, match="two components named 'web'"):
+        tasks.resolve_mixture({"web": 1, f"{tasks_dir}/web": 1}, tasks_dir)
+
+
+def test_the_mixture_of_five_from_gin():
+    configuration.parse(configuration.Flags(("mixtures/five.gin",), ("VIDEO_WEIGHT = 0.5",)))
+    value = gin.query_parameter("%MIXTURE_OR_TASK_NAME").scoped_configurable_fn()
+    assert value.name == "five" and list(value.components) == ["web", "code", "image", "audio", "video"]
+    assert value.components["video"] == 0.5
+    with pytest.raises(CacheError, match="mixture 'five'.*'web'"):
+        tasks.resolve_mixture("five")
+
+
+def test_a_mixture_bound_in_gin_is_found_by_its_scope(tasks_dir):
+    gin.parse_config("two/tasks.Mixture.components = {'web': 0.5, 'code': 0.5}")
+    mixture = tasks.resolve_mixture("two", tasks_dir)
+    assert mixture.name == "two" and list(mixture.components) == ["web", "code"]
+
+
+def test_the_vocabulary_is_found_where_it_was_or_beside_the_cache(tmp_path):
+    vocabulary = caches.make_vocabulary()
+    facts = {"path": str(tmp_path / "a/vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
+    caches.make_cache(tmp_path / "a/tasks/web", [], name="web", vocabulary=facts)
+    with pytest.raises(VocabularyError, match=str(tmp_path / "a/vocabulary")):
+        catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "a/tasks/web")))
+    vocabulary.save(str(tmp_path / "a/vocabulary"))
+    assert catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "a/tasks/web"))) == str(tmp_path / "a/vocabulary")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "b/tasks/web"))) == str(tmp_path / "b/vocabulary")
+    caches.make_cache(tmp_path / "b/tasks/web", [], name="web", vocabulary={**facts, "fingerprint": "another"})
+    with pytest.raises(VocabularyError, match="is not the vocabulary another"):
+        catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "b/tasks/web")))
+
+
+def test_public_names():
+    assert all(getattr(tasks, name) for name in tasks.__all__)
+    assert set(tasks.__all__) <= set(dir(tasks))
+    with pytest.raises(AttributeError):
+        tasks.nothing
