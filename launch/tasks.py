@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  show CACHE     one cache in full: splits, lengths, features, vocabulary, the funnel of its documents\n"
         "  verify PATH    every byte against the manifest; names each flipped, cut, missing or stale file; exit code 1 if there is any\n"
         "  preview CACHE  records decoded back to text, pictures, spectrograms, sound and frames, in one HTML page\n"
-        "  lineage        which documents, and which of their tokens, are in a batch: --step=S of a cache, or of the mixture of a run's gin files"
+        "  lineage        which documents, and which of their tokens, are in the batch of a step: of a run, or of a cache"
     )
     parser.add_argument("action", metavar="ACTION", help=f"one of {', '.join(ACTIONS)}")
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a cache, or a directory of caches (list, verify)")
@@ -39,9 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     preview.add_argument("--record", metavar="I", type=int, action="append", help="show this record; may be given several times")
     preview.add_argument("--vocabulary", metavar="DIR", help="the vocabulary directory, if it is not where the cache says")
     lineage = parser.add_argument_group(
-        "lineage", "of a run: its --model_dir, or its gin files and bindings as to castor train; of one cache: PATH, --batch_size and --length"
+        "lineage",
+        "of a run: its --model_dir, or its gin files and bindings as to castor train; of one cache: PATH, --batch_size and --length",
     )
-    lineage.add_argument("--model_dir", metavar="DIR", help="a run's folder: takes mixture, lengths, batch size and seed from its latest start")
+    lineage.add_argument(
+        "--model_dir", metavar="DIR", help="a run's folder: takes mixture, lengths, batch size and seed from its latest start"
+    )
     lineage.add_argument("--tasks_dir", metavar="DIR", help="where task names are looked up (default: the macro TASKS_DIR)")
     lineage.add_argument("--step", metavar="S", type=int, help="the training step, from 0")
     lineage.add_argument("--row", metavar="R", type=int, help="one row of the global batch only")
@@ -61,7 +64,8 @@ def run(arguments: argparse.Namespace, flags) -> int:
     if arguments.action not in actions:
         close = difflib.get_close_matches(arguments.action, ACTIONS, n=1)
         raise ConfigurationError(
-            f"castor tasks has no action {arguments.action!r}.", f"Did you mean {close[0]}?" if close else f"There are {', '.join(ACTIONS)}."
+            f"castor tasks has no action {arguments.action!r}.",
+            f"Did you mean {close[0]}?" if close else f"There are {', '.join(ACTIONS)}.",
         )
     return actions[arguments.action](arguments, flags)
 
@@ -159,7 +163,9 @@ def _verify(arguments, flags) -> int:
             for problem in problems:
                 console.print(f"{storage.join(directory, problem.file)}: {problem.kind}: {problem.message}", style="red", soft_wrap=True)
             bad += bool(problems)
-            console.print(f"{directory}: {'sound' if not problems else f'{len(problems)} problems'}", style="green" if not problems else "bold red")
+            console.print(
+                f"{directory}: {'sound' if not problems else f'{len(problems)} problems'}", style="green" if not problems else "bold red"
+            )
     return 1 if bad else 0
 
 
@@ -178,7 +184,9 @@ def _preview(arguments, flags) -> int:
     records = arguments.record if arguments.record is not None else preview.choose(len(reader), max(0, arguments.count))
     for record in records:
         if not 0 <= record < len(reader):
-            raise ConfigurationError(f"{directory} has no record {record} in split {arguments.split}.", f"It has records 0 to {len(reader) - 1}.")
+            raise ConfigurationError(
+                f"{directory} has no record {record} in split {arguments.split}.", f"It has records 0 to {len(reader) - 1}."
+            )
     vocabulary = None
     try:
         vocabulary = Vocabulary.load(arguments.vocabulary or find_vocabulary(reader.manifest))
@@ -270,7 +278,9 @@ def _latest_configuration(model_dir: str) -> str:
     folder = storage.join(model_dir, "config")
     names = [name for name in storage.list_files(folder) if name.endswith(".gin")]
     if not names:
-        raise ConfigurationError(f"{model_dir} holds no run: there is no configuration in {folder}.", "Name the MODEL_DIR of a training run.")
+        raise ConfigurationError(
+            f"{model_dir} holds no run: there is no configuration in {folder}.", "Name the MODEL_DIR of a training run."
+        )
     return storage.join(folder, names[-1])
 
 
@@ -281,7 +291,9 @@ def _paths(arguments, example: str, most: int | None = None) -> list[str]:
     from tasks.errors import ConfigurationError
 
     if not arguments.paths or (most is not None and len(arguments.paths) > most):
-        raise ConfigurationError(f"castor tasks {arguments.action} takes {'one path' if most == 1 else 'a path'}.", f"For instance: {example}")
+        raise ConfigurationError(
+            f"castor tasks {arguments.action} takes {'one path' if most == 1 else 'a path'}.", f"For instance: {example}"
+        )
     return arguments.paths
 
 

@@ -1,4 +1,5 @@
-"""Training batches as a function: `Batches(...).batch(step)` depends on the mixture, the seed and the step, and on nothing that went before.
+"""Training batches as a function: `Batches(...).batch(step)` depends on the mixture, the seed and the step, and on nothing that went
+before.
 
     position p = step * batch_size + row        rows of all steps, in one line
       mixing.py       p -> component, index     closed form; each (component, index) comes exactly once
@@ -62,12 +63,12 @@ class Component:
 class Batches:
     """The batches of a mixture.
 
-    mixture: a Mixture, a task name or a cache directory (see catalog.resolve_mixture). batch_size: rows of the global batch, over all shards.
-    lengths: {"targets": L}, tokens of a row. split: of every cache. shard, num_shards: this reader's part of the rows; num_shards divides
-    batch_size. vocabulary: if given (a Vocabulary or its fingerprint), the caches must have been made with it.
+    mixture: a Mixture, a task name or a cache directory (see catalog.resolve_mixture). batch_size: rows of the global batch, over all
+    shards. lengths: {"targets": L}, tokens of a row. split: of every cache. shard, num_shards: this reader's part of the rows; num_shards
+    divides batch_size. vocabulary: if given (a Vocabulary or its fingerprint), the caches must have been made with it.
 
-    Raises ConfigurationError for bad arguments, CacheError for a cache that is missing, empty in this split or not as its manifest says, and
-    VocabularyError for caches of another vocabulary than asked, or of different ones.
+    Raises ConfigurationError for bad arguments, CacheError for a cache that is missing, empty in this split or not as its manifest says,
+    and VocabularyError for caches of another vocabulary than asked, or of different ones.
     """
 
     def __init__(
@@ -90,17 +91,20 @@ class Batches:
         self._mixing = mixing.Mixing.of(dict(zip(manifests, self.mixture.components.values())), self.seed)
         self.domains: tuple[str, ...] = tuple(manifests)
         self.components: tuple[Component, ...] = tuple(
-            _open(name, float(share), manifest, split, self.length) for (name, manifest), share in zip(manifests.items(), self._mixing.shares)
+            _open(name, float(share), manifest, split, self.length)
+            for (name, manifest), share in zip(manifests.items(), self._mixing.shares)
         )
         self._rows = np.array([component.rows for component in self.components], dtype=np.int64)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """32 hex digits of all that the global batches depend on: code versions, caches' contents, weights, lengths, batch size, split and seed."""
+        """32 hex digits of all that batches depend on: code versions, caches' contents, weights, lengths, batch size, split and seed."""
         return fingerprint.of_json(
             {
                 "versions": [VERSION, packing.VERSION, hashing.VERSION],
-                "components": [[c.name, str(w), c.reader.manifest.content_fingerprint] for c, w in zip(self.components, self._mixing.shares)],
+                "components": [
+                    [c.name, str(w), c.reader.manifest.content_fingerprint] for c, w in zip(self.components, self._mixing.shares)
+                ],
                 "batch_size": self.batch_size,
                 "lengths": {FEATURE: self.length},
                 "split": self.split,
@@ -112,8 +116,9 @@ class Batches:
         """The rows of this shard at a step: arrays [batch_size / num_shards, L].
 
         decoder_target_tokens int32, 0 is padding. decoder_input_tokens int32: targets shifted right inside each segment, 0 first.
-        decoder_loss_weights float32: 1 on targets, 0 on padding. decoder_segment_ids int32: from 1, 0 on padding. decoder_positions int32: from 0
-        in each segment. domain int32: index into `domains`, -1 on padding. Raises CacheError where a cache turns out damaged.
+        decoder_loss_weights float32: 1 on targets, 0 on padding. decoder_segment_ids int32: from 1, 0 on padding. decoder_positions
+        int32: from 0 in each segment. domain int32: index into `domains`, -1 on padding. Raises CacheError where a cache turns out
+        damaged.
         """
         rows = self.batch_size // self.num_shards
         targets = np.zeros((rows, self.length), dtype=np.int32)
@@ -206,7 +211,8 @@ def _open(name: str, share: float, manifest: Manifest, split: str, length: int) 
     row_starts = tuple(np.cumsum([0, *(plan.num_rows for plan in plans)]).tolist())
     if not row_starts[-1]:
         raise CacheError(
-            f"cache {manifest.directory} has no tokens in split {split!r}.", f"Take {name!r} out of the mixture, or give its corpus more documents."
+            f"cache {manifest.directory} has no tokens in split {split!r}.",
+            f"Take {name!r} out of the mixture, or give its corpus more documents.",
         )
     return Component(name, share, reader, plans, row_starts)
 
@@ -218,11 +224,15 @@ def _check_arguments(batch_size, lengths, seed, shard, num_shards) -> None:
     if not whole(batch_size) or batch_size < 1:
         raise ConfigurationError(f"batch_size is a positive whole number, not {batch_size!r}.", "Bind BATCH_SIZE.")
     if not whole(num_shards) or num_shards < 1 or batch_size % num_shards:
-        raise ConfigurationError(f"batch_size {batch_size} does not divide into {num_shards!r} shards.", "Choose BATCH_SIZE as a multiple of the shards.")
+        raise ConfigurationError(
+            f"batch_size {batch_size} does not divide into {num_shards!r} shards.", "Choose BATCH_SIZE as a multiple of the shards."
+        )
     if not whole(shard) or not 0 <= shard < num_shards:
         raise ConfigurationError(f"shard {shard!r} is not one of the {num_shards} shards 0 to {num_shards - 1}.")
     if not isinstance(lengths, Mapping) or set(lengths) != {FEATURE} or not whole(lengths[FEATURE]) or lengths[FEATURE] < 1:
-        raise ConfigurationError(f"lengths are {{'targets': L}} with a positive whole number L, not {lengths!r}.", "Bind TASK_FEATURE_LENGTHS.")
+        raise ConfigurationError(
+            f"lengths are {{'targets': L}} with a positive whole number L, not {lengths!r}.", "Bind TASK_FEATURE_LENGTHS."
+        )
     if not whole(seed):
         raise ConfigurationError(f"seed is a whole number, not {seed!r}.", "Bind RANDOM_SEED.")
 
@@ -238,7 +248,9 @@ def _check_vocabularies(mixture: Mixture, manifests: Mapping[str, Manifest], voc
             first, expected = f"cache {manifest.directory}", found
         elif found != expected:
             raise VocabularyError(
-                f"mixture {mixture.name!r}: cache {manifest.directory} was made with vocabulary {found[:12]}, {first} has vocabulary {str(expected)[:12]}.", remedy
+                f"mixture {mixture.name!r}: cache {manifest.directory} was made with vocabulary {found[:12]}, "
+                f"{first} has vocabulary {str(expected)[:12]}.",
+                remedy,
             )
         size = int(manifest.vocabulary.get("size", 0) or 0)
     return str(expected), size

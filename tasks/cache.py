@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 COMPLETED = "COMPLETED"
 STAGING_PREFIX = ".staging-"
 TARGETS = {"targets": {"dtype": "int32", "rank": 1}}
-"""The features of an ordinary token cache. A dense feature of rank above 1 also names its inner shape: {"dtype", "rank", "shape": [None, 80]}."""
+"""The features of an ordinary token cache. A feature of rank above 1 also names its shape: {"dtype", "rank", "shape": [None, 80]}."""
 
 _SEQIO_VERSION = "0.0.20"
 _EOS_ID, _PAD_ID = 1, 0
@@ -55,7 +55,9 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of one shard. tokens: summed first axes by feature; content_tokens: without pad and eos; longest: of one record."""
+    """What the manifest says of one shard. tokens: summed first axes by feature; content_tokens: without
+    pad and eos; longest: of one record.
+    """
 
     split: str
     shard: int
@@ -113,7 +115,8 @@ def write_shard(
     *,
     seed: int,
 ) -> ShardEntry:
-    """Writes one shard with its sidecar and lineage under their final names in `staging_dir`; writing it again replaces it by the same bytes.
+    """Writes one shard with its sidecar and lineage under their final names in `staging_dir`; writing it again replaces it by the same
+    bytes.
 
     records_: in any order; sorted here by (record_hash(seed, id), id). features: name -> {"dtype", "rank"[, "shape"]}, see TARGETS.
     Raises CacheError for a record of another shard, an id met twice, or a feature that is missing or of another kind than declared.
@@ -129,9 +132,13 @@ def write_shard(
     with storage.HashingWriter(storage.join(staging_dir, name)) as file:
         for row, (place, document_id, record) in enumerate(order):
             if document_id == previous:
-                raise CacheError(f"document {document_id} ({record.source}) comes twice in split {split}.", "Deduplicate the corpus by id first.")
+                raise CacheError(
+                    f"document {document_id} ({record.source}) comes twice in split {split}.", "Deduplicate the corpus by id first."
+                )
             if hashing.shard_of(place, num_shards) != shard:
-                raise CacheError(f"document {document_id} ({record.source}) does not belong to shard {shard} of {num_shards} under seed {seed}.")
+                raise CacheError(
+                    f"document {document_id} ({record.source}) does not belong to shard {shard} of {num_shards} under seed {seed}."
+                )
             previous = document_id
             arrays = _checked_arrays(record, features)
             index["offset"][row] = file.bytes_written
@@ -161,7 +168,7 @@ def write_shard(
 def fill_shards(
     staging_dir: str, entries: Iterable[ShardEntry], splits: Mapping[str, int], features: Mapping[str, Mapping[str, Any]], *, seed: int
 ) -> list[ShardEntry]:
-    """Writes the empty shards that no record fell into, so that every split has all of `splits[split]` shards. Returns all entries, in order."""
+    """Writes the empty shards that no record fell into, so that each split has `splits[split]` of them. Returns all entries, in order."""
     entries = {(e.split, e.shard): e for e in entries}
     for split, num_shards in splits.items():
         for shard in range(num_shards):
@@ -184,7 +191,7 @@ def build_manifest(
     code_fingerprint: str = "",
     inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a cache from its shards. Raises CacheError if a split lacks a shard (see `fill_shards`) or a name is no plain word."""
+    """The manifest of a cache from its shards. Raises CacheError if a split lacks a shard (see `fill_shards`) or for a bad name."""
     splits: dict[str, dict[str, Any]] = {}
     for entry in sorted(entries, key=_by_split_and_shard):
         split = splits.setdefault(entry.split, {"shards": [], "records": 0})
@@ -229,8 +236,8 @@ def build_manifest(
 def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> None:
     """Makes the staged shards the cache at `output_dir`, replacing what was there.
 
-    The old cache is invalidated first (manifest, COMPLETED, info), then files move in, stale ones go, and the manifest comes last: killed at any
-    point, the directory is either a whole cache or, to Castor and to SeqIO, none. Other files in the staging directory (a data
+    The old cache is invalidated first (manifest, COMPLETED, info), then files move in, stale ones go, and the manifest comes last: killed
+    at any point, the directory is either a whole cache or, to Castor and to SeqIO, none. Other files in the staging directory (a data
     card) move in too and are listed in the manifest under "files" with their SHA-256.
     """
     manifest = dict(manifest)
@@ -268,7 +275,7 @@ def checksum(manifest: Mapping[str, Any]) -> str:
 
 
 def invalidate(output_dir: str) -> None:
-    """Takes from a directory what makes it a cache to any reader: the manifest first, then COMPLETED and the info files, and listed extra files."""
+    """Takes from a directory what makes it a cache to any reader: manifest first, then COMPLETED, info files and listed extra files."""
     extra: list[str] = []
     try:
         extra = list(load_manifest(output_dir).data.get("files", {}))
@@ -313,7 +320,10 @@ def _checked_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, di
     result = {}
     for name, spec in sorted(features.items()):
         if spec["dtype"] not in _DTYPES or name == "offset" or (spec["rank"] > 1 and len(spec.get("shape", ())) != spec["rank"]):
-            raise CacheError(f"feature {name!r} is declared as {dict(spec)}.", 'Declare {"dtype": int32, int64 or float32, "rank": n, "shape": if n > 1}.')
+            raise CacheError(
+                f"feature {name!r} is declared as {dict(spec)}.",
+                'Declare {"dtype": int32, int64 or float32, "rank": n, "shape": if n > 1}.',
+            )
         result[name] = dict(spec)
     return result
 
@@ -329,7 +339,9 @@ def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -
         empty_list = array.size == 0 and array.ndim == 1
         fits = empty_list or (array.dtype.kind in "iub" if integer else array.dtype.kind == "f")
         if not fits or array.ndim != spec["rank"] or any(w is not None and w != g for w, g in zip(shape_of(spec)[1:], array.shape[1:])):
-            raise CacheError(f"document {record.id} ({record.source}): feature {name!r} is {array.dtype}{list(array.shape)}, declared as {spec}.")
+            raise CacheError(
+                f"document {record.id} ({record.source}): feature {name!r} is {array.dtype}{list(array.shape)}, declared as {spec}."
+            )
         if integer and array.size and not np.iinfo(dtype).min <= int(array.min()) <= int(array.max()) <= np.iinfo(dtype).max:
             raise CacheError(f"document {record.id} ({record.source}): feature {name!r} holds values that are no {dtype}.")
         arrays[name] = array.astype(dtype)
@@ -463,10 +475,12 @@ def looks_like_cache(names: Iterable[str]) -> bool:
 
 
 def load_manifest(cache_dir: str) -> Manifest:
-    """Reads the manifest of a cache. Raises CacheError naming the directory where it is missing, half-written, unreadable or of another format."""
+    """Reads a cache's manifest. Raises CacheError naming the directory if it is missing, half-written, unreadable or of another format."""
     path = storage.join(cache_dir, MANIFEST)
     if not storage.is_directory(cache_dir):
-        raise CacheError(f"there is no task cache at {cache_dir}.", "Make it with castor data tokenize; castor tasks list DIR shows what there is.")
+        raise CacheError(
+            f"there is no task cache at {cache_dir}.", "Make it with castor data tokenize; castor tasks list DIR shows what there is."
+        )
     if not storage.exists(path):
         half = any(_OWN_FILE.match(name) for name in storage.list_files(cache_dir)) or looks_like_cache(storage.list_files(cache_dir))
         what = "is half-written: it has no manifest.json" if half else "holds no task cache: it has no manifest.json"
@@ -488,7 +502,16 @@ def _malformed(data: Any) -> str:
     """What is wrong with the form of a manifest, or nothing. After this every access of `Manifest` and `CacheReader` is sound."""
     if not isinstance(data, dict) or data.get("kind") != "cache" or data.get("format") != FORMAT:
         return "it is no manifest of a cache"
-    kinds = {"name": str, "modality": str, "splits": dict, "features": dict, "seed": int, "vocabulary": dict, "fingerprint": str, "funnel": dict}
+    kinds = {
+        "name": str,
+        "modality": str,
+        "splits": dict,
+        "features": dict,
+        "seed": int,
+        "vocabulary": dict,
+        "fingerprint": str,
+        "funnel": dict,
+    }
     for key, kind in kinds.items():
         if not isinstance(data.get(key), kind):
             return f"{key!r} is missing or no {kind.__name__}"
@@ -520,8 +543,8 @@ def _malformed(data: Any) -> str:
 class CacheReader:
     """Random access to one split of a cache: `len(reader)`, `reader[i]`, `reader.lengths(feature)`, `reader.document(i)`.
 
-    Record i counts through the shards in order. Opening checks the manifest and the size of every shard file; every read checks its record's
-    CRC. Files are mapped when first needed. Raises CacheError, naming the file, for whatever does not agree with the manifest.
+    Record i counts through the shards in order. Opening checks the manifest and the size of every shard file; every read checks its
+    record's CRC. Files are mapped when first needed. Raises CacheError, naming the file, for whatever does not agree with the manifest.
     """
 
     def __init__(self, directory: str, split: str = "train"):
@@ -538,10 +561,13 @@ class CacheReader:
             try:
                 size = storage.size(path)
             except OSError as error:
-                raise CacheError(f"shard {path} of the manifest is missing.", f"{_REMAKE} castor tasks verify {directory} says what else is wrong.") from error
+                raise CacheError(
+                    f"shard {path} of the manifest is missing.", f"{_REMAKE} castor tasks verify {directory} says what else is wrong."
+                ) from error
             if size != shard["bytes"]:
                 raise CacheError(
-                    f"shard {path} has {size} bytes; the manifest says {shard['bytes']}.", f"{_REMAKE} castor tasks verify {directory} says what else is wrong."
+                    f"shard {path} has {size} bytes; the manifest says {shard['bytes']}.",
+                    f"{_REMAKE} castor tasks verify {directory} says what else is wrong.",
                 )
         self._files: dict[int, memoryview] = {}
         self._indexes: dict[int, np.ndarray] = {}

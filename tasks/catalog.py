@@ -61,8 +61,9 @@ def _search(directory: str, name: str, depth: int, found: list[Found]) -> None:
 class Mixture:
     """Tasks and their shares of the training positions (rows of a batch).
 
-    name: also its name as a SeqIO Mixture. components: task name or cache directory -> weight, a number that is not negative; only ratios count.
-    A weight of 0 keeps a component's place among the domains and gives it no rows. cache_dirs: where task names are looked up, in order.
+    name: also its name as a SeqIO Mixture. components: task name or cache directory -> weight, a number that is not negative; only ratios
+    count. A weight of 0 keeps a component's place among the domains and gives it no rows. cache_dirs: where task names are looked up, in
+    order.
     """
 
     name: str = "mixture"
@@ -71,13 +72,15 @@ class Mixture:
 
     def __post_init__(self):
         if not isinstance(self.components, Mapping) or not self.components:
-            raise ConfigurationError(f"mixture {self.name!r} has no components.", "Bind tasks.Mixture.components = {'web': 0.5, 'code': 0.5}.")
+            raise ConfigurationError(
+                f"mixture {self.name!r} has no components.", "Bind tasks.Mixture.components = {'web': 0.5, 'code': 0.5}."
+            )
         object.__setattr__(self, "components", dict(self.components))
         dirs = (self.cache_dirs,) if isinstance(self.cache_dirs, (str, os.PathLike)) else self.cache_dirs
         object.__setattr__(self, "cache_dirs", tuple(os.fspath(d) for d in dirs))
 
     def manifests(self) -> dict[str, cache.Manifest]:
-        """Domain name -> manifest of each component, in the order of `components`. Raises CacheError for the first that is missing or unreadable."""
+        """Domain name -> manifest, in the order of `components`. Raises CacheError for the first that is missing or unreadable."""
         result: dict[str, cache.Manifest] = {}
         for component in self.components:
             manifest = cache.load_manifest(self._directory(component))
@@ -159,6 +162,9 @@ def find_vocabulary(manifest: cache.Manifest) -> str:
             other = other or candidate
     if other:
         raise VocabularyError(
-            f"{other} is not the vocabulary {wanted[:12]} that cache {manifest.directory} was made with.", "Tokenize the corpus again, or point to its own."
+            f"{other} is not the vocabulary {wanted[:12]} that cache {manifest.directory} was made with.",
+            "Tokenize the corpus again, or point to its own.",
         )
-    raise VocabularyError(f"the vocabulary of cache {manifest.directory} is not at {path or 'any path: its manifest names none'}.", "Put it back there.")
+    raise VocabularyError(
+        f"the vocabulary of cache {manifest.directory} is not at {path or 'any path: its manifest names none'}.", "Put it back there."
+    )

@@ -1,7 +1,7 @@
 """From a token of a training batch back to the document it came from.
 
-A `Span` says where a piece of a row lies in its document's cached tokens. `Batches.lineage` makes them; nothing is stored, for a batch is a function
-of (mixture, seed, step) and so is its lineage.
+A `Span` says where a piece of a row lies in its document's cached tokens. `Batches.lineage` makes them; nothing is stored, for a batch is
+a function of (mixture, seed, step) and so is its lineage.
 """
 
 import dataclasses

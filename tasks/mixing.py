@@ -6,8 +6,9 @@ with q and always sum to it; so counts of the leaves sum to p at every position 
 at about 1 / 2w), and the descent that counts also tells whose turn it is. Weights are exact fractions of integers: nothing is lost
 to rounding, however small a weight or long a run. Counts stay within MAX_DEVIATION of w * p.
 
-That order is regular, and a regular order can beat against the batch size; so inside blocks of BLOCK positions it is shuffled by a keyed bijection.
-At block ends the counts are those of the tree. The stream depends on the weights, the names and the seed, not on the batch size or the number of hosts.
+That order is regular, and a regular order can beat against the batch size; so inside blocks of BLOCK positions it is shuffled by a keyed
+bijection. At block ends the counts are those of the tree. The stream depends on the weights, the names and the seed, not on the batch
+size or the number of hosts.
 
 A stage schedule would replace the constant ratio of a node by the integral of its left and total weights; all else holds.
 """
@@ -26,8 +27,9 @@ from tasks.errors import ConfigurationError
 from tasks.hashing import key64
 
 BLOCK = 32
-MAX_DEVIATION = 1.5
-"""Each node rounds by at most 1/2, and a leaf sees the rounding of its ancestors scaled by its share of them (1, 1, 1/2, 1/3, 1/6, ... in Huffman's tree)."""
+MAX_DEVIATION = 1.7
+"""Of a count from w * p. A node rounds by at most 1/2, and a leaf sees an ancestor's rounding scaled by its share of it: in Huffman's tree at most
+1, 1, 1/2, 1/3, 1/5, 1/8, ... upwards, below 3.4 in all. The worst found by search is 1.23."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Mixing:
         return node, index
 
     def at(self, positions) -> tuple[np.ndarray, np.ndarray]:
-        """Components int64 [n] and indices int64 [n] in them of positions [n] of the mixture: each (component, index) comes exactly once."""
+        """Components int64 [n] and indices int64 [n] in them of positions [n] of the mixture: each pair comes exactly once."""
         positions = np.asarray(positions, dtype=np.int64)
         blocks, slots = np.divmod(positions, BLOCK)
         keys = np.array([self._block_key(block) for block in blocks.tolist()], dtype=np.uint64)

@@ -1,9 +1,9 @@
 """How the records of a shard lie in rows of a fixed length: a plan made from their lengths alone.
 
-Best-fit decreasing: the longest first, each into the fullest row that still holds it. A record is cut only when it is longer than a row; it then
-fills whole rows, and its rest is packed like a short record. Equal lengths are placed together, so that the work is counted in
-runs of equal lengths and equal room, not in records. A plan depends on lengths and the row length; the same lengths give the same plan for ever (golden
-vectors hold it), since the order of training data follows from it.
+Best-fit decreasing: the longest first, each into the fullest row that still holds it. A record is cut only when it is longer than a row;
+it then fills whole rows, and its rest is packed like a short record. Equal lengths are placed together, so that the work is counted in
+runs of equal lengths and equal room, not in records. A plan depends on lengths and the row length; the same lengths give the same plan
+for ever (golden vectors hold it), since the order of training data follows from it.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ VERSION = 1
 class Plan:
     """Rows of one shard. Segments of row r are `segments[row_starts[r] : row_starts[r + 1]]`, in the order they lie in the row.
 
-    length: tokens of a full row. row_starts: int64 [num_rows + 1]. record: int32 or int64 [segments], row of the sidecar; start: int64 [segments], first
-    token of the record; size: int64 [segments], tokens.
+    length: tokens of a full row. row_starts: int64 [num_rows + 1]. record: int32 or int64 [segments], row of the sidecar; start: int64
+    [segments], first token of the record; size: int64 [segments], tokens.
     """
 
     length: int

@@ -1,10 +1,10 @@
 """A keyed bijection of [0, n): any place of a shuffled order, or where an element went, without ever making the order.
 
-A Feistel network over the smallest number of bits that holds n - 1, halves as equal as they can be, ROUNDS rounds of `hashing.mix64`; values that
-fall outside [0, n) walk the cycle until they fall inside (fewer than two steps on average), which keeps the map one to one
-(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Indices, sizes and keys broadcast, so a batch whose rows
-come from different epochs of different tasks takes one call. The order of training data follows from this file: it never changes, and
-golden vectors hold it.
+A Feistel network over the smallest number of bits that holds n - 1, halves as equal as they can be, ROUNDS rounds of `hashing.mix64`;
+values that fall outside [0, n) walk the cycle until they fall inside (fewer than two steps on average), which keeps the map one to one
+(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Indices, sizes and keys broadcast, so a batch whose rows come
+from different epochs of different tasks takes one call. The order of training data follows from this file: it never changes, and golden
+vectors hold it.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def _walk(values, sizes, keys, rounds) -> np.ndarray:
 
 
 def _network(x: np.ndarray, bits: np.ndarray, key: np.ndarray, rounds) -> np.ndarray:
-    """A bijection of [0, 2**bits). Even rounds change the upper half by a hash of the lower, odd rounds the other way; no swap, so halves may differ."""
+    """A bijection of [0, 2**bits). Even rounds change the upper half by a hash of the lower, odd rounds the lower: halves may differ."""
     one = np.uint64(1)
     low_bits = bits >> one
     low_mask = (one << low_bits) - one

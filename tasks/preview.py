@@ -1,8 +1,8 @@
 """One self-contained HTML page that shows what a model will see of a task: records decoded back to text, pictures, sound and frames.
 
-Everything is decoded from the cached ids alone, through the vocabulary, so the page shows what survived tokenization, losses of the codecs included. Text of
-strangers is escaped by the template engine, media are inline, and the page may load nothing from anywhere. This file knows no
-training and no pipeline.
+Everything is decoded from the cached ids alone, through the vocabulary, so the page shows what survived tokenization, losses of the
+codecs included. Text of strangers is escaped by the template engine, media are inline, and the page may load nothing from anywhere. This
+file knows no training and no pipeline.
 """
 
 import base64

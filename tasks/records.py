@@ -35,7 +35,9 @@ def masked_crc(data: bytes) -> int:
 def frame(payload: bytes) -> bytes:
     """One TFRecord: payload with its length and both checksums. Raises CacheError beyond MAX_RECORD_BYTES."""
     if len(payload) > MAX_RECORD_BYTES:
-        raise CacheError(f"a record of {len(payload)} bytes is over the limit of {MAX_RECORD_BYTES}.", "Cut the document before it is tokenized.")
+        raise CacheError(
+            f"a record of {len(payload)} bytes is over the limit of {MAX_RECORD_BYTES}.", "Cut the document before it is tokenized."
+        )
     length = _LENGTH.pack(len(payload))
     return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
 

@@ -6,8 +6,9 @@
     seqio_tasks.register_mixture(tasks.resolve_mixture("five", "out/tasks"))
     seqio.get_mixture_or_task("five").get_dataset({"targets": 512}, use_cached=True)
 
-Anything that reads SeqIO's cached tasks (T5X, a converter, an evaluator) reads Castor's caches so, unmodified. SeqIO then decides order and mixing by its
-own rules; for batches that are a function of the step, use `tasks.Batches`. Imports SeqIO, hence TensorFlow: not for the training path.
+Anything that reads SeqIO's cached tasks (T5X, a converter, an evaluator) reads Castor's caches so, unmodified. SeqIO then decides order
+and mixing by its own rules; for batches that are a function of the step, use `tasks.Batches`. Imports SeqIO, hence TensorFlow: not for
+the training path.
 """
 
 import functools
@@ -56,7 +57,9 @@ def register_mixture(mixture: Mixture) -> str:
         parent = os.path.abspath(manifest.directory)
         for part in reversed(parts):
             if os.path.basename(parent) != part:
-                raise CacheError(f"SeqIO cannot find cache {manifest.directory} under the name {domain!r}.", f"Name the directory {'/'.join(parts)}.")
+                raise CacheError(
+                    f"SeqIO cannot find cache {manifest.directory} under the name {domain!r}.", f"Name the directory {'/'.join(parts)}."
+                )
             parent = os.path.dirname(parent)
         _register(domain, manifest)
         seqio.add_global_cache_dirs([parent])
@@ -98,7 +101,10 @@ def _register(name: str, manifest: cache.Manifest) -> str:
             num_input_examples={split: manifest.records(split) for split in manifest.splits},
         ),
         output_features={feature: _output(spec, vocabulary) for feature, spec in specs.items()},
-        preprocessors=[functools.partial(_cast, dtypes={feature: spec["dtype"] for feature, spec in specs.items()}), seqio.CacheDatasetPlaceholder()],
+        preprocessors=[
+            functools.partial(_cast, dtypes={feature: spec["dtype"] for feature, spec in specs.items()}),
+            seqio.CacheDatasetPlaceholder(),
+        ],
     )
     return name
 

@@ -1,7 +1,7 @@
 """Is a task cache exactly what was written? Names every file that is not, and why.
 
-The quick check looks at names and sizes. The deep check, the default, reads every byte: checksums of all files, the CRC of every record, and that
-sidecar, lineage, order, token counts and vocabulary range say what the records say. It never stops at the first problem.
+The quick check looks at names and sizes. The deep check, the default, reads every byte: checksums of all files, the CRC of every record,
+and that sidecar, lineage, order, token counts and vocabulary range say what the records say. It never stops at the first problem.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _MAX_PER_FILE = 5
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing wrong with one file. kind: missing, stale, cut, checksum, record, sidecar, lineage, order, vocabulary, stats or manifest."""
+    """One thing wrong with one file. kind: missing, stale, cut, checksum, record, sidecar, lineage, order, vocabulary, stats, manifest."""
 
     file: str
     kind: str
@@ -95,7 +95,11 @@ def _shard(manifest: cache.Manifest, split: str, number: int, shard: Mapping[str
     lineage_name = cache.lineage_file(split, number, len(manifest.shards(split)))
     sound = storage.exists(path)
     if sound and storage.size(path) != shard["bytes"]:
-        yield Problem(name, "cut" if storage.size(path) < shard["bytes"] else "checksum", f"{storage.size(path)} bytes; the manifest says {shard['bytes']}")
+        yield Problem(
+            name,
+            "cut" if storage.size(path) < shard["bytes"] else "checksum",
+            f"{storage.size(path)} bytes; the manifest says {shard['bytes']}",
+        )
     index = lineage = None
     if storage.exists(storage.join(directory, index_name)):
         try:
@@ -169,9 +173,13 @@ def _records(manifest: cache.Manifest, shard: Mapping[str, Any], data: memoryvie
             tokens[feature] += length
             if index is not None and count < len(index) and int(index[feature][count]) != length:
                 yield Problem(name + ".idx", "sidecar", f"record {count} has {length} of {feature}, not {int(index[feature][count])}")
-            outside = feature == "targets" and size and array.size and array.dtype.kind == "i" and not 0 <= array.min() <= array.max() < size
+            outside = (
+                feature == "targets" and size and array.size and array.dtype.kind == "i" and not 0 <= array.min() <= array.max() < size
+            )
             if outside:
-                yield Problem(name, "vocabulary", f"record {count}: tokens from {array.min()} to {array.max()}; the vocabulary ends at {size - 1}")
+                yield Problem(
+                    name, "vocabulary", f"record {count}: tokens from {array.min()} to {array.max()}; the vocabulary ends at {size - 1}"
+                )
         count += 1
     if count != shard["records"]:
         yield Problem(name, "record", f"{count} records; the manifest says {shard['records']}")

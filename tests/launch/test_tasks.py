@@ -22,7 +22,10 @@ def out(tmp_path_factory):
     facts = {"path": str(directory / "vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
     for name in ("web", "code"):
         texts = [f"{name} number {i} " * (1 + i % 5) for i in range(20)]
-        records = [cache.Record(f"{i:032x}", f"{name}.jsonl#line={i}", {"targets": np.array([*vocabulary.encode(t), 1])}) for i, t in enumerate(texts)]
+        records = [
+            cache.Record(f"{i:032x}", f"{name}.jsonl#line={i}", {"targets": np.array([*vocabulary.encode(t), 1])})
+            for i, t in enumerate(texts)
+        ]
         funnel = {"read": 21, "rejected": {"short": 1}, "kept": 20}
         caches.make_cache(directory / "tasks" / name, records, name=name, vocabulary=facts, funnel=funnel)
     return directory

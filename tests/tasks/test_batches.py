@@ -219,7 +219,9 @@ def test_a_cache_that_disagrees_with_its_manifest_is_refused(tmp_path):
 
 
 def test_vocabularies_must_agree(tmp_path, tasks_dir):
-    caches.make_cache(tmp_path / "other", caches.make_records(5), name="other", vocabulary={"path": "", "fingerprint": "g", "size": 1 << 21})
+    caches.make_cache(
+        tmp_path / "other", caches.make_records(5), name="other", vocabulary={"path": "", "fingerprint": "g", "size": 1 << 21}
+    )
     with pytest.raises(VocabularyError, match="other was made with vocabulary g, cache .*web has vocabulary f"):
         make(tasks.Mixture("m", {"web": 1, str(tmp_path / "other"): 1}, (tasks_dir,)))
     assert make(f"{tasks_dir}/web", vocabulary="f").vocabulary_fingerprint == "f"

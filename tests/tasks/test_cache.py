@@ -9,6 +9,7 @@ from small_caches import DENSE, make_cache, make_records
 from tasks import cache, hashing, storage
 from tasks.errors import CacheError
 
+
 def files_of(directory):
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
@@ -38,7 +39,10 @@ def test_bytes_do_not_depend_on_order_or_on_what_was_there(tmp_path):
 
 
 def test_seqio_files(tmp_path):
-    make_cache(tmp_path, [cache.Record("0" * 32, "s", {"targets": np.array([5, 6, 1])}), cache.Record("1" * 32, "s", {"targets": np.array([7, 1])})])
+    make_cache(
+        tmp_path,
+        [cache.Record("0" * 32, "s", {"targets": np.array([5, 6, 1])}), cache.Record("1" * 32, "s", {"targets": np.array([7, 1])})],
+    )
     info = json.loads((tmp_path / "info.train.json").read_text())
     assert info == {"num_shards": 3, "features": {"targets": {"shape": [None], "dtype": "int32"}}, "seqio_version": "0.0.20"}
     assert json.loads((tmp_path / "stats.train.json").read_text()) == {"examples": 2, "targets_tokens": 3, "targets_max_tokens": 2}

@@ -46,7 +46,9 @@ def test_names_directories_and_dictionaries(tasks_dir):
 
 
 def test_what_is_missing_is_named_with_the_remedy(tasks_dir):
-    with pytest.raises(CacheError, match=f"mixture 'm': there is no task cache 'wep' in {tasks_dir}. Did you mean 'web'.*castor tasks list {tasks_dir}"):
+    with pytest.raises(
+        CacheError, match=f"mixture 'm': there is no task cache 'wep' in {tasks_dir}. Did you mean 'web'.*castor tasks list {tasks_dir}"
+    ):
         tasks.resolve_mixture(tasks.Mixture("m", {"web": 1, "wep": 1}), tasks_dir)
     with pytest.raises(CacheError, match="half is half-written"):
         tasks.resolve_mixture("half", tasks_dir)

@@ -1,4 +1,4 @@
-"""The hash never changes: golden vectors, from SplitMix64's published stream and from BLAKE2b by hand, and the order that follows from it."""
+"""The hash never changes: golden vectors from SplitMix64's published stream and from BLAKE2b by hand."""
 
 import collections
 import hashlib

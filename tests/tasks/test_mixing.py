@@ -99,7 +99,9 @@ def test_weights_are_exact():
     assert collections.Counter(Mixing.of({"a": 1, "b": 1, "c": 1}).at(np.arange(960))[0].tolist()) == {0: 320, 1: 320, 2: 320}
 
 
-@pytest.mark.parametrize("weights", [{}, {"a": 0}, {"a": -1}, {"a": float("nan")}, {"a": float("inf")}, {"a": "x"}, {"a": True}, {"a": None}, {"a": "1/0"}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"a": 0}, {"a": -1}, {"a": float("nan")}, {"a": float("inf")}, {"a": "x"}, {"a": True}, {"a": None}, {"a": "1/0"}]
+)
 def test_weights_that_are_no_shares_are_refused(weights):
     with pytest.raises(ConfigurationError):
         Mixing.of(weights)

@@ -56,7 +56,9 @@ def test_it_is_a_bijection_with_its_inverse(size, key):
 @given(st.lists(st.tuples(st.integers(0, 2**48 - 1), st.integers(1, 2**48), KEYS), max_size=20))
 def test_vectors_of_sizes_and_keys_agree_with_the_reference(rows):
     rows = [(index % size, size, key) for index, size, key in rows]
-    index, size, key = (np.array(column, dtype=t) for column, t in zip(zip(*rows) if rows else ((), (), ()), (np.int64, np.int64, np.uint64)))
+    index, size, key = (
+        np.array(column, dtype=t) for column, t in zip(zip(*rows) if rows else ((), (), ()), (np.int64, np.int64, np.uint64))
+    )
     assert permutation.permute(index, size, key).tolist() == [reference(*row) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Preview: one page that shows text, pictures, sound and video decoded from ids, loads nothing, and lets no stranger's text become markup."""
+"""One page that shows text, pictures, sound and video decoded from ids, loads nothing, and lets no stranger's text become markup."""
 
 import base64
 import html.parser
@@ -12,7 +12,7 @@ from PIL import Image
 
 from tasks import cache, preview, streams
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" </pre>"
+HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" </pre>'
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,10 @@ def registered(tasks_dir):
 
     assert seqio_tasks.register(tasks_dir) == ["sq_code", "sq_dense", "sq_image", "sq_web"]
     assert seqio_tasks.register(tasks_dir)  # a second time is fine
-    assert seqio_tasks.register_mixture(tasks.Mixture("sq_three", {"sq_web": 0.6, "sq_code": 0.3, "sq_image": 0.1}, (tasks_dir,))) == "sq_three"
+    assert (
+        seqio_tasks.register_mixture(tasks.Mixture("sq_three", {"sq_web": 0.6, "sq_code": 0.3, "sq_image": 0.1}, (tasks_dir,)))
+        == "sq_three"
+    )
 
 
 def rows(dataset):
