@@ -207,6 +207,13 @@ def _open(name: str, share: float, manifest: Manifest, split: str, length: int) 
     if spec is None or spec["rank"] != 1 or spec["dtype"] not in ("int32", "int64"):
         raise CacheError(f"cache {manifest.directory} has no integer feature {FEATURE!r} of rank 1.", "Make it with castor data tokenize.")
     reader = CacheReader(manifest.directory, split)
+    for number, shard in enumerate(manifest.shards(split)):
+        total = int(reader.lengths(FEATURE, number).sum(dtype=np.int64))
+        if total != shard["tokens"][FEATURE]:
+            raise CacheError(
+                f"sidecar {manifest.directory}/{shard['file']}.idx counts {total} tokens; the manifest says {shard['tokens'][FEATURE]}.",
+                f"Make the cache again with castor data tokenize; castor tasks verify {manifest.directory} says what else is wrong.",
+            )
     plans = tuple(packing.plan(reader.lengths(FEATURE, shard), length) for shard in range(reader.num_shards))
     row_starts = tuple(np.cumsum([0, *(plan.num_rows for plan in plans)]).tolist())
     if not row_starts[-1]:

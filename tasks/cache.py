@@ -390,7 +390,8 @@ def list_paths(directory: str) -> list[str]:
         if name.startswith("."):
             continue
         if storage.is_directory(storage.join(directory, name)):
-            names.extend(f"{name}/{inner}" for inner in storage.list_files(storage.join(directory, name)))
+            inside = storage.list_files(storage.join(directory, name))
+            names.extend(f"{name}/{inner}" for inner in inside if not inner.startswith("."))
         else:
             names.append(name)
     return names
@@ -655,7 +656,7 @@ def load_index(path: str, features: Iterable[str], records_: int) -> np.ndarray:
         raise CacheError(f"sidecar {path} cannot be read: {' '.join(str(error).split())[:200]}.", _REMAKE) from error
     if not isinstance(index, np.ndarray) or index.dtype != index_dtype(features) or index.shape != (records_,):
         raise CacheError(f"sidecar {path} does not describe {records_} records of features {sorted(features)}.", _REMAKE)
-    return index
+    return index.view(np.ndarray)  # still mapped, but without the cost of numpy's memmap class at every access
 
 
 def load_lineage(path: str, records_: int):

@@ -6,7 +6,6 @@ knows no format.
 """
 
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -130,27 +129,35 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-class HashingWriter(io.RawIOBase):
-    """A file being written that knows its SHA-256 and size, so that a shard need not be read again to be described."""
+class HashingWriter:
+    """A file being written that knows its SHA-256 and size, so that a shard need not be read again to be described.
+
+    Used with `with`: the file appears under its name at the end of the block, whole; after an exception, or killed, it never does. Two
+    tries at the same file do not mix.
+    """
 
     def __init__(self, path: Path):
-        self._file = open_write(path)
+        directory, name = os.path.split(os.fspath(path))
+        self._path = os.fspath(path)
+        self._temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
         self._digest = hashlib.sha256()
         self.bytes_written = 0
 
-    def writable(self) -> bool:
-        return True
+    def __enter__(self) -> "HashingWriter":
+        self._file = open_write(self._temporary)
+        return self
 
-    def write(self, data) -> int:
+    def write(self, data: bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
         self.bytes_written += len(data)
-        return len(data)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
 
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+    def __exit__(self, kind, *_) -> None:
+        self._file.close()
+        if kind is None:
+            rename(self._temporary, self._path)
+        else:
+            remove(self._temporary)

@@ -218,6 +218,17 @@ def test_a_cache_that_disagrees_with_its_manifest_is_refused(tmp_path):
             batches.batch(step)
 
 
+def test_a_sidecar_of_other_lengths_is_refused_before_it_is_planned(tmp_path):
+    caches.make_cache(tmp_path / "toy", caches.make_records(30), name="toy")
+    path = tmp_path / "toy" / "train.tfrecord-00001-of-00003.idx"
+    index = np.load(path)
+    index["targets"][0] = 2**32 - 1
+    with open(path, "wb") as file:
+        np.save(file, index)
+    with pytest.raises(CacheError, match="00001-of-00003.idx counts .* tokens"):
+        make(str(tmp_path / "toy"))
+
+
 def test_vocabularies_must_agree(tmp_path, tasks_dir):
     caches.make_cache(
         tmp_path / "other", caches.make_records(5), name="other", vocabulary={"path": "", "fingerprint": "g", "size": 1 << 21}

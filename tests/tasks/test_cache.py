@@ -93,6 +93,15 @@ def test_extra_files_are_listed_and_replaced(tmp_path):
         assert cache.load_manifest(directory).data["files"]["card.html"] == storage.sha256(tmp_path / "card.html")
 
 
+def test_a_shard_that_fails_leaves_nothing_to_commit(tmp_path):
+    good, bad = (cache.Record(f"{i:032x}", "s", {"targets": np.array(v)}) for i, v in enumerate(([1, 2], [0.5])))
+    with pytest.raises(CacheError):
+        cache.write_shard(str(tmp_path), "train", 0, 1, [good, bad], cache.TARGETS, seed=0)
+    assert cache.list_paths(str(tmp_path)) == []
+    cache.write_shard(str(tmp_path), "train", 0, 1, [good], cache.TARGETS, seed=0)
+    assert len(cache.list_paths(str(tmp_path))) == 3 and not list(tmp_path.rglob("*.tmp"))
+
+
 def test_begin_removes_leftovers(tmp_path):
     first = cache.begin(str(tmp_path))
     second = cache.begin(str(tmp_path))
