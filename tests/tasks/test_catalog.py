@@ -1,5 +1,8 @@
 """The catalog: finds what there is, says what there is not, and never lets a component vanish."""
 
+import subprocess
+import sys
+
 import gin
 import pytest
 import small_caches as caches
@@ -101,3 +104,11 @@ def test_public_names():
     assert set(tasks.__all__) <= set(dir(tasks))
     with pytest.raises(AttributeError):
         tasks.nothing
+
+
+def test_the_training_path_imports_nothing_heavy():
+    program = (
+        "import sys, tasks; tasks.Batches, tasks.Mixture, tasks.CacheReader, tasks.Vocabulary; import tasks.verify, tasks.preview; "
+        "print(sorted({'tensorflow', 'apache_beam', 'jax', 'seqio'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -87,6 +87,30 @@ def test_a_row_is_what_seqio_packs_from_the_same_documents(tasks_dir):
             np.testing.assert_array_equal(ours[name][row], array, err_msg=name)
 
 
+def test_the_vocabulary_of_the_caches_is_the_tasks(tmp_path):
+    from tasks import seqio_tasks
+
+    vocabulary = caches.make_vocabulary()
+    vocabulary.save(str(tmp_path / "vocabulary"))
+    facts = {"path": str(tmp_path / "vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
+    for name in ("sq_one", "sq_two"):
+        ids = np.array([*vocabulary.encode(f"text of {name}"), 1])
+        caches.make_cache(tmp_path / "tasks" / name, [cache.Record("0" * 32, "s", {"targets": ids})], name=name, vocabulary=facts)
+    seqio_tasks.register_mixture(tasks.resolve_mixture(tasks.Mixture("sq_both", {"sq_one": 1, "sq_two": 1}), str(tmp_path / "tasks")))
+    mixture = seqio.get_mixture_or_task("sq_both")
+    feature = mixture.output_features["targets"]
+    assert isinstance(feature.vocabulary, seqio.Vocabulary) and feature.vocabulary.vocab_size == vocabulary.vocab_size
+    decoded = {
+        feature.vocabulary.decode(e["targets"].tolist())
+        for e in mixture.get_dataset(None, use_cached=True, num_epochs=1).as_numpy_iterator()
+    }
+    assert decoded <= {"text of sq_one", "text of sq_two"} and decoded
+    (tmp_path / "vocabulary" / "manifest.json").rename(tmp_path / "gone")
+    seqio_tasks.register(str(tmp_path / "tasks"))
+    gone = seqio.get_mixture_or_task("sq_one").output_features["targets"].vocabulary
+    assert isinstance(gone, seqio.PassThroughVocabulary) and gone.vocab_size == vocabulary.vocab_size
+
+
 def test_half_written_caches_are_refused(tmp_path):
     from tasks import seqio_tasks
 
