@@ -1,0 +1,264 @@
+"""WARC and ARC records out of files as the web delivers them: every sound record, and for each other one a fault with its place.
+
+fastwarc and warcio read sound archives well, but on a corrupt gzip member both lose the rest of the file (one of them without a word), both return a
+record that the end of the file cut as if it were whole, and both swallow the records after one that lies about its length. What a crawl holds must
+be accounted for, so this reader is stricter: a record counts only if its whole body is there, what follows it is the end of a record, and
+its gzip member's checksum holds. After a fault it goes on at the next record: in the same member at the next `WARC/` that stands after a
+blank line, in a gzip file also at the next member that begins with a record.
+
+Formats: WARC 0.17 to 1.1 (iipc.github.io/warc-specifications), ARC 1 (archive.org/web/researcher/ArcFileFormat.php).
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from pipelines.compressed import Damaged, Members, Plain
+from pipelines.document import BadInput
+
+MAX_HEADER_BYTES = 1 << 16
+_NEWLINES = b"\r\n"
+_BEGINNING = b"WARC/"
+_MARKER = re.compile(rb"\n\r?\n(WARC/[01]\.[0-9])")
+_MARKER_BYTES = 12
+_VERSION = re.compile(rb"WARC/[01]\.[0-9]+\r?\n")  # 0.17 and 0.18 are the drafts that Heritrix wrote in 2008
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ARC_LINE = re.compile(rb"([^\r\n]{1,4000}?) (\S{1,64}) (\d{8,14}) (\S{1,200}) (\d{1,15})\r?\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One record. key: `offset=N` of its gzip member or place, `+M` bytes into the member. headers: names in lower case."""
+
+    key: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A place where no record could be read: error is a short kind."""
+
+    key: str
+    error: str
+    message: str
+
+
+def read_warc(members: Plain | Members, max_record_bytes: int) -> Iterator[Record | Fault]:
+    """The records and faults of a WARC file, in order."""
+    return _read(_Cursor(members), _warc_head, _BEGINNING, max_record_bytes)
+
+
+def read_arc(members: Plain | Members, max_record_bytes: int) -> Iterator[Record | Fault]:
+    """The records and faults of an ARC file; a fault costs the rest of its gzip member, since ARC has nothing to find a record by."""
+    return _read(_Cursor(members), _arc_head, b"", max_record_bytes)
+
+
+class _Cursor:
+    """Decompressed bytes of the current member with a place in it."""
+
+    def __init__(self, members: Plain | Members):
+        self.members = members
+        self.buffer = bytearray()
+        self.within = 0
+        self.ended = True
+
+    @property
+    def key(self) -> str:
+        if isinstance(self.members, Plain):
+            return f"offset={self.within}"
+        return f"offset={self.members.offset}+{self.within}" if self.within > 0 else f"offset={self.members.offset}"
+
+    def next_member(self) -> bool:
+        self.buffer.clear()
+        self.within = 0
+        self.ended = True
+        if not self.members.advance():
+            return False
+        self.ended = False
+        return True
+
+    def resync(self, beginning: bytes) -> bool:
+        self.buffer.clear()
+        self.within = 0
+        self.ended = True
+        return self.members.resync(beginning)
+
+    def fill(self, count: int) -> bool:
+        """Makes `count` bytes available; False if the member ends before."""
+        while len(self.buffer) < count and not self.ended:
+            piece = self.members.piece()
+            if piece:
+                self.buffer += piece
+            else:
+                self.ended = True
+        return len(self.buffer) >= count
+
+    def drop(self, count: int) -> None:
+        del self.buffer[:count]
+        self.within += count
+
+    def skip_newlines(self) -> bool:
+        """Goes to the next byte that is no line end; False at the end of the member."""
+        while self.fill(1):
+            blank = len(self.buffer) - len(self.buffer.lstrip(_NEWLINES))
+            if blank < len(self.buffer):
+                self.drop(blank)
+                return True
+            self.drop(blank)
+        return False
+
+    def seek_marker(self) -> bool:
+        """Goes to the next record mark of this member, never keeping more than a piece; False if there is none."""
+        while True:
+            found = _MARKER.search(self.buffer)
+            if found:
+                self.drop(found.start(1))
+                return True
+            self.drop(max(0, len(self.buffer) - _MARKER_BYTES))
+            if not self.fill(len(self.buffer) + 1):
+                return False
+
+
+def _read(cursor: _Cursor, read_head, beginning: bytes, max_record_bytes: int) -> Iterator[Record | Fault]:
+    some = False
+    while True:
+        key = cursor.key
+        try:
+            if not cursor.skip_newlines():
+                if not cursor.next_member():
+                    break
+                some = True
+                continue
+            key = cursor.key
+            fault = None
+            try:
+                headers, length = read_head(cursor)
+                body = _body(cursor, length, beginning, max_record_bytes)
+            except Damaged:
+                raise
+            except BadInput as error:
+                fault = Fault(key, error.error, error.message)
+            if fault is None:
+                yield Record(key, headers, body)
+                continue
+            yield fault
+            key = cursor.key
+            if beginning and cursor.seek_marker():
+                continue
+            cursor.ended = True  # nothing more to find here
+            cursor.buffer.clear()
+        except Damaged as error:
+            some = True
+            if error.error.startswith("not_"):
+                key = f"offset={cursor.members.offset}"
+            yield Fault(_member_key(cursor, key), error.error, error.message)
+            if not cursor.resync(beginning):
+                break
+    if not some:
+        yield Fault("", "empty", "zero bytes")
+
+
+def _member_key(cursor: _Cursor, key: str) -> str:
+    return key if isinstance(cursor.members, Plain) or "+" in key else f"offset={cursor.members.offset}"
+
+
+def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int) -> bytes:
+    """The body of a record that begins here, after proof that it is whole."""
+    if length > max_record_bytes:
+        raise BadInput("too_large", f"Content-Length {length} is over {max_record_bytes}")
+    if not cursor.fill(length):
+        if (beginning and _MARKER.search(cursor.buffer)) or not _goes_on(cursor, beginning, length):
+            raise BadInput("short_record", f"Content-Length {length}, but the record ends before")
+    body = bytes(cursor.buffer[:length])
+    cursor.fill(length + 12)  # reads past the end of the record, so that a member's checksum is verified before its record is believed
+    rest = bytes(cursor.buffer[length : length + 12])
+    follows = rest.lstrip(_NEWLINES)
+    if beginning:
+        ends = rest.startswith((b"\r\n\r\n", b"\n\n")) or not follows or beginning.startswith(follows[: len(beginning)])
+    else:
+        ends = not rest or rest[:1] in (b"\r", b"\n")
+    if not ends:
+        raise BadInput("wrong_length", f"Content-Length {length}, but the record goes on")
+    cursor.drop(length)
+    return body
+
+
+def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
+    """True if the record continues in the next members, as in files compressed by blocks; they are then in the buffer."""
+    while len(cursor.buffer) < length:
+        if not cursor.members.advance():
+            return False
+        piece = cursor.members.piece()
+        cursor.ended = False
+        if not beginning or piece.startswith(beginning):
+            cursor.buffer.clear()
+            cursor.buffer += b"\r\n" + piece
+            cursor.within = -2
+            return False
+        cursor.buffer += piece
+        cursor.fill(length)
+    return True
+
+
+def _head(cursor: _Cursor) -> bytes:
+    """The lines up to the first empty one, which are taken; without the empty one."""
+    searched = 0
+    while True:
+        for mark in (b"\r\n\r\n", b"\n\n"):
+            found = cursor.buffer.find(mark, max(0, searched - 3), MAX_HEADER_BYTES)
+            if found >= 0:
+                head = bytes(cursor.buffer[: found + len(mark)])
+                cursor.drop(found + len(mark))
+                return head
+        searched = len(cursor.buffer)
+        if searched >= MAX_HEADER_BYTES:
+            raise BadInput("huge_header", f"no end of the header in {MAX_HEADER_BYTES} bytes")
+        if not cursor.fill(searched + 1):
+            raise BadInput("short_header", "the member ends inside a record header")
+
+
+def _warc_head(cursor: _Cursor) -> tuple[dict[str, str], int]:
+    cursor.fill(16)
+    if not _VERSION.match(bytes(cursor.buffer[:16])):
+        raise BadInput("not_warc", f"no WARC record begins here but {bytes(cursor.buffer[:16])!r}")
+    head = _head(cursor)
+    try:
+        lines = head.decode("utf-8").splitlines()[1:]
+    except UnicodeDecodeError as error:
+        _skip_body(cursor, head)
+        raise BadInput("bad_header", "the record header is not UTF-8") from error
+    headers: dict[str, str] = {}
+    last = None
+    for line in lines:
+        if line[:1] in (" ", "\t") and last is not None:
+            headers[last] += " " + line.strip()
+        elif ":" in line:
+            name, _, value = line.partition(":")
+            last = name.strip().lower()
+            headers.setdefault(last, value.strip())
+    length = headers.get("content-length", "")
+    if not re.fullmatch(r"[0-9]{1,18}", length):
+        raise BadInput("bad_length", f"Content-Length {length[:40]!r}")
+    if _CONTROL.search(headers.get("warc-target-uri", "")):
+        _skip_body(cursor, head)
+        raise BadInput("bad_header", "control characters in WARC-Target-URI")
+    return headers, int(length)
+
+
+def _skip_body(cursor: _Cursor, head: bytes) -> None:
+    """Steps over the body of a record whose header is unfit, where the header says how long it is and that is so."""
+    match = re.search(rb"(?mi)^content-length:[ \t]*([0-9]{1,9})[ \t]*\r?$", head)
+    if match and int(match.group(1)) <= MAX_HEADER_BYTES and cursor.fill(int(match.group(1))):
+        cursor.drop(int(match.group(1)))
+
+
+def _arc_head(cursor: _Cursor) -> tuple[dict[str, str], int]:
+    cursor.fill(8192)
+    line = _ARC_LINE.match(bytes(cursor.buffer[:8192]))
+    if line is None:
+        raise BadInput("not_arc", f"no ARC record begins here but {bytes(cursor.buffer[:40])!r}")
+    cursor.drop(line.end())
+    uri, _, date, kind, length = (part.decode("utf-8", "backslashreplace") for part in line.groups())
+    record_type = "warcinfo" if uri.startswith("filedesc:") else "response"
+    return {"warc-type": record_type, "warc-target-uri": uri, "warc-date": date, "content-type": kind, "content-length": length}, int(length)

@@ -1,0 +1,10 @@
+"""Makes small_job importable by name, here, in Beam's worker processes and in sandboxes."""
+
+import os
+import pathlib
+import sys
+
+HERE = str(pathlib.Path(__file__).parent)
+if HERE not in sys.path:
+    sys.path.append(HERE)
+os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
