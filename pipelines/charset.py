@@ -112,6 +112,11 @@ def python_name(label: str) -> str | None:
         return None
 
 
+def looks_utf16(data: bytes) -> bool:
+    """True if the zero bytes of the data fall as they do in UTF-16 without a byte order mark."""
+    return _zero_bytes(data) is not None
+
+
 def _guess(data: bytes, labels: list[str]) -> tuple[str, str]:
     sample = b" ".join(_MARKUP.sub(b" ", data).split())[:_SAMPLE_BYTES] or data[:_SAMPLE_BYTES]
     tried = set()

@@ -115,7 +115,7 @@ class RefineJob(BaseJob):
         """{relative path: [bytes, mtime_ns]} of every matched file, and the fingerprint of a corpus that is replayed."""
         source = self.source()
         state: dict[str, Any] = {}
-        for uri in source.files():
+        for uri in getattr(source, "input_files", source.files)():
             status = os.lstat(uri)
             state[_plain(os.path.relpath(uri, self.input_root))] = [status.st_size, status.st_mtime_ns]
         return {"files": state, "corpus": corpus.load_manifest(self.replay_of)["fingerprint"]} if self.replay_of else {"files": state}

@@ -21,6 +21,8 @@ _NEWLINES = b"\r\n"
 _BEGINNING = b"WARC/"
 _MARKER = re.compile(rb"\n\r?\n(WARC/[01]\.[0-9])")
 _MARKER_BYTES = 12
+_ARC_MARKER = re.compile(rb"\n((?:https?|ftp|dns):[^\s]{1,2000} \S{1,64} \d{8,14} \S{1,200} \d{1,15}\r?\n)")
+_ARC_MARKER_BYTES = 4096
 _VERSION = re.compile(rb"WARC/[01]\.[0-9]+\r?\n")  # 0.17 and 0.18 are the drafts that Heritrix wrote in 2008
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ARC_LINE = re.compile(rb"([^\r\n]{1,4000}?) (\S{1,64}) (\d{8,14}) (\S{1,200}) (\d{1,15})\r?\n")
@@ -50,7 +52,7 @@ def read_warc(members: Plain | Members, max_record_bytes: int) -> Iterator[Recor
 
 
 def read_arc(members: Plain | Members, max_record_bytes: int) -> Iterator[Record | Fault]:
-    """The records and faults of an ARC file; a fault costs the rest of its gzip member, since ARC has nothing to find a record by."""
+    """The records and faults of an ARC file; after a fault it goes on at the next line that reads as an ARC record's."""
     return _read(_Cursor(members), _arc_head, b"", max_record_bytes)
 
 
@@ -61,13 +63,14 @@ class _Cursor:
         self.members = members
         self.buffer = bytearray()
         self.within = 0
+        self.member = 0
         self.ended = True
 
     @property
     def key(self) -> str:
         if isinstance(self.members, Plain):
             return f"offset={self.within}"
-        return f"offset={self.members.offset}+{self.within}" if self.within > 0 else f"offset={self.members.offset}"
+        return f"offset={self.member}+{self.within}" if self.within > 0 else f"offset={self.member}"
 
     def next_member(self) -> bool:
         self.buffer.clear()
@@ -75,6 +78,7 @@ class _Cursor:
         self.ended = True
         if not self.members.advance():
             return False
+        self.member = self.members.offset
         self.ended = False
         return True
 
@@ -108,14 +112,14 @@ class _Cursor:
             self.drop(blank)
         return False
 
-    def seek_marker(self) -> bool:
-        """Goes to the next record mark of this member, never keeping more than a piece; False if there is none."""
+    def seek(self, marker: re.Pattern, longest: int) -> bool:
+        """Goes to the first group of the next match in this member, never keeping more than a piece; False if there is none."""
         while True:
-            found = _MARKER.search(self.buffer)
+            found = marker.search(self.buffer)
             if found:
                 self.drop(found.start(1))
                 return True
-            self.drop(max(0, len(self.buffer) - _MARKER_BYTES))
+            self.drop(max(0, len(self.buffer) - longest))
             if not self.fill(len(self.buffer) + 1):
                 return False
 
@@ -144,7 +148,7 @@ def _read(cursor: _Cursor, read_head, beginning: bytes, max_record_bytes: int) -
                 continue
             yield fault
             key = cursor.key
-            if beginning and cursor.seek_marker():
+            if cursor.seek(*((_MARKER, _MARKER_BYTES) if beginning else (_ARC_MARKER, _ARC_MARKER_BYTES))):
                 continue
             cursor.ended = True  # nothing more to find here
             cursor.buffer.clear()
@@ -152,15 +156,11 @@ def _read(cursor: _Cursor, read_head, beginning: bytes, max_record_bytes: int) -
             some = True
             if error.error.startswith("not_"):
                 key = f"offset={cursor.members.offset}"
-            yield Fault(_member_key(cursor, key), error.error, error.message)
+            yield Fault(key, error.error, error.message)
             if not cursor.resync(beginning):
                 break
     if not some:
         yield Fault("", "empty", "zero bytes")
-
-
-def _member_key(cursor: _Cursor, key: str) -> str:
-    return key if isinstance(cursor.members, Plain) or "+" in key else f"offset={cursor.members.offset}"
 
 
 def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int) -> bytes:
@@ -194,7 +194,7 @@ def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
         if not beginning or piece.startswith(beginning):
             cursor.buffer.clear()
             cursor.buffer += b"\r\n" + piece
-            cursor.within = -2
+            cursor.within, cursor.member = -2, cursor.members.offset
             return False
         cursor.buffer += piece
         cursor.fill(length)

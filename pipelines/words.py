@@ -5,9 +5,12 @@ So counts of words mean about the same in every language, within a factor of two
 """
 
 import re
+import unicodedata
 
 _NO_BLANKS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-_WORD = re.compile(f"[{_NO_BLANKS}]|[^\\s{_NO_BLANKS}]+")
+# Vowel signs and tone marks of those scripts belong to the character before them.
+_MARKS = "".join(c for c in map(chr, [*range(0xE00, 0xF00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800)]) if unicodedata.category(c)[0] == "M")
+_WORD = re.compile(f"[{_NO_BLANKS}][{_MARKS}]*|[^\\s{_NO_BLANKS}]+")
 _UNSPACED = re.compile(f"[{_NO_BLANKS}]")
 _LETTER = re.compile(r"[^\W\d_]")
 

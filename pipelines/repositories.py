@@ -1,0 +1,260 @@
+"""Source files out of repositories: folders and tar snapshots, each file a Document of bytes with the licences that govern it.
+
+A repository is a .tar, .tar.gz, .tgz or .tar.zst file, or a folder directly under the root (files directly under the root are one more). Archives are
+streamed, never unpacked to disk: once for their size and their licences, once for their files. Links, devices and names that point outside are rejected
+by reason. This file knows no Beam.
+"""
+
+import dataclasses
+import functools
+import io
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator
+from typing import ClassVar
+
+from pipelines import charset, compressed, licences, tars
+from pipelines.document import BadInput, Element
+from pipelines.sources import FileSource, match, open_regular
+from tasks import storage
+
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+_UNSAFE = re.compile(r"^/|^[A-Za-z]:[\\/]|(?:^|/)\.\.(?:/|$)|[\x00-\x1f\x7f]")
+_VERSION_CONTROL = re.compile(r"(?:^|/)(?:\.git|\.hg|\.svn|node_modules|__pycache__)/")
+_FAULTS_REJECTED = ("not_a_file", "too_large")
+_MAX_LICENCE_FILES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class RepositorySource(FileSource):
+    """max_file_bytes: larger files are rejected unread. max_archive_bytes: of one archive after decompression."""
+
+    max_file_bytes: int = 1 << 20
+    max_archive_bytes: int = 4 << 30
+
+    modality: ClassVar[str] = "code"
+
+    def files(self) -> list[str]:
+        """Archives, and folders that stand directly under the root and hold anything that matches (URIs that end in a slash)."""
+        units = set()
+        for path in match(self.root, self.patterns):
+            if path.lower().endswith(_ARCHIVES):
+                units.add(storage.join(self.root, path))
+            else:
+                units.add(storage.join(self.root, path.split("/")[0] + "/" if "/" in path else "./"))
+        return sorted(units) or super().files()
+
+    def input_files(self) -> list[str]:
+        """Every file that counts as input, those inside of folders too."""
+        return super().files()
+
+    def records(self, uri: str) -> Iterator[Element]:
+        if uri.endswith("/"):
+            yield from self._folder(uri)
+        else:
+            yield from self._archive(uri)
+
+    def _folder(self, uri: str) -> Iterator[Element]:
+        top = os.path.relpath(uri, self.root)
+        paths = [p for p in match(self.root, self.patterns) if (p.startswith(top + "/") if top != "." else "/" not in p)]
+        paths = [p for p in paths if not p.lower().endswith(_ARCHIVES)]
+        governing = _Licences()
+        for path in _licence_files_above(self.root, top) + [p for p in _walk(self.root, top) if licences.is_licence_file(p)]:
+            try:
+                governing.add(path, self._content(path))
+            except (BadInput, OSError):
+                governing.add(path, None)
+        for path in paths:
+            file = storage.join(self.root, path)
+            try:
+                data = self._content(path)
+            except BadInput as error:
+                reason = "code.not_a_file" if error.error == "not_a_file" else "code.too_large"
+                yield self.reject(file, "", reason, error.message, path=_plain(path))
+            except OSError as error:
+                yield self.dead(file, "", type(error).__name__, error.strerror or "")
+            else:
+                yield self._file(file, "", os.path.basename(os.path.abspath(uri)), path, data, governing)
+
+    def _content(self, path: str) -> bytes:
+        file = storage.join(self.root, path)
+        status = os.lstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInput("not_a_file", stat.filemode(status.st_mode))
+        if status.st_size > self.max_file_bytes:
+            raise BadInput("too_large", str(status.st_size))
+        return storage.read_bytes(file)
+
+    def _archive(self, uri: str) -> Iterator[Element]:
+        total, damage = self._measure(uri)
+        if not total and damage:
+            raise damage
+        governing = _Licences()
+        with open_regular(uri) as raw:
+            for item in tars.read_members(_Forward(raw, uri, total), licences.MAX_BYTES):
+                if isinstance(item, tars.Member) and licences.is_licence_file(item.name):
+                    governing.add(_inside(item.name), item.data)
+                elif item.name and isinstance(item, tars.Fault) and item.error == "too_large" and licences.is_licence_file(item.name):
+                    governing.add(_inside(item.name), None)
+        repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", posixpath.basename(uri), flags=re.IGNORECASE)
+        seen: dict[str, int] = {}
+        with open_regular(uri) as raw:
+            for item in tars.read_members(_Forward(raw, uri, total), self.max_file_bytes):
+                seen[item.name] = seen.get(item.name, 0) + 1
+                times = f";{seen[item.name]}" if seen[item.name] > 1 else ""
+                key = f"member={item.name}{times}" if item.name else f"offset={item.offset}"
+                yield self._member(uri, key, repository, item, governing)
+        if damage:
+            raise damage
+
+    def _member(self, uri: str, key: str, repository: str, item, governing: "_Licences") -> Element:
+        if item.name and _UNSAFE.search(item.name):
+            return self.reject(uri, key, "code.unsafe_path", _plain(repr(item.name))[:200])
+        if isinstance(item, tars.Fault):
+            if item.error in _FAULTS_REJECTED:
+                return self.reject(uri, key, f"code.{item.error}", item.message, path=_plain(item.name))
+            return self.dead(uri, key, item.error, item.message)
+        return self._file(uri, key, repository, _inside(item.name), item.data, governing)
+
+    def _file(self, uri: str, key: str, repository: str, path: str, data: bytes, governing: "_Licences") -> Element:
+        facts = {"path": _plain(path), "repository": _plain(repository)}
+        if _VERSION_CONTROL.search(path):
+            return self.reject(uri, key, "code.not_source", **facts)
+        if not data.strip():
+            return self.reject(uri, key, "code.empty", **facts)
+        return self.document(uri, key, data=data, licences=governing.of(path), **facts)
+
+    def _measure(self, uri: str) -> tuple[int, BadInput | None]:
+        """Bytes of an archive after decompression, up to damage if there is any. Raises BadInput("too_large")."""
+        total = 0
+        with open_regular(uri) as raw:
+            members = _open(raw, uri)
+            try:
+                while members.advance():
+                    while piece := members.piece():
+                        total += len(piece)
+                        if total > self.max_archive_bytes:
+                            raise BadInput("too_large", f"over {self.max_archive_bytes} bytes unpacked")
+            except compressed.Damaged as error:
+                return total, error
+        return total, None
+
+
+class _Licences:
+    """The licence files of a repository, by the folder that they govern."""
+
+    def __init__(self):
+        self._found: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._unknown: dict[tuple[str, str], str] = {}
+        self._count = 0
+        self._of_folder = functools.cache(self._look_up)
+
+    def add(self, path: str, data: bytes | None) -> None:
+        """Takes note of a licence file; None for one that could not be read."""
+        self._count += 1
+        names, text = (licences.UNKNOWN,), ""
+        if data is not None and self._count <= _MAX_LICENCE_FILES:
+            try:
+                text = charset.decode(data)[0]
+                names = licences.identify_text(text)
+            except BadInput:
+                pass
+        folder, name = licences.governed_folder(path), posixpath.basename(path)
+        self._found.setdefault(folder, {})[name] = names
+        if names == (licences.UNKNOWN,):
+            self._unknown[folder, name] = text
+
+    def of(self, path: str) -> list[str]:
+        """SPDX ids that govern a file: those of the nearest folder above it that has any; sorted, empty if there is none."""
+        return list(self._of_folder(posixpath.dirname(path)))
+
+    def _look_up(self, folder: str) -> tuple[str, ...]:
+        while True:
+            files = self._found.get(folder)
+            if files:
+                return tuple(sorted(set().union(*(names for name, names in files.items() if not self._points(folder, name)))))
+            if not folder:
+                return ()
+            folder = posixpath.dirname(folder)
+
+    def _points(self, folder: str, name: str) -> bool:
+        """True for an unknown text that only points to its neighbours: `either of the licences found in LICENSE.APACHE or LICENSE.BSD`."""
+        text = self._unknown.get((folder, name), "")
+        return len(text) < 2000 and any(other in text for other in self._found[folder] if other != name and (folder, other) not in self._unknown)
+
+
+class _Forward(io.RawIOBase):
+    """The decompressed content of an archive as a file that is read forward; `size` is known beforehand."""
+
+    def __init__(self, raw, uri: str, size: int):
+        self._members = _open(raw, uri)
+        self._size = size
+        self._position = 0  # of the caller
+        self._at = 0  # of the first byte of _buffer
+        self._buffer = b""
+        self._live = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (self._size if whence == 2 else self._position if whence == 1 else 0)
+        return self._position
+
+    def read(self, count: int = -1) -> bytes:
+        end = self._size if count < 0 else min(self._size, self._position + count)
+        if self._position < self._at:
+            raise OSError("an archive is read forward only")
+        parts = []
+        while self._position < end:
+            if self._position >= self._at + len(self._buffer):
+                self._at += len(self._buffer)
+                self._buffer = self._piece()
+                if not self._buffer:
+                    break
+                continue
+            part = self._buffer[self._position - self._at : end - self._at]
+            parts.append(part)
+            self._position += len(part)
+        return b"".join(parts)
+
+    def _piece(self) -> bytes:
+        while True:
+            if not self._live:
+                if not self._members.advance():
+                    return b""
+                self._live = True
+            piece = self._members.piece()
+            if piece:
+                return piece
+            self._live = False
+
+
+def _open(raw, uri: str):
+    name = uri.lower()
+    return compressed.open_members(raw, name + ".gz" if name.endswith(".tgz") else name)
+
+
+def _inside(name: str) -> str:
+    """The name of a member as a plain relative path."""
+    return posixpath.normpath(name).removeprefix("./")
+
+
+def _walk(root: str, top: str) -> list[str]:
+    """Relative paths of all files of a repository's folder, hidden ones left out; for the files directly under the root, only those."""
+    if top == ".":
+        return sorted(name for name in os.listdir(root) if os.path.isfile(os.path.join(root, name)))
+    return match(root, (top,))
+
+
+def _licence_files_above(root: str, top: str) -> list[str]:
+    """Licence files directly under the root: they govern every folder that has none of its own."""
+    if top == ".":
+        return []
+    return sorted(name for name in os.listdir(root) if licences.is_licence_file(name) and os.path.isfile(os.path.join(root, name)))
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

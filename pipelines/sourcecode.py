@@ -1,0 +1,102 @@
+"""A source file: its text, in whatever encoding, and the language it is written in, by name and content. Runs in the sandbox; imports no Beam."""
+
+import dataclasses
+import io
+import re
+
+from pipelines import charset
+from pipelines.document import BadInput, Document, Element, Rejection
+
+_COOKIE = re.compile(rb"(?m)\A(?:[^\n]*\n)?[ \t\f]*(?:#|//|/\*|;|--)[^\n]{0,200}?coding[:=][ \t]*([-\w.]{2,40})")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_MAX_CONTROL = 0.001
+_FEW = 0.05
+_WESTERN = re.compile("[\xa0-\xff\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u2013-\u2026\u20ac\u2122]")
+# Tags of identify that name no language.
+_GENERIC = frozenset(("text", "binary", "file", "executable", "non-executable", "header", "plain-text", "image", "icon", "audio", "zip", "directory"))
+_PLAIN = "text"
+# Where a name allows several languages, content decides; the last is the default.
+_CPP = re.compile(r"(?m)^\s*(?:class\s+\w+|namespace\s+\w*|template\s*<|using\s+namespace|public:|private:)|\bstd::|#include\s*<(?:iostream|string|vector|map|memory)>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parse:
+    """Document of bytes with metadata `path` -> Document of text with metadata `language` and `encoding`.
+
+    Rejects `code.binary` and `code.unknown_language`. Raises BadInput("charset") where no encoding gives sound text.
+    """
+
+    plain_text: bool = True
+
+    def __call__(self, document: Document) -> Element:
+        data, path = document.bytes, document.metadata["path"]
+        if _is_binary(data):
+            return Rejection(document, "code.binary")
+        text, encoding = decode(data)
+        if len(_CONTROL.findall(text)) > _MAX_CONTROL * len(text):
+            return Rejection(document, "code.binary")
+        language = language_of(path, text)
+        if language is None or (language == _PLAIN and not self.plain_text):
+            return Rejection(document, "code.unknown_language", path.rpartition("/")[2][:100])
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return document.replace(text=text, bytes=None).with_metadata(language=language, encoding=encoding)
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """(text, encoding) of a source file. The coding cookie of its first two lines counts as a declaration; a few Western letters are Western."""
+    cookie = _COOKIE.search(data[:500])
+    try:
+        return charset.decode(data, [cookie.group(1).decode("ascii", "ignore")] if cookie else [])
+    except BadInput:
+        beyond = sum(1 for byte in data if byte > 127)
+        if b"\0" in data or beyond > _FEW * len(data) + 2:
+            raise
+        try:
+            text = data.decode("cp1252")
+        except UnicodeDecodeError:
+            raise BadInput("charset", "neither UTF-8 nor windows-1252") from None
+        if any(c > "\x7f" and not _WESTERN.match(c) for c in text):
+            raise
+        return text, "cp1252"
+
+
+def language_of(path: str, text: str) -> str | None:
+    """The language of a file: `python`, `c++`, `text` for plain text; None if neither name nor first line tells."""
+    from identify import identify, interpreters
+
+    tags = identify.tags_from_filename(path)
+    found = sorted(tags - _GENERIC)
+    if "c++" in found and "c" in found:
+        return "c++" if _CPP.search(text) else "c"
+    if "jupyter" in found:
+        return "jupyter"
+    if "svg" in found:
+        return "svg"
+    if found:
+        return found[0]
+    if "plain-text" in tags:
+        return _PLAIN
+    command = identify.parse_shebang(io.BytesIO(text[:500].encode("utf-8")))
+    if command:
+        named = sorted(interpreters.INTERPRETERS.get(command[0].rpartition("/")[2].rstrip("0123456789."), ()))
+        if named:
+            return named[0]
+    return _by_pygments(path)
+
+
+def _by_pygments(path: str) -> str | None:
+    from pygments.lexers import get_lexer_for_filename
+    from pygments.util import ClassNotFound
+
+    try:
+        return get_lexer_for_filename(path.rpartition("/")[2]).aliases[0]
+    except (ClassNotFound, IndexError):
+        return None
+
+
+def _is_binary(data: bytes) -> bool:
+    """Zero bytes, unless the file begins as UTF-16 or UTF-32 does."""
+    head = data[:8192]
+    if b"\0" not in head:
+        return b"\0" in data
+    return not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) and not charset.looks_utf16(head)
