@@ -67,7 +67,7 @@ def waveform_of(levels_db: np.ndarray, iterations: int = 60) -> np.ndarray:
 
 @functools.cache
 def mel_bank() -> np.ndarray:
-    """Triangles of Slaney's Auditory Toolbox (1998): float32 [80, 257], of equal area, scaled so that a full-scale sine stays at or below 0 dB."""
+    """Triangles of Slaney's Auditory Toolbox (1998): float32 [80, 257], of equal area, scaled so that a unit sine stays at or below 0 dB."""
     corners = _hertz(np.linspace(_mel(0.0), _mel(SAMPLE_RATE / 2), BANDS + 2))
     hertz = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
     rising = (hertz - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]

@@ -1,8 +1,8 @@
 """Text to pieces and back, without loss: decode(encode(x)) == x for every string of Unicode characters.
 
 SentencePiece's unigram model (Kudo, arXiv 1804.10959) with byte fallback and split digits, identity normalization, and no blank added or
-removed, so that code keeps its indentation. Newline and tab are pieces of their own, and so is each printable ASCII character. Two things are done
-around the library: its blank U+2581 is spelled in bytes where it occurs in a text, and decoding joins the bytes of the pieces here, so
+removed, so that code keeps its indentation. Newline and tab are pieces of their own, and so is each printable ASCII character. Two things
+are done around the library: its blank U+2581 is spelled in bytes where it occurs in a text, and decoding joins the bytes of the pieces here, so
 that any sequence of ids has a text. Long texts are encoded in bounded cuts. sentencepiece is imported when it is first used; 0.2.2 and later
 cannot be installed beside Beam (protobuf 7), so constraints.txt holds it below.
 """

@@ -29,8 +29,9 @@ class SeqIOVocabulary(Vocabulary, seqio.Vocabulary):
         texts.set_shape(ids.shape[:-1])
         return texts
 
-    def _encode_bytes(self, text: bytes) -> np.ndarray:
-        return np.array(Vocabulary.encode(self, bytes(text).decode("utf-8", "replace")), np.int32)
+    def _encode_bytes(self, text) -> np.ndarray:
+        data = np.asarray(text, object).item()  # bytes in a graph, an array of one object in eager mode
+        return np.array(Vocabulary.encode(self, data.decode("utf-8", "replace")), np.int32)
 
     def _decode_rows(self, ids: np.ndarray) -> np.ndarray:
         rows = ids.reshape(-1, ids.shape[-1])

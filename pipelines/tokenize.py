@@ -1,0 +1,112 @@
+"""The tokenize job: corpus + vocabulary -> task cache, for every kind of document.
+
+    castor data tokenize --gin.CORPUS='"corpora/web"' --gin.VOCABULARY='"vocabulary"' --gin.NAME='"web"' --gin.OUTPUT='"tasks/web"'
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gin
+
+from pipelines import card, corpus
+from pipelines.corpus import CorpusSource
+from pipelines.examples import Tokenizer, split_thresholds
+from pipelines.funnel import Funnel, total
+from pipelines.job import BaseJob, check_funnel
+from pipelines.sandbox import Sandbox
+from tasks import cache, storage
+from tasks.errors import ConfigurationError, CorpusError, VocabularyError
+from tasks.vocabulary import Vocabulary
+
+_NEEDS = {"image": ("image",), "audio": ("audio",), "video": ("image",)}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job(BaseJob):
+    """corpus, vocabulary: directories. num_shards: of each split. splits: shares by name. seed: of the global shuffle.
+
+    image_token_budget, frame_token_budget, frames_per_second, max_frames, min_tokens, max_tokens: see examples.Tokenizer.
+    """
+
+    corpus: str
+    vocabulary: str
+    num_shards: int = 8
+    splits: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"train": 0.98, "validation": 0.02})
+    seed: int = 0
+    image_token_budget: int = 1024
+    frame_token_budget: int = 128
+    frames_per_second: float = 1.0
+    max_frames: int = 600
+    min_tokens: int = 2
+    max_tokens: int = 262_144
+    dead_letter_threshold: float = 0.1
+    limits: Sandbox = Sandbox(cpu_seconds=120.0, memory_bytes=4 << 30)
+
+    not_configuration: ClassVar[tuple[str, ...]] = ("output", "corpus", "vocabulary")
+
+    def __post_init__(self):
+        split_thresholds(self.splits)
+        if not 0 < self.num_shards <= 100_000:
+            raise ConfigurationError(f"{self.name}: NUM_SHARDS is {self.num_shards}.", "Give it a value between 1 and 100000.")
+
+    def build(self, pipeline, staging):
+        from pipelines.cache_sink import WriteCache
+        from pipelines.stages import Apply, Read
+
+        elements = pipeline | Read(CorpusSource(self.corpus)) | Apply("tokenize", self.tokenizer(), self.limits)
+        return elements | WriteCache(staging, self._cut())
+
+    def tokenizer(self) -> Tokenizer:
+        """The function that the job applies. Raises CorpusError or VocabularyError where corpus and vocabulary are not there or do not fit."""
+        vocabulary, modality = Vocabulary.load(self.vocabulary), corpus.load_manifest(self.corpus)["modality"]
+        for kind in _NEEDS.get(modality, ()):
+            vocabulary.need(kind)
+        names = [f.name for f in dataclasses.fields(Tokenizer) if f.name not in ("vocabulary", "fingerprint")]
+        return Tokenizer(self.vocabulary, vocabulary.fingerprint, **{name: getattr(self, name) for name in names})
+
+    def input_state(self) -> dict[str, Any]:
+        manifest = corpus.load_manifest(self.corpus)
+        return {"corpus": manifest["fingerprint"], "vocabulary": Vocabulary.load(self.vocabulary).fingerprint}
+
+    def finish(self, staging: str) -> dict[str, Any]:
+        from pipelines import cache_sink
+
+        entries = cache_sink.read_entries(staging, self.num_shards)
+        funnel = total(Funnel.from_json(entry["funnel"]) for entry in entries)
+        self._check(funnel, staging)
+        vocabulary, source = Vocabulary.load(self.vocabulary), corpus.load_manifest(self.corpus)
+        inputs = self.input_state()
+        if inputs["vocabulary"] != vocabulary.fingerprint:
+            raise VocabularyError(f"vocabulary {self.vocabulary} changed while the job ran.", "Run the job again.")
+        name_of_run, config = self.fingerprint(), self.config()
+        page = card.render(self.name, source["modality"], funnel, cache_sink.card_facts(entries, vocabulary), config, name_of_run)
+        storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
+        manifest = cache.build_manifest(
+            name=self.name,
+            modality=source["modality"],
+            entries=[cache.ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
+            features=cache.TARGETS,
+            seed=self.seed,
+            vocabulary={"path": self.vocabulary, "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size},
+            funnel=funnel.to_json(),
+            config=config,
+            fingerprint=name_of_run,
+            code_fingerprint=self.code(),
+            inputs=inputs,
+        )
+        cache.commit(staging, self.output, manifest)
+        return dict(cache.load_manifest(self.output).data)
+
+    def _check(self, funnel: Funnel, staging: str) -> None:
+        try:
+            check_funnel(funnel, self.name, self.dead_letter_threshold)
+        except CorpusError as error:
+            kept_in = corpus.keep_failure(staging, self.output)
+            raise CorpusError(error.what, f"{error.remedy} The dead letters are in {kept_in}.") from None
+
+    def _cut(self):
+        from pipelines.cache_sink import Cut
+
+        return Cut(self.seed, self.num_shards, split_thresholds(self.splits))
