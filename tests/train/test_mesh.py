@@ -13,20 +13,18 @@ def losses(model_dir):
 
 
 def test_eight_devices_give_the_losses_of_one(castor, tmp_path):
-    macros = {"TRAIN_STEPS": 20, "BATCH_SIZE": 8, "EVAL_PERIOD": 0, "Transformer.remat": "none"}
-    code, _, err = castor("train", *castor.bindings(tmp_path / "one", **macros))
+    macros = {"BATCH_SIZE": 8, "EVAL_PERIOD": 0, "Transformer.remat": "none", "WarmupCosine.total_steps": 23}
+    code, _, err = castor("train", *castor.bindings(tmp_path / "one", TRAIN_STEPS=23, **macros))
     assert code == 0, err
-    child = castor.start("train", "--cpu_devices=8", *castor.bindings(tmp_path / "eight", MESH=MESH, **macros))
+    child = castor.start("train", "--cpu_devices=8", *castor.bindings(tmp_path / "eight", TRAIN_STEPS=20, MESH=MESH, **macros))
     _, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     assert "data 2 x fsdp 2 x tensor 2" in err
-    np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-4)
+    np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one")[:20], rtol=1e-4)
 
     # The checkpoint of eight devices goes on on one.
-    macros |= {"TRAIN_STEPS": 23}
-    for model_dir in ("eight", "one"):
-        code, _, err = castor("train", *castor.bindings(tmp_path / model_dir, **macros))
-        assert code == 0, err
+    code, _, err = castor("train", *castor.bindings(tmp_path / "eight", TRAIN_STEPS=23, **macros))
+    assert code == 0, err
     np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-4)
 
 
