@@ -20,6 +20,7 @@ output is committed (`finish`). A job is a frozen dataclass: its fields are its 
 import contextlib
 import dataclasses
 import importlib
+import logging
 import os
 import re
 import threading
@@ -56,6 +57,10 @@ class BaseJob:
     def input_state(self) -> dict[str, Any]:
         """JSON-able names and states of what the job reads; another state is another fingerprint."""
         raise NotImplementedError
+
+    def report(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Lines to print under the funnel when the job is done."""
+        return []
 
     def config(self) -> dict[str, Any]:
         """JSON-able fields, nested dataclasses with their class. The output directory is left out: it says where, not what."""
@@ -194,11 +199,9 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     try:
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline, staging)
-        with _shown(job.name, quiet):
+        with _shown(job.name, quiet), _without_noise():
             try:
                 pipeline.run().wait_until_finish()
-            except CastorError:
-                raise
             except Exception as error:
                 raise (_castor_error(error) or error) from error
         manifest = job.finish(staging)
@@ -321,6 +324,29 @@ def _without_step(text: str) -> str:
     return re.sub(r" \[while running '.*", "", text)
 
 
+class _Noise(logging.Filter):
+    """Drops what the command says better: the traces of errors meant for the user, and Beam's notice about schema registries."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], CastorError):
+            return False
+        text = record.getMessage()
+        return _RAISED.search(text) is None and "No semi_persistent_directory found" not in text
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    loggers = [logging.getLogger(f"apache_beam.runners.{name}") for name in ("common", "worker.sdk_worker", "portability.local_job_service")]
+    noise = _Noise()
+    for logger in loggers:
+        logger.addFilter(noise)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(noise)
+
+
 @contextlib.contextmanager
 def _shown(name: str, quiet: bool) -> Iterator[None]:
     """Shows elapsed time, and counts where the runner works in this process: a live line on a terminal, elsewhere a line every minute."""
@@ -358,4 +384,5 @@ def _report(job: BaseJob, manifest: Mapping[str, Any], seconds: float) -> None:
 
     console = Console()
     console.print(table(Funnel.from_json(manifest["funnel"]), f"{job.name}: {seconds:.1f} s"))
-    console.print(f"{job.output}", highlight=False)
+    for line in (*job.report(manifest), job.output):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
