@@ -57,6 +57,7 @@ class Members:
         self._size = os.fstat(file.fileno()).st_size
         self._engine = None
         self._input = b""
+        self._ready = b""  # decompressed, not yet given out
         self._next = 0  # file offset of the first byte after self._input
         self.offset = 0
 
@@ -80,6 +81,9 @@ class Members:
 
     def piece(self) -> bytes:
         while True:
+            if self._ready:
+                data, self._ready = self._ready[:PIECE_BYTES], self._ready[PIECE_BYTES:]
+                return data
             if self._engine is None or self._engine.eof:
                 if self._engine is not None:
                     self._input, self._engine = self._engine.unused_data, None
@@ -89,21 +93,19 @@ class Members:
                 self._next = self._file.tell()
                 if not self._input:
                     raise Damaged(f"truncated_{self.kind}", f"the file ends inside the member that begins at byte {self.offset}")
-            data = self.inflate()
-            if data:
-                return data
+            self._ready = self.inflate()
 
     def resync(self, beginning: bytes) -> bool:
         position = self.offset + 1
         while (position := self._find(position)) is not None:
             self._file.seek(position)
-            self._input, self._next = b"", position
+            self._input, self._ready, self._next = b"", b"", position
             try:
                 if self.advance():
                     data = self.piece()
                     if data.startswith(beginning):
                         self._file.seek(position)
-                        self._input, self._next, self._engine, self.offset = b"", position, None, position
+                        self._input, self._ready, self._next, self._engine, self.offset = b"", b"", position, None, position
                         return True
             except Damaged:
                 pass

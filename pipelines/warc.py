@@ -175,7 +175,8 @@ def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int)
     rest = bytes(cursor.buffer[length : length + 12])
     follows = rest.lstrip(_NEWLINES)
     if beginning:
-        ends = rest.startswith((b"\r\n\r\n", b"\n\n")) or not follows or beginning.startswith(follows[: len(beginning)])
+        ends = not follows or beginning.startswith(follows[: len(beginning)])
+        ends = ends or (rest.startswith((b"\r\n\r\n", b"\n\n")) and not _MARKER.search(body))
     else:
         ends = not rest or rest[:1] in (b"\r", b"\n")
     if not ends:
@@ -193,8 +194,8 @@ def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
         cursor.ended = False
         if not beginning or piece.startswith(beginning):
             cursor.buffer.clear()
-            cursor.buffer += b"\r\n" + piece
-            cursor.within, cursor.member = -2, cursor.members.offset
+            cursor.buffer += b"\r\n\r\n" + piece  # as if the record before had ended well, which is how its end is looked for
+            cursor.within, cursor.member = -4, cursor.members.offset
             return False
         cursor.buffer += piece
         cursor.fill(length)
