@@ -14,8 +14,8 @@ from pipelines.funnel import Funnel, rows
 _TEMPLATE = pathlib.Path(__file__).with_name("card.html")
 
 
-def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], config: Any, fingerprint: str) -> str:
-    """The page as HTML. `facts` is what `corpus.merge_facts` returns."""
+def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], config: Any, fingerprint: str, unit: str = "characters") -> str:
+    """The page as HTML. `facts` is what `corpus.merge_facts` returns; `unit` is what its lengths count."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -25,6 +25,7 @@ def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], c
     return template.render(
         name=name,
         modality=modality,
+        unit=unit,
         documents=funnel.kept,
         facts=facts,
         fingerprint=fingerprint,

@@ -81,7 +81,8 @@ class Job(BaseJob):
         if inputs["vocabulary"] != vocabulary.fingerprint:
             raise VocabularyError(f"vocabulary {self.vocabulary} changed while the job ran.", "Run the job again.")
         name_of_run, config = self.fingerprint(), self.config()
-        page = card.render(self.name, source["modality"], funnel, cache_sink.card_facts(entries, vocabulary), config, name_of_run)
+        facts = cache_sink.card_facts(entries, vocabulary)
+        page = card.render(self.name, source["modality"], funnel, facts, config, name_of_run, unit="tokens")
         storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
         manifest = cache.build_manifest(
             name=self.name,

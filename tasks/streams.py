@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tasks.vocabulary import Vocabulary
 
 AUDIO_FRAMES = 4  # log-mel frames in one code: 40 ms, 25 codes a second
+IMAGE_PATCH = (image.PATCH, image.PATCH, image.CHANNELS)
+AUDIO_PATCH = (AUDIO_FRAMES, audio.BANDS, 1)
 SECONDS_PER_CODE = AUDIO_FRAMES * audio.HOP / audio.SAMPLE_RATE
 KINDS = ("text", "image", "audio", "video", "control")
 
@@ -72,10 +74,13 @@ def image_span(vocabulary: "Vocabulary", pixels: np.ndarray, budget: int) -> lis
 def audio_codes(vocabulary: "Vocabulary", waveform: np.ndarray) -> list[int]:
     """float32 [n] at 16 kHz -> ids of the codes alone, 25 a second; the last one is filled up with silence."""
     codec, base = vocabulary.need("audio")
+    return (codec.encode(audio_levels(waveform)).ravel() + base).tolist()
+
+
+def audio_levels(waveform: np.ndarray) -> np.ndarray:
+    """float32 [n] at 16 kHz -> log-mel float32 [4 k, 80] in dB, the last code's frames filled up with silence: what the audio codec is given."""
     levels = audio.log_mel(waveform)
-    missing = -len(levels) % AUDIO_FRAMES
-    levels = np.pad(levels, ((0, missing), (0, 0)), constant_values=audio.FLOOR_DB)
-    return (codec.encode(levels).ravel() + base).tolist()
+    return np.pad(levels, ((0, -len(levels) % AUDIO_FRAMES), (0, 0)), constant_values=audio.FLOOR_DB)
 
 
 def audio_span(vocabulary: "Vocabulary", waveform: np.ndarray) -> list[int]:

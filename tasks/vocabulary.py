@@ -101,6 +101,10 @@ class Vocabulary:
             "audio_frames_per_code": streams.AUDIO_FRAMES,
         }
 
+    def sizes(self) -> dict[str, int]:
+        """Ids of each kind, as reserved."""
+        return {kind: len(span) for kind, span in self._ranges().items()}
+
     def __eq__(self, other) -> bool:
         return isinstance(other, Vocabulary) and self.fingerprint == other.fingerprint
 
@@ -108,7 +112,7 @@ class Vocabulary:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{kind} {len(span)}" for kind, span in self._ranges().items())
+        parts = ", ".join(f"{kind} {size}" for kind, size in self.sizes().items())
         return f"{type(self).__name__}(size {self.vocab_size}: {parts}; {self.fingerprint})"
 
     def __reduce__(self):

@@ -1,0 +1,178 @@
+"""What the vocabulary job sees of a corpus: a deterministic draw of documents, each cut down to the text and arrays that are fitted to.
+
+A document is drawn if the hash of its id is among the N smallest of its corpus: the same documents on every runner, whatever the order, and a larger
+draw contains a smaller one. Its place in that order is its rank; every eighth rank is held out of the fit of the codecs, to measure them on.
+Pure functions; this file imports no Beam.
+"""
+
+import bisect
+import dataclasses
+import heapq
+from collections.abc import Iterable, Sequence
+
+import msgpack
+import numpy as np
+
+from pipelines.document import BadInput, Document, Rejection
+from pipelines.media.clips import decode_video
+from pipelines.media.images import decode_image
+from pipelines.media.sounds import decode_audio
+from tasks import audio, hashing, image, storage, streams
+from tasks.errors import CorpusError
+
+HELD_OUT_EVERY = 8
+NOT_DRAWN = "vocabulary.not_drawn"
+_SEED = 0
+
+
+def place_of(document_id: str) -> int:
+    """Where a document stands in the order of the draw: 63 bits, which Beam's coder of integers can carry."""
+    return int(hashing.mix64(np.uint64(hashing.record_hash(_SEED, document_id) ^ _DRAW_KEY))) >> 1
+
+
+_DRAW_KEY = hashing.key64("vocabulary draw")
+
+
+def places_in_shard(path: str, count: int) -> list[int]:
+    """The `count` smallest places of the documents of a corpus shard. Reads the ids alone."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with storage.open_read(path) as file:
+            ids = pyarrow.parquet.read_table(file, columns=["id"], use_threads=False)["id"].to_pylist()
+    except (pyarrow.ArrowInvalid, OSError, KeyError) as error:
+        raise CorpusError(f"{path} cannot be read as a corpus shard: {error}.", "Run the job that makes the corpus again.") from error
+    return smallest(map(place_of, ids), count)
+
+
+def smallest(places: Iterable[int], count: int) -> list[int]:
+    """The `count` smallest, ascending: the bounded state of the draw."""
+    return heapq.nsmallest(count, places)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """Document -> the Document with its corpus and rank as metadata, or a Rejection with nothing but its name."""
+
+    corpus: int
+
+    def __call__(self, element, drawn: Sequence[int]):
+        if not isinstance(element, Document):
+            return element
+        place = place_of(element.id)
+        rank = bisect.bisect_left(drawn, place)
+        if rank == len(drawn) or drawn[rank] != place:
+            return Rejection(Document(element.id, element.source, element.modality), NOT_DRAWN)
+        return element.replace(metadata={"corpus": self.corpus, "rank": rank})
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Document -> the Document with a packed `Sample` as its bytes. Raises BadInput for media that cannot be decoded.
+
+    text_characters: of one document, at most. image_token_budget, frame_token_budget, frames_per_second: as the tokenize job will see them;
+    max_frames: of one clip, spread evenly; max_seconds: of one recording.
+    """
+
+    text_characters: int
+    image_token_budget: int
+    frame_token_budget: int
+    frames_per_second: float
+    max_frames: int = 16
+    max_seconds: float = 60.0
+
+    def __call__(self, document: Document) -> Document:
+        pictures, sounds = self._arrays(document)
+        sample = Sample((document.text or "")[: self.text_characters], tuple(pictures), tuple(sounds))
+        return document.replace(text=None, bytes=sample.pack())
+
+    def _arrays(self, document: Document) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        if document.modality in ("text", "code"):
+            return [], []
+        if document.bytes is None:
+            raise BadInput("no_content", f"a document of modality {document.modality} without bytes")
+        if document.modality == "image":
+            return [image.fit_to_budget(decode_image(document.bytes), self.image_token_budget)], []
+        if document.modality == "audio":
+            return [], [self._levels(decode_audio(document.bytes))]
+        clip = decode_video(document.bytes, self.frames_per_second, 512)
+        chosen = np.unique(np.linspace(0, len(clip.frames) - 1, min(self.max_frames, len(clip.frames))).astype(int))
+        pictures = [image.fit_to_budget(clip.frames[i], self.frame_token_budget) for i in chosen]
+        return pictures, [] if clip.waveform is None or not len(clip.waveform) else [self._levels(clip.waveform)]
+
+    def _levels(self, waveform: np.ndarray) -> np.ndarray:
+        return streams.audio_levels(waveform[: int(self.max_seconds * audio.SAMPLE_RATE)])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """text; pictures: uint8 [8 h, 8 w, 3] each; sounds: log-mel float32 [4 n, 80] each, on the grid of levels that the codec sees."""
+
+    text: str
+    pictures: tuple[np.ndarray, ...] = ()
+    sounds: tuple[np.ndarray, ...] = ()
+
+    def arrays(self, kind: str) -> tuple[np.ndarray, ...]:
+        """What the codec of "image" or "audio" is fitted to."""
+        return self.pictures if kind == "image" else self.sounds
+
+    def pack(self) -> bytes:
+        levels = [np.rint((s - audio.FLOOR_DB) / audio.STEP_DB).astype(np.uint8) for s in self.sounds]
+        arrays = [[[list(a.shape), a.tobytes()] for a in group] for group in (self.pictures, levels)]
+        return msgpack.packb([self.text, *arrays], unicode_errors="surrogatepass")
+
+    @staticmethod
+    def unpack(data: bytes) -> "Sample":
+        text, pictures, levels = msgpack.unpackb(data, unicode_errors="surrogatepass")
+        pictures = tuple(np.frombuffer(content, np.uint8).reshape(shape) for shape, content in pictures)
+        sounds = [np.frombuffer(content, np.uint8).reshape(shape) for shape, content in levels]
+        return Sample(text, pictures, tuple((s * audio.STEP_DB + audio.FLOOR_DB).astype(np.float32) for s in sounds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One drawn document as the job passes it around: `file` holds its Sample, the rest is what is needed to order and to choose."""
+
+    rank: int
+    corpus: int
+    file: str
+    text_bytes: int
+    pictures: int
+    sounds: int
+
+    @property
+    def held_out(self) -> bool:
+        return self.rank % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+    def order(self) -> tuple[int, int, str]:
+        """Rank first, so that a bounded text sample takes from every corpus alike."""
+        return self.rank, self.corpus, self.file
+
+    def arrays(self, kind: str) -> int:
+        """How many arrays of "image" or "audio" its sample holds."""
+        return self.pictures if kind == "image" else self.sounds
+
+    def sample(self) -> Sample:
+        return Sample.unpack(storage.read_bytes(self.file))
+
+
+def keep(document: Document, folder: str) -> Row:
+    """Writes a prepared document's sample into `folder` under a name of its own and returns its row."""
+    sample = Sample.unpack(document.bytes)
+    corpus, rank = document.metadata["corpus"], document.metadata["rank"]
+    path = storage.join(folder, f"{corpus:04d}-{document.id}")
+    storage.makedirs(folder)
+    storage.write_bytes_atomic(path, document.bytes)
+    return Row(rank, corpus, path, len(sample.text.encode("utf-8", "replace")), len(sample.pictures), len(sample.sounds))
+
+
+def training_texts(rows: Iterable[Row], most_bytes: int):
+    """Texts of the rows in order, until `most_bytes` are reached."""
+    taken = 0
+    for row in sorted(rows, key=Row.order):
+        if taken >= most_bytes:
+            return
+        if row.text_bytes:
+            taken += row.text_bytes
+            yield row.sample().text
