@@ -80,9 +80,10 @@ def decode(data: bytes, labels: list[str] = ()) -> tuple[str, str]:
     wide = _zero_bytes(data)
     if wide:
         text = _strict(data[: len(data) // 2 * 2], wide)
-        if text is None or not _plausible(text):
-            raise BadInput("charset", f"zero bytes as in {wide}, but it is not")
-        return text, wide
+        if text is not None and _plausible(text):
+            return text, wide
+    if data.count(0) > _STRAY_SHARE * len(data):
+        raise BadInput("charset", f"zero bytes{f' as in {wide}' if wide else ''}, but it is no UTF-16")
     if b"\x1b$" in data[:_SAMPLE_BYTES] or b"\x1b(" in data[:_SAMPLE_BYTES]:
         text = _strict(data, "iso2022_jp_2")
         if text is not None:
@@ -181,9 +182,9 @@ def _zero_bytes(data: bytes) -> str | None:
         return None
     even, odd = head[0::2].count(0), head[1::2].count(0)
     half = len(head) // 2
-    if odd > 0.3 * half and even < 0.02 * half + 1:
+    if odd > 0.05 * half and odd > 5 * even:
         return "utf-16-le"
-    if even > 0.3 * half and odd < 0.02 * half + 1:
+    if even > 0.05 * half and even > 5 * odd:
         return "utf-16-be"
     return None
 
