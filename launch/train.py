@@ -21,8 +21,8 @@ _REQUIRED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
-    group = parser.add_argument_group("several processes (one a host); given by the launcher, found out by itself on TPU pods and SLURM")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group = parser.add_argument_group("several processes, one a host")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0; 'auto' where the cluster tells it itself (TPU pods, SLURM)")
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     group.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
 
@@ -54,7 +54,9 @@ def start_jax(arguments: argparse.Namespace) -> None:
     if (arguments.cpu_devices or 1) > 1 or coordinator:
         # With several CPU devices, collectives of two steps in flight can wait for each other for ever.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if coordinator:
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    elif coordinator:
         if arguments.num_processes is None or arguments.process_id is None:
             raise ConfigurationError("--coordinator needs --num_processes and --process_id.", "Give all three.")
         jax.distributed.initialize(coordinator, arguments.num_processes, arguments.process_id)

@@ -224,7 +224,7 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         store.wait()
         if main and reached == run.train_steps:
             storage.write_json_atomic(storage.join(run.model_dir, COMPLETED_FILE), {"step": reached})
-    if stop.signals and reached < run.train_steps:
+    if reached < run.train_steps:
         if main:
             print(f"castor: stopped by a signal after step {reached}, saved; run the same command again to go on.", file=sys.stderr)
         if signal.SIGINT in stop.signals:
@@ -407,7 +407,8 @@ def _keep_for_inference(opened: Opened) -> None:
 class _Stop:
     """Takes SIGTERM and the first SIGINT as a wish to stop after the step at hand; a second SIGINT interrupts at once.
 
-    Signals reach only the main thread of a process; elsewhere this never says stop.
+    Signals reach only the main thread of a process; elsewhere this never says stop. With several processes JAX itself takes SIGTERM, as the
+    notice of a preemption, and all of them stop after the same step.
     """
 
     def __init__(self):
@@ -415,7 +416,7 @@ class _Stop:
 
     def __enter__(self) -> "_Stop":
         self._before = {}
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -424,7 +425,7 @@ class _Stop:
             signal.signal(number, handler)
 
     def agreed(self, step: int) -> bool:
-        """Whether to stop after this step: with several processes, at a step that all of them agree on."""
+        """Whether to stop after this step."""
         if jax.process_count() == 1:
             return bool(self.signals)
         from jax.experimental import multihost_utils
