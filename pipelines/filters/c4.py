@@ -35,7 +35,7 @@ class Clean:
     def __call__(self, document: Document) -> Element:
         kept = []
         for line in document.text.split("\n"):
-            line = _CITATION.sub("", line.strip())
+            line = _CITATION.sub("", line).strip()
             found = words.words(line)
             lower = line.lower()
             if (
