@@ -192,7 +192,7 @@ def test_golden_losses():
     for _ in range(4):
         state, results = step(state, batch)
         found.append([float(results["loss"]), float(results["gradient_norm"])])
-    np.testing.assert_allclose(found, GOLDEN, rtol=2e-5)
+    np.testing.assert_allclose(found, GOLDEN, rtol=1e-4)  # other CPUs add in another order
 
 
 GOLDEN = [[5.862308, 2.443590], [4.995431, 2.147639], [3.793146, 1.612980], [3.283193, 1.539235]]
