@@ -32,7 +32,12 @@ class Parse:
         data, path = document.bytes, document.metadata["path"]
         if _is_binary(data):
             return Rejection(document, "code.binary")
-        text, encoding = decode(data)
+        try:
+            text, encoding = decode(data)
+        except BadInput:
+            if b"\0" in data:
+                return Rejection(document, "code.binary")
+            raise
         if len(_CONTROL.findall(text)) > _MAX_CONTROL * len(text):
             return Rejection(document, "code.binary")
         language = language_of(path, text)
