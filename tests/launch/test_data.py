@@ -1,0 +1,109 @@
+"""`castor data` from its command line: the web and code jobs whole, replay, and the one line for each kind of bad use."""
+
+import gzip
+import io
+import json
+import pathlib
+import tarfile
+
+import pytest
+
+from launch.command import main
+from pipelines import corpus
+
+SENTENCE = "The library keeps every book that was ever lent to it, and its readers have been grateful for that."
+LICENSE = pathlib.Path(__file__).parents[2] / "LICENSE"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A small web archive and a repository, with a broken record and an odd file each."""
+    root = tmp_path_factory.mktemp("raw")
+    records = []
+    for i in range(8):
+        body = f"<html><head><title>{i}</title></head><body><main><p>" + "</p><p>".join(f"{SENTENCE} Shelf {i} {j}." for j in range(8)) + "</p></main></body></html>"
+        http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body.encode("utf-16" if i == 3 else "utf-8")
+        head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://e.org/{i}\r\nContent-Length: {len(http)}\r\n\r\n".encode()
+        records.append(gzip.compress(head + http + b"\r\n\r\n", mtime=0))
+    records[5] = records[5][:60] + b"\xff\xff" + records[5][62:]
+    (root / "a.warc.gz").write_bytes(b"".join(records + records[:1]))
+    (root / "b.jsonl").write_text(json.dumps({"text": f"{SENTENCE} " * 8}) + "\nnull\n")
+    with tarfile.open(root / "repo.tar.gz", "w:gz") as archive:
+        files = [("LICENSE", LICENSE.read_bytes()), ("a.py", b"def lend(book):\n    return book.title\n"), ("b.bin", b"\0\1\2")]
+        for name, data in files:
+            info = tarfile.TarInfo(f"repo/{name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return root
+
+
+def castor(*arguments):
+    return main(["data", *arguments])
+
+
+def flags(raw, output, **macros):
+    macros = {"INPUT_ROOT": str(raw), "OUTPUT": str(output), "DEAD_LETTER_THRESHOLD": 1.0, **macros}
+    return [f"--gin.{name}={value!r}" for name, value in macros.items()]
+
+
+def test_web(raw, tmp_path, capsys):
+    assert castor("web", *flags(raw, tmp_path / "web")) == 0
+    printed = capsys.readouterr().out
+    assert "read" in printed and "source.corrupt_gzip" in printed
+    manifest = corpus.load_manifest(str(tmp_path / "web"))
+    funnel = manifest["funnel"]
+    assert funnel == {
+        "read": 11,
+        "kept": 8,
+        "rejected": {},
+        "duplicates": {"exact": 1},
+        "dead_letters": {"source.corrupt_gzip": 1, "source.not_an_object": 1},
+    }
+    documents = list(corpus.read_corpus(str(tmp_path / "web")))
+    assert len(documents) == funnel["kept"] and {d.metadata["language"] for d in documents} == {"en"}
+    assert next(d for d in documents if d.metadata.get("url") == "http://e.org/3").metadata["encoding"] == "utf-16-le"
+
+
+def test_code(raw, tmp_path):
+    assert castor("code", *flags(raw, tmp_path / "code")) == 0
+    documents = {d.metadata["path"]: d for d in corpus.read_corpus(str(tmp_path / "code"))}
+    assert documents["repo/a.py"].metadata["licences"] == ["Apache-2.0"] and documents["repo/a.py"].modality == "code"
+    assert corpus.load_manifest(str(tmp_path / "code"))["funnel"]["rejected"] == {"code.binary": 1}
+
+
+def test_replay(raw, tmp_path):
+    import shutil
+
+    inputs = tmp_path / "raw"
+    shutil.copytree(raw, inputs)
+    assert castor("web", *flags(inputs, tmp_path / "web", INPUTS=["b.jsonl"], NAME="mended")) == 0
+    text = (inputs / "b.jsonl").read_text()
+    (inputs / "b.jsonl").write_text(text.replace("null", json.dumps({"text": f"Once more: {SENTENCE} " * 8})))
+    assert castor("replay", f"--gin.CORPUS={str(tmp_path / 'web')!r}", f"--gin.OUTPUT={str(tmp_path / 'again')!r}") == 0
+    [document] = corpus.read_corpus(str(tmp_path / "again"))
+    assert document.text.startswith("Once more") and document.source.endswith("b.jsonl#line=2")
+    assert corpus.load_manifest(str(tmp_path / "again"))["name"] == "mended"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["wbe"], "no data job 'wbe'. Did you mean web?"),
+        (["web", "--gin.INPUT_ROT='x'"], "INPUT_ROT"),
+        (["web", "--gin.INPUT_ROOT='x'"], "OUTPUT"),
+        (["web", "--gin.INPUT_ROOT='/nonexistent'", "--gin.OUTPUT='{out}'"], "the input folder /nonexistent does not exist"),
+        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.INPUTS='*.warc'"], "Write a list"),
+        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.INPUTS=['*.nothing']"], "no file under"),
+        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--direct_workers=3"], "--direct_workers=3: known neither"),
+        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.NUM_SHARDS=0"], "NUM_SHARDS is 0"),
+        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.DEAD_LETTER_THRESHOLD=0.0"], "over the threshold"),
+        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.gopher_quality.Filter.min_word=3"], "min_word"),
+        (["replay", "--gin.CORPUS='{raw}'", "--gin.OUTPUT='{out}'"], "not finished or not a corpus"),
+    ],
+)
+def test_bad_use_is_one_line(raw, tmp_path, capsys, arguments, message):
+    filled = [a.replace("{raw}", str(raw)).replace("{out}", str(tmp_path / "out")) for a in arguments]
+    assert castor(*filled) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0 and error.startswith("castor: error:") and message in error, error
+    assert not (tmp_path / "out" / "manifest.json").exists()
