@@ -17,6 +17,7 @@ from pipelines.document import BadInput
 
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 MAX_STREAMS = 16
+MAX_PARTS = 100_000  # boxes or elements at the top of a file; an hour of film has a few thousand
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 384_000, 16  # of sound; below 1 kHz nothing is heard, 384 kHz is the fastest recorder
 AUDIO_CODECS = frozenset(
     "aac mp3 mp3float vorbis libvorbis opus libopus flac alac amrnb amr_nb amrwb amr_wb libopencore_amrnb libopencore_amrwb "
@@ -122,6 +123,12 @@ def _damaged(message: str) -> BadInput:
     return BadInput("damaged_container", message)
 
 
+def _counted(parts: int) -> int:
+    if parts == MAX_PARTS:
+        raise _damaged(f"more than {MAX_PARTS} parts")
+    return parts + 1
+
+
 def _check_wav(data: bytes) -> None:
     position, chunks = 12, {}
     while position + 8 <= len(data) and b"data" not in chunks:
@@ -202,8 +209,9 @@ def _check_caf(data: bytes) -> None:
 
 
 def _check_mov(data: bytes) -> None:
-    position, names = 0, set()
+    position, names, parts = 0, set(), 0
     while position < len(data):
+        parts = _counted(parts)
         size, name, header = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8], 8
         if size == 1:
             size, header = int.from_bytes(data[position + 8 : position + 16], "big"), 16
@@ -229,8 +237,9 @@ def _vint(data: bytes, position: int, keep_marker: bool) -> tuple[int, int, bool
 
 
 def _check_matroska(data: bytes) -> None:
-    position = 0
+    position, parts = 0, 0
     while position < len(data):
+        parts = _counted(parts)
         name, used, _ = _vint(data, position, True)
         size, more, unknown = _vint(data, position + used, False)
         position += used + more

@@ -66,6 +66,12 @@ def test_limits():
         assert error_of(data) == "unsupported_format"
 
 
+def test_a_file_of_empty_parts_is_given_up_early():
+    ebml = b"\x1aE\xdf\xa3\x80\x18S\x80g\x01\xff\xff\xff\xff\xff\xff\xff"
+    assert error_of(ebml + b"\xec\x80" * 10_000_000) == "damaged_container"
+    assert error_of(b"\0\0\0\x08free" * 2_000_000) == "damaged_container"
+
+
 def test_sound_alone_is_no_film():
     assert error_of(small_media.encode_sound(small_media.tone(), 16_000, "OGG", "VORBIS")) == "no_video_stream"
 
