@@ -18,7 +18,9 @@ def run(arguments: argparse.Namespace, flags) -> int:
 
     if arguments.job not in JOBS:
         close = difflib.get_close_matches(arguments.job, JOBS, n=1)
-        raise ConfigurationError(f"no data job {arguments.job!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}.")
+        raise ConfigurationError(
+            f"no data job {arguments.job!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}."
+        )
     configuration.parse(flags.or_files(f"pipelines/{arguments.job}.gin"))
     _check_required()
     from pipelines import job as jobs
@@ -37,7 +39,9 @@ def _check_required() -> None:
         gin.config.find_missing_overrides_hook(gin.config._CONFIG)
     except ValueError as error:
         name = str(error).split("/")[0].split(" ")[0]
-        raise ConfigurationError(f"gin macro {name} is not set.", f"Bind it in a gin file or on the command line: --gin.{name}='\"...\"'.") from error
+        raise ConfigurationError(
+            f"gin macro {name} is not set.", f"Bind it in a gin file or on the command line: --gin.{name}='\"...\"'."
+        ) from error
 
 
 def make_job(name: str):

@@ -1,11 +1,12 @@
 """Bytes of strangers to text: which encoding a page or a source file is in, and a refusal where that cannot be told.
 
-Order: byte order mark; UTF-16 given away by its zero bytes; UTF-8, if strict decoding succeeds (text of any length that is valid UTF-8 by chance is
-unheard of); what HTTP or the page declares, if strict decoding succeeds; nearly sound UTF-8 (a page cut inside a character, a stray byte of an
-advertisement); a guess by charset-normalizer. A guess is believed only if it decodes strictly and what comes out looks like a language. Text in
-the wrong characters teaches a model nonsense, so in doubt the answer is BadInput("charset").
+Order: byte order mark; UTF-16 given away by its zero bytes; UTF-8, if strict decoding succeeds (text of any length that is valid UTF-8 by
+chance is unheard of); what HTTP or the page declares, if strict decoding succeeds; nearly sound UTF-8 (a page cut inside a character, a
+stray byte of an advertisement); a guess by charset-normalizer. A guess is believed only if it decodes strictly and what comes out looks
+like a language. Text in the wrong characters teaches a model nonsense, so in doubt the answer is BadInput("charset").
 
-Labels mean what the WHATWG Encoding Standard says browsers take them to mean (encoding.spec.whatwg.org): latin-1 is windows-1252, gb2312 is GB18030.
+Labels mean what the WHATWG Encoding Standard says browsers take them to mean (encoding.spec.whatwg.org): latin-1 is windows-1252, gb2312
+is GB18030.
 """
 
 import codecs
@@ -218,9 +219,9 @@ _OPENING = re.compile("[\u00bf\u00a1\u00ab]")
 def _latin(text: str, name: str) -> bool:
     """True if `text`, decoded by `name`, reads as words of a Latin script.
 
-    Accented letters stand beside plain ones; signs do not stand inside words, as they do in Central European text read as Western; and the letters
-    are not those which only Turkish read as Western (thorn and eth without the Icelandic vowels) or Hungarian read as Western has (o with
-    tilde or u with circumflex, beside e acute and o diaeresis, in no company of Portuguese or French).
+    Accented letters stand beside plain ones; signs do not stand inside words, as they do in Central European text read as Western; and the
+    letters are not those which only Turkish read as Western (thorn and eth without the Icelandic vowels) or Hungarian read as Western has
+    (o with tilde or u with circumflex, beside e acute and o diaeresis, in no company of Portuguese or French).
     """
     text = _OPENING.sub(" ", text)
     beyond = {c for c in text.lower() if c > "\x7f" and c.isalpha()}

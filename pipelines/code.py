@@ -1,6 +1,6 @@
 """The code job: repositories, as folders and tar snapshots, to a corpus of source files.
 
-    read with licences -> decode, name the language (one turn in the sandbox) -> rule sets -> licence -> exact duplicates -> corpus
+read with licences -> decode, name the language (one turn in the sandbox) -> rule sets -> licence -> exact duplicates -> corpus
 """
 
 import dataclasses

@@ -1,8 +1,9 @@
 """Bytes out of plain, gzip and zstd files, a bounded piece at a time, with every fault of the compression told and its place known.
 
-The readers that come with Python and with the codecs were written for sound files: one bad gzip member loses all that follow, a cut zstd frame ends like
-a whole one, a megabyte can become a gigabyte in one call. Here a file is a row of members (gzip members, zstd frames; a plain file is
-one member). A caller reads pieces of at most PIECE_BYTES, hears of damage as `Damaged`, and can go on at the next sound member.
+The readers that come with Python and with the codecs were written for sound files: one bad gzip member loses all that follow, a cut zstd
+frame ends like a whole one, a megabyte can become a gigabyte in one call. Here a file is a row of members (gzip members, zstd frames; a
+plain file is one member). A caller reads pieces of at most PIECE_BYTES, hears of damage as `Damaged`, and can go on at the next sound
+member.
 """
 
 import os
@@ -46,7 +47,10 @@ class Plain:
 
 
 class Members:
-    """A file of compressed members, one after another; see `Plain` for the methods. `offset` is where the current member starts in the file."""
+    """A file of compressed members, one after another; see `Plain` for the methods.
+
+    `offset` is where the current member starts in the file.
+    """
 
     kind: str
     magic: bytes
@@ -178,7 +182,10 @@ def open_members(file: BinaryIO, name: str) -> Plain | Gzip | Zstd:
 
 
 def read_whole(members: Plain | Members, limit: int) -> bytes:
-    """The content of all members, at most `limit` bytes. Raises BadInput("too_large"), Damaged, or BadInput("empty") for a file of no bytes."""
+    """The content of all members, at most `limit` bytes.
+
+    Raises BadInput("too_large"), Damaged, or BadInput("empty") for a file of no bytes.
+    """
     content = bytearray()
     some = False
     while members.advance():

@@ -7,12 +7,14 @@
       card.html                             the data card
       manifest.json                         written last: shards with size and SHA-256, funnel, configuration, fingerprints, inputs
 
-pandas, DuckDB and Hugging Face datasets open `OUTPUT/*.parquet` as it is. An id is a uniform 128-bit hash, so equal intervals of it are equal shards,
-and the corpus as a whole is sorted by id. Every byte follows from the documents alone: no timestamp, no host, no order of arrival.
+pandas, DuckDB and Hugging Face datasets open `OUTPUT/*.parquet` as it is. An id is a uniform 128-bit hash, so equal intervals of it are
+equal shards, and the corpus as a whole is sorted by id. Every byte follows from the documents alone: no timestamp, no host, no order of
+arrival.
 
-Writing (the transform is pipelines/sink.py, so that readers need no Beam): the pipeline writes into a staging folder OUTPUT/.staging-RANDOM (each shard by one write-once file, so a repeated bundle rewrites the same
-bytes) with one entry file a shard; after the pipeline has succeeded the launcher adds the entries up and commits: manifest away, files in, stale files
-away, manifest back. Readers trust only the manifest, so nothing half-written is ever a corpus.
+Writing (the transform is pipelines/sink.py, so that readers need no Beam): the pipeline writes into a staging folder
+OUTPUT/.staging-RANDOM (each shard by one write-once file, so a repeated bundle rewrites the same bytes) with one entry file a shard; after
+the pipeline has succeeded the launcher adds the entries up and commits: manifest away, files in, stale files away, manifest back. Readers
+trust only the manifest, so nothing half-written is ever a corpus.
 """
 
 import dataclasses
@@ -59,7 +61,9 @@ def load_manifest(directory: str) -> dict[str, Any]:
         right_kind = manifest["kind"] == KIND and manifest["format"] == FORMAT
         shards = [(s["file"], s["bytes"]) for s in manifest["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{path} cannot be read as a manifest: {type(error).__name__}: {error}.", "Run the job that makes it again.") from error
+        raise CorpusError(
+            f"{path} cannot be read as a manifest: {type(error).__name__}: {error}.", "Run the job that makes it again."
+        ) from error
     if not right_kind:
         raise CorpusError(
             f"{path} is of kind {manifest['kind']!r}, format {manifest['format']!r}; wanted {KIND!r}, format {FORMAT}.",
@@ -81,7 +85,9 @@ def read_corpus(directory: str) -> Iterator[Document]:
 
 
 def read_shard(path: str, sha256: str | None = None) -> Iterator[Document]:
-    """The documents of one Parquet shard, a few rows in memory at a time; with `sha256`, only after the file has proved to be the one meant."""
+    """The documents of one Parquet shard, a few rows in memory at a time; with `sha256`, only after the file has proved to be the one
+    meant.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -321,7 +327,14 @@ def schema(with_measure: bool = False):
     """The Arrow schema of a shard; `metadata` is a JSON object as text."""
     import pyarrow as pa
 
-    fields = [("id", pa.string()), ("source", pa.string()), ("modality", pa.string()), ("text", pa.string()), ("bytes", pa.binary()), ("metadata", pa.string())]
+    fields = [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("modality", pa.string()),
+        ("text", pa.string()),
+        ("bytes", pa.binary()),
+        ("metadata", pa.string()),
+    ]
     return pa.schema([pa.field(name, kind) for name, kind in fields] + ([pa.field("measure", pa.string())] if with_measure else []))
 
 

@@ -23,7 +23,8 @@ def file_name(shard: int, num_shards: int) -> str:
 def encode(letters: Iterable[DeadLetter]) -> bytes:
     """Letters as sorted JSON lines. Lone surrogates (undecodable file names) are escaped, so the file is plain ASCII."""
     lines = sorted(
-        json.dumps({"id": x.id, "source": x.source, "stage": x.stage, "error": x.error, "message": x.message}, sort_keys=True) for x in letters
+        json.dumps({"id": x.id, "source": x.source, "stage": x.stage, "error": x.error, "message": x.message}, sort_keys=True)
+        for x in letters
     )
     return "".join(line + "\n" for line in lines).encode("ascii")
 
@@ -38,4 +39,6 @@ def read(directory: str) -> Iterator[DeadLetter]:
             try:
                 yield DeadLetter(**json.loads(line))
             except (ValueError, TypeError) as error:
-                raise CorpusError(f"{storage.join(folder, name)}, line {number}, is no dead letter: {error}.", "Run the job again.") from error
+                raise CorpusError(
+                    f"{storage.join(folder, name)}, line {number}, is no dead letter: {error}.", "Run the job again."
+                ) from error

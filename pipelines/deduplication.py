@@ -1,7 +1,7 @@
 """Deduplication by removal rows: find what is repeated without moving the documents.
 
-A deduplicator turns elements into (id, kind) rows, one for each document to be removed; the sink drops those documents and counts them under
-`kind` in the funnel. Only hashes and ids are shuffled: 32 bytes a document however fat it is.
+A deduplicator turns elements into (id, kind) rows, one for each document to be removed; the sink drops those documents and counts them
+under `kind` in the funnel. Only hashes and ids are shuffled: 32 bytes a document however fat it is.
 """
 
 import hashlib

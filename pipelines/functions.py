@@ -53,7 +53,10 @@ class Chain:
 
 
 def apply(stage: str, function: Callable[[Document], Element], document: Document) -> Element:
-    """`function(document)`, with everything that goes wrong as a DeadLetter of `stage`. CastorError and the sandbox's own faults pass through."""
+    """`function(document)`, with everything that goes wrong as a DeadLetter of `stage`.
+
+    CastorError and the sandbox's own faults pass through.
+    """
     try:
         result = function(document)
     except (CastorError, SandboxError, ImportError):

@@ -1,7 +1,7 @@
 """A page to its main text. Runs in the sandbox, since what a parser does with a hostile page is not ours to promise; imports no Beam.
 
-Main text is what resiliparse's rules leave of the page when navigation, advertisements and the like are taken out: the fastest extractor there is by an order
-of magnitude, at about 4 points of F1 behind trafilatura on news pages, all of it precision.
+Main text is what resiliparse's rules leave of the page when navigation, advertisements and the like are taken out: the fastest extractor
+there is by an order of magnitude, at about 4 points of F1 behind trafilatura on news pages, all of it precision.
 """
 
 import dataclasses
@@ -10,7 +10,20 @@ import re
 from pipelines import charset
 from pipelines.document import Document, Element, Rejection
 
-_NOT_HTML = (b"%PDF-", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b", b"Rar!", b"\x7fELF", b"CWS", b"FWS", b"\0\0\0\x18ftyp", b"OggS")
+_NOT_HTML = (
+    b"%PDF-",
+    b"\x89PNG",
+    b"GIF8",
+    b"\xff\xd8\xff",
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"Rar!",
+    b"\x7fELF",
+    b"CWS",
+    b"FWS",
+    b"\0\0\0\x18ftyp",
+    b"OggS",
+)
 _SPACES = re.compile(r"[ \t\xa0]+\n")
 _NEWLINES = re.compile(r"\n{3,}")
 

@@ -13,8 +13,9 @@
             elements = pipeline | self.read() | Apply("extract", extract, self.limits) | Check(gopher_quality.Filter())
             return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
 
-`castor data JOB` makes `pipelines.JOB.Job()` from gin and calls `run`. A job that writes no corpus derives from `BaseJob` and says itself how its staged
-output is committed (`finish`). A job is a frozen dataclass: its fields are its configuration, go into the manifest, and are enough to build it again.
+`castor data JOB` makes `pipelines.JOB.Job()` from gin and calls `run`. A job that writes no corpus derives from `BaseJob` and says itself
+how its staged output is committed (`finish`). A job is a frozen dataclass: its fields are its configuration, go into the manifest, and are
+enough to build it again.
 """
 
 import contextlib
@@ -121,7 +122,7 @@ class RefineJob(BaseJob):
         source = self.source()
         state: dict[str, Any] = {}
         for uri in getattr(source, "input_files", source.files)():
-            status = os.lstat(uri)
+            status = os.stat(uri) if os.path.exists(uri) else os.lstat(uri)  # a dangling link has a state too
             state[_plain(os.path.relpath(uri, self.input_root))] = [status.st_size, status.st_mtime_ns]
         return {"files": state, "corpus": corpus.load_manifest(self.replay_of)["fingerprint"]} if self.replay_of else {"files": state}
 
@@ -188,8 +189,8 @@ def up_to_date(job: BaseJob) -> bool:
 def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
     """Runs a job to its end and returns the manifest of its output; prints progress and the funnel unless `quiet`.
 
-    `beam_args` are Beam's own options. The runner is FnApiRunner unless another is named; DirectRunner means FnApiRunner too, since Beam's own
-    meaning of it is a binary that it downloads. Raises CorpusError or another CastorError; the output is then as it was before.
+    `beam_args` are Beam's own options. The runner is FnApiRunner unless another is named; DirectRunner means FnApiRunner too, since Beam's
+    own meaning of it is a binary that it downloads. Raises CorpusError or another CastorError; the output is then as it was before.
     """
     options, runner = beam_options(beam_args)
     import apache_beam as beam
@@ -237,7 +238,8 @@ def beam_options(beam_args: Sequence[str]):
     known, unknown = parser.parse_known_args(list(beam_args))
     if unknown:
         raise ConfigurationError(
-            f"{' '.join(unknown)}: known neither to castor data nor to Beam.", "Configuration goes by --gin.NAME=VALUE, Beam's options by Beam's names."
+            f"{' '.join(unknown)}: known neither to castor data nor to Beam.",
+            "Configuration goes by --gin.NAME=VALUE, Beam's options by Beam's names.",
         )
     options = pipeline_options.PipelineOptions(list(beam_args))
     name = known.runner
@@ -246,7 +248,10 @@ def beam_options(beam_args: Sequence[str]):
 
 
 def describe(value: Any) -> Any:
-    """Configuration as JSON: dataclasses become objects with their `class`, tuples become lists. Raises ConfigurationError for anything else."""
+    """Configuration as JSON: dataclasses become objects with their `class`, tuples become lists.
+
+    Raises ConfigurationError for anything else.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -265,7 +270,10 @@ def describe(value: Any) -> Any:
 
 
 def rebuild(value: Any, **changes) -> Any:
-    """The inverse of `describe` (lists come back as tuples), with `changes` to the outermost fields. Only Castor's own dataclasses are made."""
+    """The inverse of `describe` (lists come back as tuples), with `changes` to the outermost fields.
+
+    Only Castor's own dataclasses are made.
+    """
     if isinstance(value, list):
         return tuple(rebuild(item) for item in value)
     if not isinstance(value, Mapping):
@@ -281,7 +289,9 @@ def rebuild(value: Any, **changes) -> Any:
         known = {field.name for field in dataclasses.fields(kind)}
         return kind(**{key: item for key, item in {**fields, **changes}.items() if key in known})
     except (ImportError, AttributeError, TypeError) as error:
-        raise CorpusError(f"the configuration in the manifest does not fit this version of {value['class']}: {error}.", "Run the job again.") from error
+        raise CorpusError(
+            f"the configuration in the manifest does not fit this version of {value['class']}: {error}.", "Run the job again."
+        ) from error
 
 
 def _modules(described: Any) -> set[str]:
@@ -336,7 +346,9 @@ class _Noise(logging.Filter):
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    loggers = [logging.getLogger(f"apache_beam.runners.{name}") for name in ("common", "worker.sdk_worker", "portability.local_job_service")]
+    loggers = [
+        logging.getLogger(f"apache_beam.runners.{name}") for name in ("common", "worker.sdk_worker", "portability.local_job_service")
+    ]
     noise = _Noise()
     for logger in loggers:
         logger.addFilter(noise)

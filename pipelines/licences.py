@@ -1,7 +1,7 @@
 """Which licence a text is: by edit distance to the texts of 35 licences (identify, choosealicense.com), then by the sentences that make a licence.
 
-The second step is for files that the first cannot know: several licences in one file, licences with preambles, and the Python and historical ones. What
-neither knows is UNKNOWN, which no allow-list holds. This file knows no Beam.
+The second step is for files that the first cannot know: several licences in one file, licences with preambles, and the Python and
+historical ones. What neither knows is UNKNOWN, which no allow-list holds. This file knows no Beam.
 """
 
 import functools
@@ -39,9 +39,13 @@ PERMISSIVE = (
     "Zlib",
 )
 
-_NAMES = re.compile(r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt|md|rst))?$")
+_NAMES = re.compile(
+    r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt|md|rst))?$"
+)
 _NOT_NAMES = re.compile(r"(?i)\.(?:py|pyi|c|h|cc|cpp|js|ts|json|html|css|go|rs|java|sh|yml|yaml|toml|svg|png)$")
-_NOT_LICENCES = re.compile(r"(?i)^(?:authors|contributors|contributing|notice|readme|thanks|credits|changes|changelog|metadata|record|wheel)(?:[-_.].*)?$")
+_NOT_LICENCES = re.compile(
+    r"(?i)^(?:authors|contributors|contributing|notice|readme|thanks|credits|changes|changelog|metadata|record|wheel)(?:[-_.].*)?$"
+)
 # Folders that hold nothing but licences: what is in them speaks for the folder above.
 _FOLDERS = re.compile(r"(?i)^(?:licen[cs]es?|[^/]*\.dist-info|[^/]*\.egg-info)$")
 _BLANKS = re.compile(r"[\s*#/;>|_-]+")
@@ -50,7 +54,12 @@ _SPDX_END = re.compile(r"\s*(?:\*/|-->|#\}|\"\"\"|'''|\*\)).*$")
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 _SENTENCES = (
-    ("MIT", ("permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files",)),
+    (
+        "MIT",
+        (
+            "permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files",
+        ),
+    ),
     ("Apache-2.0", ("apache license version 2.0, january 2004",)),
     ("Apache-2.0", ("licensed under the apache license, version 2.0",)),
     ("BSD-4-Clause", ("redistribution and use in source and binary forms", "all advertising materials mentioning features")),
@@ -64,8 +73,14 @@ _SENTENCES = (
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
     ("CC0-1.0", ("cc0 1.0 universal",)),
     ("BSL-1.0", ("boost software license version 1.0",)),
-    ("AGPL-3.0", ("gnu affero general public license", "everyone is permitted to copy and distribute verbatim copies of this license document")),
-    ("LGPL-3.0", ("gnu lesser general public license", "everyone is permitted to copy and distribute verbatim copies of this license document")),
+    (
+        "AGPL-3.0",
+        ("gnu affero general public license", "everyone is permitted to copy and distribute verbatim copies of this license document"),
+    ),
+    (
+        "LGPL-3.0",
+        ("gnu lesser general public license", "everyone is permitted to copy and distribute verbatim copies of this license document"),
+    ),
     ("GPL-3.0", ("gnu general public license", "everyone is permitted to copy and distribute verbatim copies of this license document")),
     ("AGPL-3.0", ("terms of the gnu affero general public license",)),
     ("LGPL-3.0", ("terms of the gnu lesser general public license",)),

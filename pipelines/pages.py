@@ -128,7 +128,10 @@ class PageSource(FileSource):
 
 
 def parse_line(line: bytes, text_field: str = "text") -> dict:
-    """A JSON line with its text. Raises BadInput for everything that is not an object, once-keyed, whose text is sound Unicode without NUL."""
+    """A JSON line with its text.
+
+    Raises BadInput for everything that is not an object, once-keyed, whose text is sound Unicode without NUL.
+    """
     if not line.strip():
         raise BadInput("blank_line")
     try:

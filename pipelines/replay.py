@@ -1,7 +1,7 @@
 """Dead letters fed through again: a source cut down to the records that an earlier run could not process.
 
-A dead letter that names a record brings back that record; one that names a whole file (no `#` in its source) brings back every record of the
-file that is not in the corpus already, since the run never learned what else the file held. This file knows no Beam.
+A dead letter that names a record brings back that record; one that names a whole file (no `#` in its source) brings back every record of
+the file that is not in the corpus already, since the run never learned what else the file held. This file knows no Beam.
 """
 
 import dataclasses
@@ -36,7 +36,9 @@ class Replayed:
         uris = tuple(uri for uri in source.files() if any(_is_of(r, uri) for r in references))
         missing = [r for r in references if not any(_is_of(r, uri) for uri in uris)]
         if missing:
-            raise CorpusError(f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.", "Put them back.")
+            raise CorpusError(
+                f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.", "Put them back."
+            )
         whole = frozenset(r for r in references if r in uris)
         return cls(source, directory, uris, whole, frozenset(letter.id for letter in letters))
 

@@ -1,8 +1,8 @@
 """Source files out of repositories: folders and tar snapshots, each file a Document of bytes with the licences that govern it.
 
-A repository is a .tar, .tar.gz, .tgz or .tar.zst file, or a folder directly under the root (files directly under the root are one more). Archives are
-streamed, never unpacked to disk: once for their size and their licences, once for their files. Links, devices and names that point outside are rejected
-by reason. This file knows no Beam.
+A repository is a .tar, .tar.gz, .tgz or .tar.zst file, or a folder directly under the root (files directly under the root are one more).
+Archives are streamed, never unpacked to disk: once for their size and their licences, once for their files. Links, devices and names that
+point outside are rejected by reason. This file knows no Beam.
 """
 
 import dataclasses
@@ -182,7 +182,9 @@ class _Licences:
     def _points(self, folder: str, name: str) -> bool:
         """True for an unknown text that only points to its neighbours: `either of the licences found in LICENSE.APACHE or LICENSE.BSD`."""
         text = self._unknown.get((folder, name), "")
-        return len(text) < 2000 and any(other in text for other in self._found[folder] if other != name and (folder, other) not in self._unknown)
+        return len(text) < 2000 and any(
+            other in text for other in self._found[folder] if other != name and (folder, other) not in self._unknown
+        )
 
 
 class _Forward(io.RawIOBase):

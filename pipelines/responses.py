@@ -1,7 +1,7 @@
 """HTTP responses as crawlers keep them: status, headers and the body with its transfer and content encodings undone.
 
-Archives hold both raw responses and responses whose body was already unpacked while the headers still speak of chunks and gzip; both are read. Sizes are
-bounded on the way. This file knows no archive format.
+Archives hold both raw responses and responses whose body was already unpacked while the headers still speak of chunks and gzip; both are
+read. Sizes are bounded on the way. This file knows no archive format.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """A child process in which functions meet hostile input, so that what they do to it they do not do to the job.
 
-Parsers and codecs are C code fed by strangers: quadratic on a nested page, 10 GB for a lying header, a segmentation fault for a flipped bit. None of
-that can be caught in the process it happens in. `Child` runs one function in `python -m pipelines.sandbox`, one element at a
+Parsers and codecs are C code fed by strangers: quadratic on a nested page, 10 GB for a lying header, a segmentation fault for a flipped
+bit. None of that can be caught in the process it happens in. `Child` runs one function in `python -m pipelines.sandbox`, one element at a
 time, under three kernel limits:
 
 - CPU seconds an element, by ITIMER_PROF whose default action kills: it reaches code stuck in C that holds the GIL, and counts CPU, not wall
@@ -9,13 +9,13 @@ time, under three kernel limits:
 - address space over what the child had when it was ready, by RLIMIT_AS;
 - no core files.
 
-A killed or crashed child is reaped and replaced; the element becomes `BadInput`. A crash or an exhausted memory in a child that has served other
-elements is tried once more in a fresh child, so that the verdict depends on the element alone.
+A killed or crashed child is reaped and replaced; the element becomes `BadInput`. A crash or an exhausted memory in a child that has served
+other elements is tried once more in a fresh child, so that the verdict depends on the element alone.
 
-The function travels once, pickled, from parent to child; elements travel both ways as `pipelines.document.pack` bytes, so nothing that comes
-back from a child is ever unpickled. This file imports neither Beam nor any parser, and a function meant for the sandbox lives in a module
-that imports no Beam either, or each child pays four seconds for it. If the function has a method `prepare()`, the child calls
-it once before the limits are set: the place to load models.
+The function travels once, pickled, from parent to child; elements travel both ways as `pipelines.document.pack` bytes, so nothing that
+comes back from a child is ever unpickled. This file imports neither Beam nor any parser, and a function meant for the sandbox lives in a
+module that imports no Beam either, or each child pays four seconds for it. If the function has a method `prepare()`, the child calls it
+once before the limits are set: the place to load models.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""A source file: its text, in whatever encoding, and the language it is written in, by name and content. Runs in the sandbox; imports no Beam."""
+"""A source file: its text, in whatever encoding, and the language it is written in, by name and content.
+
+Runs in the sandbox; imports no Beam.
+"""
 
 import dataclasses
 import io
@@ -13,10 +16,14 @@ _MAX_CONTROL = 0.001
 _FEW = 0.05
 _WESTERN = re.compile("[\xa0-\xff\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u2013-\u2026\u20ac\u2122]")
 # Tags of identify that name no language.
-_GENERIC = frozenset(("text", "binary", "file", "executable", "non-executable", "header", "plain-text", "image", "icon", "audio", "zip", "directory"))
+_GENERIC = frozenset(
+    ("text", "binary", "file", "executable", "non-executable", "header", "plain-text", "image", "icon", "audio", "zip", "directory")
+)
 _PLAIN = "text"
 # Where a name allows several languages, content decides; the last is the default.
-_CPP = re.compile(r"(?m)^\s*(?:class\s+\w+|namespace\s+\w*|template\s*<|using\s+namespace|public:|private:)|\bstd::|#include\s*<(?:iostream|string|vector|map|memory)>")
+_CPP = re.compile(
+    r"(?m)^\s*(?:class\s+\w+|namespace\s+\w*|template\s*<|using\s+namespace|public:|private:)|\bstd::|#include\s*<(?:iostream|string|vector|map|memory)>"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,10 @@ class Parse:
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """(text, encoding) of a source file. The coding cookie of its first two lines counts as a declaration; a few Western letters are Western."""
+    """(text, encoding) of a source file.
+
+    The coding cookie of its first two lines counts as a declaration; a few Western letters are Western.
+    """
     cookie = _COOKIE.search(data[:500])
     try:
         return charset.decode(data, [cookie.group(1).decode("ascii", "ignore")] if cookie else [])

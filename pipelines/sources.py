@@ -91,7 +91,10 @@ def open_regular(uri: str) -> BinaryIO:
 
 
 def match(root: str, patterns: tuple[str, ...] | list[str]) -> list[str]:
-    """Sorted relative paths under `root` that match. Links to folders are not followed, so a loop cannot trap it; links to files are files."""
+    """Sorted relative paths under `root` that match.
+
+    Links to folders are not followed, so a loop cannot trap it; links to files are files.
+    """
     if isinstance(patterns, str):
         raise CorpusError(f"INPUTS is the text {patterns!r}.", f"Write a list: INPUTS=[{patterns!r}].")
     if not os.path.isdir(root):

@@ -7,9 +7,9 @@
         | Check(gopher_quality.Filter())                           filter.check(Document) -> None | reason
     )
 
-A PCollection holds elements: `Document`, `Rejection` or `DeadLetter`. A stage works on Documents and lets the other two pass untouched, so every
-record that was read arrives at the sink as exactly one element. Whatever goes wrong with a record becomes a DeadLetter: BadInput under its own
-kind, any other exception under `exception:TypeName`. A CastorError is the user's to mend and stops the job.
+A PCollection holds elements: `Document`, `Rejection` or `DeadLetter`. A stage works on Documents and lets the other two pass untouched, so
+every record that was read arrives at the sink as exactly one element. Whatever goes wrong with a record becomes a DeadLetter: BadInput
+under its own kind, any other exception under `exception:TypeName`. A CastorError is the user's to mend and stops the job.
 
 Functions, filters and sources are module-level functions or frozen dataclasses (Beam pickles them by reference). What has costly state
 (a model) keeps it in a module-level `functools.cache`, and a method `prepare()`, if there is one, is called once a worker.
@@ -157,7 +157,9 @@ class _ApplyFn(beam.DoFn):
             return
         result = apply(self._name, self._child.call if self._child is not None else self._function, element)
         if not isinstance(result, Document):
-            beam.metrics.Metrics.counter(NAMESPACE, result.reason if isinstance(result, Rejection) else f"{result.stage}.{result.error}").inc()
+            beam.metrics.Metrics.counter(
+                NAMESPACE, result.reason if isinstance(result, Rejection) else f"{result.stage}.{result.error}"
+            ).inc()
         yield result
 
 

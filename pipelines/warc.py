@@ -1,10 +1,10 @@
 """WARC and ARC records out of files as the web delivers them: every sound record, and for each other one a fault with its place.
 
-fastwarc and warcio read sound archives well, but on a corrupt gzip member both lose the rest of the file (one of them without a word), both return a
-record that the end of the file cut as if it were whole, and both swallow the records after one that lies about its length. What a crawl holds must
-be accounted for, so this reader is stricter: a record counts only if its whole body is there, what follows it is the end of a record, and
-its gzip member's checksum holds. After a fault it goes on at the next record: in the same member at the next `WARC/` that stands after a
-blank line, in a gzip file also at the next member that begins with a record.
+fastwarc and warcio read sound archives well, but on a corrupt gzip member both lose the rest of the file (one of them without a word),
+both return a record that the end of the file cut as if it were whole, and both swallow the records after one that lies about its length.
+What a crawl holds must be accounted for, so this reader is stricter: a record counts only if its whole body is there, what follows it is
+the end of a record, and its gzip member's checksum holds. After a fault it goes on at the next record: in the same member at the next
+`WARC/` that stands after a blank line, in a gzip file also at the next member that begins with a record.
 
 Formats: WARC 0.17 to 1.1 (iipc.github.io/warc-specifications), ARC 1 (archive.org/web/researcher/ArcFileFormat.php).
 """
@@ -262,4 +262,6 @@ def _arc_head(cursor: _Cursor) -> tuple[dict[str, str], int]:
     cursor.drop(line.end())
     uri, _, date, kind, length = (part.decode("utf-8", "backslashreplace") for part in line.groups())
     record_type = "warcinfo" if uri.startswith("filedesc:") else "response"
-    return {"warc-type": record_type, "warc-target-uri": uri, "warc-date": date, "content-type": kind, "content-length": length}, int(length)
+    return {"warc-type": record_type, "warc-target-uri": uri, "warc-date": date, "content-type": kind, "content-length": length}, int(
+        length
+    )

@@ -1,6 +1,6 @@
 """The web job: pages of archives and plain files to a corpus of main texts.
 
-    read -> decode, extract, name the language (one turn in the sandbox) -> rule sets -> exact duplicates -> corpus
+read -> decode, extract, name the language (one turn in the sandbox) -> rule sets -> exact duplicates -> corpus
 """
 
 import dataclasses

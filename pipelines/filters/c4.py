@@ -1,9 +1,9 @@
 """C4's rules: Raffel et al. 2020, arXiv 1910.10683, section 2.2, with the constants of the code that made it.
 
-`Clean` drops lines (it is a function for `stages.Apply`), `Filter` drops pages; C4 is Apply("c4.clean", Clean()) then Check(Filter()). Where paper and code
-differ, the code: at least 5 words a line, at least 3 sentences a page. Sentences are counted by their terminal punctuation, which agrees with a trained
-splitter closely enough for a threshold of 3. The rule against curly brackets is meant for pages that show code by mistake; it also throws away
-every page about programming.
+`Clean` drops lines (it is a function for `stages.Apply`), `Filter` drops pages; C4 is Apply("c4.clean", Clean()) then Check(Filter()).
+Where paper and code differ, the code: at least 5 words a line, at least 3 sentences a page. Sentences are counted by their terminal
+punctuation, which agrees with a trained splitter closely enough for a threshold of 3. The rule against curly brackets is meant for pages
+that show code by mistake; it also throws away every page about programming.
 """
 
 import dataclasses

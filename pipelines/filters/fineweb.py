@@ -1,7 +1,8 @@
 """FineWeb's own rules: Penedo et al. 2024, arXiv 2406.17557, section 3.6, with the values of the published pipeline.
 
-Lines are those that are not blank, stripped. The share of characters in repeated lines counts second and later occurrences of a line and divides by
-the characters that are no line ends. The rule on short lines is for languages that set words apart: thirty Chinese characters are no short line.
+Lines are those that are not blank, stripped. The share of characters in repeated lines counts second and later occurrences of a line and
+divides by the characters that are no line ends. The rule on short lines is for languages that set words apart: thirty Chinese characters
+are no short line.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
 """Gopher's quality rules: Rae et al. 2021, arXiv 2112.11446, appendix A.1.1.
 
-What the paper leaves open, as read here: words are those of pipelines/words.py, every one counts towards the number of words; a `#` or an ellipsis
-(`...` or U+2026) counts as often as it stands; bullets are those that lines begin with in the wild, dash and asterisk included; stop words are
-counted as distinct, lower-cased words. The rule on word length is for languages that set words apart; the rule on stop words holds where there is
-a list for the language that the document's metadata name, so that a rule about English throws no other language away.
+What the paper leaves open, as read here: words are those of pipelines/words.py, every one counts towards the number of words; a `#` or an
+ellipsis (`...` or U+2026) counts as often as it stands; bullets are those that lines begin with in the wild, dash and asterisk included;
+stop words are counted as distinct, lower-cased words. The rule on word length is for languages that set words apart; the rule on stop
+words holds where there is a list for the language that the document's metadata name, so that a rule about English throws no other language
+away.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Rules of The Stack and StarCoder for source files: Kocetkov et al. 2022, arXiv 2211.15533; Li et al. 2023, arXiv 2305.06161, appendix.
 
-Lengths are in characters. The share of letters and digits and the line lengths are taken over the whole file. `Filter` holds for every language; the sizes for
-data formats and the share of visible text of HTML hold for the languages named.
+Lengths are in characters. The share of letters and digits and the line lengths are taken over the whole file. `Filter` holds for every
+language; the sizes for data formats and the share of visible text of HTML hold for the languages named.
 """
 
 import dataclasses

@@ -21,7 +21,11 @@ def raw(tmp_path_factory):
     root = tmp_path_factory.mktemp("raw")
     records = []
     for i in range(8):
-        body = f"<html><head><title>{i}</title></head><body><main><p>" + "</p><p>".join(f"{SENTENCE} Shelf {i} {j}." for j in range(8)) + "</p></main></body></html>"
+        body = (
+            f"<html><head><title>{i}</title></head><body><main><p>"
+            + "</p><p>".join(f"{SENTENCE} Shelf {i} {j}." for j in range(8))
+            + "</p></main></body></html>"
+        )
         http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body.encode("utf-16" if i == 3 else "utf-8")
         head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://e.org/{i}\r\nContent-Length: {len(http)}\r\n\r\n".encode()
         records.append(gzip.compress(head + http + b"\r\n\r\n", mtime=0))

@@ -1,4 +1,7 @@
-"""A job small enough to test the framework with: lines of text files. A module of its own, so that worker processes and sandboxes can import it."""
+"""A job small enough to test the framework with: lines of text files.
+
+A module of its own, so that worker processes and sandboxes can import it.
+"""
 
 import dataclasses
 import os

@@ -95,7 +95,9 @@ def test_bombs_stop_at_the_limit():
 def test_content_encodings(encoding):
     content = noise(5000) + b"text " * 1000
     raw = zlib.compressobj(wbits=-15)
-    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "raw": lambda b: raw.compress(b) + raw.flush(), "br": brotli.compress}[encoding](content)
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "raw": lambda b: raw.compress(b) + raw.flush(), "br": brotli.compress}[
+        encoding
+    ](content)
     name = "deflate" if encoding == "raw" else encoding
     assert compressed.inflate(packed, name, 1 << 20) == content
     with pytest.raises(BadInput, match="truncated_body|corrupt_body"):

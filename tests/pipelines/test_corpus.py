@@ -48,7 +48,9 @@ def test_order_of_arrival_leaves_no_trace(tmp_path):
 
 
 def test_shard_entry_counts_everything(tmp_path):
-    entry, staging = write(tmp_path, [*MIXED, MIXED[0]], [(MIXED[3].id, "exact"), (MIXED[3].id, "near"), (MIXED[4].id, "near")], keep_rejects=True)
+    entry, staging = write(
+        tmp_path, [*MIXED, MIXED[0]], [(MIXED[3].id, "exact"), (MIXED[3].id, "near"), (MIXED[4].id, "near")], keep_rejects=True
+    )
     funnel = Funnel.from_json(entry["funnel"])
     assert funnel.adds_up and funnel.kept == 49
     assert funnel.duplicates == {"exact": 1, "near": 1, "id": 1} and funnel.rejected == {"rules.long": 1}
@@ -84,7 +86,13 @@ def commit(directory, documents, num_shards=3):
         mine = [d for d in documents if hashing.shard_of(int(d.id[:16], 16), num_shards) == shard]
         corpus.write_shard(staging, shard, num_shards, rows_of(mine))
     entries = corpus.read_entries(staging, num_shards)
-    manifest = {"kind": "corpus", "format": 1, "name": "t", "shards": [e["shard"] for e in entries], "funnel": corpus.sum_funnels(entries).to_json()}
+    manifest = {
+        "kind": "corpus",
+        "format": 1,
+        "name": "t",
+        "shards": [e["shard"] for e in entries],
+        "funnel": corpus.sum_funnels(entries).to_json(),
+    }
     corpus.commit(staging, str(directory), manifest)
     return manifest
 
@@ -93,13 +101,17 @@ def test_written_is_read_in_order_of_id(tmp_path):
     documents = [document(i, f"text {i}", bytes([i]), language="de", nested={"b": [1, None], "a": 0.5}) for i in range(40)]
     commit(tmp_path, documents)
     assert list(corpus.read_corpus(str(tmp_path))) == sorted(documents, key=lambda d: d.id)
-    assert [d for uri in corpus.CorpusSource(str(tmp_path)).files() for d in corpus.CorpusSource(str(tmp_path)).read(uri)] == list(corpus.read_corpus(str(tmp_path)))
+    assert [d for uri in corpus.CorpusSource(str(tmp_path)).files() for d in corpus.CorpusSource(str(tmp_path)).read(uri)] == list(
+        corpus.read_corpus(str(tmp_path))
+    )
 
 
 def test_pandas_and_duckdb_open_it(tmp_path):
     duckdb, pandas = pytest.importorskip("duckdb"), pytest.importorskip("pandas")
     commit(tmp_path, [document(i, f"text {i}", language="de") for i in range(40)])
-    assert duckdb.sql(f"select count(*), min(json_extract_string(metadata, '$.language')) from '{tmp_path}/*.parquet'").fetchall() == [(40, "de")]
+    assert duckdb.sql(f"select count(*), min(json_extract_string(metadata, '$.language')) from '{tmp_path}/*.parquet'").fetchall() == [
+        (40, "de")
+    ]
     frame = pandas.concat(pandas.read_parquet(p) for p in sorted(tmp_path.glob("*.parquet")))
     assert list(frame.columns) == ["id", "source", "modality", "text", "bytes", "metadata"] and frame.id.is_monotonic_increasing
     assert json.loads(frame.metadata.iloc[0]) == {"language": "de"}
@@ -109,7 +121,13 @@ def test_a_smaller_corpus_leaves_nothing_of_a_larger_one(tmp_path):
     commit(tmp_path, [document(i) for i in range(40)], num_shards=5)
     (tmp_path / "mine.txt").write_text("not ours")
     commit(tmp_path, [document(i) for i in range(4)], num_shards=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dead_letter", "documents-00000-of-00002.parquet", "documents-00001-of-00002.parquet", "manifest.json", "mine.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "dead_letter",
+        "documents-00000-of-00002.parquet",
+        "documents-00001-of-00002.parquet",
+        "manifest.json",
+        "mine.txt",
+    ]
     assert len(list(tmp_path.glob("dead_letter/*"))) == 2
 
 

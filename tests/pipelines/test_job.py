@@ -1,4 +1,6 @@
-"""The framework whole, on a job small enough to reason about: exact funnels, equal bytes however it is run, nothing half-written, loud failure."""
+"""The framework whole, on a job small enough to reason about: exact funnels, equal bytes however it is run, nothing half-written, loud
+failure.
+"""
 
 import dataclasses
 import json
@@ -126,7 +128,9 @@ def test_sigkill_leaves_nothing_visible_and_the_next_run_cleans_up(lines, tmp_pa
 
 def test_too_many_dead_letters_fail_and_leave_the_old_corpus(lines, done):
     before = files_of(done[1])
-    with pytest.raises(CorpusError, match=r"10 of 378 records \(2.6%\) are dead letters .*over the threshold of 1.0%.*Nothing was committed") as caught:
+    with pytest.raises(
+        CorpusError, match=r"10 of 378 records \(2.6%\) are dead letters .*over the threshold of 1.0%.*Nothing was committed"
+    ) as caught:
         job.run(make(lines, done[1], dead_letter_threshold=0.01), quiet=True)
     assert str(done[1]) in str(caught.value)
     after = files_of(done[1])
@@ -216,5 +220,17 @@ def test_card_is_one_page_with_everything_and_nothing_alive(tmp_path):
 def test_manifest_is_plain_json_with_sorted_keys(done):
     text = pathlib.Path(done[1], "manifest.json").read_text()
     assert json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n" == text
-    assert {"kind", "format", "name", "modality", "shards", "documents", "funnel", "config", "fingerprint", "code_fingerprint", "inputs"} <= set(json.loads(text))
+    assert {
+        "kind",
+        "format",
+        "name",
+        "modality",
+        "shards",
+        "documents",
+        "funnel",
+        "config",
+        "fingerprint",
+        "code_fingerprint",
+        "inputs",
+    } <= set(json.loads(text))
     assert str(done[1]) not in text

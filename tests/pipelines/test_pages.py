@@ -53,7 +53,18 @@ def test_records_of_an_archive(tmp_path):
             ("response", "http://e.org/8", response, b"HTTP/1.1 200 OK\r\n\r\n<!DOCTYPE html><p>no type"),
         ),
     )
-    expected = ["page.record_type", None, "page.status", "page.content_type", "page.not_http", "no_http_response", "page.empty", "d\u00e9j\u00e0 text", None, None]
+    expected = [
+        "page.record_type",
+        None,
+        "page.status",
+        "page.content_type",
+        "page.not_http",
+        "no_http_response",
+        "page.empty",
+        "d\u00e9j\u00e0 text",
+        None,
+        None,
+    ]
     assert fates(elements) == expected
     page = elements[1]
     offset = page.source.partition("#")[2]
@@ -115,7 +126,9 @@ def test_single_pages_and_unknown_files(tmp_path):
     [page] = read(tmp_path, "a.HTML", b"<p>x")
     assert (page.bytes, page.id, page.source) == (b"<p>x", document_id("web", "a.HTML"), f"{tmp_path}/a.HTML")
     assert fates(read(tmp_path, "b.html.gz", gzip.compress(bytes(3000)), max_page_bytes=2000)) == ["too_large"]
-    assert fates(read(tmp_path, "c.pdf", b"%PDF")) == ["unsupported_format"] and fates(read(tmp_path, "noextension", b"x")) == ["unsupported_format"]
+    assert fates(read(tmp_path, "c.pdf", b"%PDF")) == ["unsupported_format"] and fates(read(tmp_path, "noextension", b"x")) == [
+        "unsupported_format"
+    ]
     assert fates(read(tmp_path, "d.html", b"")) == ["empty"]
 
 

@@ -35,7 +35,9 @@ LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
 OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
 SOFTWARE.
 """
-GPL_NOTICE = "This program is free software: you can redistribute it under the terms of the GNU General Public License as published by the FSF."
+GPL_NOTICE = (
+    "This program is free software: you can redistribute it under the terms of the GNU General Public License as published by the FSF."
+)
 CODE = "def lend(book, reader):\n    reader.books.append(book)\n    return reader\n"
 
 
@@ -103,7 +105,10 @@ def test_archive(tmp_path):
         "r/hard.py": "code.not_a_file",
         "r/pipe": "code.not_a_file",
     }
-    assert elements[0].metadata == {"path": "r/a.py", "repository": "r@1", "licences": ["MIT"]} and len({e.id for e in elements if isinstance(e, Document)}) == 5
+    assert (
+        elements[0].metadata == {"path": "r/a.py", "repository": "r@1", "licences": ["MIT"]}
+        and len({e.id for e in elements if isinstance(e, Document)}) == 5
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r@1.tar.gz"]
 
 
@@ -137,7 +142,11 @@ def test_folders(tmp_path):
     os.mkfifo(tmp_path / "one" / "pipe.py")
     source = RepositorySource("code", str(tmp_path), ("**/*.py", "one/loop"))
     assert source.files() == [f"{tmp_path}/./", f"{tmp_path}/one/", f"{tmp_path}/two/"]
-    found = {(e.document if isinstance(e, Rejection) else e).source.removeprefix(f"{tmp_path}/"): e for u in source.files() for e in source.read(u)}
+    found = {
+        (e.document if isinstance(e, Rejection) else e).source.removeprefix(f"{tmp_path}/"): e
+        for u in source.files()
+        for e in source.read(u)
+    }
     summary = {k: e.metadata["licences"] if isinstance(e, Document) else e.reason for k, e in found.items()}
     assert summary == {
         "top.py": [],
@@ -147,16 +156,25 @@ def test_folders(tmp_path):
         "two/b.py": [],
         "two/sub/c.py": ["GPL-3.0"],
     }
-    assert found["one/src/a.py"].metadata["repository"] == "one" and found["one/src/a.py"].id == source.record_id(f"{tmp_path}/one/src/a.py", "")
+    assert found["one/src/a.py"].metadata["repository"] == "one" and found["one/src/a.py"].id == source.record_id(
+        f"{tmp_path}/one/src/a.py", ""
+    )
     (tmp_path / "LICENSE").write_text(MIT)  # of the root: governs what has none of its own
-    again = [e.metadata.get("licences") for e in read(tmp_path, f"{tmp_path}/two/") if isinstance(e, Document) and e.source.endswith("b.py")]
+    again = [
+        e.metadata.get("licences") for e in read(tmp_path, f"{tmp_path}/two/") if isinstance(e, Document) and e.source.endswith("b.py")
+    ]
     assert again == [["MIT"]]
 
 
 def test_licence_texts():
     assert licences.identify_text(MIT) == ("MIT",)
     assert licences.identify_text("Preamble of the authors.\n" * 30 + MIT) == ("MIT",)
-    assert licences.identify_text("All rights reserved.") == (licences.UNKNOWN,) == licences.identify_text("") == licences.identify_text("x" * 100_000)
+    assert (
+        licences.identify_text("All rights reserved.")
+        == (licences.UNKNOWN,)
+        == licences.identify_text("")
+        == licences.identify_text("x" * 100_000)
+    )
     assert licences.identify_text(MIT + "\n" + GPL_NOTICE) == ("GPL-3.0", "MIT")
     assert licences.identify_text("SPDX-License-Identifier: Apache-2.0 OR MIT") == ("Apache-2.0", "MIT")
 
@@ -240,7 +258,11 @@ def test_stack_rules(reason, text, path, language):
 
 
 def test_stack_lets_sources_pass():
-    for text, path, language in [(CODE, "a.py", "python"), ("<p>" + "Visible text.\n" * 20 + "</p>", "a.html", "html"), ('{"name": "value"}\n' * 20, "a.json", "json")]:
+    for text, path, language in [
+        (CODE, "a.py", "python"),
+        ("<p>" + "Visible text.\n" * 20 + "</p>", "a.html", "html"),
+        ('{"name": "value"}\n' * 20, "a.json", "json"),
+    ]:
         assert stack.Filter().check(source_document(text, path, language)) is None
 
 

@@ -46,7 +46,9 @@ def test_cpu_limit_reaches_python_and_c(child, how):
     assert child.call(document("next")) == document("next")
 
 
-@pytest.mark.parametrize("how, error", [("segfault", "crash:SIGSEGV"), ("exit", "crash:exit"), ("eat", "memory"), ("recurse", "exception:RecursionError")])
+@pytest.mark.parametrize(
+    "how, error", [("segfault", "crash:SIGSEGV"), ("exit", "crash:exit"), ("eat", "memory"), ("recurse", "exception:RecursionError")]
+)
 def test_crash_memory_and_recursion(child, how, error):
     for _ in range(2):
         with pytest.raises(BadInput) as caught:

@@ -59,12 +59,18 @@ def test_keys_are_offsets_of_members(tmp_path):
 @pytest.mark.parametrize("pack", [gzip.compress, bytes], ids=["one member", "plain"])
 def test_a_record_that_lies_about_its_length_costs_itself_alone(tmp_path, length, pack):
     lying = record(BODIES[0], length)
-    items = read(tmp_path, pack(record(b"before") + lying + record(BODIES[1]) + record(BODIES[2])), "x.warc.gz" if pack is gzip.compress else "x.warc")
+    items = read(
+        tmp_path,
+        pack(record(b"before") + lying + record(BODIES[1]) + record(BODIES[2])),
+        "x.warc.gz" if pack is gzip.compress else "x.warc",
+    )
     assert bodies(items) == [b"before", *BODIES[1:]] and len(faults(items)) == 1
 
 
 def test_lengths_that_end_in_another_member(tmp_path):
-    items = read(tmp_path, b"".join(gzip.compress(r) for r in [record(b"before"), record(BODIES[0], len(BODIES[0]) + 500), record(BODIES[1])]))
+    items = read(
+        tmp_path, b"".join(gzip.compress(r) for r in [record(b"before"), record(BODIES[0], len(BODIES[0]) + 500), record(BODIES[1])])
+    )
     assert bodies(items) == [b"before", BODIES[1]] and faults(items) == ["short_record"]
 
 
@@ -97,7 +103,9 @@ def test_garbage_and_headers_without_end(tmp_path):
 
 
 def test_header_lines_are_judged(tmp_path):
-    items = read(tmp_path, gzip.compress(record(b"x", extra=b"X-Bad: \xff\xfe\r\n") + record(BODIES[1], uri="http://a/\x00b") + record(BODIES[2])))
+    items = read(
+        tmp_path, gzip.compress(record(b"x", extra=b"X-Bad: \xff\xfe\r\n") + record(BODIES[1], uri="http://a/\x00b") + record(BODIES[2]))
+    )
     assert faults(items) == ["bad_header", "bad_header"] and bodies(items) == BODIES[2:]
     [item] = read(tmp_path, record(b"x", extra=b"X-Folded: a\r\n  b\r\nx-folded: second\r\n"), "x.warc")
     assert item.headers["x-folded"] == "a b"
@@ -112,7 +120,11 @@ def test_arc(tmp_path):
     def arc(uri, body, length=None):
         return f"{uri} 127.0.0.1 20140216050221 text/html {len(body) if length is None else length}\n".encode() + body + b"\n"
 
-    sound = [arc("filedesc://x.arc", b"1 0 x\n"), arc("http://a/", b"HTTP/1.1 200 OK\r\n\r\none"), arc("http://b/ c", b"HTTP/1.1 200 OK\r\n\r\ntwo")]
+    sound = [
+        arc("filedesc://x.arc", b"1 0 x\n"),
+        arc("http://a/", b"HTTP/1.1 200 OK\r\n\r\none"),
+        arc("http://b/ c", b"HTTP/1.1 200 OK\r\n\r\ntwo"),
+    ]
     for data in (b"".join(sound), gzip.compress(b"".join(sound)), b"".join(map(gzip.compress, sound))):
         items = read(tmp_path, data, "x.arc.gz" if data[:2] == b"\x1f\x8b" else "x.arc", warc.read_arc)
         assert [i.headers["warc-type"] for i in items] == ["warcinfo", "response", "response"]

@@ -26,7 +26,14 @@ ODD = {
 
 
 def test_every_file_of_the_odd_repository_is_rejected_for_its_reason(real_data, tmp_path):
-    made = code.Job(name="odd", input_root=str(real_data / "bad"), inputs=("code_repo_odd.tar.gz",), output=str(tmp_path), keep_rejects=True, num_shards=1)
+    made = code.Job(
+        name="odd",
+        input_root=str(real_data / "bad"),
+        inputs=("code_repo_odd.tar.gz",),
+        output=str(tmp_path),
+        keep_rejects=True,
+        num_shards=1,
+    )
     manifest = job.run(made, quiet=True)
     found = {}
     for path in pathlib.Path(tmp_path, "rejected").rglob("*.parquet"):

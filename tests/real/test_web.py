@@ -49,7 +49,8 @@ def refined(real_data, tmp_path_factory):
     made = web.Job(
         name="real",
         input_root=str(real_data),
-        inputs=tuple(f"bad/{name}" for name in BAD) + ("web/crawl/newspaper4k*", "web/real/dolma-sample-0000.warc.gz", "web/text/ko-rust-book.jsonl.zst"),
+        inputs=tuple(f"bad/{name}" for name in BAD)
+        + ("web/crawl/newspaper4k*", "web/real/dolma-sample-0000.warc.gz", "web/text/ko-rust-book.jsonl.zst"),
         output=output,
         filters=(),
         dead_letter_threshold=0.5,
@@ -88,7 +89,11 @@ def test_pages_in_odd_encodings_are_read_right(refined, real_data, name, languag
     sources = {d.source: d for d in refined[1]}
     document = sources.get(f"{real_data}/bad/{name}")
     if document is None:  # the two Korean files hold the same page: one is the other's duplicate
-        document = sources[f"{real_data}/bad/html_cp949_undeclared.html"] if "utf16" in name else sources[f"{real_data}/bad/html_utf16le_nobom.html"]
+        document = (
+            sources[f"{real_data}/bad/html_cp949_undeclared.html"]
+            if "utf16" in name
+            else sources[f"{real_data}/bad/html_utf16le_nobom.html"]
+        )
     assert document.metadata["language"] == language and words in document.text and "\ufffd" not in document.text
 
 

@@ -64,7 +64,11 @@ def test_fineweb(reason, text):
 
 
 def test_c4():
-    cleaned = c4.Clean()(document(f"Menu\n{SENTENCE} [12]\nThis line has no end mark at all\nPlease enable Javascript to see this page.\nToo short.\nSee our privacy policy about cookies here.\nIt goes on and on and on..."))
+    cleaned = c4.Clean()(
+        document(
+            f"Menu\n{SENTENCE} [12]\nThis line has no end mark at all\nPlease enable Javascript to see this page.\nToo short.\nSee our privacy policy about cookies here.\nIt goes on and on and on..."
+        )
+    )
     assert cleaned.text == SENTENCE
     assert c4.Clean()(document("Menu\nHome")).reason == "c4.no_lines"
     assert c4.Filter().check(document(GOOD)) is None and c4.Filter().check(document(CHINESE, "zh")) is None
