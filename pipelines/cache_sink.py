@@ -1,7 +1,7 @@
 """From tokenized documents to a task cache: everything meets once, by shard, and each shard is written by one call of a pure function.
 
-The same shape as the corpus's sink (pipelines/corpus.py, pipelines/sink.py): rows of bytes keyed by shard; one write-once set of files a shard,
-its records, dead letters and entry; the launcher adds the entries up and commits with `tasks.cache.commit`.
+The same shape as the corpus's sink (pipelines/corpus.py, pipelines/sink.py): rows of bytes keyed by shard; one write-once set of files a
+shard, its records, dead letters and entry; the launcher adds the entries up and commits with `tasks.cache.commit`.
 """
 
 import dataclasses
@@ -48,7 +48,8 @@ class WriteCache(beam.PTransform):
         for i, counts in enumerate(read_counts(elements.pipeline)):
             rows.append(counts | f"place counts {i}" >> beam.Map(_place_count, self._cut).with_output_types(pairs))
         # A shard without a single row must be written too.
-        rows.append(elements.pipeline | "every shard" >> beam.Create([(i, b"") for i in range(self._cut.num_shards)]).with_output_types(pairs))
+        every = [(shard, b"") for shard in range(self._cut.num_shards)]
+        rows.append(elements.pipeline | "every shard" >> beam.Create(every).with_output_types(pairs))
         return rows | "all" >> beam.Flatten() | "by shard" >> beam.GroupByKey() | "shard" >> beam.Map(_write, self._staging, self._cut)
 
 

@@ -1,7 +1,7 @@
 """Document -> example: a document of any kind to the ids of its `targets`, a pure function that runs in the sandbox.
 
-What comes out is the Document again, its content replaced by its ids (int32 little-endian in `bytes`), or a Rejection. `split_of` says which
-split a document belongs to. This file imports no Beam.
+What comes out is the Document again, its content replaced by its ids (int32 little-endian in `bytes`), or a Rejection. `split_of` says
+which split a document belongs to. This file imports no Beam.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ class Tokenizer:
         if document.modality == "audio":
             return vocabulary.encode_audio(decode_audio(document.bytes))
         if document.modality == "video":
-            # Frames come some three times larger than the model sees them: swscale does the coarse scaling, the antialiased filter the rest.
+            # Some three times larger than the model sees them: swscale does the coarse scaling, the antialiased filter the rest.
             side = min(max(4 * PATCH * math.isqrt(self.frame_token_budget), 64), 1024)
             clip = decode_video(document.bytes, self.frames_per_second, side, with_audio=vocabulary.audio_codec is not None)
             if len(clip.frames) > self.max_frames:
@@ -88,7 +88,7 @@ def ids_of(document: Document) -> np.ndarray:
 
 
 def split_thresholds(splits: Mapping[str, float]) -> tuple[tuple[str, int], ...]:
-    """(split, end of its interval of 64-bit hashes), in order of name. Raises ConfigurationError unless the shares are >= 0 and sum to 1."""
+    """(split, end of its interval of 64-bit hashes), by name. Raises ConfigurationError unless the shares are >= 0 and sum to 1."""
     shares = {name: Fraction(str(share)) for name, share in splits.items()}
     if not shares or min(shares.values()) < 0 or sum(shares.values()) != 1:
         example = "Write for example SPLITS={'train': 0.98, 'validation': 0.02}."

@@ -1,7 +1,7 @@
 """The Beam half of the vocabulary job: the draw, the closed-form fit of a codec in three sums, and the measures taken with what came out.
 
-Only rows (`samplings.Row`, a hundred bytes a document) move between stages; the samples themselves lie in files of the staging folder. Sums are of
-integers, so neither order nor number of workers shows in the result.
+Only rows (`samplings.Row`, a hundred bytes a document) move between stages; the samples themselves lie in files of the staging folder.
+Sums are of integers, so neither order nor number of workers shows in the result.
 """
 
 from collections.abc import Iterable

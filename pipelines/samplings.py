@@ -1,8 +1,8 @@
 """What the vocabulary job sees of a corpus: a deterministic draw of documents, each cut down to the text and arrays that are fitted to.
 
-A document is drawn if the hash of its id is among the N smallest of its corpus: the same documents on every runner, whatever the order, and a larger
-draw contains a smaller one. Its place in that order is its rank; every eighth rank is held out of the fit of the codecs, to measure them on.
-Pure functions; this file imports no Beam.
+A document is drawn if the hash of its id is among the N smallest of its corpus: the same documents on every runner, whatever the order,
+and a larger draw contains a smaller one. Its place in that order is its rank; every eighth rank is held out of the fit of the codecs, to
+measure them on. Pure functions; this file imports no Beam.
 """
 
 import bisect

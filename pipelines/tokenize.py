@@ -59,7 +59,7 @@ class Job(BaseJob):
         return elements | WriteCache(staging, self._cut())
 
     def tokenizer(self) -> Tokenizer:
-        """The function that the job applies. Raises CorpusError or VocabularyError where corpus and vocabulary are not there or do not fit."""
+        """The function that the job applies. Raises CorpusError or VocabularyError where the two are absent or do not fit."""
         vocabulary, modality = Vocabulary.load(self.vocabulary), corpus.load_manifest(self.corpus)["modality"]
         for kind in _NEEDS.get(modality, ()):
             vocabulary.need(kind)

@@ -2,8 +2,9 @@
 
     castor data vocabulary --gin.CORPORA='["corpora/web", "corpora/image"]' --gin.OUTPUT='"vocabulary"'
 
-Image codes come from the pictures of image corpora and the frames of video, audio codes from recordings and the sound of video; what no corpus holds
-gets no codes. The manifest and the console tell tokens a character and reconstruction PSNR, the latter on documents the codecs were not fitted on.
+Image codes come from the pictures of image corpora and the frames of video, audio codes from recordings and the sound of video; what no
+corpus holds gets no codes. The manifest and the console tell tokens a character and reconstruction PSNR, the latter on documents the
+codecs were not fitted on.
 """
 
 import dataclasses
@@ -113,7 +114,8 @@ class Job(BaseJob):
         for kind in CODEC_FILES:
             for name, row in summary[kind].items():
                 shown = "held_out" if "held_out" in row else "fitted"
-                lines.append(f"  {name}: {kind} PSNR {row[shown]['psnr']:.2f} dB over {row[shown]['arrays']} {shown.replace('_', ' ')} arrays")
+                what = f"{row[shown]['arrays']} {shown.replace('_', ' ')} arrays"
+                lines.append(f"  {name}: {kind} PSNR {row[shown]['psnr']:.2f} dB over {what}")
         return lines
 
     def _count(self, directory: str) -> int:

@@ -1,9 +1,9 @@
 """Sound as a log-mel spectrogram and back.
 
-16 kHz mono, windows of 25 ms every 10 ms, 80 mel bands: the front end of Whisper (Radford et al., arXiv 2212.04356), with Slaney's mel scale
-and area-normalized triangles as librosa has them. A frame's levels are decibels below a full-scale sine, from FLOOR_DB up to FLOOR_DB +
-RANGE_DB. The way back to a waveform is Griffin and Lim's (1984) with the momentum of Perraudin et al. (2013). Plain numpy, in blocks, so that an
-hour takes no more memory than a minute beside its own samples. This file knows samples, not files.
+16 kHz mono, windows of 25 ms every 10 ms, 80 mel bands: the front end of Whisper (Radford et al., arXiv 2212.04356), with Slaney's mel
+scale and area-normalized triangles as librosa has them. A frame's levels are decibels below a full-scale sine, from FLOOR_DB up to
+FLOOR_DB + RANGE_DB. The way back to a waveform is Griffin and Lim's (1984) with the momentum of Perraudin et al. (2013). Plain numpy, in
+blocks, so that an hour takes no more memory than a minute beside its own samples. This file knows samples, not files.
 """
 
 import functools
@@ -67,7 +67,7 @@ def waveform_of(levels_db: np.ndarray, iterations: int = 60) -> np.ndarray:
 
 @functools.cache
 def mel_bank() -> np.ndarray:
-    """Triangles of Slaney's Auditory Toolbox (1998): float32 [80, 257], of equal area, scaled so that a unit sine stays at or below 0 dB."""
+    """Triangles of Slaney's Auditory Toolbox (1998): float32 [80, 257], of equal area, scaled so that a unit sine is at most 0 dB."""
     corners = _hertz(np.linspace(_mel(0.0), _mel(SAMPLE_RATE / 2), BANDS + 2))
     hertz = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
     rising = (hertz - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]

@@ -4,7 +4,7 @@
 
     patch       the array is cut into patches (8x8 RGB pixels; a few frames of a log-mel), each a vector of 8-bit levels
     project     onto the principal components of such vectors
-    quantize    each component to its own few levels: finite scalar quantization (Mentzer et al., arXiv 2309.15505). How many levels each gets
+    quantize    each component to its own few levels: finite scalar quantization (arXiv 2309.15505). How many levels each gets
                 is the allocation of least squared error under the code budget (exact, by dynamic programming), and they stand where the
                 sample's distribution wants them (Lloyd 1982): the bounding function of FSQ, fitted instead of tanh
     code        the mixed-radix number of the levels; one integer a patch
@@ -42,13 +42,13 @@ _ROWS = 1 << 15  # vectors in one exact float64 product
 
 
 class Codec(abc.ABC):
-    """Arrays to grids of codes and back. Codes are int32 in [0, num_codes); `decode` takes any integers and never raises on their values."""
+    """Arrays to grids of codes and back. Codes are int32 in [0, num_codes); `decode` takes any integers and raises on no value."""
 
     num_codes: int
 
     @abc.abstractmethod
     def encode(self, array: np.ndarray) -> np.ndarray:
-        """Array [H, W] or [H, W, C] -> codes int32 [H / patch height, W / patch width]. Raises ValueError where the shape does not divide."""
+        """Array [H, W] or [H, W, C] -> codes int32 [H / patch height, W / patch width]. Raises ValueError if that is not whole."""
 
     @abc.abstractmethod
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ class Codec(abc.ABC):
             raise VocabularyError(f"codec {name} is damaged: {type(error).__name__}: {error}.", _REMEDY) from error
 
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile, zlib.error)
 _REMEDY = "Make the vocabulary again with castor data vocabulary."
 
 
@@ -134,7 +134,8 @@ class PatchCodec(Codec):
     @property
     def neutral(self) -> int:
         """The code nearest to the mean patch: what stands in for codes that are missing."""
-        middle = np.abs(np.where(np.arange(self.points.shape[1]) < self.levels[:, None], self.points, np.iinfo(np.int32).max)).argmin(axis=1)
+        used = np.arange(self.points.shape[1]) < self.levels[:, None]
+        middle = np.abs(np.where(used, self.points, np.iinfo(np.int32).max)).argmin(axis=1)
         return int((middle * self._radix).sum())
 
     @functools.cached_property
@@ -181,12 +182,12 @@ class PatchCodec(Codec):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitting:
-    """A PatchCodec in the making. Three times: `measure(array)` every array of the sample, add the results up with `merge`, `advance(total)`.
+    """A PatchCodec in the making. Three times: `measure` every array of the sample, `merge` the results, `advance` with the total.
 
     moments -> components -> histograms of the projections -> levels -> products of reconstructed and true vectors -> the codec
 
-    What is measured is always a tuple of int64 arrays of fixed shapes, so adding is associative to the last bit and the sample can be spread
-    over any number of workers.
+    What is measured is always a tuple of int64 arrays of fixed shapes, so adding is associative to the last bit and the sample can be
+    spread over any number of workers.
     """
 
     patch: tuple[int, int, int]
@@ -296,7 +297,7 @@ def fit(arrays: Sequence[np.ndarray], patch: tuple[int, int, int], num_codes: in
 
 
 def allocate(errors: Sequence[Sequence[float]], num_codes: int) -> tuple[int, ...]:
-    """Levels of each component, their product at most `num_codes`, their summed error least. `errors[k][n - 1]` is component k's at n levels.
+    """Levels a component: product at most `num_codes`, summed error least. `errors[k][n - 1]` is component k's error at n levels.
 
     Exact: the codes left after some components are num_codes // n1 // n2 ... = num_codes // (n1 n2 ...), of which there are few.
     """

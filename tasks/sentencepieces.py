@@ -2,9 +2,9 @@
 
 SentencePiece's unigram model (Kudo, arXiv 1804.10959) with byte fallback and split digits, identity normalization, and no blank added or
 removed, so that code keeps its indentation. Newline and tab are pieces of their own, and so is each printable ASCII character. Two things
-are done around the library: its blank U+2581 is spelled in bytes where it occurs in a text, and decoding joins the bytes of the pieces here, so
-that any sequence of ids has a text. Long texts are encoded in bounded cuts. sentencepiece is imported when it is first used; 0.2.2 and later
-cannot be installed beside Beam (protobuf 7), so constraints.txt holds it below.
+are done around the library: its blank U+2581 is spelled in bytes where it occurs in a text, and decoding joins the bytes of the pieces
+here, so that any sequence of ids has a text. Long texts are encoded in bounded cuts. sentencepiece is imported when it is first used;
+0.2.2 and later cannot be installed beside Beam (protobuf 7), so constraints.txt holds it below.
 """
 
 import collections
@@ -77,7 +77,7 @@ class Pieces:
 
 
 def train(texts: Iterable[str], pieces: int) -> bytes:
-    """Trains a model of at most `pieces` pieces (fewer where the sample is too small for them). Equal texts in equal order give equal bytes.
+    """Trains a model of at most `pieces` pieces (fewer for a small sample). Equal texts in equal order give equal bytes.
 
     Raises ConfigurationError where `pieces` is below MIN_PIECES.
     """

@@ -8,8 +8,8 @@
 A caption, transcript or title stands before or after its span, by a hash of the document's id, so that a model learns both directions. In
 a video the sound heard between a frame and the next stands between them. Codes are row by row.
 
-Writing is strict. Reading takes any ids at all, a model's own output included: a span ends where its grammar does, missing codes are filled in,
-what belongs nowhere is a control segment. This file knows no file and no pipeline; the vocabulary gives it ids and codecs.
+Writing is strict. Reading takes any ids at all, a model's own output included: a span ends where its grammar does, missing codes are
+filled in, what belongs nowhere is a control segment. This file knows no file and no pipeline; the vocabulary gives it ids and codecs.
 """
 
 import math
@@ -78,7 +78,7 @@ def audio_codes(vocabulary: "Vocabulary", waveform: np.ndarray) -> list[int]:
 
 
 def audio_levels(waveform: np.ndarray) -> np.ndarray:
-    """float32 [n] at 16 kHz -> log-mel float32 [4 k, 80] in dB, the last code's frames filled up with silence: what the audio codec is given."""
+    """float32 [n] at 16 kHz -> log-mel float32 [4 k, 80] in dB, the last code filled up with silence: what the audio codec takes."""
     levels = audio.log_mel(waveform)
     return np.pad(levels, ((0, -len(levels) % AUDIO_FRAMES), (0, 0)), constant_values=audio.FLOOR_DB)
 

@@ -7,7 +7,8 @@
 
 So the layout follows from the configuration alone, never from how much data a sample held. It is a directory: sentencepiece.model,
 image_codec.npz, audio_codec.npz, vocabulary.json (the layout) and, written last, manifest.json. It is also a `seqio.Vocabulary`, without
-importing SeqIO: registered as a virtual subclass where SeqIO is loaded already; tasks/seqio_vocabulary.py has the true subclass, for TensorFlow.
+importing SeqIO: registered as a virtual subclass where SeqIO is loaded already; tasks/seqio_vocabulary.py has the true subclass, for
+TensorFlow.
 """
 
 import hashlib
@@ -202,7 +203,7 @@ class Vocabulary:
         manifest = _read_json(directory, MANIFEST_FILE)
         layout = _read_json(directory, LAYOUT_FILE)
         if manifest.get("kind") != "vocabulary" or manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
-            raise VocabularyError(f"{storage.join(directory, MANIFEST_FILE)} is not the manifest of a vocabulary of format {FORMAT}.", _REMEDY)
+            raise VocabularyError(f"{storage.join(directory, MANIFEST_FILE)} is no manifest of a vocabulary of format {FORMAT}.", _REMEDY)
         known = (MODEL_FILE, *CODEC_FILES.values())
         files = {name: _read_checked(directory, name, digest) for name, digest in manifest["files"].items() if name in known}
         if MODEL_FILE not in files:
@@ -215,7 +216,7 @@ class Vocabulary:
         except (KeyError, TypeError, ValueError) as error:
             raise VocabularyError(f"{storage.join(directory, LAYOUT_FILE)} is damaged: {error!r}.", _REMEDY) from error
         if vocabulary.layout() != layout or vocabulary.fingerprint != manifest.get("vocabulary_fingerprint"):
-            raise VocabularyError(f"vocabulary {directory} is inconsistent: its files do not give the layout and fingerprint it states.", _REMEDY)
+            raise VocabularyError(f"vocabulary {directory} is inconsistent: its files give another layout or fingerprint.", _REMEDY)
         return vocabulary
 
     def _ranges(self) -> dict[str, range]:

@@ -22,7 +22,8 @@ from tasks.vocabulary import Vocabulary
 def picture(number: int) -> np.ndarray:
     y, x = np.mgrid[0:48, 0:72] / 30.0
     random = np.random.default_rng(number)
-    return np.clip(120 + 60 * np.sin(x * (1 + number % 3) + y + number)[..., None] + random.normal(0, 4, (48, 72, 3)), 0, 255).astype(np.uint8)
+    field = 120 + 60 * np.sin(x * (1 + number % 3) + y + number)[..., None]
+    return np.clip(field + random.normal(0, 4, (48, 72, 3)), 0, 255).astype(np.uint8)
 
 
 def sound(number: int) -> np.ndarray:
@@ -51,7 +52,8 @@ def write_corpus(directory: pathlib.Path, modality: str, made: list[Document], n
     for shard in range(num_shards):
         corpus.write_shard(staging, shard, num_shards, rows[shard])
     entries = corpus.read_entries(staging, num_shards)
-    manifest = {"kind": "corpus", "format": 1, "name": modality, "modality": modality, "shards": [e["shard"] for e in entries], "fingerprint": modality}
+    manifest = {"kind": "corpus", "format": 1, "name": modality, "modality": modality, "fingerprint": modality}
+    manifest["shards"] = [entry["shard"] for entry in entries]
     corpus.commit(staging, str(directory), manifest)
     return str(directory)
 
