@@ -2,8 +2,8 @@
 
     castor data image --gin.INPUT_ROOT='"photos"' --gin.INPUTS='["*.tar"]' --gin.OUTPUT='"corpora/image"'
 
-Reads WebDataset tars and folders of JPEG, PNG and WebP; a document keeps the encoded file as it came, its caption as text, its size and format as
-metadata. Pictures that are the same byte for byte are one.
+Reads WebDataset tars and folders of JPEG, PNG and WebP; a document keeps the encoded file as it came, its caption as text, its size and
+format as metadata. Pictures that are the same byte for byte are one.
 """
 
 import dataclasses

@@ -31,6 +31,7 @@ class MediaJob(RefineJob):
         state, source = super().input_state(), self.source()
         for uri in source.files():
             for path in source.sidecars(uri).values():
+                name = source.relative(path).encode("utf-8", "backslashreplace").decode()
                 status = os.stat(path)
-                state["files"].setdefault(source.relative(path).encode("utf-8", "backslashreplace").decode(), [status.st_size, status.st_mtime_ns])
+                state["files"].setdefault(name, [status.st_size, status.st_mtime_ns])
         return state

@@ -2,8 +2,8 @@
 
 A record is one media file. In a tar its sample is the run of members with the same key, the path up to the first dot of the base name
 (WebDataset's rule), and the record's name is the member's; in a folder it is the file, and its sidecars are STEM.txt, .json, .vtt, .srt or
-NAME.EXT.json and so on. What is no record by itself (a caption without a picture, a link, a torn header) becomes a dead letter of its own, so
-that nothing of a file is passed over in silence.
+NAME.EXT.json and so on. What is no record by itself (a caption without a picture, a link, a torn header) becomes a dead letter of its own,
+so that nothing of a file is passed over in silence.
 """
 
 import dataclasses
@@ -139,7 +139,7 @@ def _last(extension: str) -> str:
 
 
 def _distrusted(part: tars.Member | tars.Fault) -> tars.Member | tars.Fault:
-    """A member whose name would leave the folder it is unpacked to is a fault, though nothing here unpacks it: whoever wrote it meant harm."""
+    """A member whose name would leave the folder it is unpacked to is a fault, though nothing is unpacked: whoever wrote it meant harm."""
     if isinstance(part, tars.Member) and (part.name.startswith("/") or ".." in part.name.split("/") or "\0" in part.name):
         return tars.Fault("unsafe_name", "the name points outside the archive", part.offset, part.name)
     return part

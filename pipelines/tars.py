@@ -1,9 +1,9 @@
 """A tar reader for archives that nobody vouches for.
 
-Python's `tarfile` gives an archive up at its first bad header, follows its sizes and trusts its names. Here an archive is a stream of members and
-faults: after a bad header the reader looks for the next header with a right checksum, a size that does not fit is a fault and not an
-allocation, nothing is ever written anywhere, and links, devices and pipes are named, not followed. Reads GNU, POSIX (pax) and old tar,
-uncompressed, one member in memory at a time.
+Python's `tarfile` gives an archive up at its first bad header, follows its sizes and trusts its names. Here an archive is a stream of
+members and faults: after a bad header the reader looks for the next header with a right checksum, a size that does not fit is a fault and
+not an allocation, nothing is ever written anywhere, and links, devices and pipes are named, not followed. Reads GNU, POSIX (pax) and old
+tar, uncompressed, one member in memory at a time.
 """
 
 import dataclasses

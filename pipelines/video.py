@@ -2,9 +2,9 @@
 
     castor data video --gin.INPUT_ROOT='"films"' --gin.INPUTS='["*"]' --gin.OUTPUT='"corpora/video"'
 
-Reads folders and WebDataset tars of MP4, WebM, Matroska and Ogg; a document keeps the container as it came, the title and the captions as text, duration,
-size and motion as metadata. All of a film is decoded here once, so that what is in the corpus is known to be whole. Films that are the
-same byte for byte are one.
+Reads folders and WebDataset tars of MP4, WebM, Matroska and Ogg; a document keeps the container as it came, the title and the captions as
+text, duration, size and motion as metadata. All of a film is decoded here once, so that what is in the corpus is known to be whole. Films
+that are the same byte for byte are one.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Duration, shape and motion of films.
 
-Shortest clip: 2 s, NeMo Curator's shortest scene. Aspect: 9/21 to 21/9, Data-Juicer's default. Motion: both measure it by optical flow or motion
-vectors, which not every codec has; here it is the mean absolute change of brightness between small frames half a second apart (see
+Shortest clip: 2 s, NeMo Curator's shortest scene. Aspect: 9/21 to 21/9, Data-Juicer's default. Motion: both measure it by optical flow or
+motion vectors, which not every codec has; here it is the mean absolute change of brightness between small frames half a second apart (see
 pipelines/media/measures.py), with a threshold of Castor's own that only still pictures and test cards fail.
 """
 

@@ -1,4 +1,7 @@
-"""The image rules of OBELICS (Laurencon et al. 2023, arXiv 2306.16527; config_filter_web_documents.yaml of its repository): formats and shapes."""
+"""The image rules of OBELICS: formats and shapes.
+
+Laurencon et al. 2023, arXiv 2306.16527; thresholds of config_filter_web_documents.yaml in its repository.
+"""
 
 import dataclasses
 from collections.abc import Sequence

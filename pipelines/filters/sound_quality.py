@@ -1,7 +1,7 @@
 """Duration, sample rate, silence and clipping of recordings.
 
-No corpus paper publishes model-free thresholds for these; the defaults are Castor's own choice, in the range of NeMo Curator's audio pipeline
-(segments of 2 to 60 s, wide-band only): whole sentences, wide-band, mostly sound, hardly clipped.
+No corpus paper publishes model-free thresholds for these; the defaults are Castor's own choice, in the range of NeMo Curator's audio
+pipeline (segments of 2 to 60 s, wide-band only): whole sentences, wide-band, mostly sound, hardly clipped.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """What stands beside a media file: captions, transcripts and facts in .txt, .json, .vtt and .srt.
 
-One function, `read_sidecars`, makes the text and the metadata of a document of them, for members of a tar and for files of a folder alike. A
-sidecar that cannot be read makes its whole sample bad: a picture with somebody else's half of a caption is worse than none.
+One function, `read_sidecars`, makes the text and the metadata of a document of them, for members of a tar and for files of a folder alike.
+A sidecar that cannot be read makes its whole sample bad: a picture with somebody else's half of a caption is worse than none.
 """
 
 import json
@@ -30,7 +30,7 @@ def read_sidecars(modality: str, sidecars: Mapping[str, bytes]) -> tuple[str | N
     """Sidecars by extension (see EXTENSIONS; others are ignored) -> (text or None, metadata).
 
     text: of .txt, else of the first field of FIELDS[modality] that the .json has; captions of .vtt or .srt come after it, a line each.
-    metadata: `text_from` (which of them, as "json.caption+vtt"), `sidecar` (the whole .json), `licence`, `captions_dropped` (unusable cues).
+    metadata: `text_from` (which of them, as "json.caption+vtt"), `sidecar` (the whole .json), `licence`, `captions_dropped` (a number).
     Raises BadInput: bad_text (not UTF-8), bad_json (not a JSON object), bad_captions (captions without one usable cue), too_large.
     """
     for extension, data in sidecars.items():
@@ -67,7 +67,7 @@ def read_sidecars(modality: str, sidecars: Mapping[str, bytes]) -> tuple[str | N
 
 
 def parse_facts(data: bytes) -> dict[str, Any]:
-    """A JSON object of plain values. Raises BadInput("bad_json"), also for NaN, integers over 64 bits, lone surrogates and absurd nesting."""
+    """A JSON object of plain values. Raises BadInput("bad_json"), also for NaN, integers over 64 bits, lone surrogates, absurd nesting."""
     try:
         facts = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_bounded_integer)
         json.dumps(facts, ensure_ascii=False, allow_nan=False).encode("utf-8")

@@ -1,8 +1,8 @@
 """Sound and video containers: which one it is, whether the file is whole, and a decoder that stops at the first error.
 
-FFmpeg is built to play on: it skips what is damaged, makes up what is missing and takes the end of the data for the end of the film. Training
-data must not be made up, so the structure of each container is walked here (does every box, page and chunk fit in the file, are the
-checksums right) and the codecs run with all their error detection on. The demuxer is always named, never probed: probing would
+FFmpeg is built to play on: it skips what is damaged, makes up what is missing and takes the end of the data for the end of the film.
+Training data must not be made up, so the structure of each container is walked here (does every box, page and chunk fit in the file, are
+the checksums right) and the codecs run with all their error detection on. The demuxer is always named, never probed: probing would
 let a text file choose a playlist demuxer, which opens other files.
 """
 
@@ -53,7 +53,7 @@ def check_whole(data: bytes, kind: str) -> None:
 
 @contextlib.contextmanager
 def open_strict(data: bytes, kind: str, max_pixels: int):
-    """The file as an open PyAV container that can open nothing else. Raises BadInput("damaged_container") if FFmpeg finds no sense in it."""
+    """The file as an open PyAV container that can open nothing else. Raises BadInput("damaged_container") if FFmpeg cannot open it."""
     import av
 
     try:

@@ -1,8 +1,9 @@
 """Pictures: encoded JPEG, PNG or WebP -> RGB pixels, or BadInput; never a damaged or partial picture.
 
-The header's size is checked before a pixel is decoded, so a header that lies costs nothing. What the decoder would forgive is checked beside it:
-Pillow skips the checksums of PNG pixel data and ignores libjpeg's warnings, so every PNG chunk is checked here and every JPEG is decoded a
-second time by FFmpeg, which refuses where libjpeg only warns (damage that leaves a legal Huffman stream cannot be seen by anyone).
+The header's size is checked before a pixel is decoded, so a header that lies costs nothing. What the decoder would forgive is checked
+beside it: Pillow skips the checksums of PNG pixel data and ignores libjpeg's warnings, so every PNG chunk is checked here and every JPEG is
+decoded a second time by FFmpeg, which refuses where libjpeg only warns (damage that leaves a legal Huffman stream cannot be seen by
+anyone).
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ BACKDROP = 255  # transparent pixels are laid on white
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-    """What a header says: size in pixels as displayed (after the Exif orientation), format of FORMATS, Pillow's mode, frames of an animation."""
+    """What a header says: size in pixels as displayed (after the Exif orientation), one of FORMATS, Pillow's mode, number of frames."""
 
     width: int
     height: int
@@ -56,8 +57,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, ImageFacts]:
-    """Encoded picture -> uint8 [height, width, 3] RGB as displayed, and its facts: Exif orientation applied, alpha laid on white, 16 bits cut to
-    8, first frame of an animation, embedded colour profiles left out of account.
+    """Encoded picture -> uint8 [height, width, 3] RGB as displayed, and its facts: Exif orientation applied, alpha laid on white, 16 bits
+    cut to 8, first frame of an animation, embedded colour profiles left out of account.
 
     Raises BadInput: empty, unsupported_format, damaged_image, too_large (more than `max_pixels` pixels).
     """
@@ -135,7 +136,7 @@ def _facts(image, orientation: int) -> ImageFacts:
 def _orientation(image) -> int:
     """The Exif orientation 1..8; 1 where there is none or the Exif block is malformed, which viewers ignore as well.
 
-    To be asked before the pixels are loaded, so that a block after the pixels of a PNG counts as little for `decode_image` as for `probe_image`.
+    To be asked before the pixels are loaded, so that a block behind the pixels of a PNG counts for neither reading nor probing.
     """
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return 1  # Pillow would decode the picture to look behind it

@@ -35,8 +35,8 @@ class MeasureImage:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class MeasureSound:
-    """Replaces the bytes by 16-bit FLAC of the sound, mono at 16 kHz, and adds seconds, container, codec, sample_rate (Hz) and channels of the
-    file as it came, silence (share of 25 ms windows under `silence_dbfs`) and clipping (share of samples at full scale)."""
+    """Replaces the bytes by 16-bit FLAC of the sound, mono at 16 kHz, and adds seconds, container, codec, sample_rate (Hz) and channels of
+    the file as it came, silence (share of 25 ms windows under `silence_dbfs`) and clipping (share of samples at full scale)."""
 
     max_seconds: float = sounds.MAX_SECONDS
     silence_dbfs: float = -40.0
@@ -105,7 +105,7 @@ def clipping_ratio(waveform: np.ndarray) -> float:
 
 
 def motion(frames: np.ndarray) -> float:
-    """Mean absolute change of brightness between neighbours of uint8 [F, h, w, 3], as a share of full scale; 0.0 for fewer than two frames."""
+    """Mean absolute change of brightness between neighbours of uint8 [F, h, w, 3], a share of full scale; 0.0 for under two frames."""
     if len(frames) < 2:
         return 0.0
     luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601

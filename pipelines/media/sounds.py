@@ -34,7 +34,7 @@ class Sound:
 
 
 def decode_audio(data: bytes, max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """Encoded recording -> float32 [samples], mono (the mean of the channels), 16 kHz, full scale 1.0. Raises BadInput, see `decode_sound`."""
+    """Encoded recording -> float32 [samples], mono (mean of the channels), 16 kHz, full scale 1.0. Raises BadInput, see `decode_sound`."""
     return decode_sound(data, max_seconds).waveform
 
 
@@ -85,7 +85,8 @@ def resample(frames: Iterator, max_seconds: float) -> np.ndarray:
                 raise BadInput("damaged_stream", f"{channels} channels at {rate} Hz")
             stream = _resampler(rate)
         elif (rate, channels) != (frame.sample_rate, frame.layout.nb_channels):
-            raise BadInput("damaged_stream", f"{rate} Hz, {channels} channels turn into {frame.sample_rate} Hz, {frame.layout.nb_channels} channels")
+            changed = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels"
+            raise BadInput("damaged_stream", f"{rate} Hz, {channels} channels turn into {changed}")
         samples += frame.samples
         if samples > max_seconds * rate:
             raise BadInput("too_long", f"more than {max_seconds:g} s")

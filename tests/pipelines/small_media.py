@@ -1,4 +1,4 @@
-"""Small pictures, sounds, films and tars, made on the spot; what each holds is known, so that what comes out of a decoder can be checked."""
+"""Small pictures, sounds, films and tars, made on the spot; what each holds is known, so that what a decoder makes of it can be checked."""
 
 import fractions
 import io

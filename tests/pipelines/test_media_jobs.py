@@ -1,4 +1,4 @@
-"""The image, audio and video jobs run whole on small corpora: what is kept, that the funnel adds up, that damage is somebody's dead letter."""
+"""The media jobs run whole on small corpora: what is kept, that the funnel adds up, that damage is somebody's dead letter."""
 
 import json
 import pathlib
@@ -48,7 +48,12 @@ def test_image_job(pictures, tmp_path):
         "kept": 1,
         "rejected": {"datacomp_basic.words": 1, "datacomp_basic.no_caption": 1, "datacomp_basic.side": 1},
         "duplicates": {"exact": 1},
-        "dead_letters": {"decode.damaged_image": 1, "decode.unsupported_format": 1, "source.missing_media": 1, "source.unsupported_format": 1},
+        "dead_letters": {
+            "decode.damaged_image": 1,
+            "decode.unsupported_format": 1,
+            "source.missing_media": 1,
+            "source.unsupported_format": 1,
+        },
     }
     assert accounted(manifest) == 9 and manifest["modality"] == "image"
     (document,) = read_corpus(str(tmp_path / "out"))
@@ -78,7 +83,11 @@ def test_audio_job(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     speech = (small_media.tone(1.5, 16_000, 300) * 32_767).astype(np.int16)  # libsndfile rounds floats differently for WAV and FLAC
-    members = [("0.wav", small_media.encode_sound(speech, 16_000)), ("0.txt", b"mmm"), ("1.wav", small_media.encode_sound(speech * 0, 16_000))]
+    members = [
+        ("0.wav", small_media.encode_sound(speech, 16_000)),
+        ("0.txt", b"mmm"),
+        ("1.wav", small_media.encode_sound(speech * 0, 16_000)),
+    ]
     members += [("2.flac", small_media.encode_sound(small_media.tone(2.0, 44_100), 44_100, "FLAC")), ("3.mp3", b"ID3"), ("4.ogg", b"")]
     (folder / "a.tar").write_bytes(small_media.tar(members))
     (folder / "same.flac").write_bytes(small_media.encode_sound(speech, 16_000, "FLAC"))
@@ -103,7 +112,9 @@ def test_video_job(tmp_path):
     (folder / "a.json").write_text('{"title": "Red rises"}')
     (folder / "a.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nhello\n")
     (folder / "cut.mp4").write_bytes(sound[:-100])
-    (folder / "still.webm").write_bytes(small_media.film(3.0, width=192, height=128, container="webm", codec="libvpx", audio_codec=None, moving=False))
+    (folder / "still.webm").write_bytes(
+        small_media.film(3.0, width=192, height=128, container="webm", codec="libvpx", audio_codec=None, moving=False)
+    )
     manifest = run(video.Job, folder, tmp_path / "out")
     assert manifest["funnel"] == {
         "read": 3,
@@ -120,14 +131,31 @@ def test_video_job(tmp_path):
 def test_gin_files_configure_the_jobs(name, tmp_path):
     root = configuration.gin_root()
     assert (pathlib.Path(root) / "pipelines" / f"{name}.gin").is_file()
-    bindings = (f"INPUT_ROOT = '{tmp_path}'", "INPUTS = ['*.tar']", "OUTPUT = 'out'", "NUM_SHARDS = 3", "KEEP_REJECTS = True", "DEAD_LETTER_THRESHOLD = 0.5")
+    bindings = (
+        f"INPUT_ROOT = '{tmp_path}'",
+        "INPUTS = ['*.tar']",
+        "OUTPUT = 'out'",
+        "NUM_SHARDS = 3",
+        "KEEP_REJECTS = True",
+        "DEAD_LETTER_THRESHOLD = 0.5",
+    )
     configuration.parse(configuration.Flags((f"pipelines/{name}.gin",), bindings))
     try:
         made = {"image": image, "audio": audio, "video": video}[name.partition("_")[0]].Job()
     finally:
         configuration.parse(configuration.Flags())
-    assert (made.input_root, list(made.inputs), made.output, made.num_shards, made.keep_rejects) == (str(tmp_path), ["*.tar"], "out", 3, True)
-    assert made.dead_letter_threshold == 0.5 and made.rules and job.rebuild(made.config(), output="out") == job.rebuild(made.config(), output="out")
+    assert (made.input_root, list(made.inputs), made.output, made.num_shards, made.keep_rejects) == (
+        str(tmp_path),
+        ["*.tar"],
+        "out",
+        3,
+        True,
+    )
+    assert (
+        made.dead_letter_threshold == 0.5
+        and made.rules
+        and job.rebuild(made.config(), output="out") == job.rebuild(made.config(), output="out")
+    )
     if not name.endswith("loose"):
         published = {"image": image, "audio": audio, "video": video}[name].Job(name="n", input_root="", inputs=(), output="")
         assert tuple(made.rules) == tuple(published.rules) and made.measure == published.measure

@@ -21,11 +21,24 @@ def summary(found):
 
 def test_a_sound_tar(tmp_path):
     (tmp_path / "s.tar").write_bytes(
-        small_media.tar([("x/0.jpg", JPEG), ("x/0.txt", b"a caption"), ("x/0.json", b'{"license": "MIT"}'), ("x/0.cls", b"7"), ("x/1.png", b"p")])
+        small_media.tar(
+            [("x/0.jpg", JPEG), ("x/0.txt", b"a caption"), ("x/0.json", b'{"license": "MIT"}'), ("x/0.cls", b"7"), ("x/1.png", b"p")]
+        )
     )
     first, second = elements(tmp_path)
-    assert first.text == "a caption" and first.bytes == JPEG and first.modality == "image" and first.source == f"{tmp_path}/s.tar#member=x/0.jpg"
-    assert first.metadata == {"text_from": "txt", "sidecar": {"license": "MIT"}, "licence": "MIT", "extension": "jpg", "other_parts": ["cls"]}
+    assert (
+        first.text == "a caption"
+        and first.bytes == JPEG
+        and first.modality == "image"
+        and first.source == f"{tmp_path}/s.tar#member=x/0.jpg"
+    )
+    assert first.metadata == {
+        "text_from": "txt",
+        "sidecar": {"license": "MIT"},
+        "licence": "MIT",
+        "extension": "jpg",
+        "other_parts": ["cls"],
+    }
     assert second.text is None and second.bytes == b"p" and first.id != second.id
 
 
@@ -95,7 +108,8 @@ def test_a_folder_of_media_with_sidecars(tmp_path):
     folder = tmp_path / "films"
     folder.mkdir()
     for name, content in {
-        "a.mp4": b"1", "a.webm": b"2", "a.vtt": b"WEBVTT\n\n00:00.000 --> 00:01.000\nhello\n", "a.mp4.json": b'{"title": "A"}', "b.MP4": b"3",
+        "a.mp4": b"1", "a.webm": b"2", "a.vtt": b"WEBVTT\n\n00:00.000 --> 00:01.000\nhello\n", "a.mp4.json": b'{"title": "A"}',
+        "b.MP4": b"3",
         "b.json": b'{"title": "B"}', "alone.vtt": b"WEBVTT", "c.avi": b"4", "noext": b"5", "bad.mkv": b"6", "bad.json": b"[]",
     }.items():  # fmt: skip
         (folder / name).write_bytes(content)

@@ -38,7 +38,10 @@ def test_members_come_back_as_written(format):
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
 @hypothesis.given(
     format=st.sampled_from(FORMATS),
-    content=st.lists(st.tuples(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=150), st.binary(max_size=1500)), max_size=6),
+    content=st.lists(
+        st.tuples(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=150), st.binary(max_size=1500)),
+        max_size=6,
+    ),
     tail=st.integers(0, 3),
 )
 def test_agrees_with_tarfile(format, content, tail):

@@ -1,4 +1,4 @@
-"""The image, audio and video jobs on real files and on every broken one: nothing crashes, nothing is passed over, what is sound comes through."""
+"""The media jobs on real files and on every broken one: nothing crashes, nothing is passed over, what is sound comes through."""
 
 import collections
 
@@ -20,7 +20,14 @@ ANY_CLIP = (ClipQuality(min_seconds=1.0, max_aspect=5.0),)
 
 def run(kind, data, patterns, output, rules, threshold=0.9):
     made = kind(
-        name="real", input_root=str(data), inputs=patterns, output=str(output), num_shards=2, rules=rules, dead_letter_threshold=threshold, keep_rejects=True
+        name="real",
+        input_root=str(data),
+        inputs=patterns,
+        output=str(output),
+        num_shards=2,
+        rules=rules,
+        dead_letter_threshold=threshold,
+        keep_rejects=True,
     )
     manifest = job.run(made, quiet=True)
     funnel = manifest["funnel"]
@@ -60,7 +67,9 @@ def test_films_of_every_codec_and_broken_films(real_data, tmp_path):
     documents, letters, _ = run(video.Job, real_data, patterns, tmp_path / "out", ANY_CLIP)
     assert len(documents) == 13 and {document.metadata["codec"] for document in documents} == {"h264", "vp8", "vp9"}
     assert all(document.text for document in documents)
-    assert sorted(letters) == sorted(f"bad/{p.name}" for p in [*(real_data / "bad").glob("video_*"), real_data / "bad" / "captions_bad.vtt"])
+    assert sorted(letters) == sorted(
+        f"bad/{p.name}" for p in [*(real_data / "bad").glob("video_*"), real_data / "bad" / "captions_bad.vtt"]
+    )
     friday = next(document for document in documents if document.source.endswith("mdn-friday.mp4"))
     assert friday.text.startswith("Friday\nHildy!\nHow are you?")
 

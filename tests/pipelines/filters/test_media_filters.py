@@ -45,7 +45,14 @@ def test_datacomp_basic_can_let_pictures_without_captions_pass():
 
 @pytest.mark.parametrize(
     "facts, reason",
-    [({}, None), ({"format": "GIF"}, "format"), ({"height": 149}, "small"), ({"width": 20_001}, "large"), ({"width": 601}, "aspect"), ({"width": 600}, None)],
+    [
+        ({}, None),
+        ({"format": "GIF"}, "format"),
+        ({"height": 149}, "small"),
+        ({"width": 20_001}, "large"),
+        ({"width": 601}, "aspect"),
+        ({"width": 600}, None),
+    ],
 )
 def test_obelics_image(facts, reason):
     assert check(ObelicsImage(), "", **{**IMAGE, **facts}) == (reason and f"obelics_image.{reason}")

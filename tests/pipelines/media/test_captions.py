@@ -7,7 +7,8 @@ import pytest
 from pipelines.document import BadInput
 from pipelines.media import captions
 
-VTT = b"WEBVTT\n\nNOTE a note\nover two lines\n\n1\n00:00:00.000 --> 00:00:01.500 line:80%\n<v Ann>Hello</v>\nthere\n\n00:01.500 --> 00:02.000\nbye\n"
+VTT = b"WEBVTT\n\nNOTE a note\nover two lines\n\n1\n"
+VTT += b"00:00:00.000 --> 00:00:01.500 line:80%\n<v Ann>Hello</v>\nthere\n\n00:01.500 --> 00:02.000\nbye\n"
 
 
 def error_of(modality, **sidecars):
@@ -38,14 +39,26 @@ def test_unusable_cues_are_dropped_and_counted():
 
 
 def test_srt():
-    assert captions.parse_captions("1\r\n00:00:01,000 --> 00:00:02,000\r\n<i>one</i>\r\n\r\n2\r\n00:00:02,000 --> 00:00:03,000\r\ntwo\r\n") == (["one", "two"], 0)
+    assert captions.parse_captions(
+        "1\r\n00:00:01,000 --> 00:00:02,000\r\n<i>one</i>\r\n\r\n2\r\n00:00:02,000 --> 00:00:03,000\r\ntwo\r\n"
+    ) == (["one", "two"], 0)
 
 
 def test_unreadable_sidecars_make_the_sample_bad():
     assert error_of("image", txt=b"caf\xe9") == "bad_text"
     assert error_of("image", txt=b"x" * (captions.MAX_BYTES + 1)) == "too_large"
     assert error_of("video", vtt=b"WEBVTT\n\n00:05.000 --> 00:02.000\nbackwards\n") == "bad_captions"
-    for data in (b"{", b"", b"[1]", b'{"a": NaN}', b'{"a": 1e999}', b'{"a": 123456789012345678901234567890}', b'{"a": "\\ud800"}', b"[" * 100_000, b"\xff{}"):
+    for data in (
+        b"{",
+        b"",
+        b"[1]",
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": 123456789012345678901234567890}',
+        b'{"a": "\\ud800"}',
+        b"[" * 100_000,
+        b"\xff{}",
+    ):
         assert error_of("image", json=data) == "bad_json", data[:20]
 
 

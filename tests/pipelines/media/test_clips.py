@@ -85,7 +85,9 @@ def test_no_partial_film(name):
 
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=150)
-@hypothesis.given(name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=6))
+@hypothesis.given(
+    name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=6)
+)
 def test_mutations_never_crash(name, changes):
     data = bytearray(GOOD[name])
     for place, value in changes:

@@ -119,7 +119,9 @@ def test_every_flipped_bit_of_a_png_is_found(bit):
 
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=300)
-@hypothesis.given(name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8))
+@hypothesis.given(
+    name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8)
+)
 def test_mutations_never_crash(name, changes):
     data = bytearray(GOOD[name])
     for place, value in changes:

@@ -26,7 +26,16 @@ def error_of(data, **options):
 
 def wav(fmt: bytes, body: bytes, claimed: int | None = None) -> bytes:
     size = len(body) if claimed is None else claimed
-    return b"RIFF" + struct.pack("<I", 36 + len(body)) + b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", size) + body
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(body))
+        + b"WAVEfmt "
+        + struct.pack("<I", len(fmt))
+        + fmt
+        + b"data"
+        + struct.pack("<I", size)
+        + body
+    )
 
 
 def pcm_format(tag=1, channels=1, rate=8000, bits=16) -> bytes:
@@ -135,7 +144,9 @@ def test_every_flipped_bit_behind_a_checksum_is_found(name):
 
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=250)
-@hypothesis.given(name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8))
+@hypothesis.given(
+    name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8)
+)
 def test_mutations_never_crash(name, changes):
     data = bytearray(GOOD[name])
     for place, value in changes:
