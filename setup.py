@@ -8,7 +8,7 @@ HERE = pathlib.Path(__file__).parent
 ROOMS = ["launch", "train", "pipelines", "tasks"]
 GIN_FILES = sorted(str(path.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.gin"))
 
-DATA = ["apache-beam[gcp]", "google-cloud-storage", "fastwarc", "resiliparse", "charset-normalizer", "py3langid", "identify[license]", "pygments"]
+DATA = ["apache-beam[gcp]", "google-cloud-storage", "fastwarc", "resiliparse", "brotli", "charset-normalizer", "py3langid", "identify[license]", "pygments"]
 MEDIA = ["pillow", "av", "soundfile", "soxr"]
 TASKS = ["numpy", "pyarrow", "sentencepiece<0.2.2", "protobuf", "google-crc32c", "msgpack", "zstandard", "gin-config", "jinja2", "rich"]
 SEQIO = ["seqio", "tensorflow", "tensorflow-text"]
@@ -29,7 +29,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
-        "dev": ["setuptools>=77", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "pandas", "duckdb"],
+        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb"],
     },
     entry_points={"console_scripts": ["castor = launch.command:main"]},
 )
