@@ -215,8 +215,8 @@ def _job_fingerprint(stage: Stage) -> str:
     from launch.data import make_job
     from pipelines.job import expected_fingerprint
 
-    flags = configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()))
-    return expected_fingerprint(make_job(stage.command[1], flags))
+    configuration.parse(configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items())))
+    return expected_fingerprint(make_job(stage.command[1]))
 
 
 def _stamp(folder: pathlib.Path, stage: Stage) -> str | None:

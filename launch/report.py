@@ -30,7 +30,7 @@ def write(recipe) -> pathlib.Path:
         title=recipe.title,
         corpora=_manifests(recipe, "corpora"),
         caches=_manifests(recipe, "tasks"),
-        vocabulary=_json(recipe.output / "vocabulary" / "manifest.json"),
+        vocabulary=_vocabulary_rows(_json(recipe.output / "vocabulary" / "manifest.json")),
         chart=_chart(_smooth(curves(recipe.output / "model" / "metrics.jsonl"))),
         curves=[(c, _COLOURS[i % len(_COLOURS)]) for i, c in enumerate(curves(recipe.output / "model" / "metrics.jsonl"))],
         samples=_samples(recipe.output / "samples"),
@@ -120,6 +120,21 @@ def _samples(folder: pathlib.Path) -> list[dict]:
         image = folder / row["image"] if row.get("image") else None
         if image and image.is_file():
             row["data"] = "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+    return rows
+
+
+def _vocabulary_rows(manifest: dict | None) -> list[tuple[str, str, str, str]]:
+    """(kind, size, corpus, measure) of each corpus that the vocabulary was fitted on: how short it makes text, how well it keeps pictures and sounds."""
+    rows = []
+    summary = (manifest or {}).get("summary", {})
+    for kind, size in sorted(summary.get("sizes", {}).items(), reverse=True):
+        for corpus, facts in sorted(summary.get(kind, {}).items()):
+            if kind == "text":
+                measure = f"{facts['characters'] / max(facts['tokens'], 1):.2f} characters a token"
+            else:
+                held_out = facts.get("held_out", {}).get("psnr")
+                measure = f"{held_out:.2f} dB PSNR on what it was not fitted on" if held_out is not None else ""
+            rows.append((kind, f"{size:,}", corpus, measure))
     return rows
 
 

@@ -94,3 +94,41 @@ def test_variables_fill_strings_and_keep_types(tmp_path):
     (filled,) = Recipe("t", (stage,), {"OUTPUT": "o", "STEPS": 7}).resolved()
     assert filled.command == ("train", "--x=o/y") and filled.bindings == {"TRAIN_STEPS": 7, "INPUTS": ["o/*"]}
     assert recipes.command_line(filled) == ["train", "--x=o/y", "--gin.TRAIN_STEPS=7", "--gin.INPUTS=['o/*']"]
+
+
+def test_a_data_stage_is_up_to_date_while_inputs_and_configuration_are_as_its_manifest_says(tmp_path):
+    """The real code job on a folder of two sources: skipped, redone for a new threshold, redone for a new file."""
+    raw = tmp_path / "raw"
+    (raw / "repo").mkdir(parents=True)
+    (raw / "repo" / "LICENSE").write_text("SPDX-License-Identifier: MIT\n")
+    (raw / "repo" / "one.py").write_text("def one():\n    return 1\n" * 20)
+
+    def recipe(**bindings):
+        said = {"NAME": "code", "INPUT_ROOT": str(raw), "INPUTS": ["*"], "OUTPUT": "{OUTPUT}/code", "NUM_SHARDS": 1, "DEAD_LETTER_THRESHOLD": 1.0} | bindings
+        return make(tmp_path, Stage("code", ("data", "code"), "{OUTPUT}/code", ("pipelines/code.gin",), said))
+
+    first = recipes.run(recipe())
+    assert states(first) == {"code": "done"}, first[0].log.read_text()
+    assert states(recipes.run(recipe())) == {"code": "up to date"}
+    assert states(recipes.run(recipe(DEAD_LETTER_THRESHOLD=0.9))) == {"code": "done"}
+    (raw / "repo" / "two.py").write_text("def two():\n    return 2\n" * 20)
+    assert states(recipes.run(recipe(DEAD_LETTER_THRESHOLD=0.9))) == {"code": "done"}
+
+
+def test_the_report_is_written_from_what_is_there(tmp_path):
+    """Manifests, metrics and samples in; every name escaped; parts that are missing left out."""
+    from launch import report
+
+    out = tmp_path / "out"
+    (out / "corpora" / "web").mkdir(parents=True)
+    funnel = {"read": 5, "kept": 3, "rejected": {"rule.<b>": 1}, "duplicates": {}, "dead_letters": {"read.cut": 1}}
+    (out / "corpora" / "web" / "manifest.json").write_text(json.dumps({"name": "web", "funnel": funnel}))
+    (out / "model").mkdir()
+    lines = [{"step": 0, "loss": 5.0, "loss/web": 5.0}, {"step": 1, "loss": 4.0, "loss/web": 4.0}, {"step": 1, "loss": 3.0, "loss/web": 3.0}]
+    (out / "model" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (out / "samples").mkdir()
+    (out / "samples" / "samples.json").write_text(json.dumps([{"prompt": "<script>", "text": "said & done"}]))
+    page = report.write(make(tmp_path, corpus_stage("a"))).read_text()
+    assert "rule.&lt;b&gt;" in page and "<script>" not in page and "&lt;script&gt;" in page and "said &amp; done" in page
+    assert report.curves(out / "model" / "metrics.jsonl") == [report.Curve("web", (0, 1), (5.0, 3.0))]
+    assert "<polyline" in page and "Vocabulary" not in page
