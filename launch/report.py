@@ -63,7 +63,10 @@ def print_table(recipe) -> None:
             f"{curve.losses[0]:.3f}" if curve else "-",
             f"{curve.losses[-1]:.3f}" if curve else "-",
         )
-    rich.console.Console().print(table)
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console.width = 120  # a log has no edge to wrap at
+    console.print(table)
 
 
 def curves(path: pathlib.Path) -> list[Curve]:
