@@ -138,13 +138,10 @@ def run(recipe: Recipe, only: tuple[str, ...] = (), jobs: int = 2, listen: Calla
 def is_up_to_date(stage: Stage, stages: Mapping[str, Stage], folder: pathlib.Path) -> bool:
     """Whether `stage` would make again exactly what its output already holds."""
     if stage.command[0] == "data":
-        manifest = pathlib.Path(stage.output) / "manifest.json"
-        if not manifest.is_file():
-            return False
         try:
-            return json.loads(manifest.read_text())["fingerprint"] == _job_fingerprint(stage)
-        except (ValueError, KeyError, CastorError):
-            return False
+            return _job_is_up_to_date(stage)
+        except CastorError:
+            return False  # the stage itself says what is wrong
     return pathlib.Path(stage.output).exists() and _stamp(folder, stage) == stage_fingerprint(stage, stages, folder)
 
 
@@ -211,12 +208,12 @@ def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
     _write(begun, {"fingerprint": promise})
 
 
-def _job_fingerprint(stage: Stage) -> str:
+def _job_is_up_to_date(stage: Stage) -> bool:
     from launch.data import make_job
-    from pipelines.job import expected_fingerprint
+    from pipelines.job import up_to_date
 
     configuration.parse(configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items())))
-    return expected_fingerprint(make_job(stage.command[1]))
+    return up_to_date(make_job(stage.command[1]))
 
 
 def _stamp(folder: pathlib.Path, stage: Stage) -> str | None:

@@ -26,13 +26,14 @@ class Curve:
 def write(recipe) -> pathlib.Path:
     """Writes OUTPUT/report.html for a recipe whose stages have run, and returns its path."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    losses = curves(recipe.output / "model" / "metrics.jsonl")
     page = environment.get_template("report.html").render(
         title=recipe.title,
         corpora=_manifests(recipe, "corpora"),
         caches=_manifests(recipe, "tasks"),
         vocabulary=_vocabulary_rows(_json(recipe.output / "vocabulary" / "manifest.json")),
-        chart=_chart(_smooth(curves(recipe.output / "model" / "metrics.jsonl"))),
-        curves=[(c, _COLOURS[i % len(_COLOURS)]) for i, c in enumerate(curves(recipe.output / "model" / "metrics.jsonl"))],
+        chart=_chart(_smooth(losses)),
+        curves=[(c, _COLOURS[i % len(_COLOURS)]) for i, c in enumerate(losses)],
         samples=_samples(recipe.output / "samples"),
     )
     path = recipe.output / "report.html"

@@ -5,7 +5,6 @@ under `kind` in the funnel. Only hashes and ids are shuffled: 32 bytes a documen
 """
 
 import hashlib
-import struct
 from collections.abc import Callable
 
 import apache_beam as beam
@@ -41,14 +40,6 @@ def text_key(document: Document) -> bytes | None:
 def bytes_key(document: Document) -> bytes | None:
     """The encoded file itself."""
     return document.bytes or None
-
-
-def content_key(document: Document) -> bytes | None:
-    """File and text together: the same picture with two captions is two documents."""
-    if document.bytes is None and document.text is None:
-        return None
-    data, text = document.bytes or b"", (document.text or "").encode("utf-8", "surrogatepass")
-    return struct.pack("<Q", len(data)) + data + text
 
 
 def _keyed(element, key):

@@ -144,7 +144,7 @@ def _orientation(image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = image.getexif().get(ORIENTATION, 1)
-    except Exception:
+    except Exception:  # Pillow's EXIF reader raises whatever it meets; a broken tag costs the turn, not the picture
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
