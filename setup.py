@@ -29,7 +29,10 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
-        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb"],
+        "grain": ["grain"],
+        "torch": ["torch"],
+        "arrayrecord": ["array-record"],
+        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "grain", "array-record"],
     },
     entry_points={"console_scripts": ["castor = launch.command:main"]},
 )
