@@ -1,7 +1,7 @@
 """From tokenized documents to a task cache: everything meets once, by shard, and each shard is written by one call of a pure function.
 
 The same shape as the corpus's sink (pipelines/corpus.py, pipelines/sink.py): rows of bytes keyed by shard; one write-once set of files a
-shard, its records, dead letters and entry; the launcher adds the entries up and commits with `tasks.cache.commit`.
+shard, its records, dead letters and entry; the launcher adds the entries up and commits with `tasks.cache_writer.commit`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pipelines import corpus, dead_letters, examples
 from pipelines.document import Document, Element, Rejection, unpack
 from pipelines.funnel import Funnel
 from pipelines.stages import read_counts
-from tasks import cache, hashing, storage
+from tasks import cache, cache_writer, hashing, storage
 
 _ENTRIES = ".entries"
 _SAMPLES, _SAMPLES_REJECTED = 12, 4
@@ -80,7 +80,7 @@ def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> No
         record = cache.Record(document.id, document.source, {"targets": examples.ids_of(document)})
         by_split[examples.split_of(cut.seed, document.id, cut.splits)].append(record)
     entries = [
-        cache.write_shard(staging, name, shard, cut.num_shards, records, cache.TARGETS, seed=cut.seed) for name, records in by_split.items()
+        cache_writer.write_shard(staging, name, shard, cut.num_shards, records, cache.TARGETS, seed=cut.seed) for name, records in by_split.items()
     ]
     storage.makedirs(storage.join(staging, dead_letters.FOLDER))
     storage.write_bytes_atomic(storage.join(staging, dead_letters.file_name(shard, cut.num_shards)), dead_letters.encode(letters))

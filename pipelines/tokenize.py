@@ -15,7 +15,7 @@ from pipelines.examples import Tokenizer, split_thresholds
 from pipelines.funnel import Funnel, total
 from pipelines.job import BaseJob, check_funnel
 from pipelines.sandbox import Sandbox
-from tasks import cache, storage
+from tasks import cache, cache_writer, storage
 from tasks.errors import ConfigurationError, CorpusError, VocabularyError
 from tasks.vocabulary import Vocabulary
 
@@ -84,7 +84,7 @@ class Job(BaseJob):
         facts = cache_sink.card_facts(entries, vocabulary)
         page = card.render(self.name, source["modality"], funnel, facts, config, name_of_run, unit="tokens")
         storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
-        manifest = cache.build_manifest(
+        manifest = cache_writer.build_manifest(
             name=self.name,
             modality=source["modality"],
             entries=[cache.ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
@@ -97,7 +97,7 @@ class Job(BaseJob):
             code_fingerprint=self.code(),
             inputs=inputs,
         )
-        cache.commit(staging, self.output, manifest)
+        cache_writer.commit(staging, self.output, manifest)
         return dict(cache.load_manifest(self.output).data)
 
     def _check(self, funnel: Funnel, staging: str) -> None:

@@ -16,7 +16,7 @@ import importlib
 
 _HOMES = {
     "Batches": "tasks.batches",
-    "CacheReader": "tasks.cache",
+    "CacheReader": "tasks.cache_reader",
     "Manifest": "tasks.cache",
     "Mixture": "tasks.catalog",
     "Record": "tasks.cache",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import audio
-from tasks.cache import CacheReader
+from tasks.cache_reader import CacheReader
 
 if TYPE_CHECKING:
     from tasks.vocabulary import Vocabulary

@@ -5,6 +5,8 @@ take whole files where they can, and promise only what an object store can promi
 knows no format.
 """
 
+import ctypes
+import gc
 import hashlib
 import json
 import mmap
@@ -12,11 +14,23 @@ import os
 import pathlib
 import shutil
 import uuid
-from typing import Any, BinaryIO
+import weakref
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 Path = str | os.PathLike
 
 _CHUNK_BYTES = 1 << 20
+_PROT_READ, _MAP_SHARED, _MAP_FAILED, _MADV_WILLNEED = 1, 1, ctypes.c_void_p(-1).value, 3
+
+
+class Identity(NamedTuple):
+    """What tells a file from any other that ever stood under its name, as far as a look from outside can."""
+
+    inode: int
+    size: int
+    mtime_ns: int
 
 
 def join(*parts: Path) -> str:
@@ -40,23 +54,81 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def map_bytes(path: Path) -> memoryview:
-    """A read-only view of a whole file, mapped, not read: what is never looked at costs no memory."""
+def map_bytes(path: Path) -> np.ndarray:
+    """A read-only view of a whole file, uint8 [bytes], mapped, not read: what is never looked at costs no memory, and it holds no file
+    descriptor. A file that is cut while it is mapped kills the process that reads beyond its end: see `is_still`.
+    """
     with open_read(path) as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return np.zeros(0, np.uint8)
+        if _libc is None:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        return np.asarray(_Mapping(file.fileno(), size))
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Writes a file that other processes see either as it was or complete, even if this one is killed."""
+class _Mapping:
+    """A mapping as numpy takes it, undone with the last array on it. Python's own keeps a file descriptor open for each."""
+
+    def __init__(self, descriptor: int, size: int):
+        address = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, descriptor, 0)
+        if address == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), f"a file of {size} bytes cannot be mapped: {os.strerror(ctypes.get_errno())}")
+        weakref.finalize(self, _libc.munmap, address, size).atexit = False
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, True), "version": 3}
+
+
+def _load_libc():
+    """The C library with mmap declared, or None where there is no such thing."""
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+        library.mmap.restype = ctypes.c_void_p
+        library.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    except (OSError, TypeError, AttributeError):
+        return None
+    return library
+
+
+_libc = _load_libc()
+
+
+def will_need(data: np.ndarray, begin: int, end: int) -> None:
+    """Tells the system that bytes [begin, end) of a mapped file will be read soon. Changes no value; does nothing where it cannot."""
+    begin, end = max(begin, 0), min(end, len(data))
+    if _libc is not None and begin < end:
+        start = (data.ctypes.data + begin) // mmap.PAGESIZE * mmap.PAGESIZE
+        _libc.madvise(start, data.ctypes.data + end - start, _MADV_WILLNEED)
+
+
+def identity(path: Path) -> Identity:
+    """Of a file as it stands now. Raises OSError where there is none."""
+    found = os.stat(path)
+    return Identity(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def is_still(path: Path, known: Identity) -> bool:
+    """False if a file was replaced, cut, written to or removed since `known` was taken."""
+    try:
+        return identity(path) == known
+    except OSError:
+        return False
+
+
+def write_bytes_atomic(path: Path, data: bytes, sync: bool = True) -> None:
+    """Writes a file that other processes see either as it was or complete, even if this one is killed; on a full disk, as it was.
+
+    sync: wait until it is on the disk, so that it also outlives a crash of the machine.
+    """
     path = os.fspath(path)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
@@ -65,10 +137,15 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 def read_json(path: Path) -> Any:
     """Parses a JSON file. Raises ValueError (also for bad UTF-8 and for nesting beyond reason) or OSError."""
+    collecting = gc.isenabled()
+    gc.disable()  # it would walk the growing result again and again, for two thirds of the time
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def write_json_atomic(path: Path, value: Any, indent: int = 1) -> None:
@@ -156,8 +233,9 @@ class HashingWriter:
         return self._digest.hexdigest()
 
     def __exit__(self, kind, *_) -> None:
-        self._file.close()
-        if kind is None:
-            rename(self._temporary, self._path)
-        else:
+        try:
+            self._file.close()  # which writes what is left, and so may find the disk full
+            if kind is None:
+                rename(self._temporary, self._path)
+        finally:
             remove(self._temporary)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import cache, hashing, records, storage
+from tasks import cache, cache_reader, hashing, records, storage
 from tasks.errors import CacheError
 
 _MAX_PER_FILE = 5
@@ -32,7 +32,7 @@ class Problem:
 def verify(directory: str, deep: bool = True) -> list[Problem]:
     """All problems of a cache, sorted by file; empty if it is sound. directory: of one cache. deep: read every byte."""
     try:
-        manifest = cache.load_manifest(directory)
+        manifest = cache.read_manifest(directory)
     except CacheError as error:
         return [Problem(cache.MANIFEST, "manifest", str(error))]
     problems = [*_manifest(manifest), *_presence(manifest)]
@@ -103,7 +103,7 @@ def _shard(manifest: cache.Manifest, split: str, number: int, shard: Mapping[str
     index = lineage = None
     if storage.exists(storage.join(directory, index_name)):
         try:
-            index = cache.load_index(storage.join(directory, index_name), manifest.features, shard["records"])
+            index = cache_reader.load_index(storage.join(directory, index_name), manifest.features, shard["records"])
         except CacheError as error:
             yield Problem(index_name, "sidecar", str(error))
     if not deep:
@@ -111,11 +111,14 @@ def _shard(manifest: cache.Manifest, split: str, number: int, shard: Mapping[str
     if sound:
         yield from _checksum(directory, name, shard["sha256"])
     if storage.exists(storage.join(directory, index_name)):
-        yield from _checksum(directory, index_name, shard["idx_sha256"])
+        damaged = list(_checksum(directory, index_name, shard["idx_sha256"]))
+        yield from damaged
+        if index is not None and not damaged:
+            yield from _block_counts(manifest, shard, index)
     if storage.exists(storage.join(directory, lineage_name)):
         yield from _checksum(directory, lineage_name, shard["lineage_sha256"])
         try:
-            lineage = cache.load_lineage(storage.join(directory, lineage_name), shard["records"])
+            lineage = cache_reader.load_lineage(storage.join(directory, lineage_name), shard["records"])
         except CacheError as error:
             yield Problem(lineage_name, "lineage", str(error))
     if lineage is not None:
@@ -146,7 +149,17 @@ def _order(manifest: cache.Manifest, split: str, number: int, name: str, ids: li
         previous = (place, document)
 
 
-def _records(manifest: cache.Manifest, shard: Mapping[str, Any], data: memoryview, index: np.ndarray | None) -> Iterator[Problem]:
+def _block_counts(manifest: cache.Manifest, shard: Mapping[str, Any], index: np.ndarray) -> Iterator[Problem]:
+    """What the manifest says of a shard's blocks must be what its sidecar gives, where it was counted as it would be now."""
+    if manifest.data.get("packing") != cache.PACKING:
+        return
+    for table, expected in (("rows", cache.count_rows(index, manifest.features)), ("blocks", cache.count_blocks(index, manifest.features))):
+        for key, found in sorted(shard.get(table, {}).items()):
+            if found != expected.get(key):
+                yield Problem(shard["file"], "stats", f"{table} of {key} are not what the sidecar gives")
+
+
+def _records(manifest: cache.Manifest, shard: Mapping[str, Any], data: np.ndarray, index: np.ndarray | None) -> Iterator[Problem]:
     name = shard["file"]
     size = int(manifest.vocabulary.get("size", 0) or 0)
     tokens = dict.fromkeys(manifest.features, 0)

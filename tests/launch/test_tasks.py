@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from launch import command
-from tasks import cache
+from tasks import cache, cache_writer
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "tasks"))
 import small_caches as caches
@@ -44,7 +44,7 @@ def castor(capsys):
 def test_list(out, castor, tmp_path):
     code, text, _ = castor("list", out / "tasks")
     assert code == 0 and [line.split()[0] for line in text.splitlines() if "ready" in line] == ["code", "web"]
-    cache.begin(str(tmp_path / "tasks" / "broken"))
+    cache_writer.begin(str(tmp_path / "tasks" / "broken"))
     code, text, _ = castor("list", tmp_path / "tasks")
     assert code == 0 and "half-written" in text
 

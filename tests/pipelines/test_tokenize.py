@@ -16,7 +16,7 @@ from pipelines.funnel import Funnel
 from pipelines.media.images import encode_png
 from pipelines.media.sounds import encode_flac
 from pipelines.tokenize import Job
-from tasks import audio, cache, codecs, sentencepieces, streams
+from tasks import audio, cache, cache_reader, codecs, sentencepieces, streams
 from tasks.errors import ConfigurationError, CorpusError, VocabularyError
 from tasks.vocabulary import Vocabulary
 
@@ -89,7 +89,7 @@ def make_job(corpus_directory: str, vocabulary: str, output, **changes) -> Job:
 
 def records(directory, split: str) -> dict[str, list[int]]:
     """Document id -> targets, read with Castor's own reader."""
-    reader = cache.CacheReader(str(directory), split)
+    reader = cache_reader.CacheReader(str(directory), split)
     return {reader.document(i)[0]: reader[i]["targets"].tolist() for i in range(len(reader))}
 
 

@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 
-from tasks import audio, cache, codecs, hashing, sentencepieces, streams
+from tasks import audio, cache, cache_writer, codecs, hashing, sentencepieces, streams
 from tasks.vocabulary import Vocabulary
 
 DENSE = {"targets": {"dtype": "int32", "rank": 1}, "mel": {"dtype": "float32", "rank": 2, "shape": [None, 4]}}
@@ -26,15 +26,15 @@ def make_records(count, features=cache.TARGETS, seed=5):
 
 def make_cache(directory, records, features=cache.TARGETS, seed=3, num_shards=3, splits=("train", "validation"), **facts):
     directory = str(directory)
-    staging = cache.begin(directory)
+    staging = cache_writer.begin(directory)
     entries = []
     for shard in range(num_shards):
         mine = [r for r in records if hashing.shard_of(hashing.record_hash(seed, r.id), num_shards) == shard]
         if mine:
-            entries.append(cache.write_shard(staging, "train", shard, num_shards, mine, features, seed=seed))
-    entries = cache.fill_shards(staging, entries, dict.fromkeys(splits, num_shards), features, seed=seed)
+            entries.append(cache_writer.write_shard(staging, "train", shard, num_shards, mine, features, seed=seed))
+    entries = cache_writer.fill_shards(staging, entries, dict.fromkeys(splits, num_shards), features, seed=seed)
     facts = {"name": "toy", "modality": "text", "vocabulary": {"path": "none", "fingerprint": "f", "size": 1 << 21}, **facts}
-    cache.commit(staging, directory, cache.build_manifest(entries=entries, features=features, seed=seed, **facts))
+    cache_writer.commit(staging, directory, cache_writer.build_manifest(entries=entries, features=features, seed=seed, **facts))
     return directory
 
 

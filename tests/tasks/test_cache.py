@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_caches import DENSE, make_cache, make_records
 
-from tasks import cache, hashing, storage
+from tasks import cache, cache_reader, cache_writer, hashing, storage
 from tasks.errors import CacheError
 
 
@@ -16,7 +16,7 @@ def files_of(directory):
 
 def test_what_is_written_is_read_back(tmp_path):
     records = make_records(50, DENSE)
-    reader = cache.CacheReader(make_cache(tmp_path / "c", records, DENSE))
+    reader = cache_reader.CacheReader(make_cache(tmp_path / "c", records, DENSE))
     expected = sorted(records, key=lambda r: (hashing.record_hash(3, r.id), r.id))
     assert len(reader) == 50
     for number, record in enumerate(expected):
@@ -27,7 +27,7 @@ def test_what_is_written_is_read_back(tmp_path):
         assert reader.document(number) == (record.id, record.source)
     np.testing.assert_array_equal(reader.lengths("targets"), [len(r.features["targets"]) for r in expected])
     assert reader.manifest.tokens("train") == sum(len(r.features["targets"]) for r in records)
-    assert len(cache.CacheReader(str(tmp_path / "c"), "validation")) == 0
+    assert len(cache_reader.CacheReader(str(tmp_path / "c"), "validation")) == 0
 
 
 def test_bytes_do_not_depend_on_order_or_on_what_was_there(tmp_path):
@@ -84,11 +84,11 @@ def test_killed_before_commit_leaves_the_old_cache_or_none(tmp_path, monkeypatch
 def test_extra_files_are_listed_and_replaced(tmp_path):
     directory = str(tmp_path)
     for content in (b"one", b"two"):
-        staging = cache.begin(directory)
+        staging = cache_writer.begin(directory)
         storage.write_bytes_atomic(storage.join(staging, "card.html"), content)
-        entries = cache.fill_shards(staging, [], {"train": 1}, cache.TARGETS, seed=0)
-        manifest = cache.build_manifest(name="toy", modality="text", entries=entries, features=cache.TARGETS, seed=0, vocabulary={})
-        cache.commit(staging, directory, manifest)
+        entries = cache_writer.fill_shards(staging, [], {"train": 1}, cache.TARGETS, seed=0)
+        manifest = cache_writer.build_manifest(name="toy", modality="text", entries=entries, features=cache.TARGETS, seed=0, vocabulary={})
+        cache_writer.commit(staging, directory, manifest)
         assert storage.read_bytes(tmp_path / "card.html") == content
         assert cache.load_manifest(directory).data["files"]["card.html"] == storage.sha256(tmp_path / "card.html")
 
@@ -96,15 +96,15 @@ def test_extra_files_are_listed_and_replaced(tmp_path):
 def test_a_shard_that_fails_leaves_nothing_to_commit(tmp_path):
     good, bad = (cache.Record(f"{i:032x}", "s", {"targets": np.array(v)}) for i, v in enumerate(([1, 2], [0.5])))
     with pytest.raises(CacheError):
-        cache.write_shard(str(tmp_path), "train", 0, 1, [good, bad], cache.TARGETS, seed=0)
+        cache_writer.write_shard(str(tmp_path), "train", 0, 1, [good, bad], cache.TARGETS, seed=0)
     assert cache.list_paths(str(tmp_path)) == []
-    cache.write_shard(str(tmp_path), "train", 0, 1, [good], cache.TARGETS, seed=0)
+    cache_writer.write_shard(str(tmp_path), "train", 0, 1, [good], cache.TARGETS, seed=0)
     assert len(cache.list_paths(str(tmp_path))) == 3 and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_begin_removes_leftovers(tmp_path):
-    first = cache.begin(str(tmp_path))
-    second = cache.begin(str(tmp_path))
+    first = cache_writer.begin(str(tmp_path))
+    second = cache_writer.begin(str(tmp_path))
     assert not storage.exists(first) and storage.exists(second)
 
 
@@ -121,22 +121,22 @@ def test_begin_removes_leftovers(tmp_path):
 )
 def test_records_of_another_kind_are_refused(tmp_path, features):
     with pytest.raises(CacheError, match="0000.*where"):
-        cache.write_shard(str(tmp_path), "train", 0, 1, [cache.Record("0" * 32, "where", features)], cache.TARGETS, seed=0)
+        cache_writer.write_shard(str(tmp_path), "train", 0, 1, [cache.Record("0" * 32, "where", features)], cache.TARGETS, seed=0)
 
 
 def test_records_twice_or_elsewhere_are_refused(tmp_path):
     record = cache.Record("0" * 32, "where", {"targets": np.array([1])})
     with pytest.raises(CacheError, match="twice"):
-        cache.write_shard(str(tmp_path), "train", 0, 1, [record, record], cache.TARGETS, seed=0)
+        cache_writer.write_shard(str(tmp_path), "train", 0, 1, [record, record], cache.TARGETS, seed=0)
     other = 1 - hashing.shard_of(hashing.record_hash(0, record.id), 2)
     with pytest.raises(CacheError, match="does not belong"):
-        cache.write_shard(str(tmp_path), "train", other, 2, [record], cache.TARGETS, seed=0)
+        cache_writer.write_shard(str(tmp_path), "train", other, 2, [record], cache.TARGETS, seed=0)
 
 
 def test_incomplete_manifest_is_refused(tmp_path):
-    entry = cache.write_shard(str(tmp_path), "train", 0, 2, [], cache.TARGETS, seed=0)
+    entry = cache_writer.write_shard(str(tmp_path), "train", 0, 2, [], cache.TARGETS, seed=0)
     with pytest.raises(CacheError, match="1 shards of 2"):
-        cache.build_manifest(name="toy", modality="text", entries=[entry], features=cache.TARGETS, seed=0, vocabulary={})
+        cache_writer.build_manifest(name="toy", modality="text", entries=[entry], features=cache.TARGETS, seed=0, vocabulary={})
 
 
 def test_missing_and_half_written_caches_say_so(tmp_path):
@@ -144,7 +144,7 @@ def test_missing_and_half_written_caches_say_so(tmp_path):
         cache.load_manifest(str(tmp_path / "nothing"))
     with pytest.raises(CacheError, match="holds no task cache"):
         cache.load_manifest(str(tmp_path))
-    cache.begin(str(tmp_path))
+    cache_writer.begin(str(tmp_path))
     with pytest.raises(CacheError, match="half-written"):
         cache.load_manifest(str(tmp_path))
 
@@ -169,7 +169,7 @@ def test_malformed_manifests_are_refused(tmp_path, change):
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(CacheError, match=str(tmp_path)):
-        cache.CacheReader(directory)
+        cache_reader.CacheReader(directory)
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"\xff\xfe", b"[" * 200_000])
@@ -177,7 +177,7 @@ def test_unreadable_manifests_are_refused(tmp_path, garbage):
     directory = make_cache(tmp_path, make_records(5))
     (tmp_path / "manifest.json").write_bytes(garbage)
     with pytest.raises(CacheError, match="manifest.json"):
-        cache.CacheReader(directory)
+        cache_reader.CacheReader(directory)
 
 
 def test_reader_refuses_what_disagrees_with_the_manifest(tmp_path):
@@ -186,22 +186,22 @@ def test_reader_refuses_what_disagrees_with_the_manifest(tmp_path):
     data = shard.read_bytes()
     shard.write_bytes(data[:-1])
     with pytest.raises(CacheError, match="train.tfrecord-00000-of-00003 has .* the manifest says"):
-        cache.CacheReader(directory)
+        cache_reader.CacheReader(directory)
     shard.unlink()
     with pytest.raises(CacheError, match="train.tfrecord-00000-of-00003 of the manifest is missing"):
-        cache.CacheReader(directory)
+        cache_reader.CacheReader(directory)
     flipped = bytearray(data)
     flipped[20] ^= 1
     shard.write_bytes(bytes(flipped))
     with pytest.raises(CacheError, match="wrong data checksum"):
-        cache.CacheReader(directory)[0]
+        cache_reader.CacheReader(directory)[0]
     shard.write_bytes(data)
     index = tmp_path / "train.tfrecord-00000-of-00003.idx"
     for damaged in (b"", b"\x93NUMPY garbage", index.read_bytes()[:-4], (tmp_path / "train.tfrecord-00001-of-00003.idx").read_bytes()):
         index.write_bytes(damaged)
         with pytest.raises(CacheError, match=r"00000-of-00003.idx"):
-            cache.CacheReader(directory).lengths("targets")
+            cache_reader.CacheReader(directory).lengths("targets")
     with pytest.raises(CacheError, match="no split 'test'.*train"):
-        cache.CacheReader(directory, "test")
+        cache_reader.CacheReader(directory, "test")
     with pytest.raises(CacheError, match="no feature 'inputs'"):
-        cache.CacheReader(directory).lengths("inputs")
+        cache_reader.CacheReader(directory).lengths("inputs")

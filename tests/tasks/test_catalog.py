@@ -8,7 +8,7 @@ import pytest
 import small_caches as caches
 
 import tasks
-from tasks import cache, catalog, configuration
+from tasks import cache, cache_writer, catalog, configuration
 from tasks.errors import CacheError, ConfigurationError, VocabularyError
 
 
@@ -17,7 +17,7 @@ def tasks_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("out") / "tasks"
     for name in ("web", "code", "en/books"):
         caches.make_cache(directory / name, caches.make_records(6), name=name.split("/")[-1])
-    cache.begin(str(directory / "half"))
+    cache_writer.begin(str(directory / "half"))
     (directory / "other").mkdir()
     (directory / "other" / "manifest.json").write_text('{"kind": "corpus", "format": 1}')
     return str(directory)

@@ -10,7 +10,7 @@ import pytest
 import small_caches as caches
 from PIL import Image
 
-from tasks import cache, preview, streams
+from tasks import cache, cache_reader, preview, streams
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" </pre>'
 
@@ -34,7 +34,7 @@ def reader(tmp_path_factory, vocabulary):
     }
     records = [cache.Record(f"{i:032x}", source, {"targets": np.array(ids)}) for i, (source, ids) in enumerate(documents.items())]
     facts = {"path": "", "fingerprint": v.fingerprint, "size": v.vocab_size}
-    return cache.CacheReader(caches.make_cache(tmp_path_factory.mktemp("preview"), records, name="mixed", vocabulary=facts))
+    return cache_reader.CacheReader(caches.make_cache(tmp_path_factory.mktemp("preview"), records, name="mixed", vocabulary=facts))
 
 
 class Tags(html.parser.HTMLParser):
@@ -88,7 +88,7 @@ def test_without_a_vocabulary_ids_are_shown(reader):
 
 
 def test_dense_features(tmp_path):
-    reader = cache.CacheReader(caches.make_cache(tmp_path, caches.make_records(9, caches.DENSE), caches.DENSE))
+    reader = cache_reader.CacheReader(caches.make_cache(tmp_path, caches.make_records(9, caches.DENSE), caches.DENSE))
     page = preview.render(reader, range(9), None)
     assert page.count("values of mel") == sum(n > 0 for n in reader.lengths("mel")) > 0
 
@@ -96,7 +96,7 @@ def test_dense_features(tmp_path):
 def test_long_records_are_cut_on_the_page_only(tmp_path, monkeypatch, vocabulary):
     monkeypatch.setattr(preview, "MAX_TOKENS", 50)
     record = cache.Record("0" * 32, "long", {"targets": np.full(80, 300)})
-    reader = cache.CacheReader(caches.make_cache(tmp_path, [record], vocabulary={"path": "", "fingerprint": "", "size": 0}))
+    reader = cache_reader.CacheReader(caches.make_cache(tmp_path, [record], vocabulary={"path": "", "fingerprint": "", "size": 0}))
     assert "and 30 tokens more" in preview.render(reader, [0], vocabulary)
 
 

@@ -7,7 +7,7 @@ import pytest
 import small_caches as caches
 
 import tasks
-from tasks import cache
+from tasks import cache, cache_reader, cache_writer
 from tasks.errors import CacheError
 
 seqio = pytest.importorskip("seqio")
@@ -41,7 +41,7 @@ def rows(dataset):
 
 
 def expected(tasks_dir, name):
-    reader = cache.CacheReader(f"{tasks_dir}/{name}")
+    reader = cache_reader.CacheReader(f"{tasks_dir}/{name}")
     return [reader[i] for i in range(len(reader))]
 
 
@@ -116,6 +116,6 @@ def test_half_written_caches_are_refused(tmp_path):
 
     with pytest.raises(CacheError, match="no task cache in"):
         seqio_tasks.register(str(tmp_path))
-    cache.begin(str(tmp_path / "half"))
+    cache_writer.begin(str(tmp_path / "half"))
     with pytest.raises(CacheError, match="half-written"):
         seqio_tasks.register(str(tmp_path))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tasks
-from tasks import audio, cache, codecs, hashing, sentencepieces, streams
+from tasks import audio, cache, cache_writer, codecs, hashing, sentencepieces, streams
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 SEED = 3
@@ -38,16 +38,16 @@ def document_id(name: str, number: int) -> str:
 
 def write_cache(directory, name: str, vocabulary: dict, documents: dict[str, list[list[int]]], num_shards: int = 2) -> None:
     """A task cache by the real writer; documents: split -> ids of each document."""
-    staging = cache.begin(str(directory))
+    staging = cache_writer.begin(str(directory))
     entries = []
     for split, streams_of_ids in documents.items():
         shards: list[list[cache.Record]] = [[] for _ in range(num_shards)]
         for number, ids in enumerate(streams_of_ids):
             record = cache.Record(document_id(f"{name} {split}", number), f"{name}.jsonl#line={number}", {"targets": np.array(ids, np.int32)})
             shards[hashing.shard_of(hashing.record_hash(SEED, record.id), num_shards)].append(record)
-        entries += [cache.write_shard(staging, split, i, num_shards, records, cache.TARGETS, seed=SEED) for i, records in enumerate(shards)]
-    manifest = cache.build_manifest(name=name, modality="text", entries=entries, features=cache.TARGETS, seed=SEED, vocabulary=vocabulary)
-    cache.commit(staging, str(directory), manifest)
+        entries += [cache_writer.write_shard(staging, split, i, num_shards, records, cache.TARGETS, seed=SEED) for i, records in enumerate(shards)]
+    manifest = cache_writer.build_manifest(name=name, modality="text", entries=entries, features=cache.TARGETS, seed=SEED, vocabulary=vocabulary)
+    cache_writer.commit(staging, str(directory), manifest)
 
 
 @pytest.fixture(scope="session")

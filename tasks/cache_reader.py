@@ -1,0 +1,258 @@
+"""Reading a task cache at random, and never anything but what was written.
+
+Opening checks the manifest by its checksum and every shard by its size. A sidecar and a lineage file are checked by their SHA-256 when they
+are first touched, every record by its CRC whenever it is read. A shard must stay the file that it was when the cache was opened: a cache that
+is written anew, or a file that is cut, under a running job is an error before it is a wrong value.
+"""
+
+import bisect
+import hashlib
+import io
+import itertools
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tasks import cache, hashing, records, storage
+from tasks.cache import REMAKE, lineage_file, load_manifest
+from tasks.errors import CacheError, ConfigurationError
+
+_DOCUMENT_ID = re.compile(r"[0-9a-fA-F]{32}\Z")
+_LINEAGES_KEPT = 16
+
+
+class CacheReader:
+    """Random access to one split of a cache: `len(reader)`, `reader[i]`, `reader.lengths(feature)`, `reader.document(i)`.
+
+    Record i counts through the shards in order. Files are mapped when first needed. Raises CacheError, naming the file, for whatever does
+    not agree with the manifest, and for files that change while they are in use.
+    """
+
+    def __init__(self, directory: str, split: str = "train"):
+        self.manifest = load_manifest(directory)
+        self.directory = directory
+        self.split = split
+        self._shards = self.manifest.shards(split)
+        self._paths = [storage.join(directory, shard["file"]) for shard in self._shards]
+        self._identities = [_identity(directory, path, shard["bytes"]) for path, shard in zip(self._paths, self._shards)]
+        manifest_path = storage.join(directory, cache.MANIFEST)
+        if not storage.is_still(manifest_path, self.manifest.identity):  # then some shards may be of one cache and some of another
+            raise CacheError(f"{manifest_path} was changed or replaced while the cache was opened.", "Start again when it is written.")
+        counts = [shard["records"] for shard in self._shards]
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        """int64[num_shards + 1]: the first record of each shard, then the number of records."""
+        self._starts = self.starts.tolist()
+        self._data: dict[int, np.ndarray] = {}
+        self._indexes: dict[int, np.ndarray] = {}
+        self._index_identities: dict[int, storage.Identity] = {}
+        self._lineages: dict[int, Any] = {}
+
+    @property
+    def num_shards(self) -> int:
+        return len(self._shards)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, record: int) -> dict[str, np.ndarray]:
+        """The features of a record, with the shapes and dtypes the manifest declares."""
+        shard, row = self.locate(record)
+        path = self._paths[shard]
+        arrays = records.decode_example(self.payload(record), f"{path} record {row}")
+        lengths = self.index(shard)[row]
+        result = {}
+        for name, spec in self.manifest.features.items():
+            array = arrays.get(name, np.zeros(0, np.int64))
+            shape = [int(lengths[name]), *cache.shape_of(spec)[1:]] if spec["rank"] else []
+            dtype = np.dtype(cache.DTYPES[spec["dtype"]])
+            if array.dtype.kind == "O" or None in shape[1:] or array.size != int(np.prod(shape)):
+                raise CacheError(f"{path} record {row}: feature {name!r} has {array.size} values, the sidecar says {shape}.", REMAKE)
+            result[name] = array.astype(dtype).reshape(shape)
+        return result
+
+    def locate(self, record: int) -> tuple[int, int]:
+        """(shard, row in it) of a record. Raises IndexError outside 0 <= record < len(self)."""
+        if not 0 <= record < self._starts[-1]:
+            raise IndexError(f"record {record} of {self._starts[-1]}")
+        shard = bisect.bisect_right(self._starts, record) - 1
+        return shard, int(record) - self._starts[shard]
+
+    def payload(self, record: int) -> bytes:
+        """The serialized tf.train.Example of a record, its CRC checked."""
+        shard, row = self.locate(record)
+        data, index = self.data(shard), self.index(shard)
+        self.check(shard)
+        return records.read_record(data, int(index["offset"][row]), self._paths[shard])
+
+    def tokens(self, record: int, start: int = 0, stop: int | None = None, feature: str = "targets") -> np.ndarray:
+        """Tokens [start:stop] of an integer feature of rank 1, int64 [n]; decodes no other feature and nothing beyond `stop`."""
+        shard, row = self.locate(record)
+        payload, where = self.payload(record), self._paths[shard]
+        size = int(self.index(shard)[feature][row])
+        stop = size if stop is None else min(stop, size)
+        values = records.decode_int64(payload, feature, start, stop, where)
+        if len(values) != max(0, stop - start):
+            raise CacheError(f"{where} record {row}: feature {feature!r} is shorter than the {size} values its sidecar says.", REMAKE)
+        return values
+
+    def path(self, shard: int) -> str:
+        """The file of a shard; its sidecar is this with `.idx`."""
+        return self._paths[shard]
+
+    def data(self, shard: int) -> np.ndarray:
+        """The bytes of a shard's file, mapped, read-only uint8 [bytes]. Before reading from it, `check` the shard: once a batch will do."""
+        data = self._data.get(shard)
+        if data is None:
+            path = self._paths[shard]
+            try:
+                data = storage.map_bytes(path)
+            except OSError as error:
+                raise CacheError(f"shard {path} cannot be read: {error}.", REMAKE) from error
+            self.check(shard)
+            self._data[shard] = data
+        return data
+
+    def index(self, shard: int) -> np.ndarray:
+        """The sidecar of a shard: mapped structured array [records] with fields `offset` and one length a feature."""
+        index = self._indexes.get(shard)
+        if index is None:
+            path, entry = self._paths[shard] + ".idx", self._shards[shard]
+            try:
+                identity = storage.identity(path)
+            except OSError as error:
+                raise CacheError(f"sidecar {path} cannot be read: {error}.", REMAKE) from error
+            index = load_index(path, self.manifest.features, entry["records"], entry["idx_sha256"])
+            self._index_identities[shard] = identity
+            self.check(shard)
+            self._indexes[shard] = index
+        return index
+
+    def check(self, shard: int) -> None:
+        """Raises CacheError if the files of a shard are no longer those that were opened; to read on could kill the process.
+
+        One look at the file system for the shard and one for its sidecar, if that is in use: a few microseconds.
+        """
+        path = self._paths[shard]
+        if not storage.is_still(path, self._identities[shard]):
+            raise _changed(path)
+        if (known := self._index_identities.get(shard)) and not storage.is_still(path + ".idx", known):
+            raise _changed(path + ".idx")
+
+    def will_need(self, shard: int, begin_byte: int, end_byte: int) -> None:
+        """Asks the system to read bytes [begin_byte, end_byte) of a shard ahead, without waiting for them."""
+        storage.will_need(self.data(shard), begin_byte, end_byte)
+
+    def lengths(self, feature: str = "targets", shard: int | None = None) -> np.ndarray:
+        """uint32 lengths (first axis) of a feature: of one shard, mapped; or of all records, in order."""
+        if feature not in self.manifest.features:
+            raise CacheError(f"cache {self.directory} has no feature {feature!r}.", f"It has {', '.join(sorted(self.manifest.features))}.")
+        if shard is not None:
+            return self.index(shard)[feature]
+        return np.concatenate([self.index(s)[feature] for s in range(self.num_shards)])
+
+    def rows(self, length: int) -> list[np.ndarray] | None:
+        """Rows of `length` tokens that best_fit makes of each block of `targets`: int64 [blocks] a shard. None if the manifest tells none."""
+        return self._block_counts("rows", str(length))
+
+    def block_tokens(self, feature: str = "targets") -> list[np.ndarray] | None:
+        """Values (first axis) of a feature in each block: int64 [blocks] a shard. None if the manifest, an older one, tells none."""
+        return self._block_counts("blocks", feature)
+
+    def document(self, record: int) -> tuple[str, str]:
+        """(id, source) of the document a record was made from."""
+        shard, row = self.locate(record)
+        table = self._lineage(shard)
+        return table["id"][row].as_py(), table["source"][row].as_py()
+
+    def find(self, document_id: str) -> int | None:
+        """The record of a document, or None; reads the lineage of the one shard it can be in. Raises ConfigurationError for what is no id."""
+        if not isinstance(document_id, str) or not _DOCUMENT_ID.match(document_id):
+            raise ConfigurationError(f"{document_id!r} is no document id.", "An id is 32 hexadecimal digits.")
+        document_id = document_id.lower()
+        shard = hashing.shard_of(hashing.record_hash(self.manifest.seed, document_id), self.num_shards)
+        row = self._lineage(shard)["id"].index(document_id).as_py()
+        return None if row < 0 else self._starts[shard] + row
+
+    def _lineage(self, shard: int):
+        table = self._lineages.get(shard)
+        if table is None:
+            entry = self._shards[shard]
+            path = storage.join(self.directory, lineage_file(self.split, shard, self.num_shards))
+            table = load_lineage(path, entry["records"], entry["lineage_sha256"])
+            self.check(shard)
+            if len(self._lineages) >= _LINEAGES_KEPT:
+                self._lineages.clear()
+            self._lineages[shard] = table
+        return table
+
+    def _block_counts(self, table: str, key: str) -> list[np.ndarray] | None:
+        if self.manifest.data.get("packing") != cache.PACKING:
+            return None
+        lists = [shard.get(table, {}).get(key) for shard in self._shards]
+        if None in lists:
+            return None
+        counts = np.fromiter(itertools.chain.from_iterable(lists), np.int64)
+        ends = np.cumsum([len(part) for part in lists]).tolist()
+        return [counts[begin:end] for begin, end in zip([0, *ends], ends)]
+
+
+def _identity(directory: str, path: str, size: int) -> storage.Identity:
+    """Of a shard file that has the size it should have."""
+    remedy = f"{REMAKE} castor tasks verify {directory} says what else is wrong."
+    try:
+        identity = storage.identity(path)
+    except OSError as error:
+        raise CacheError(f"shard {path} of the manifest is missing.", remedy) from error
+    if identity.size != size:
+        raise CacheError(f"shard {path} has {identity.size} bytes; the manifest says {size}.", remedy)
+    return identity
+
+
+def _changed(path: str) -> CacheError:
+    what = "was changed or replaced while in use" if storage.exists(path) else "was removed while in use"
+    return CacheError(f"{path} {what}.", "Start again on the new cache, or put the old one back.")
+
+
+def load_index(path: str, features: Iterable[str], records_: int, sha256: str = "") -> np.ndarray:
+    """Maps a sidecar: structured array [records_], see cache.index_dtype.
+
+    Raises CacheError if it is missing, damaged, not of these features and this many records, or, where `sha256` is given, not that file.
+    """
+    try:
+        data = storage.map_bytes(path)
+    except OSError as error:
+        raise CacheError(f"sidecar {path} cannot be read: {error}.", REMAKE) from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise CacheError(f"sidecar {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE)
+    dtype = cache.index_dtype(features)
+    try:
+        header = io.BytesIO(data[: len(data) - records_ * dtype.itemsize].tobytes())
+        np.lib.format.read_magic(header)
+        found = np.lib.format.read_array_header_1_0(header)
+    except (ValueError, EOFError, SyntaxError, OverflowError, MemoryError) as error:
+        raise CacheError(f"sidecar {path} cannot be read: {' '.join(str(error).split())[:200]}.", REMAKE) from error
+    if found != ((records_,), False, dtype) or header.tell() + records_ * dtype.itemsize != len(data):
+        raise CacheError(f"sidecar {path} does not describe {records_} records of features {sorted(features)}.", REMAKE)
+    return data[header.tell() :].view(dtype)
+
+
+def load_lineage(path: str, records_: int, sha256: str = ""):
+    """Reads a lineage file into a pyarrow Table of `id` and `source`, [records_].
+
+    Raises CacheError if it is missing, damaged, of another length, or, where `sha256` is given, not that file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        data = storage.read_bytes(path)
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise CacheError(f"lineage {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE)
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data), columns=["id", "source"])
+    except (OSError, pyarrow.ArrowException) as error:
+        raise CacheError(f"lineage {path} cannot be read: {' '.join(str(error).split())[:200]}.", REMAKE) from error
+    if table.num_rows != records_ or set(table.column_names) != {"id", "source"}:
+        raise CacheError(f"lineage {path} has {table.num_rows} rows; the manifest says {records_}.", REMAKE)
+    return table

@@ -1,0 +1,269 @@
+"""Writing a task cache in one stroke: `begin`, `write_shard` for each shard (from any number of processes), `fill_shards`,
+`build_manifest` and `commit`. Until `commit` all lies in a staging directory that no reader looks into.
+"""
+
+import io
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks import cache, hashing, records, storage
+from tasks.cache import Record, ShardEntry
+from tasks.errors import CacheError
+
+_EOS_ID, _PAD_ID = 1, 0
+_AGAIN = "Run the job again."
+
+
+def begin(output_dir: str) -> str:
+    """Makes a fresh staging directory inside `output_dir` and removes what killed runs left there. Returns its path."""
+    storage.makedirs(output_dir)
+    for name in storage.list_files(output_dir):
+        if name.startswith(cache.STAGING_PREFIX):
+            storage.remove_tree(storage.join(output_dir, name))
+    staging = storage.join(output_dir, cache.STAGING_PREFIX + uuid.uuid4().hex)
+    storage.makedirs(staging)
+    return staging
+
+
+def write_shard(
+    staging_dir: str,
+    split: str,
+    shard: int,
+    num_shards: int,
+    records_: Iterable[Record],
+    features: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int,
+) -> ShardEntry:
+    """Writes one shard with its sidecar and lineage under their final names in `staging_dir`; writing it again replaces it by the same
+    bytes.
+
+    records_: in any order; sorted here by (record_hash(seed, id), id). features: name -> {"dtype", "rank"[, "shape"]}, see TARGETS.
+    Raises CacheError for a record of another shard, an id met twice, or a feature that is missing or of another kind than declared.
+    """
+    cache.check_names([split])
+    features = cache.checked_features(features)
+    order = sorted(((hashing.record_hash(seed, record.id), record.id, record) for record in records_), key=_by_hash_and_id)
+    storage.makedirs(storage.join(staging_dir, "lineage"))
+    name = cache.shard_file(split, shard, num_shards)
+    index = np.zeros(len(order), dtype=cache.index_dtype(features))
+    totals = {kind: dict.fromkeys(features, 0) for kind in ("tokens", "content", "longest")}
+    previous = None
+    with storage.HashingWriter(storage.join(staging_dir, name)) as file:
+        for row, (place, document_id, record) in enumerate(order):
+            if document_id == previous:
+                raise CacheError(
+                    f"document {document_id} ({record.source}) comes twice in split {split}.", "Deduplicate the corpus by id first."
+                )
+            if hashing.shard_of(place, num_shards) != shard:
+                raise CacheError(
+                    f"document {document_id} ({record.source}) does not belong to shard {shard} of {num_shards} under seed {seed}."
+                )
+            previous = document_id
+            arrays = _checked_arrays(record, features)
+            index["offset"][row] = file.bytes_written
+            for feature, array in arrays.items():
+                index[feature][row] = len(array)
+                content = int(np.count_nonzero((array != _EOS_ID) & (array != _PAD_ID))) if cache.is_tokens(features[feature]) else 0
+                totals["tokens"][feature] += len(array)
+                totals["content"][feature] += content
+                totals["longest"][feature] = max(totals["longest"][feature], content)
+            file.write(records.frame(records.encode_example(arrays)))
+        sha256, size = file.hexdigest(), file.bytes_written
+    return ShardEntry(
+        split=split,
+        shard=shard,
+        num_shards=num_shards,
+        records=len(order),
+        bytes=size,
+        sha256=sha256,
+        idx_sha256=_write(storage.join(staging_dir, name + ".idx"), _npy(index)),
+        lineage_sha256=_write(
+            storage.join(staging_dir, cache.lineage_file(split, shard, num_shards)), _lineage([record for _, _, record in order])
+        ),
+        tokens=totals["tokens"],
+        content_tokens=totals["content"],
+        longest=totals["longest"],
+        rows=cache.count_rows(index, features),
+        blocks=cache.count_blocks(index, features),
+    )
+
+
+def fill_shards(
+    staging_dir: str, entries: Iterable[ShardEntry], splits: Mapping[str, int], features: Mapping[str, Mapping[str, Any]], *, seed: int
+) -> list[ShardEntry]:
+    """Writes the empty shards that no record fell into, so that each split has `splits[split]` of them. Returns all entries, in order."""
+    entries = {(e.split, e.shard): e for e in entries}
+    for split, num_shards in splits.items():
+        for shard in range(num_shards):
+            if (split, shard) not in entries:
+                entries[split, shard] = write_shard(staging_dir, split, shard, num_shards, (), features, seed=seed)
+    return [entries[key] for key in sorted(entries)]
+
+
+def build_manifest(
+    *,
+    name: str,
+    modality: str,
+    entries: Iterable[ShardEntry],
+    features: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    vocabulary: Mapping[str, Any],
+    funnel: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    fingerprint: str = "",
+    code_fingerprint: str = "",
+    inputs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a cache from its shards. Raises CacheError if a split lacks a shard (see `fill_shards`) or for a bad name."""
+    splits: dict[str, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
+    for entry in sorted(entries, key=_by_split_and_shard):
+        split = splits.setdefault(entry.split, {"shards": [], "records": 0})
+        if entry.shard != len(split["shards"]) or entry.shard >= entry.num_shards:
+            raise CacheError(f"cache {name!r}: split {entry.split} lacks shard {len(split['shards'])} of {entry.num_shards}.")
+        counts[entry.split] = entry.num_shards
+        split["records"] += entry.records
+        split["shards"].append(
+            {
+                "file": entry.file,
+                "records": entry.records,
+                "bytes": entry.bytes,
+                "sha256": entry.sha256,
+                "idx_sha256": entry.idx_sha256,
+                "lineage_sha256": entry.lineage_sha256,
+                "tokens": dict(entry.tokens),
+                "content_tokens": dict(entry.content_tokens),
+                "longest": dict(entry.longest),
+                "rows": dict(entry.rows),
+                "blocks": dict(entry.blocks),
+            }
+        )
+    for split, value in splits.items():
+        if len(value["shards"]) != counts[split]:
+            raise CacheError(f"cache {name!r}: split {split} has {len(value['shards'])} shards of {counts[split]}.")
+    cache.check_names([name, *splits])
+    return {
+        "kind": "cache",
+        "format": cache.FORMAT,
+        "name": name,
+        "modality": modality,
+        "splits": splits,
+        "packing": dict(cache.PACKING),
+        "features": cache.checked_features(features),
+        "seed": seed,
+        "vocabulary": dict(vocabulary),
+        "funnel": dict(funnel or {}),
+        "config": dict(config or {}),
+        "fingerprint": fingerprint,
+        "code_fingerprint": code_fingerprint,
+        "inputs": dict(inputs or {}),
+    }
+
+
+def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> None:
+    """Makes the staged shards the cache at `output_dir`, replacing what was there.
+
+    The old cache is invalidated first (manifest, COMPLETED, info), then files move in, stale ones go, the old cache's plans with them, and
+    the manifest comes last: killed at any point, the directory is either a whole cache or, to Castor and to SeqIO, none. Other files in
+    the staging directory (a data card) move in too and are listed in the manifest under "files" with their SHA-256.
+    """
+    manifest = dict(manifest)
+    shard_files = set(cache.shard_paths(manifest))
+    staged = set(cache.list_paths(staging_dir))
+    if missing := sorted(shard_files - staged):
+        raise CacheError(f"staging directory {staging_dir} lacks {missing[0]}.", _AGAIN)
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            if storage.size(storage.join(staging_dir, shard["file"])) != shard["bytes"]:
+                raise CacheError(f"staged shard {shard['file']} is not {shard['bytes']} bytes long.", _AGAIN)
+    manifest["files"] = {name: storage.sha256(storage.join(staging_dir, name)) for name in sorted(staged - shard_files)}
+    manifest["checksum"] = cache.checksum(manifest)
+
+    invalidate(output_dir)
+    storage.remove_tree(storage.join(output_dir, cache.PLANS_FOLDER))
+    for name in sorted(staged):
+        if "/" in name:
+            storage.makedirs(storage.join(output_dir, name.rpartition("/")[0]))
+        storage.rename(storage.join(staging_dir, name), storage.join(output_dir, name))
+    for name in cache.list_paths(output_dir):
+        if cache.is_own_file(name) and name not in staged:
+            storage.remove(storage.join(output_dir, name))
+    for split, value in manifest["splits"].items():
+        statistics = cache.stats(value["shards"], manifest["features"])
+        storage.write_json_atomic(storage.join(output_dir, f"info.{split}.json"), cache.info(manifest, split), indent=2)
+        storage.write_json_atomic(storage.join(output_dir, f"stats.{split}.json"), statistics, indent=2)
+    storage.remove_tree(staging_dir)
+    storage.write_bytes_atomic(storage.join(output_dir, cache.COMPLETED), b"")
+    storage.write_json_atomic(storage.join(output_dir, cache.MANIFEST), manifest)
+
+
+def invalidate(output_dir: str) -> None:
+    """Takes from a directory what makes it a cache to any reader: manifest first, then COMPLETED, info files and listed extra files."""
+    extra: list[str] = []
+    try:
+        extra = list(cache.read_manifest(output_dir).data.get("files", {}))
+    except CacheError:
+        pass
+    names = storage.list_files(output_dir)
+    for name in (cache.MANIFEST, cache.COMPLETED, *(n for n in names if n.startswith("info.") and n.endswith(".json")), *extra):
+        storage.remove(storage.join(output_dir, name))
+
+
+def _by_hash_and_id(item):
+    return item[:2]
+
+
+def _by_split_and_shard(entry: ShardEntry):
+    return entry.split, entry.shard
+
+
+def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    if set(record.features) != set(features):
+        raise CacheError(f"document {record.id} ({record.source}) has features {sorted(record.features)}; the task has {sorted(features)}.")
+    arrays = {}
+    for name, spec in features.items():
+        array = np.asarray(record.features[name])
+        dtype = np.dtype(cache.DTYPES[spec["dtype"]])
+        integer = dtype.kind == "i"
+        empty_list = array.size == 0 and array.ndim == 1
+        fits = empty_list or (array.dtype.kind in "iub" if integer else array.dtype.kind == "f")
+        widths = cache.shape_of(spec)[1:]
+        if not fits or array.ndim != spec["rank"] or any(w is not None and w != g for w, g in zip(widths, array.shape[1:])):
+            raise CacheError(
+                f"document {record.id} ({record.source}): feature {name!r} is {array.dtype}{list(array.shape)}, declared as {spec}."
+            )
+        if integer and array.size and not np.iinfo(dtype).min <= int(array.min()) <= int(array.max()) <= np.iinfo(dtype).max:
+            raise CacheError(f"document {record.id} ({record.source}): feature {name!r} holds values that are no {dtype}.")
+        arrays[name] = array.astype(dtype)
+    return arrays
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _lineage(records_: Sequence[Record]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table(
+        {
+            "id": pyarrow.array([r.id for r in records_], pyarrow.string()),
+            "source": pyarrow.array([r.source.encode("utf-8", "replace").decode() for r in records_], pyarrow.string()),
+        }
+    )
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _write(path: str, data: bytes) -> str:
+    with storage.HashingWriter(path) as file:
+        file.write(data)
+        return file.hexdigest()
