@@ -107,7 +107,8 @@ def _list(arguments, flags) -> int:
 def _show(arguments, flags) -> int:
     import numpy as np
 
-    from tasks.cache import CacheReader, load_manifest
+    from tasks.cache import load_manifest
+    from tasks.cache_reader import CacheReader
 
     console = _console()
     for directory in _paths(arguments, "castor tasks show out/tasks/web"):
@@ -174,7 +175,7 @@ def _verify(arguments, flags) -> int:
 
 def _preview(arguments, flags) -> int:
     from tasks import preview, storage
-    from tasks.cache import CacheReader
+    from tasks.cache_reader import CacheReader
     from tasks.catalog import find_vocabulary
     from tasks.errors import ConfigurationError, VocabularyError
     from tasks.vocabulary import Vocabulary
