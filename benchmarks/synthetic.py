@@ -1,0 +1,72 @@
+"""Made-up documents of plausible lengths and ids, and task caches of them by the real writer: what benchmarks run on that need a corpus of a
+size no test data has.
+
+Lengths are log-normal (MEDIAN tokens, SIGMA of the logarithm, cut at LONGEST), as web text is, unless real ones are given. Ids are Zipf-like
+over VOCABULARY_SIZE, the first IDS_BEFORE_PIECES of them rare, as a SentencePiece vocabulary has its control tokens and bytes there: varints
+of one byte 1%, two bytes 81%, three bytes 18%. Each document ends in eos.
+"""
+
+import glob
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from tasks import cache, cache_writer, hashing
+
+MEDIAN, SIGMA, LONGEST = 400, 1.2, 100_000
+VOCABULARY_SIZE, IDS_BEFORE_PIECES, RARE_SHARE = 1 << 17, 256, 0.02
+EOS_ID = 1
+SHUFFLE_SEED = 0
+
+
+def lengths(random: np.random.Generator, count: int, median: float = MEDIAN, sigma: float = SIGMA) -> np.ndarray:
+    """int64 [count] tokens of documents, eos counted."""
+    return np.clip(np.exp(random.normal(np.log(median), sigma, count)), 2, LONGEST).astype(np.int64)
+
+
+def real_lengths(cache_dirs: list[str]) -> np.ndarray:
+    """int64 [records] lengths of the `targets` of real caches, from their sidecars."""
+    files = [name for directory in cache_dirs for name in sorted(glob.glob(f"{glob.escape(directory)}/train.tfrecord-*.idx"))]
+    return np.concatenate([np.load(name)["targets"] for name in files]).astype(np.int64)
+
+
+def ids(random: np.random.Generator, count: int) -> np.ndarray:
+    """int32 [count] ids: Zipf-Mandelbrot 1 / (rank + 2.7) by inversion of its integral."""
+    pieces = VOCABULARY_SIZE - IDS_BEFORE_PIECES
+    rank = 2.7 * ((pieces + 2.7) / 2.7) ** random.random(count) - 2.7
+    rare = random.random(count) < RARE_SHARE
+    return np.where(rare, random.integers(3, IDS_BEFORE_PIECES, count), IDS_BEFORE_PIECES + np.minimum(rank, pieces - 1)).astype(np.int32)
+
+
+def document_id(*parts: str | int) -> str:
+    """32 hex digits, as Castor's document ids are."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def records(random: np.random.Generator, sizes: np.ndarray, corpus: str) -> Iterator[cache.Record]:
+    """A record for each size [n]."""
+    for number, size in enumerate(sizes.tolist()):
+        tokens = ids(random, size)
+        tokens[-1] = EOS_ID
+        yield cache.Record(document_id(corpus, number), f"made://{corpus}/{number}", {"targets": tokens})
+
+
+def commit(directory: str, staging: str, name: str, entries: list[cache.ShardEntry]) -> None:
+    """Makes the staged shards the cache at `directory`."""
+    vocabulary = {"path": "none", "fingerprint": "0" * 32, "size": VOCABULARY_SIZE}
+    facts = {"name": name, "modality": "text", "features": cache.TARGETS, "seed": SHUFFLE_SEED, "vocabulary": vocabulary}
+    cache_writer.commit(staging, directory, cache_writer.build_manifest(entries=entries, **facts))
+
+
+def write_cache(directory: str, sizes: np.ndarray, num_shards: int, seed: int = 0, name: str = "synthetic") -> None:
+    """A task cache of documents of these sizes [n], its split `train` in `num_shards` shards."""
+    random = np.random.default_rng(seed)
+    shards: list[list[cache.Record]] = [[] for _ in range(num_shards)]
+    for record in records(random, sizes, f"{name}/{seed}"):
+        shards[hashing.shard_of(hashing.record_hash(SHUFFLE_SEED, record.id), num_shards)].append(record)
+    staging = cache_writer.begin(directory)
+    entries = [
+        cache_writer.write_shard(staging, "train", shard, num_shards, shards[shard], cache.TARGETS, seed=SHUFFLE_SEED) for shard in range(num_shards)
+    ]
+    commit(directory, staging, name, entries)
