@@ -1,0 +1,56 @@
+"""Batches by index, for loaders of other libraries that copy their source into worker processes.
+
+What travels to a worker is the constructor's arguments, never an open map or a thread: the batches are opened where they are asked for.
+tasks/grain.py and tasks/torch.py give this source their library's face; it needs neither.
+"""
+
+import operator
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.batches import Batches
+from tasks.catalog import Mixture, resolve_mixture
+from tasks.errors import ConfigurationError
+
+
+class BatchSource:
+    """Element i is the batch of step steps[i].
+
+    mixture: as for Batches. steps: a range, or a number N for steps 0 to N - 1. options: the other arguments of Batches (batch_size, lengths,
+    seed, split, shard, num_shards, ...). A name bound in gin is looked up here, once, for worker processes have no gin configuration. Raises
+    what Batches raises, at once.
+    """
+
+    def __init__(self, mixture: Mixture | str | Mapping[str, float], steps: range | int, **options: Any):
+        if isinstance(steps, (int, np.integer)) and not isinstance(steps, bool):
+            steps = range(steps)
+        if not isinstance(steps, range) or (steps and min(steps[0], steps[-1]) < 0):
+            raise ConfigurationError(f"steps is a range of steps from 0, or their number, not {steps!r}.")
+        self.steps = steps
+        self._arguments = {"mixture": resolve_mixture(mixture), **options}
+        self._opened: tuple[int, Batches] | None = None
+        self._repr = f"{type(self).__name__}(fingerprint={self.batches.fingerprint!r}, steps={steps!r})"
+
+    @property
+    def batches(self) -> Batches:
+        """The batches, opened in this process: a forked worker opens its own too, for threads do not survive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), Batches(**self._arguments)
+        return self._opened[1]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """The batch of step steps[index]: arrays as Batches.batch gives them. Raises IndexError outside the steps."""
+        return self.batches.batch(self.steps[operator.index(index)])
+
+    def __repr__(self) -> str:
+        """All that the values of the global batches depend on and nothing else: the same in every process and for every shard."""
+        return self._repr
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}

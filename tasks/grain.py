@@ -1,0 +1,28 @@
+"""The door to Grain: the batches of a mixture as a random-access data source.
+
+    import grain
+    from tasks.grain import BatchSource
+
+    source = BatchSource("out/tasks/web", steps=range(1000, 2000), batch_size=8, lengths={"targets": 512}, seed=0)
+    for batch in grain.MapDataset.source(source):        # the batches of steps 1000, 1001, ...; dicts of numpy arrays
+        ...
+
+    sampler = grain.samplers.SequentialSampler(num_records=len(source), shard_options=grain.sharding.NoSharding())
+    loader = grain.DataLoader(data_source=source, sampler=sampler, worker_count=2)
+
+Order, mixing and packing are decided already: add no shuffle, no batch and no sharding of Grain's own, but give each host its `shard` and
+`num_shards`. A loader's saved state holds the source's `repr`, which is the same for every shard, so it loads on any number of hosts.
+"""
+
+try:
+    import grain
+except ImportError as error:
+    from tasks.errors import ConfigurationError
+
+    raise ConfigurationError("tasks.grain needs Grain, which is not installed.", "Install castor[grain].") from error
+
+from tasks import batch_source
+
+
+class BatchSource(batch_source.BatchSource, grain.sources.RandomAccessDataSource):
+    """A grain.sources.RandomAccessDataSource: element i is the batch of step steps[i]. See batch_source.BatchSource."""

@@ -1,0 +1,98 @@
+"""The door to PyTorch: the batches of a mixture as a map-style dataset or as a stream.
+
+    from torch.utils.data import DataLoader
+    from tasks.torch import BatchDataset, BatchStream
+
+    options = {"batch_size": 8, "lengths": {"targets": 512}, "shard": rank, "num_shards": world_size}
+    for batch in DataLoader(BatchStream("out/tasks/web", start=1000, **options), batch_size=None, num_workers=4):
+        ...                                             # steps 1000, 1001, ... in order, whatever num_workers; dicts of tensors
+    BatchDataset("out/tasks/web", steps=2000, **options)[1000]
+
+Elements are whole batches already: always `batch_size=None`, never a shuffle. To resume, start the stream at the step of the checkpoint;
+torchdata's StatefulDataLoader does it through `state_dict`.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+try:
+    import torch
+    import torch.utils.data
+except ImportError as error:
+    from tasks.errors import ConfigurationError
+
+    raise ConfigurationError("tasks.torch needs PyTorch, which is not installed.", "Install castor[torch].") from error
+
+import numpy as np
+
+from tasks.batch_source import BatchSource
+from tasks.catalog import Mixture
+from tasks.errors import ConfigurationError
+
+_FOREVER = range(1 << 62)
+
+
+class BatchDataset(torch.utils.data.Dataset):
+    """Element i is the batch of step steps[i], a dict of tensors. Arguments as for batch_source.BatchSource."""
+
+    def __init__(self, mixture: Mixture | str | Mapping[str, float], steps: range | int, **options: Any):
+        self.source = BatchSource(mixture, steps, **options)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return _tensors(self.source[index])
+
+
+class BatchStream(torch.utils.data.IterableDataset):
+    """The batches of steps start, start + 1, ... up to stop (without end where it is None), dicts of tensors.
+
+    With w workers, worker k gives steps start + k, start + k + w, ...; DataLoader takes from its workers in turn, so that the steps come
+    out in order. options: as for Batches.
+    """
+
+    def __init__(self, mixture: Mixture | str | Mapping[str, float], start: int = 0, stop: int | None = None, **options: Any):
+        self.source = BatchSource(mixture, _FOREVER if stop is None else stop, **options)
+        self._start = _step(start)
+        self._position: int | None = None  # the step that this process gives next, once it has begun
+        self._resume: int | None = None  # the first step of this worker's next __iter__, where a state was loaded in it
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        self._position = self._start + number if self._resume is None else self._resume
+        self._resume = None
+        return self._from(self._position, workers)
+
+    def _from(self, first: int, stride: int) -> Iterator[dict[str, torch.Tensor]]:
+        for step in itertools.count(first, stride):
+            if step >= self.source.steps.stop:
+                return
+            batch = _tensors(self.source[step])
+            self._position = step + stride
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """{"step": the step that this process gives next}. The parent of workers has not moved: keep the step of your own training loop."""
+        return {"step": self._start if self._position is None else self._position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on at the step of `state`: of this worker where it is called in one, else of the whole stream."""
+        self._position = _step(state["step"])
+        if torch.utils.data.get_worker_info() is None:
+            self._start = self._position
+        else:
+            self._resume = self._position
+
+
+def _tensors(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Without a copy, except of arrays that may not be written, which torch does not know."""
+    return {name: torch.from_numpy(array if array.flags.writeable else array.copy()) for name, array in batch.items()}
+
+
+def _step(step: int) -> int:
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
+        raise ConfigurationError(f"a step is a whole number from 0, not {step!r}.")
+    return int(step)
