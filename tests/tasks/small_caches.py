@@ -1,6 +1,8 @@
 """Small task caches of made-up tokens, by the real writer, and a small real vocabulary."""
 
+import contextlib
 import inspect
+import resource
 
 import numpy as np
 
@@ -46,3 +48,14 @@ def make_vocabulary():
     image_codec = codecs.fit(pictures, (8, 8, 3), 100)
     audio_codec = codecs.fit(sounds, (streams.AUDIO_FRAMES, 80, 1), 50, audio.FLOOR_DB, audio.STEP_DB)
     return Vocabulary(sentencepieces.train([inspect.getsource(inspect)], 600), image_codec, audio_codec)
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """Lets no file grow beyond `size` bytes: to a writer, a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,6 +1,11 @@
 """Storage: files appear whole or not at all, JSON has one form, missing things are quiet where they may be."""
 
+import gc
+import os
+
+import numpy as np
 import pytest
+from small_caches import full_disk
 
 from tasks import storage
 
@@ -48,3 +53,58 @@ def test_what_is_not_there(tmp_path):
     assert storage.list_files(tmp_path / "nothing") == [] and not storage.exists(tmp_path / "nothing")
     (tmp_path / "empty").write_bytes(b"")
     assert bytes(storage.map_bytes(tmp_path / "empty")) == b""
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "file"
+    storage.write_bytes_atomic(path, b"old")
+    for sync in (True, False):
+        with full_disk(100), pytest.raises(OSError):
+            storage.write_bytes_atomic(path, bytes(10_000), sync=sync)
+    with full_disk(100), pytest.raises(OSError), storage.HashingWriter(tmp_path / "other") as file:
+        file.write(bytes(1000))  # fits in the buffer: found out when the file is closed
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_identity_tells_files_apart(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    known = storage.identity(path)
+    assert known.size == 3 and storage.is_still(path, known)
+    (tmp_path / "new").write_bytes(b"two")
+    (tmp_path / "new").rename(path)
+    assert not storage.is_still(path, known)
+    for change in (lambda: os.truncate(path, 2), lambda: os.utime(path, (1, 1)), path.unlink):
+        known = storage.identity(path)
+        change()
+        assert not storage.is_still(path, known)
+    with pytest.raises(OSError):
+        storage.identity(path)
+
+
+def test_a_mapping_lives_as_long_as_any_part_of_it(tmp_path):
+    content = np.arange(5000, dtype=np.uint32).tobytes()
+    (tmp_path / "file").write_bytes(content)
+    data = storage.map_bytes(tmp_path / "file")
+    assert data.tobytes() == content and bytes(memoryview(data)[5:9]) == content[5:9]
+    with pytest.raises(ValueError):
+        data[0] = 1
+    part = data[8:16].view(np.uint32)
+    (tmp_path / "file").unlink()
+    del data
+    gc.collect()
+    assert part.tolist() == [2, 3]
+    with pytest.raises(OSError):
+        storage.map_bytes(tmp_path / "file")
+
+
+def test_reading_json_leaves_the_collector_as_it_was(tmp_path):
+    (tmp_path / "a").write_text("{")
+    for enabled in (True, False):
+        gc.enable() if enabled else gc.disable()
+        try:
+            with pytest.raises(ValueError):
+                storage.read_json(tmp_path / "a")
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()

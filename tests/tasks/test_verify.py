@@ -103,6 +103,26 @@ def test_a_whole_shard_of_other_records_under_a_rewritten_manifest(directory):
     assert kinds(directory) == {(f"{SHARD}.idx", "sidecar"), (SHARD, "record"), (SHARD, "stats")}
 
 
+def test_plans_are_no_part_of_a_cache(directory):
+    (directory / "plans" / "key").mkdir(parents=True)
+    (directory / "plans" / "key" / "train-00000.plan").write_bytes(b"x")
+    assert verify(str(directory)) == []
+
+
+@pytest.mark.parametrize(("table", "key"), [("rows", "64"), ("rows", "2048"), ("blocks", "targets")])
+def test_wrong_counts_of_blocks_under_a_rewritten_manifest(directory, table, key):
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["splits"]["train"]["shards"][1][table][key][0] += 1
+    manifest["checksum"] = cache.checksum(manifest)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    (problem,) = verify(str(directory))
+    assert (problem.file, problem.kind) == (SHARD, "stats") and f"{table} of {key}" in problem.message
+    manifest["packing"] = {"version": 0}  # counted by another packing: nothing to compare with
+    manifest["checksum"] = cache.checksum(manifest)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(str(directory)) == []
+
+
 def test_no_cache_at_all(tmp_path):
     (problem,) = verify(str(tmp_path))
     assert isinstance(problem, Problem) and problem.kind == "manifest" and str(tmp_path) in str(problem)
