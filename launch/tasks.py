@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-ACTIONS = ("list", "show", "verify", "preview", "lineage")
+ACTIONS = ("list", "show", "verify", "preview", "lineage", "export")
 DEFAULT_DIRECTORY = "."
 
 _MACROS = {
@@ -27,14 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  show CACHE     one cache in full: splits, lengths, features, vocabulary, the funnel of its documents\n"
         "  verify PATH    every byte against the manifest; names each flipped, cut, missing or stale file; exit code 1 if there is any\n"
         "  preview CACHE  records decoded back to text, pictures, spectrograms, sound and frames, in one HTML page\n"
-        "  lineage        which documents, and which of their tokens, are in the batch of a step: of a run, or of a cache"
+        "  lineage        which documents, and which of their tokens, are in the batch of a step: of a run, or of a cache\n"
+        "  export CACHE   its records as ArrayRecord (Grain, TFDS) or Parquet (pandas, DuckDB, Hugging Face datasets), for other trainers"
     )
     parser.add_argument("action", metavar="ACTION", help=f"one of {', '.join(ACTIONS)}")
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a cache, or a directory of caches (list, verify)")
-    parser.add_argument("--split", default="train", help="split to preview or trace (default: train)")
+    parser.add_argument("--split", help="split to preview or trace (default: train), or to export (default: every split)")
     parser.add_argument("--quick", action="store_true", help="verify: names and sizes only, read no content")
     preview = parser.add_argument_group("preview")
-    preview.add_argument("--output", metavar="FILE", default="preview.html", help="the page to write (default: preview.html)")
+    preview.add_argument("--output", metavar="FILE", help="the page to write (default: preview.html); of export, its directory")
     preview.add_argument("--count", metavar="N", type=int, default=8, help="records to show, spread over the split (default: 8)")
     preview.add_argument("--record", metavar="I", type=int, action="append", help="show this record; may be given several times")
     preview.add_argument("--vocabulary", metavar="DIR", help="the vocabulary directory, if it is not where the cache says")
@@ -52,6 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lineage.add_argument("--length", metavar="L", type=int, help="tokens of a row (default: TASK_FEATURE_LENGTHS)")
     lineage.add_argument("--seed", metavar="N", type=int, help="of the data order (default: RANDOM_SEED, or 0)")
     lineage.add_argument("--json", action="store_true", help="one JSON object a span instead of a table")
+    export = parser.add_argument_group(
+        "export",
+        "CACHE --to=FORMAT --output=DIR: one file a shard, records in the cache's order, manifest.json with counts and SHA-256 last. Nothing is\n"
+        "visible in DIR before all is written; stopped, it goes on where it was; run again on the same cache, it keeps what is right.\n"
+        "arrayrecord: each record's tf.train.Example bytes, for random access; needs pip install 'castor[arrayrecord]'; read with\n"
+        "  grain.sources.ArrayRecordDataSource(sorted(glob.glob('DIR/train-*.arrayrecord')))\n"
+        "parquet: columns id, source and each feature; read with pandas.read_parquet('DIR/train-00000-of-00008.parquet'),\n"
+        "  duckdb.sql(\"from 'DIR/train-*.parquet'\") or datasets.load_dataset('DIR'), which wants no split without records: name one with --split",
+    )
+    export.add_argument("--to", metavar="FORMAT", help="arrayrecord or parquet")
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
@@ -60,13 +71,15 @@ def run(arguments: argparse.Namespace, flags) -> int:
 
     from tasks.errors import ConfigurationError
 
-    actions = {"list": _list, "show": _show, "verify": _verify, "preview": _preview, "lineage": _lineage}
+    actions = {"list": _list, "show": _show, "verify": _verify, "preview": _preview, "lineage": _lineage, "export": _export}
     if arguments.action not in actions:
         close = difflib.get_close_matches(arguments.action, ACTIONS, n=1)
         raise ConfigurationError(
             f"castor tasks has no action {arguments.action!r}.",
             f"Did you mean {close[0]}?" if close else f"There are {', '.join(ACTIONS)}.",
         )
+    if arguments.action != "export":
+        arguments.split = arguments.split or "train"
     return actions[arguments.action](arguments, flags)
 
 
@@ -198,8 +211,9 @@ def _preview(arguments, flags) -> int:
     if vocabulary is not None and vocabulary.fingerprint != reader.manifest.vocabulary.get("fingerprint"):
         raise VocabularyError(f"{arguments.vocabulary} is not the vocabulary of cache {directory}.", "Name the one it was tokenized with.")
     page = preview.render(reader, records, vocabulary)
-    storage.write_bytes_atomic(arguments.output, page.encode("utf-8", "replace"))
-    print(f"{arguments.output}: {len(records)} records of {directory}, split {arguments.split}")
+    output = arguments.output or "preview.html"
+    storage.write_bytes_atomic(output, page.encode("utf-8", "replace"))
+    print(f"{output}: {len(records)} records of {directory}, split {arguments.split}")
     return 0
 
 
@@ -283,6 +297,42 @@ def _latest_configuration(model_dir: str) -> str:
             f"{model_dir} holds no run: there is no configuration in {folder}.", "Name the MODEL_DIR of a training run."
         )
     return storage.join(folder, names[-1])
+
+
+# ---------------------------------------------------------------------------------------------------------------- export
+
+
+def _export(arguments, flags) -> int:
+    import rich.console
+    import rich.progress
+
+    from tasks.cache import load_manifest
+    from tasks.errors import ConfigurationError
+    from tasks.export import FORMATS, export
+
+    example = "castor tasks export out/tasks/web --to=parquet --output=out/parquet/web"
+    (directory,) = _paths(arguments, example, most=1)
+    for name, remedy in (("to", f"There are {', '.join(FORMATS)}."), ("output", "Name the directory to write.")):
+        if not getattr(arguments, name):
+            raise ConfigurationError(f"castor tasks export needs --{name}. {remedy}", f"For instance: {example}")
+    manifest = load_manifest(directory)
+    splits = (arguments.split,) if arguments.split else manifest.splits
+    columns = (
+        *rich.progress.Progress.get_default_columns(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+    )
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task(f"{manifest.name} to {arguments.to}", total=sum(manifest.records(split) for split in splits))
+        done = export(directory, arguments.output, arguments.to, splits, advance=lambda records: progress.advance(bar, records))
+    facts = [done.manifest["splits"][split] for split in splits]
+    size = sum(file["bytes"] for split in facts for file in split["files"]) / 1e6
+    print(
+        f"{arguments.output}: {sum(split['records'] for split in facts):,} records of {directory} as {arguments.to}, "
+        f"{done.written + done.kept} files of {size:.1f} MB, {done.written} written and {done.kept} kept"
+    )
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------------------------- what they share

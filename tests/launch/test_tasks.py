@@ -103,9 +103,27 @@ def test_lineage_of_a_mixture_bound_in_gin(out, castor, tmp_path):
     assert castor("lineage", f"--model_dir={model}", "--step=1", "--json")[1] == text
 
 
+def test_export(out, castor, tmp_path):
+    import pandas
+
+    code, text, error = castor("export", out / "tasks" / "web", "--to=parquet", f"--output={tmp_path / 'web'}")
+    assert code == 0 and "20 records" in text and "6 written and 0 kept" in text and not error, "no progress bar but on a terminal"
+    frame = pandas.concat(pandas.read_parquet(p) for p in sorted((tmp_path / "web").glob("*.parquet")))
+    assert sorted(frame["id"]) == [f"{i:032x}" for i in range(20)]
+    code, text, _ = castor("export", out / "tasks" / "web", "--to=parquet", f"--output={tmp_path / 'web'}", "--split=train")
+    assert code == 0 and "0 written and 3 kept" in text
+    code, _, error = castor("export", out / "tasks" / "code", "--to=parquet", f"--output={tmp_path / 'web'}")
+    assert code == 2 and "holds an export of web with other content" in error and "Name another --output" in error
+
+
 @pytest.mark.parametrize(
     "argv, match",
     [
+        (["export", "{web}", "--output=nowhere"], "needs --to. There are arrayrecord, parquet"),
+        (["export", "{web}", "--to=parquet"], "needs --output"),
+        (["export", "{web}", "--to=parkett", "--output=nowhere"], "Did you mean parquet?"),
+        (["export", "{web}", "--to=parquet", "--output=nowhere", "--split=tset"], "no split 'tset'"),
+        (["export", "--to=parquet"], "takes one path"),
         (["lst"], "Did you mean list"),
         (["show"], "takes a path"),
         (["show", "/nothing/there"], "no task cache at /nothing/there"),

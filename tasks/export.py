@@ -1,0 +1,306 @@
+"""A task cache as files that other trainers and tools read: one file a shard, in the cache's order, and a manifest written last.
+
+    {split}-SSSSS-of-NNNNN.arrayrecord   a record's tf.train.Example bytes as the cache stores them; group_size:1, so reads are random
+    {split}-SSSSS-of-NNNNN.parquet       columns id, source and one a feature: list<int32|int64|float32>; a feature of higher rank is
+                                         list<fixed_size_list<...>>, so its shape is in the schema; zstd, bounded row groups
+    manifest.json                        kind "export", format, the cache's content fingerprint, counts and SHA-256 of each file
+
+Bytes depend on the cache and on the version of the library that writes the format, on nothing else. A file is finished in STAGING, which
+readers' globs do not enter, and moves out when all are: until then nothing can be seen. A run that was stopped goes on where it was;
+a file that is there already is kept if its SHA-256 is right. Memory does not grow with the cache.
+"""
+
+import dataclasses
+import difflib
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import tasks
+from tasks import cache, cache_reader, storage
+from tasks.errors import CacheError, CastorError, ConfigurationError
+
+FORMATS = ("arrayrecord", "parquet")
+VERSION = 1
+MANIFEST = "manifest.json"
+STAGING = ".export"
+ROW_GROUP_BYTES, ROW_GROUP_RECORDS = 32 << 20, 1 << 16
+"""A row group ends with the record that takes its values to so many bytes, before compression, or that is its last by number."""
+
+_PLAN = "plan.json"
+_MADE_FROM = {"cache_sha256": "sha256", "cache_lineage_sha256": "lineage_sha256"}
+_ARRAYRECORD_OPTIONS = "group_size:1,zstd:3"
+_ZSTD_LEVEL = 3
+_SHARDS_PER_READER = 16  # a reader keeps every shard it has read mapped
+_RECORDS_PER_NEWS = 1024  # how often progress is told
+_AGAIN = "Run the same command again: files that are finished are kept."
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A finished export. written, kept: numbers of files of the splits asked for that this run wrote, or found right."""
+
+    directory: str
+    manifest: Mapping[str, Any]
+    written: int
+    kept: int
+
+
+def export(cache_dir: str, output: str, to: str, splits: Sequence[str] = (), advance: Callable[[int], None] = lambda records: None) -> Export:
+    """Writes splits of a cache to `output` and returns when its manifest stands.
+
+    to: one of FORMATS. splits: all of the cache's if empty; splits that an earlier export put there stay. advance: called with numbers of
+    records that are done, as they are done. Raises CacheError for a damaged cache, one replaced under the run, or a full disk, and
+    ConfigurationError for an unknown format or split, a library that is not installed, or an `output` that holds anything else
+    than an export of this cache in this format.
+    """
+    cache_dir, output = os.fspath(cache_dir), os.fspath(output)
+    if to not in FORMATS:
+        close = difflib.get_close_matches(str(to), FORMATS, n=1)
+        raise ConfigurationError(f"there is no export to {to!r}.", f"Did you mean {close[0]}?" if close else f"There are {', '.join(FORMATS)}.")
+    manifest = cache.load_manifest(cache_dir)
+    splits = list(dict.fromkeys(splits)) or list(manifest.splits)
+    for split in splits:
+        manifest.shards(split)
+    write = {"arrayrecord": _write_arrayrecord, "parquet": _write_parquet}[to]
+    _check_writable(to, manifest)
+    plan = {"kind": "export", "format": to, "version": VERSION, "name": manifest.name, "content_fingerprint": manifest.content_fingerprint}
+    earlier = _earlier(output, plan, cache_dir)
+    try:
+        return _run(manifest, output, plan, earlier, splits, write, advance)
+    except CastorError:
+        raise
+    except OSError as error:
+        raise CacheError(f"the export of {cache_dir} to {output} stopped: {error}.", f"See to it (is the disk full?). {_AGAIN}") from error
+
+
+def _run(manifest, output: str, plan, earlier, splits: Sequence[str], write, advance) -> Export:
+    staging = storage.join(output, STAGING)
+    storage.makedirs(staging)
+    storage.write_json_atomic(storage.join(staging, _PLAN), plan)
+    entries, staged, written = {split: [] for split in splits}, [], 0
+    reader, reads = None, 0
+    for split in splits:
+        known = {entry.get("file"): entry for entry in earlier.get(split, {}).get("files", ())}
+        for shard, facts in enumerate(manifest.shards(split)):
+            name = export_file(split, shard, len(manifest.shards(split)), plan["format"])
+            entry, place = _finished(name, facts, known.get(name), output, staging)
+            if entry is None:
+                if reader is None or reader.split != split or reads == _SHARDS_PER_READER:
+                    reader, reads = _reader(manifest, split), 0
+                entry, place = _write_shard(reader, shard, facts, name, staging, write, advance), staging
+                reads, written = reads + 1, written + 1
+            else:
+                advance(facts["records"])
+            entries[split].append(entry)
+            if place == staging:
+                staged.append(name)
+    for name in staged:
+        storage.rename(storage.join(staging, name), storage.join(output, name))
+    data = _manifest(manifest, plan, {**earlier, **{split: _counted(files) for split, files in entries.items()}})
+    storage.write_json_atomic(storage.join(output, MANIFEST), data)
+    storage.remove_tree(staging)
+    return Export(output, data, written, sum(map(len, entries.values())) - written)
+
+
+def export_file(split: str, shard: int, num_shards: int, to: str) -> str:
+    """Name of the file of a shard."""
+    return f"{split}-{shard:05d}-of-{num_shards:05d}.{to}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- what is there already
+
+
+def _earlier(output: str, plan: Mapping[str, Any], cache_dir: str) -> dict[str, Any]:
+    """The splits of an export of the same cache in the same format at `output`; empty if there is nothing, or one that was stopped."""
+    if storage.exists(output) and not storage.is_directory(output):
+        raise ConfigurationError(f"{output} is a file.", "Name a directory as --output.")
+    for path in (storage.join(output, MANIFEST), storage.join(output, STAGING, _PLAN)):
+        if storage.exists(path):
+            try:
+                found = storage.read_json(path)
+                different = [key for key in plan if key != "name" and found.get(key) != plan[key]]
+                splits = found.get("splits", {})
+                if not different and all(isinstance(entry, dict) for split in splits.values() for entry in split["files"]):
+                    return splits
+            except (ValueError, OSError, AttributeError, KeyError, TypeError):
+                found, different = {}, ["kind"]
+            raise ConfigurationError(_refusal(output, found, (different or ["kind"])[0], cache_dir), _elsewhere(output))
+    if any(not name.startswith(".") for name in storage.list_files(output)):
+        raise ConfigurationError(f"{output} is not empty and holds no export of {cache_dir}.", _elsewhere(output))
+    return {}
+
+
+def _refusal(output: str, found: Mapping[str, Any], key: str, cache_dir: str) -> str:
+    if key == "kind":
+        return f"{output} holds {'a ' + str(found['kind']) if found.get('kind') else 'a manifest.json'}, not an export of {cache_dir}."
+    if key == "content_fingerprint":
+        return f"{output} holds an export of {found.get('name')} with other content than {cache_dir} has now."
+    return f"{output} holds an export of {key} {found.get(key)}."
+
+
+def _elsewhere(output: str) -> str:
+    return f"Name another --output, or remove {output} first."
+
+
+def _finished(name: str, facts: Mapping[str, Any], known: Mapping[str, Any] | None, output: str, staging: str) -> tuple[Any, str]:
+    """(entry, directory) of a shard's file if it is there, whole and made from this shard; else (None, "")."""
+    try:
+        known = storage.read_json(storage.join(staging, name + ".json"))
+    except (ValueError, OSError):
+        pass
+    if isinstance(known, dict) and all(known.get(key) == facts[fact] for key, fact in _MADE_FROM.items()):
+        for place in (staging, output):
+            path = storage.join(place, name)
+            if storage.exists(path) and storage.size(path) == known.get("bytes") and storage.sha256(path) == known.get("sha256"):
+                return known, place
+    return None, ""
+
+
+# ---------------------------------------------------------------------------------------------------------------- one file
+
+
+def _write_shard(reader, shard: int, facts: Mapping[str, Any], name: str, staging: str, write, advance) -> dict[str, Any]:
+    """Writes a shard's file into the staging directory and then, beside it, its entry, which says that it is whole."""
+    path = storage.join(staging, name)
+    unfinished = storage.join(staging, f".{name}.{uuid.uuid4().hex}.tmp")  # two runs at once do not mix
+    try:
+        write(unfinished, reader, shard, facts, advance)
+        source = storage.join(reader.directory, facts["file"])
+        if storage.sha256(source) != facts["sha256"]:
+            raise CacheError(f"{source} is not the file that the manifest names.", f"castor tasks verify {reader.directory} says more.")
+        entry = {
+            "file": name,
+            "records": facts["records"],
+            "tokens": dict(facts["tokens"]),
+            "bytes": storage.size(unfinished),
+            "sha256": storage.sha256(unfinished),
+            **{key: facts[fact] for key, fact in _MADE_FROM.items()},
+        }
+        storage.rename(unfinished, path)
+    except BaseException:
+        storage.remove(unfinished)
+        raise
+    storage.write_json_atomic(path + ".json", entry)
+    return entry
+
+
+def _reader(manifest: cache.Manifest, split: str):
+    reader = tasks.CacheReader(manifest.directory, split)
+    if reader.manifest.data != manifest.data:
+        raise CacheError(f"cache {manifest.directory} was made anew during its export.", "Run the same command again.")
+    return reader
+
+
+def _rows(reader, shard: int) -> range:
+    return range(int(reader.starts[shard]), int(reader.starts[shard + 1]))
+
+
+def _check_writable(to: str, manifest: cache.Manifest) -> None:
+    if to == "arrayrecord":
+        _array_record_module()
+    elif clash := {"id", "source"} & set(manifest.features):
+        raise ConfigurationError(f"cache {manifest.directory} has a feature {clash.pop()!r}, a column Parquet needs.", "Use --to=arrayrecord.")
+
+
+def _array_record_module():
+    try:
+        from array_record.python import array_record_module
+    except ImportError as error:
+        raise ConfigurationError("export to arrayrecord needs the library array-record.", "pip install 'castor[arrayrecord]'") from error
+    return array_record_module
+
+
+def _write_arrayrecord(path: str, reader, shard: int, facts: Mapping[str, Any], advance) -> None:
+    writer = _array_record_module().ArrayRecordWriter(path, _ARRAYRECORD_OPTIONS)
+    try:
+        rows = _rows(reader, shard)
+        for start in range(rows.start, rows.stop, _RECORDS_PER_NEWS):
+            some = rows[start - rows.start :][:_RECORDS_PER_NEWS]
+            for record in some:
+                writer.write(reader.payload(record))
+            advance(len(some))
+        writer.close()
+    except RuntimeError as error:  # all that the library says of a full disk
+        raise OSError(" ".join(str(error).split())) from error
+
+
+def _write_parquet(path: str, reader, shard: int, facts: Mapping[str, Any], advance) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    features = reader.manifest.features
+    types = {name: _arrow_type(spec) for name, spec in sorted(features.items())}
+    schema = pyarrow.schema({"id": pyarrow.string(), "source": pyarrow.string(), **types})
+    path_of_lineage = storage.join(reader.directory, cache.lineage_file(reader.split, shard, reader.num_shards))
+    lineage = cache_reader.load_lineage(path_of_lineage, facts["records"], facts["lineage_sha256"])
+    with (
+        storage.open_write(path) as file,
+        pyarrow.parquet.ParquetWriter(file, schema, version="2.6", compression="zstd", compression_level=_ZSTD_LEVEL) as writer,
+    ):
+        group, size, rows = [], 0, _rows(reader, shard)
+        for row, record in enumerate(rows, start=1):
+            group.append(reader[record])
+            size += sum(array.nbytes for array in group[-1].values())
+            if size >= ROW_GROUP_BYTES or len(group) == ROW_GROUP_RECORDS or row == len(rows):
+                documents = lineage.slice(row - len(group), len(group))
+                writer.write_table(_table(documents, group, schema), row_group_size=len(group))
+                advance(len(group))
+                group, size = [], 0
+
+
+def _arrow_type(spec: Mapping[str, Any]):
+    import pyarrow
+
+    inner = {"int32": pyarrow.int32(), "int64": pyarrow.int64(), "float32": pyarrow.float32()}[spec["dtype"]]
+    for width in reversed(cache.shape_of(spec)[1:]):
+        inner = pyarrow.list_(inner, width)
+    return pyarrow.list_(inner)
+
+
+def _table(documents, group: Sequence[Mapping[str, np.ndarray]], schema):
+    """The Arrow table of some records: documents has their id and source, group their features."""
+    import pyarrow
+
+    columns = [documents["id"], documents["source"]]
+    for field in list(schema)[2:]:
+        arrays = [features[field.name] for features in group]
+        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
+        columns.append(pyarrow.ListArray.from_arrays(offsets, _nested(np.concatenate(arrays), field.type.value_type), field.type))
+    return pyarrow.Table.from_arrays(columns, schema=schema)
+
+
+def _nested(array: np.ndarray, kind):
+    """An Arrow array of `kind` over the values of an array, which are not copied."""
+    import pyarrow
+
+    widths, inner = [], kind
+    while pyarrow.types.is_fixed_size_list(inner):
+        widths, inner = [*widths, inner], inner.value_type
+    result = pyarrow.array(array.ravel(), inner)
+    for outer in reversed(widths):
+        result = pyarrow.FixedSizeListArray.from_arrays(result, type=outer)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------- the manifest
+
+
+def _counted(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    features = files[0]["tokens"]
+    tokens = {name: sum(file["tokens"][name] for file in files) for name in features}
+    return {"records": sum(file["records"] for file in files), "tokens": tokens, "files": list(files)}
+
+
+def _manifest(manifest: cache.Manifest, plan: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **plan,
+        "modality": manifest.modality,
+        "cache_fingerprint": manifest.fingerprint,
+        "features": dict(manifest.features),
+        "vocabulary": dict(manifest.vocabulary),
+        "splits": dict(splits),
+    }
