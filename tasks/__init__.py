@@ -8,6 +8,7 @@ It imports no room above it, and without TensorFlow, Beam or JAX (seqio_tasks.py
     batches = tasks.Batches(mixture, batch_size=8, lengths={"targets": 512}, seed=0)
     batches.batch(1000)["decoder_target_tokens"]     # int32 [8, 512]; the same for ever
     batches.lineage(1000)[3]                         # the documents in row 3, with their token ranges
+    list(batches.occurrences("9f...", steps=5000))   # and the other way: where a document comes in the first 5,000 steps
 
 Files to read first: batches.py (the arithmetic, top to bottom), cache.py (what lies on disk), vocabulary.py.
 """
@@ -20,7 +21,9 @@ _HOMES = {
     "Manifest": "tasks.cache",
     "Mixture": "tasks.catalog",
     "Record": "tasks.cache",
+    "Occurrence": "tasks.lineage",
     "Span": "tasks.lineage",
+    "Stage": "tasks.schedule",
     "Vocabulary": "tasks.vocabulary",
     "find_caches": "tasks.catalog",
     "find_vocabulary": "tasks.catalog",

@@ -1,71 +1,43 @@
 """Training batches as a function: `Batches(...).batch(step)` depends on the mixture, the seed and the step, and on nothing that went
 before.
 
-    position p = step * batch_size + row        rows of all steps, in one line
-      mixing.py       p -> component, index     closed form; each (component, index) comes exactly once
-      here            index -> epoch, place     an epoch of a component is all of its packed rows
-      permutation.py  place -> packed row       a fresh keyed bijection each epoch
-      packing.py      packed row -> segments    pieces of records, a plan from the sidecars' lengths
-      cache.py        segment -> tokens         read at random, CRC checked
+    skips.py        step -> data step           skipped steps are jumped over
+    schedule.py     data step, row -> position  rows of all steps in one line, whatever the batch size was
+    mixing.py       position -> component, index     closed form; each (component, index) comes exactly once
+    component.py    index -> packed row -> pieces of records -> tokens
+    here            rows -> arrays
 
 There is no iterator and no state, so any host can ask for any step at any time: to resume, to replay, to skip. Shard h of n gets rows
 [h * B / n, (h + 1) * B / n) of the same global batch. Integers are our own hash's (hashing.py), never a library's generator.
+docs/determinism.md works the arithmetic by hand on a small example.
 """
 
-import bisect
-import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tasks import fingerprint, hashing, mixing, packing, permutation
-from tasks.cache import CacheReader, Manifest
+from tasks import epochs, fingerprint, hashing, mixing, records, schedule, skips
+from tasks import packing as packing_lib
+from tasks.cache import Manifest
 from tasks.catalog import Mixture, resolve_mixture
+from tasks.component import FEATURE, Component, Place, Segments, check_tokens, open_component
 from tasks.errors import CacheError, ConfigurationError, VocabularyError
-from tasks.lineage import Span
+from tasks.lineage import Occurrence, Span
 
-VERSION = 1
-FEATURE = "targets"
-
-
-@dataclasses.dataclass(frozen=True)
-class Component:
-    """One domain of a mixture, opened and packed. row_starts: first packed row of each shard, then their number."""
-
-    name: str
-    share: float
-    reader: CacheReader
-    plans: tuple[packing.Plan, ...]
-    row_starts: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        """Packed rows of one epoch."""
-        return self.row_starts[-1]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one epoch."""
-        return sum(plan.tokens for plan in self.plans)
-
-    def segments(self, row: int) -> Iterator[tuple[int, int, int]]:
-        """(record, start, stop) of each segment of a packed row, in the order they lie in it."""
-        shard = bisect.bisect_right(self.row_starts, row) - 1
-        plan, first = self.plans[shard], self.reader.starts[shard]
-        begin, end = plan.row_starts[row - self.row_starts[shard] : row - self.row_starts[shard] + 2].tolist()
-        for segment in range(begin, end):
-            start = int(plan.start[segment])
-            yield int(first + plan.record[segment]), start, start + int(plan.size[segment])
+VERSION = 2
 
 
 class Batches:
     """The batches of a mixture.
 
     mixture: a Mixture, a task name or a cache directory (see catalog.resolve_mixture). batch_size: rows of the global batch, over all
-    shards. lengths: {"targets": L}, tokens of a row. split: of every cache. shard, num_shards: this reader's part of the rows; num_shards
-    divides batch_size. vocabulary: if given (a Vocabulary or its fingerprint), the caches must have been made with it.
+    shards, or a table of them by the step from which they hold, {0: 64, 1000: 256}. lengths: {"targets": L}, tokens of a row, and the
+    capacity of a row for any other feature that is to come along. split: of every cache. shard, num_shards: this reader's part of the
+    rows; num_shards divides every batch size. vocabulary: if given (a Vocabulary or its fingerprint), the caches must have been made with
+    it. method: of packing, one of
+    packing.METHODS. progress: called with (blocks counted, in all) where rows must be counted at opening.
 
     Raises ConfigurationError for bad arguments, CacheError for a cache that is missing, empty in this split or not as its manifest says,
     and VocabularyError for caches of another vocabulary than asked, or of different ones.
@@ -74,174 +46,322 @@ class Batches:
     def __init__(
         self,
         mixture: Mixture | str | Mapping[str, float],
-        batch_size: int,
+        batch_size: int | Mapping[int, int],
         lengths: Mapping[str, int],
         seed: int = 0,
         split: str = "train",
         shard: int = 0,
         num_shards: int = 1,
         vocabulary: Any = None,
+        packing: str = "best_fit",
+        progress: Callable[[int, int], None] | None = None,
     ):
-        _check_arguments(batch_size, lengths, seed, shard, num_shards)
+        self.batch_sizes = schedule.BatchSizes.of(batch_size)
+        _check_arguments(self.batch_sizes, lengths, seed, shard, num_shards, packing)
         self.mixture = resolve_mixture(mixture)
-        self.batch_size, self.length, self.seed, self.split = int(batch_size), int(lengths[FEATURE]), int(seed), split
+        self.batch_size, self.seed, self.split, self.packing = self.batch_sizes.sizes[0], int(seed), split, packing
+        self.lengths = {FEATURE: int(lengths[FEATURE]), **{name: int(lengths[name]) for name in sorted(lengths) if name != FEATURE}}
+        self.length = self.lengths[FEATURE]
         self.shard, self.num_shards = int(shard), int(num_shards)
         manifests = self.mixture.manifests()
         self.vocabulary_fingerprint, self.vocab_size = _check_vocabularies(self.mixture, manifests, vocabulary)
-        self._mixing = mixing.Mixing.of(dict(zip(manifests, self.mixture.components.values())), self.seed)
+        self._dense = _check_features(self.mixture, manifests, self.lengths)
         self.domains: tuple[str, ...] = tuple(manifests)
+        self._mixing = self._scheduled(self.mixture.weights(manifests))
+        self._domain_of = np.array([self.domains.index(name) for name in self._mixing.names], dtype=np.int64)
         self.components: tuple[Component, ...] = tuple(
-            _open(name, float(share), manifest, split, self.length)
-            for (name, manifest), share in zip(manifests.items(), self._mixing.shares)
+            open_component(name, manifest, split, self.lengths, packing, self.seed, self.mixture.skip_documents, progress)
+            for name, manifest in manifests.items()
         )
-        self._rows = np.array([component.rows for component in self.components], dtype=np.int64)
+        skips.check_known(self.mixture.skip_documents, (component.reader for component in self.components))
+        self._asked_for: set[tuple[int, int, int]] = set()
+
+    def _scheduled(self, stages) -> mixing.Mixing:
+        (_, _, first), *later = stages
+        at = self.batch_sizes.position
+        moves = [(at(start), at(start + ramp) - at(start), weights) for start, ramp, weights in later]
+        return mixing.Mixing.of(first, self.seed, moves)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """32 hex digits of all that batches depend on: code versions, caches' contents, weights, lengths, batch size, split and seed."""
+        """32 hex digits of all that batches depend on: code versions, caches' contents, weights, lengths, batch size, split, seed, skips."""
+        stages = self.mixture.weights({component.name: component.reader.manifest for component in self.components})
+        shares = [(start, ramp, dict(zip(sorted(w), schedule.shares(w, sorted(w))))) for start, ramp, w in stages]
         return fingerprint.of_json(
             {
-                "versions": [VERSION, packing.VERSION, hashing.VERSION],
-                "components": [
-                    [c.name, str(w), c.reader.manifest.content_fingerprint] for c, w in zip(self.components, self._mixing.shares)
-                ],
-                "batch_size": self.batch_size,
-                "lengths": {FEATURE: self.length},
+                "versions": [VERSION, mixing.VERSION, epochs.VERSION, packing_lib.VERSION, hashing.VERSION],
+                "components": [[c.name, c.reader.manifest.content_fingerprint] for c in self.components],
+                "weights": [[start, ramp, {name: str(share) for name, share in sorted(w.items())}] for start, ramp, w in shares],
+                "batch_size": [list(self.batch_sizes.starts), list(self.batch_sizes.sizes)],
+                "lengths": self.lengths,
+                "packing": self.packing,
                 "split": self.split,
                 "seed": self.seed,
+                "skip_documents": list(self.mixture.skip_documents),
+                "skip_steps": [list(pair) for pair in self.mixture.skip_steps],
             }
         )
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """The rows of this shard at a step: arrays [batch_size / num_shards, L].
+        """The rows of this shard at a step: arrays [rows of the batch / num_shards, L].
 
         decoder_target_tokens int32, 0 is padding. decoder_input_tokens int32: targets shifted right inside each segment, 0 first.
         decoder_loss_weights float32: 1 on targets, 0 on padding. decoder_segment_ids int32: from 1, 0 on padding. decoder_positions
-        int32: from 0 in each segment. domain int32: index into `domains`, -1 on padding. Raises CacheError where a cache turns out
-        damaged.
+        int32: from 0 in each segment. domain int32: index into `domains`, -1 on padding. For every other feature of `lengths` NAME [rows,
+        capacity, ...] in its own dtype and NAME_segment_ids, NAME_positions int32 [rows, capacity]. Raises CacheError where a cache turns
+        out damaged.
         """
-        rows = self.batch_size // self.num_shards
-        targets = np.zeros((rows, self.length), dtype=np.int32)
-        segment_ids, positions = np.zeros_like(targets), np.zeros_like(targets)
-        counting = np.arange(self.length, dtype=np.int32)
-        domain = np.full_like(targets, -1)
-        for row, component, _, packed_row in self._places(step):
-            offset = 0
-            reader = self.components[component].reader
-            for number, (record, start, stop) in enumerate(self.components[component].segments(packed_row), start=1):
-                end = offset + stop - start
-                tokens = reader.tokens(record, start, stop)
-                self._check_tokens(tokens, reader, record)
-                targets[row, offset:end] = tokens
-                segment_ids[row, offset:end] = number
-                positions[row, offset:end] = counting[: stop - start]
-                offset = end
-            domain[row, :offset] = component
-        inputs = np.zeros_like(targets)
-        inputs[:, 1:] = np.where(positions[:, 1:] > 0, targets[:, :-1], 0)
-        return {
-            "decoder_input_tokens": inputs,
-            "decoder_target_tokens": targets,
-            "decoder_loss_weights": ((segment_ids > 0) & (targets != 0)).astype(np.float32),
-            "decoder_segment_ids": segment_ids,
-            "decoder_positions": positions,
-            "domain": domain,
-        }
+        return self._arrays(self._places(step))
+
+    def microbatch(self, step: int, index: int, count: int) -> dict[str, np.ndarray]:
+        """Part `index` of `count` equal parts of `batch(step)`, in the order of its rows, for trainers that accumulate gradients."""
+        rows = self.batch_size_at(step) // self.num_shards
+        if count < 1 or rows % count or not 0 <= index < count:
+            raise ConfigurationError(f"{rows} rows have no part {index} of {count}.", "Accumulate over a divisor of the rows of a shard.")
+        part = rows // count
+        return self._arrays(self._places(step)[index * part : (index + 1) * part])
+
+    def batch_size_at(self, step: int) -> int:
+        """Rows of the global batch at a step."""
+        return self.batch_sizes.size(self.data_step(step))
+
+    def data_step(self, step: int) -> int:
+        """The data step whose batch a training step gets: the same, but for skipped steps."""
+        if isinstance(step, bool) or int(step) != step or step < 0:
+            raise ConfigurationError(f"a step is a whole number from 0, not {step!r}.")
+        return skips.data_step(int(step), self.mixture.skip_steps)
 
     def lineage(self, step: int) -> list[list[Span]]:
         """For each row of this shard at a step, the spans of documents that lie in it, in order."""
-        first = self.shard * (self.batch_size // self.num_shards)
-        return [list(self._spans(first + row, *place)) for row, *place in self._places(step)]
+        first = self.shard * (self.batch_size_at(step) // self.num_shards)
+        return [list(self._spans(first + row, *where)) for row, where in enumerate(self._places(step))]
+
+    def occurrences(self, document: str, steps: int) -> Iterator[Occurrence]:
+        """Every span of a document in the first `steps` training steps, by step, on whatever shard; none if no cache has the document."""
+        end = self.batch_sizes.position(self.data_step(steps))
+        found = [occurrence for component in range(len(self.components)) for occurrence in self._occurrences(component, document, end)]
+        return iter(sorted(found, key=_by_step))
 
     def epochs(self, step: int) -> dict[str, float]:
         """How often each domain was seen whole before a step."""
-        counts = self._mixing.counts(step * self.batch_size)
-        return {component.name: count / component.rows for component, count in zip(self.components, counts)}
+        counts = dict(zip(self._mixing.names, self._mixing.counts(self.batch_sizes.position(self.data_step(step)))))
+        return {component.name: counts[component.name] / component.rows for component in self.components}
 
-    def _spans(self, row: int, component: int, epoch: int, packed_row: int) -> Iterator[Span]:
+    # ------------------------------------------------------------------------------------------------------------ rows
+
+    def _places(self, step: int) -> list[tuple[int, Place]]:
+        """(component, place of its packed row) of each row of this shard at a step."""
+        data_step = self.data_step(step)
+        rows = self.batch_sizes.size(data_step) // self.num_shards
+        leaves, indices = self._mixing.at(self.batch_sizes.position(data_step) + self.shard * rows, rows)
+        return [
+            (component, self.components[component].place(index)) for component, index in zip(self._domain_of[leaves].tolist(), indices.tolist())
+        ]
+
+    def _arrays(self, places: list[tuple[int, Place]]) -> dict[str, np.ndarray]:
+        self._check_unchanged(places)
+        segments = [self.components[component].segments(place) for component, place in places]
+        packed, skipped = [], []
+        for (component, place), row in zip(places, segments):
+            parts, left_out = self._packed(component, place, row)
+            packed += parts
+            skipped += left_out
+        in_row = np.array([len(row.records) for row in segments])
+        sizes = np.concatenate([row.size[0] for row in segments]).astype(np.int64)
+        tokens = records.decode_varints(np.concatenate(packed)) if packed else np.zeros(0, np.int64)
+        if len(tokens) != int(sizes.sum()) or not check_tokens(tokens, self.vocab_size):
+            self._find_fault(places, segments)
+
+        starts = np.cumsum(sizes) - sizes
+        numbers = np.arange(len(sizes)) - np.repeat(np.cumsum(in_row) - in_row, in_row) + 1
+        positions = (np.arange(len(tokens)) - np.repeat(starts, sizes)).astype(np.int32)
+        tokens = tokens.astype(np.int32)
+        inputs = np.zeros_like(tokens)
+        inputs[1:] = tokens[:-1]
+        inputs[positions == 0] = 0
+        filled = np.array([int(row.size[0].sum()) for row in segments])
+        used = np.arange(self.length) < filled[:, None]
+        domain = np.where(used, np.array([component for component, _ in places], dtype=np.int32)[:, None], np.int32(-1))
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            result = np.zeros(used.shape, dtype=np.int32)
+            result[used] = values
+            return result
+
+        arrays = {
+            "decoder_input_tokens": spread(inputs),
+            "decoder_target_tokens": spread(tokens),
+            "decoder_segment_ids": spread(np.repeat(numbers, sizes)),
+            "decoder_positions": spread(positions),
+            "domain": domain,
+        }
+        if any(skipped):
+            _blank(arrays, spread(np.repeat(np.array(skipped), sizes)) > 0)
+        arrays["decoder_loss_weights"] = (arrays["decoder_target_tokens"] != 0).astype(np.float32)
+        for name, spec in self._dense.items():
+            arrays |= self._dense_arrays(name, spec, places, segments)
+        return arrays
+
+    def _packed(self, component: int, place: Place, row: Segments) -> tuple[list[np.ndarray], list[bool]]:
+        """The varints of each segment of a row, and whether its document is skipped; a skipped document is not read."""
+        opened = self.components[component]
+        left_out = opened.skipped.of_shard(place.shard)
+        parts, flags = [], []
+        for record, start, size in zip(row.records.tolist(), row.start[0].tolist(), row.size[0].tolist()):
+            flags.append(record in left_out)
+            parts.append(np.zeros(size, np.uint8) if flags[-1] else opened.packed_tokens(place.shard, record, start, size))
+        return parts, flags
+
+    def _dense_arrays(self, name: str, spec: Mapping[str, Any], places, segments) -> dict[str, np.ndarray]:
+        """The arrays of a feature besides the tokens; components that lack it leave their rows empty."""
+        shape = (len(places), self.lengths[name])
+        values = np.zeros((*shape, *spec.get("shape", [None])[1:]), dtype=spec["dtype"])
+        ids, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for number, ((component, place), row) in enumerate(zip(places, segments)):
+            opened = self.components[component]
+            if name not in opened.plans.capacities:
+                continue
+            feature = list(opened.plans.capacities).index(name)
+            left_out, offset = opened.skipped.of_shard(place.shard), 0
+            for segment, (record, start, size) in enumerate(zip(row.records.tolist(), row.start[feature].tolist(), row.size[feature].tolist())):
+                here = slice(offset, offset + size)
+                if size and record not in left_out:
+                    values[number, here] = opened.reader[record][name][start : start + size]
+                    ids[number, here], positions[number, here] = segment + 1, np.arange(size)
+                offset += size
+        return {name: values, f"{name}_segment_ids": ids, f"{name}_positions": positions}
+
+    def _check_unchanged(self, places: list[tuple[int, Place]]) -> None:
+        """Raises CacheError if a shard that is about to be read was changed since it was opened; announces blocks not read before."""
+        for component, shard in sorted({(component, place.shard) for component, place in places}):
+            self.components[component].reader.check(shard)
+        for component, place in places:
+            key = (component, place.shard, place.block)
+            if key not in self._asked_for:
+                if len(self._asked_for) > 1000:
+                    self._asked_for.clear()
+                self._asked_for.add(key)
+                self.components[component].read_block(place)
+
+    def _find_fault(self, places, segments) -> None:
+        """Raises the CacheError that names the record whose tokens are too few, too many or outside the vocabulary."""
+        for (component, place), row in zip(places, segments):
+            opened = self.components[component]
+            for record, size, varints in zip(row.records.tolist(), row.size[0].tolist(), self._packed(component, place, row)[0]):
+                tokens = records.decode_varints(varints)
+                where = f"{opened.reader.path(place.shard)} record {record} of {self.split}"
+                if len(tokens) != size:
+                    raise CacheError(
+                        f"{where} has {len(tokens)} tokens where its sidecar says {size}.", "Make the cache again with castor data tokenize."
+                    )
+                if not check_tokens(tokens, self.vocab_size):
+                    raise CacheError(
+                        f"{where} holds tokens outside its vocabulary of {self.vocab_size}.", "Make the cache again with castor data tokenize."
+                    )
+        raise CacheError("a batch's tokens do not add up.", "Run castor tasks verify on the caches.")
+
+    # ------------------------------------------------------------------------------------------------------------ lineage
+
+    def _spans(self, row: int, component: int, place: Place) -> Iterator[Span]:
         opened, offset = self.components[component], 0
-        for number, (record, start, stop) in enumerate(opened.segments(packed_row), start=1):
-            document, source = opened.reader.document(record)
-            yield Span(
-                row=row,
-                segment=number,
-                row_start=offset,
-                row_stop=offset + stop - start,
-                domain=opened.name,
-                epoch=epoch,
-                document=document,
-                source=source,
-                cache=opened.reader.directory,
-                split=self.split,
-                record=record,
-                start=start,
-                stop=stop,
+        left_out = opened.skipped.of_shard(place.shard)
+        pieces = opened.segments(place)
+        for number, (record, start, size) in enumerate(zip(pieces.records.tolist(), pieces.start[0].tolist(), pieces.size[0].tolist()), start=1):
+            if record not in left_out:
+                document, source = opened.reader.document(record)
+                yield Span(
+                    row=row,
+                    segment=number,
+                    row_start=offset,
+                    row_stop=offset + size,
+                    domain=opened.name,
+                    epoch=place.epoch,
+                    document=document,
+                    source=source,
+                    cache=opened.reader.directory,
+                    split=self.split,
+                    record=record,
+                    start=start,
+                    stop=start + size,
+                )
+            offset += size
+
+    def _occurrences(self, component: int, document: str, end: int) -> Iterator[Occurrence]:
+        """Those of one component at positions before `end`."""
+        opened = self.components[component]
+        record = opened.reader.find(document)
+        if record is None or record in opened.skipped.of_shard(opened.reader.locate(record)[0]):
+            return
+        leaf = self._mixing.names.index(opened.name)
+        for place, segment in opened.occurrences(record):
+            epoch = 0
+            while True:
+                index = opened.order.index(epoch, place.shard, place.block, place.row)
+                position = self._mixing.position(leaf, index)
+                if position is None or position >= end:
+                    break
+                data_step, row = self.batch_sizes.step(position)
+                step = skips.training_step(data_step, self.mixture.skip_steps)
+                if step is not None:
+                    spans = self._spans(row, component, place._replace(epoch=epoch))
+                    yield from (Occurrence(step, span) for span in spans if span.segment == segment + 1)
+                epoch += 1
+
+
+def _by_step(occurrence: Occurrence) -> tuple[int, int, int]:
+    return occurrence.step, occurrence.span.row, occurrence.span.segment
+
+
+def _blank(arrays: dict[str, np.ndarray], where: np.ndarray) -> None:
+    """Turns the tokens of skipped documents into padding, in place. where: bool [rows, L]."""
+    for name, array in arrays.items():
+        array[where] = -1 if name == "domain" else 0
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_arguments(batch_sizes: schedule.BatchSizes, lengths, seed, shard, num_shards, method) -> None:
+    for size in batch_sizes.sizes:
+        if not _whole(num_shards) or num_shards < 1 or size % num_shards:
+            raise ConfigurationError(
+                f"batch_size {size} does not divide into {num_shards!r} shards.", "Choose BATCH_SIZE as a multiple of the shards."
             )
-            offset += stop - start
-
-    def _places(self, step: int) -> list[tuple[int, int, int, int]]:
-        """(row of this shard, component, epoch, packed row) of each row at a step."""
-        if isinstance(step, bool) or int(step) != step or step < 0:
-            raise ConfigurationError(f"a step is a whole number from 0, not {step!r}.")
-        rows = self.batch_size // self.num_shards
-        first = int(step) * self.batch_size + self.shard * rows
-        components, indices = self._mixing.at(np.arange(first, first + rows))
-        epochs, places = np.divmod(indices, self._rows[components])
-        keys = [self._epoch_key(component, epoch) for component, epoch in zip(components.tolist(), epochs.tolist())]
-        packed = permutation.permute(places, self._rows[components], np.array(keys, dtype=np.uint64))
-        return list(zip(range(rows), components.tolist(), epochs.tolist(), packed.tolist()))
-
-    def _epoch_key(self, component: int, epoch: int) -> int:
-        return hashing.key64("epoch", self.seed, self.domains[component], epoch)
-
-    def _check_tokens(self, tokens: np.ndarray, reader: CacheReader, record: int) -> None:
-        if tokens.size and self.vocab_size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
-            raise CacheError(
-                f"cache {reader.directory} record {record} of {self.split} holds tokens outside its vocabulary of {self.vocab_size}.",
-                "Make the cache again with castor data tokenize.",
-            )
-
-
-def _open(name: str, share: float, manifest: Manifest, split: str, length: int) -> Component:
-    spec = manifest.features.get(FEATURE)
-    if spec is None or spec["rank"] != 1 or spec["dtype"] not in ("int32", "int64"):
-        raise CacheError(f"cache {manifest.directory} has no integer feature {FEATURE!r} of rank 1.", "Make it with castor data tokenize.")
-    reader = CacheReader(manifest.directory, split)
-    for number, shard in enumerate(manifest.shards(split)):
-        total = int(reader.lengths(FEATURE, number).sum(dtype=np.int64))
-        if total != shard["tokens"][FEATURE]:
-            raise CacheError(
-                f"sidecar {manifest.directory}/{shard['file']}.idx counts {total} tokens; the manifest says {shard['tokens'][FEATURE]}.",
-                f"Make the cache again with castor data tokenize; castor tasks verify {manifest.directory} says what else is wrong.",
-            )
-    plans = tuple(packing.plan(reader.lengths(FEATURE, shard), length) for shard in range(reader.num_shards))
-    row_starts = tuple(np.cumsum([0, *(plan.num_rows for plan in plans)]).tolist())
-    if not row_starts[-1]:
-        raise CacheError(
-            f"cache {manifest.directory} has no tokens in split {split!r}.",
-            f"Take {name!r} out of the mixture, or give its corpus more documents.",
-        )
-    return Component(name, share, reader, plans, row_starts)
-
-
-def _check_arguments(batch_size, lengths, seed, shard, num_shards) -> None:
-    def whole(value) -> bool:
-        return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-    if not whole(batch_size) or batch_size < 1:
-        raise ConfigurationError(f"batch_size is a positive whole number, not {batch_size!r}.", "Bind BATCH_SIZE.")
-    if not whole(num_shards) or num_shards < 1 or batch_size % num_shards:
-        raise ConfigurationError(
-            f"batch_size {batch_size} does not divide into {num_shards!r} shards.", "Choose BATCH_SIZE as a multiple of the shards."
-        )
-    if not whole(shard) or not 0 <= shard < num_shards:
+    if not _whole(shard) or not 0 <= shard < num_shards:
         raise ConfigurationError(f"shard {shard!r} is not one of the {num_shards} shards 0 to {num_shards - 1}.")
-    if not isinstance(lengths, Mapping) or set(lengths) != {FEATURE} or not whole(lengths[FEATURE]) or lengths[FEATURE] < 1:
+    if not isinstance(lengths, Mapping) or FEATURE not in lengths or any(not _whole(v) or v < 1 for v in lengths.values()):
         raise ConfigurationError(
-            f"lengths are {{'targets': L}} with a positive whole number L, not {lengths!r}.", "Bind TASK_FEATURE_LENGTHS."
+            f"lengths are {{'targets': L}}, and a capacity for every other feature, whole numbers from 1 up, not {lengths!r}.",
+            "Bind TASK_FEATURE_LENGTHS.",
         )
-    if not whole(seed):
+    if not _whole(seed):
         raise ConfigurationError(f"seed is a whole number, not {seed!r}.", "Bind RANDOM_SEED.")
+    if method not in packing_lib.METHODS:
+        raise ConfigurationError(f"packing method {method!r} is unknown.", f"There are {', '.join(packing_lib.METHODS)}.")
+    if method == "concat_and_split" and len(lengths) > 1:
+        raise ConfigurationError("concat_and_split packs one feature.", "Take another packing method, or targets alone.")
+
+
+def _check_features(mixture: Mixture, manifests: Mapping[str, Manifest], lengths: Mapping[str, int]) -> dict[str, Mapping[str, Any]]:
+    """The declaration of every feature of `lengths` besides the tokens."""
+    result = {}
+    for name in lengths:
+        if name == FEATURE:
+            continue
+        specs = {domain: manifest.features[name] for domain, manifest in manifests.items() if name in manifest.features}
+        if not specs:
+            raise ConfigurationError(f"no cache of mixture {mixture.name!r} has a feature {name!r}.", "Bind TASK_FEATURE_LENGTHS without it.")
+        (first, spec), *others = specs.items()
+        if None in spec.get("shape", [None])[1:]:
+            raise ConfigurationError(f"feature {name!r} of {first!r} has a shape that is not fixed: {spec}.", "Leave it out of the lengths.")
+        for domain, other in others:
+            if other != spec:
+                raise ConfigurationError(
+                    f"feature {name!r} is {spec} in {first!r} and {other} in {domain!r}.", "Tokenize both alike, or leave it out of the lengths."
+                )
+        result[name] = spec
+    return result
 
 
 def _check_vocabularies(mixture: Mixture, manifests: Mapping[str, Manifest], vocabulary: Any) -> tuple[str, int]:

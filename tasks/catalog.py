@@ -6,12 +6,14 @@ directories with weights. What it names must be there: a missing cache is an err
 
 import dataclasses
 import difflib
+import fractions
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import gin
 
-from tasks import cache, storage
+from tasks import cache, schedule, skips, storage, weights
 from tasks.errors import CacheError, ConfigurationError, VocabularyError
 
 _MAX_DEPTH = 4
@@ -59,16 +61,26 @@ def _search(directory: str, name: str, depth: int, found: list[Found]) -> None:
 @gin.configurable(module="tasks")
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Tasks and their shares of the training positions (rows of a batch).
+    """Tasks and their shares of the training positions (rows of a batch), and what is left out of them.
 
-    name: also its name as a SeqIO Mixture. components: task name or cache directory -> weight, a number that is not negative; only ratios
-    count. A weight of 0 keeps a component's place among the domains and gives it no rows. cache_dirs: where task names are looked up, in
-    order.
+    name: also its name as a SeqIO Mixture. components: task name or cache directory -> weight from step 0, a number that is not negative;
+    only ratios count. A weight of 0 keeps a component's place among the domains and gives it no rows. cache_dirs: where task names are
+    looked up, in order.
+
+    stages: weights that hold from later steps on, as Stage objects, (start, weights) or (start, weights, ramp). weighting: shares from
+    what the caches hold (tasks/weights.py, or the name 'proportional'); the weights of `components` and stages are then multipliers of them.
+    skip_documents: ids, or the name of a file with one a line: their tokens become padding, and everything else stays where it is.
+    skip_steps: ranges (from, to) of data steps whose batches are left out: the run goes on with the batch of step `to`, and everything else
+    keeps its order.
     """
 
     name: str = "mixture"
-    components: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    components: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cache_dirs: tuple[str, ...] = ()
+    stages: tuple[schedule.Stage, ...] = ()
+    weighting: "weights.Weighting | str | None" = None
+    skip_documents: tuple[str, ...] | str = ()
+    skip_steps: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         if not isinstance(self.components, Mapping) or not self.components:
@@ -78,6 +90,54 @@ class Mixture:
         object.__setattr__(self, "components", dict(self.components))
         dirs = (self.cache_dirs,) if isinstance(self.cache_dirs, (str, os.PathLike)) else self.cache_dirs
         object.__setattr__(self, "cache_dirs", tuple(os.fspath(d) for d in dirs))
+        object.__setattr__(self, "stages", tuple(self._stage(stage) for stage in self.stages or ()))
+        if self.weighting == "proportional":
+            object.__setattr__(self, "weighting", weights.Proportional())
+        if self.weighting is not None and not hasattr(self.weighting, "weights"):
+            raise ConfigurationError(
+                f"mixture {self.name!r} has weighting {self.weighting!r}.", "Bind it to 'proportional' or a class of tasks.weights."
+            )
+        object.__setattr__(self, "skip_documents", skips.documents(self.skip_documents))
+        object.__setattr__(self, "skip_steps", skips.step_ranges(self.skip_steps))
+
+    def _stage(self, stage: Any) -> schedule.Stage:
+        if not isinstance(stage, schedule.Stage):
+            if not isinstance(stage, (tuple, list)) or not 2 <= len(stage) <= 3:
+                raise ConfigurationError(
+                    f"mixture {self.name!r} has a stage {stage!r}.", "Give (start, weights), (start, weights, ramp) or @tasks.Stage()."
+                )
+            stage = schedule.Stage(*stage)
+        if unknown := sorted(set(stage.weights) - set(self.components)):
+            raise ConfigurationError(
+                f"the stage at step {stage.start} of mixture {self.name!r} has weights for {unknown[0]!r}, which is no component.",
+                f"Name it in components too, with weight 0 if it comes later: components = {{..., {unknown[0]!r}: 0}}.",
+            )
+        return stage
+
+    def weights(self, manifests: Mapping[str, cache.Manifest] | None = None) -> list[tuple[int, int, dict[str, fractions.Fraction]]]:
+        """(start, ramp, domain name -> weight) of the mixture's beginning and of each stage, by step; exact, not scaled.
+
+        manifests: what `manifests()` gave. Raises ConfigurationError for weights that are no shares.
+        """
+        manifests = self.manifests() if manifests is None else manifests
+        base = dict.fromkeys(manifests, fractions.Fraction(1))
+        if self.weighting is not None:
+            counted = {
+                name: manifest.records("train") if self.weighting.unit == "examples" else manifest.tokens("train")
+                for name, manifest in manifests.items()
+            }
+            base = self.weighting.weights(counted)
+        result = []
+        for start, ramp, given in ((0, 0, self.components), *((stage.start, stage.ramp, stage.weights) for stage in self.stages)):
+            exact = {
+                name: base[name] * schedule.exact(name, given.get(component, 0)) for component, name in zip(self.components, manifests)
+            }
+            if not any(exact.values()):
+                raise ConfigurationError(
+                    f"all weights of mixture {self.name!r} ({', '.join(exact)}) from step {start} on are zero.", "Give one a positive weight."
+                )
+            result.append((start, ramp, exact))
+        return result
 
     def manifests(self) -> dict[str, cache.Manifest]:
         """Domain name -> manifest, in the order of `components`. Raises CacheError for the first that is missing or unreadable."""

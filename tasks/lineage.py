@@ -1,14 +1,15 @@
-"""From a token of a training batch back to the document it came from.
+"""From a token of a training batch back to its document, and from a document forward to the batches that hold it.
 
-A `Span` says where a piece of a row lies in its document's cached tokens. `Batches.lineage` makes them; nothing is stored, for a batch is
-a function of (mixture, seed, step) and so is its lineage.
+A `Span` says where a piece of a row lies in its document's cached tokens, an `Occurrence` at which step of the run that row comes.
+`Batches.lineage` and `Batches.occurrences` make them; nothing is stored and nothing searched, for a batch is a function of
+(mixture, seed, step), and its parts have inverses.
 """
 
 import dataclasses
 
 import numpy as np
 
-from tasks.cache import CacheReader
+from tasks.cache_reader import CacheReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +37,11 @@ class Span:
     def targets(self) -> np.ndarray:
         """The tokens of the span, int64 [stop - start], read back from the cache."""
         return CacheReader(self.cache, self.split).tokens(self.record, self.start, self.stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Occurrence:
+    """A span of a document, and the training step at which it comes."""
+
+    step: int
+    span: Span

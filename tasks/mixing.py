@@ -1,130 +1,311 @@
 """Which component stands at a position of the mixture, and how many of each stand before it, in closed form.
 
-The components are the leaves of a binary tree built as Huffman's code, so the heavy ones sit near the root. A node that has handed out q
-positions has handed round(q * left / total) of them to its left child and the rest to its right one. Both counts grow by 0 or 1
-with q and always sum to it; so counts of the leaves sum to p at every position p, a component of any weight w > 0 gets its share (the first
-at about 1 / 2w), and the descent that counts also tells whose turn it is. Weights are exact fractions of integers: nothing is lost
-to rounding, however small a weight or long a run. Counts stay within MAX_DEVIATION of w * p.
+A schedule is a line of segments, each with shares that stay or that move in a straight line. Let I_c(p) be the integral of component c's
+share up to position p. Components are the leaves of a balanced binary tree over their sorted names, and a node that has handed out q
+positions has handed floor(I_left(I_node^-1(q)) + phase) of them to its left child and the rest to its right one: I_node^-1(q) is where
+the node ought to have handed out q. Shares of a child never exceed its node's, so both counts grow by 0 or 1 with q and sum to q; hence
+the counts of the leaves sum to p at every position, a component of any weight gets its share, and one whose share is zero throughout a
+segment gets nothing in it. The phase is 1/2, that is, rounding; at the beginning of a later segment it is shifted by what rounding has
+left over, so that errors do not add up. Integrals of lines are quadratic: the inverse is an integer square root. All is exact integer
+arithmetic; nothing is lost to rounding, however small a weight or long a run.
 
-That order is regular, and a regular order can beat against the batch size; so inside blocks of BLOCK positions it is shuffled by a keyed
-bijection. At block ends the counts are those of the tree. The stream depends on the weights, the names and the seed, not on the batch
-size or the number of hosts.
-
-A stage schedule would replace the constant ratio of a node by the integral of its left and total weights; all else holds.
+That order is regular, and a regular order can beat against the batch size. So only the counts at the ends of blocks of BLOCK positions
+are taken from the tree; inside a block the components are placed by a keyed bijection. A component's own indices are counted on in the
+order of its positions. Blocks begin anew with each segment, so a switch is exact. The stream depends on the schedule, the names and the seed, and on nothing else.
 """
 
+import bisect
 import dataclasses
 import fractions
 import functools
-import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tasks import permutation
+from tasks import permutation, schedule
 from tasks.errors import ConfigurationError
 from tasks.hashing import key64
 
+VERSION = 2
 BLOCK = 32
-MAX_DEVIATION = 1.7
-"""Of a count from w * p. A node rounds by at most 1/2, and a leaf sees an ancestor's rounding scaled by its share of it: in Huffman's tree at most
-1, 1, 1/2, 1/3, 1/5, 1/8, ... upwards, below 3.4 in all. The worst found by search is 1.23."""
+_CHUNK = 32 * BLOCK
+"""Positions whose components are worked out, and kept, together."""
+
+_PHASES = 1 << 20
+"""Phases are kept in units of this."""
+
+
+def max_deviation(components: int) -> float:
+    """Bound of a count's distance from the integral of its share, at block ends of the first segment: half a position a level of the tree."""
+    return max(0.5, math.ceil(math.log2(components)) / 2 if components > 1 else 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Node:
-    left: "int | _Node"
-    right: "int | _Node"
-    left_weight: int
-    weight: int
+class Segment:
+    """Shares over a stretch of positions. start: first position; length: positions, None for ever. before, after: numerators over `whole` of
+    each component's share at its two ends, by sorted name. counts: what each component has had before."""
+
+    start: int
+    length: int | None
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    whole: int
+    counts: tuple[int, ...]
+    phases: Mapping[tuple[int, int], int]
+
+    @functools.cached_property
+    def _sums(self) -> tuple[list[int], list[int]]:
+        """Sums of the shares before each component, so that a node of the tree is a difference."""
+        result = []
+        for shares in (self.before, self.after):
+            sums = [0]
+            for share in shares:
+                sums.append(sums[-1] + share)
+            result.append(sums)
+        return result[0], result[1]
+
+    def growth(self, offsets: list[int]) -> Iterator[tuple[int, list[int]]]:
+        """(component, its count in the segment's first so many positions, for each of the rising `offsets`), where the count changes."""
+        stack = [(0, len(self.before), offsets)]
+        while stack:
+            low, high, counts = stack.pop()
+            if counts[0] == counts[-1]:
+                continue
+            if high - low == 1:
+                yield low, counts
+                continue
+            middle = (low + high) // 2
+            left: list[int] = []
+            for place, count in enumerate(counts):
+                same = place and count == counts[place - 1]
+                left.append(left[-1] if same else self._left(low, middle, high, count))
+            stack += [(low, middle, left), (middle, high, [count - l for count, l in zip(counts, left)])]
+
+    def counts_at(self, offset: int) -> dict[int, int]:
+        """Component -> how many of it stand in the segment's first `offset` positions; those that have none are left out."""
+        return {component: counts[1] for component, counts in self.growth([0, offset])}
+
+    def count_at(self, offset: int, component: int) -> int:
+        """How many of one component stand in the segment's first `offset` positions."""
+        low, high, count = 0, len(self.before), offset
+        while high - low > 1 and count:
+            middle = (low + high) // 2
+            left = self._left(low, middle, high, count)
+            low, high, count = (low, middle, left) if component < middle else (middle, high, count - left)
+        return count
+
+    def _left(self, low: int, middle: int, high: int, count: int) -> int:
+        """How many of the node's first `count` positions are its left child's."""
+        before, after = self._sums
+        node, left = before[high] - before[low], before[middle] - before[low]
+        if not count:
+            return 0
+        phase = self.phases.get((low, high), _PHASES // 2)
+        if self.before == self.after:
+            return (count * left * _PHASES + phase * node) // (node * _PHASES) if node else 0
+        slope, left_slope = after[high] - after[low] - node, after[middle] - after[low] - left
+        # Over the first x of n positions a node is due (2 n node x + slope x x) / (2 n whole).
+        due = 2 * self.length * self.whole * count
+        b, left_b = 2 * self.length * node, 2 * self.length * left
+        if not b and not slope:
+            return 0
+        x = _last_at_most(slope, b, due, self.length - 1)
+        at_x, left_at_x = b * x + slope * x * x, left_b * x + left_slope * x * x
+        rise, left_rise = b + slope * (2 * x + 1), left_b + left_slope * (2 * x + 1)
+        # The left child is due left_at_x + left_rise * (due - at_x) / rise by then; in a straight line beyond the segment's end.
+        value = left_at_x * rise + left_rise * (due - at_x)
+        scale = 2 * self.length * self.whole * rise
+        return (value * _PHASES + phase * scale) // (scale * _PHASES)
+
+    def integral(self, offset: int, component: int) -> fractions.Fraction:
+        """Of a component's share over the segment's first `offset` positions."""
+        first, last = self.before[component], self.after[component]
+        result = fractions.Fraction(first * offset, self.whole)
+        if first != last:
+            result += fractions.Fraction((last - first) * offset * offset, 2 * self.length * self.whole)
+        return result
+
+
+def _last_at_most(a: int, b: int, c: int, last: int) -> int:
+    """The largest integer x in [0, last] with a x x + b x <= c, for a function that rises throughout."""
+    square = b * b + 4 * a * c
+    if not a:
+        x = c // b
+    elif square < 0:  # the parabola never gets there
+        x = last
+    else:
+        x = 2 * c // (b + math.isqrt(square)) if b + math.isqrt(square) else last
+    x = min(max(x, 0), last)
+    while x < last and a * (x + 1) * (x + 1) + b * (x + 1) <= c:
+        x += 1
+    while x > 0 and a * x * x + b * x > c:
+        x -= 1
+    return x
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """The order of components. names: distinct; weights: exact, at least one positive; seed: any integer."""
+    """The order of components: `names` sorted, the segments of the schedule in order, and any integer as seed. Made by `of`."""
 
     names: tuple[str, ...]
-    weights: tuple[fractions.Fraction, ...]
+    segments: tuple[Segment, ...]
     seed: int = 0
 
     @classmethod
-    def of(cls, weights: Mapping[str, float], seed: int = 0) -> "Mixing":
-        """From name -> weight. A float means the decimal it prints as. Raises ConfigurationError on weights that are no shares."""
-        if not weights:
+    def of(
+        cls, weights: Mapping[str, object], seed: int = 0, stages: Sequence[tuple[int, int, Mapping[str, object]]] = ()
+    ) -> "Mixing":
+        """From name -> weight at position 0, and stages (position, positions to move in, name -> weight) in order.
+
+        A component that a stage does not name has weight 0 in it. Raises ConfigurationError on weights that are no shares, and on a stage
+        that begins before the one before it is done.
+        """
+        names = tuple(sorted({*weights, *(name for _, _, later in stages for name in later)}))
+        if not names:
             raise ConfigurationError("the mixture has no components.", "Give it at least one task: components = {'web': 1.0}.")
-        return cls(tuple(weights), tuple(_exact(name, weight) for name, weight in weights.items()), seed)._checked()
-
-    def _checked(self) -> "Mixing":
-        if not sum(self.weights) > 0:
-            raise ConfigurationError(f"all weights of the mixture of {', '.join(self.names)} are zero.", "Give one a positive weight.")
-        return self
+        current, position, plan = schedule.shares(weights, names), 0, []
+        for start, ramp, later in stages:
+            if start < position:
+                raise ConfigurationError(
+                    f"a stage of the mixture begins at position {start}, before the one before it is done at {position}.",
+                    "Put the stages in the order of their start, and let each end its ramp first.",
+                )
+            target = schedule.shares(later, names)
+            plan += [(position, start - position, current, current), (start, ramp, current, target)]
+            current, position = target, start + ramp
+        plan.append((position, None, current, current))
+        segments: list[Segment] = []
+        counts = (0,) * len(names)
+        error = (fractions.Fraction(0),) * len(names)  # counts less integrals
+        for start, length, before, after in plan:
+            if length == 0:
+                continue
+            segment = _segment(start, length, before, after, counts, error)
+            segments.append(segment)
+            if length is not None:
+                had = segment.counts_at(length)
+                counts = tuple(count + had.get(c, 0) for c, count in enumerate(counts))
+                error = tuple(e + had.get(c, 0) - segment.integral(length, c) for c, e in enumerate(error))
+        return cls(names, tuple(segments), seed)
 
     @functools.cached_property
-    def shares(self) -> tuple[fractions.Fraction, ...]:
-        """The weights, scaled to sum to 1."""
-        total = sum(self.weights)
-        return tuple(weight / total for weight in self.weights)
+    def _starts(self) -> list[int]:
+        return [segment.start for segment in self.segments]
 
-    @functools.cached_property
-    def _tree(self) -> "int | _Node":
-        scale = math.lcm(*(weight.denominator for weight in self.weights))
-        # Ties break by name, so that the order of a dictionary does not matter.
-        ranks = {name: rank for rank, name in enumerate(sorted(self.names))}
-        heap = [(int(weight * scale), ranks[name], leaf) for leaf, (name, weight) in enumerate(zip(self.names, self.weights)) if weight]
-        heapq.heapify(heap)
-        while len(heap) > 1:
-            left_weight, rank, left = heapq.heappop(heap)
-            right_weight, _, right = heapq.heappop(heap)
-            weight = left_weight + right_weight
-            heapq.heappush(heap, (weight, rank, _Node(left, right, left_weight, weight)))
-        return heap[0][2]
+    def _segment_at(self, position: int) -> int:
+        return bisect.bisect_right(self._starts, position) - 1
+
+    def shares(self, position: int) -> tuple[fractions.Fraction, ...]:
+        """The shares that hold at a position, by name; in a ramp, those in the middle of the position."""
+        segment = self.segments[self._segment_at(position)]
+        part = fractions.Fraction(2 * (position - segment.start) + 1, 2 * segment.length) if segment.length else 0
+        return tuple((b + (a - b) * part) / fractions.Fraction(segment.whole) for b, a in zip(segment.before, segment.after))
 
     def counts(self, position: int) -> tuple[int, ...]:
-        """How many of the regular order's first `position` places each component has. They sum to `position`."""
-        result = [0] * len(self.names)
-        stack = [(self._tree, position)]
-        while stack:
-            node, count = stack.pop()
-            if isinstance(node, int):
-                result[node] = count
-            else:
-                left = _left_count(node, count)
-                stack += [(node.left, left), (node.right, count - left)]
-        return tuple(result)
+        """How many positions before `position` each component has, were the order regular. They sum to `position`; so it is at block ends."""
+        segment = self.segments[self._segment_at(position)]
+        had = segment.counts_at(position - segment.start)
+        return tuple(count + had.get(c, 0) for c, count in enumerate(segment.counts))
 
-    def regular(self, position: int) -> tuple[int, int]:
-        """(component, how many of it stand before) at a place of the regular order."""
-        node, index = self._tree, position
-        while not isinstance(node, int):
-            before, after = _left_count(node, index), _left_count(node, index + 1)
-            node, index = (node.left, before) if after > before else (node.right, index - before)
-        return node, index
+    def integral(self, position: int) -> tuple[fractions.Fraction, ...]:
+        """The integral of each component's share up to a position."""
+        total = [fractions.Fraction(0)] * len(self.names)
+        for segment in self.segments:
+            offset = position - segment.start
+            if offset > 0:
+                offset = offset if segment.length is None else min(offset, segment.length)
+                total = [t + segment.integral(offset, c) for c, t in enumerate(total)]
+        return tuple(total)
 
-    def at(self, positions) -> tuple[np.ndarray, np.ndarray]:
-        """Components int64 [n] and indices int64 [n] in them of positions [n] of the mixture: each pair comes exactly once."""
-        positions = np.asarray(positions, dtype=np.int64)
-        blocks, slots = np.divmod(positions, BLOCK)
-        keys = np.array([self._block_key(block) for block in blocks.tolist()], dtype=np.uint64)
-        places = blocks * BLOCK + permutation.permute(slots, BLOCK, keys) if positions.size else positions
-        pairs = [self.regular(place) for place in places.tolist()]
-        result = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        return result[:, 0], result[:, 1]
+    def at(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Components int64 [count] (index into `names`) and indices int64 [count] in them of positions first, first + 1, ...
 
-    def _block_key(self, block: int) -> int:
-        return key64("mixture", self.seed, block)
+        A component's indices are 0, 1, 2, ... in the order of its positions.
+        """
+        components, indices, position, end = [], [], first, first + count
+        while position < end:
+            number = self._segment_at(position)
+            segment = self.segments[number]
+            chunk = (position - segment.start) // _CHUNK
+            begin = position - segment.start - chunk * _CHUNK
+            chunk_components, chunk_indices = self._chunk(number, chunk)
+            take = min(len(chunk_components) - begin, end - position)
+            components.append(chunk_components[begin : begin + take])
+            indices.append(chunk_indices[begin : begin + take])
+            position += take
+        return np.concatenate(components), np.concatenate(indices)
+
+    @functools.cached_property
+    def _chunk(self):
+        return functools.lru_cache(maxsize=64)(self._make_chunk)
+
+    def _make_chunk(self, number: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        """Components and indices of _CHUNK positions of a segment (fewer at its end)."""
+        segment = self.segments[number]
+        begin = chunk * _CHUNK
+        end = begin + _CHUNK if segment.length is None else min(segment.length, begin + _CHUNK)
+        ends = [*range(begin, end, BLOCK), end]
+        growing = sorted(segment.growth(ends))
+        names = np.array([component for component, _ in growing], dtype=np.int64)
+        had = np.array([counts for _, counts in growing], dtype=np.int64).T  # [block ends, components]
+        components = np.repeat(np.tile(names, len(ends) - 1), np.diff(had, axis=0).ravel())
+        sizes = np.diff(ends)
+        keys = np.array([self._block_key(segment.start + start) for start in ends[:-1]], dtype=np.uint64)
+        slots = np.arange(end - begin)
+        components = components[slots - slots % BLOCK + permutation.permute(slots % BLOCK, np.repeat(sizes, sizes), np.repeat(keys, sizes))]
+        # The components' indices rise with the position, so that an epoch ends before the next begins.
+        times = had[-1] - had[0]
+        before = had[0] + np.array([segment.counts[component] for component in names.tolist()], dtype=np.int64)
+        indices = np.empty_like(components)
+        indices[np.argsort(components, kind="stable")] = slots + np.repeat(before - (np.cumsum(times) - times), times)
+        return components, indices
+
+    def position(self, component: int, index: int) -> int | None:
+        """The position at which a component comes for the `index`-th time (from 0); None if it never does."""
+        number = max(n for n, segment in enumerate(self.segments) if segment.counts[component] <= index)
+        segment = self.segments[number]
+        wanted = index - segment.counts[component]
+        if segment.length is None and not segment.before[component]:
+            return None
+        blocks = None if segment.length is None else -(-segment.length // BLOCK)
+        high = 1
+        while (blocks is None or high < blocks) and segment.count_at(high * BLOCK, component) <= wanted:
+            high *= 2
+        block = bisect.bisect_right(range(high if blocks is None else min(high, blocks)), wanted, key=_Counter(segment, component)) - 1
+        start = segment.start + block * BLOCK
+        size = BLOCK if segment.length is None else min(BLOCK, segment.start + segment.length - start)
+        components, indices = self.at(start, size)
+        return start + int(np.flatnonzero((components == component) & (indices == index))[0])
+
+    def _block_key(self, start: int) -> int:
+        return key64("mixture", self.seed, start)
 
 
-def _left_count(node: _Node, count: int) -> int:
-    """round(count * left / total), halves up, in integers of any size."""
-    return (2 * count * node.left_weight + node.weight) // (2 * node.weight)
+@dataclasses.dataclass(frozen=True)
+class _Counter:
+    """Block -> how many of a component stand before it in a segment: rises with the block, for bisection."""
+
+    segment: Segment
+    component: int
+
+    def __call__(self, block: int) -> int:
+        return self.segment.count_at(block * BLOCK, self.component)
 
 
-def _exact(name: str, weight) -> fractions.Fraction:
-    try:
-        exact = fractions.Fraction(str(weight)) if not isinstance(weight, bool) else None
-    except (ValueError, ZeroDivisionError):
-        exact = None
-    if exact is None or exact < 0:
-        raise ConfigurationError(f"component {name!r} of the mixture has weight {weight!r}.", "Give it a number that is not negative.")
-    return exact
+def _segment(start, length, before, after, counts, error) -> Segment:
+    whole = math.lcm(*(share.denominator for share in (*before, *after)))
+    segment = Segment(start, length, tuple(int(s * whole) for s in before), tuple(int(s * whole) for s in after), whole, counts, {})
+    phases: dict[tuple[int, int], int] = {}
+    stack = [(0, len(counts))] if any(error) else []
+    while stack:
+        low, high = stack.pop()
+        if high - low < 2:
+            continue
+        middle = (low + high) // 2
+        node = sum(segment.before[low:high]) or sum(segment.after[low:high])
+        left = sum(segment.before[low:middle]) if sum(segment.before[low:high]) else sum(segment.after[low:middle])
+        behind = (fractions.Fraction(left, node) if node else 0) * sum(error[low:high]) - sum(error[low:middle])
+        phases[low, high] = min(max(math.floor((fractions.Fraction(1, 2) + behind) * _PHASES), 0), _PHASES - 1)
+        stack += [(low, middle), (middle, high)]
+    return dataclasses.replace(segment, phases=phases)

@@ -20,13 +20,16 @@ FOOTER_BYTES = 4
 MAX_RECORD_BYTES = 1 << 30
 """No record is written or read beyond this: protobuf itself ends at 2 GiB."""
 
+_HEAD_BYTES = 256
+"""Of a payload that are looked at first: with few features, the wanted one begins here."""
+
 _CRC_MASK_DELTA = 0xA282EAD8
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _REBUILD = "The file is damaged: run castor tasks verify on the cache, then make it again."
 
 
-def masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes | np.ndarray) -> int:
     """CRC-32C, rotated and offset as TFRecord stores it."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _CRC_MASK_DELTA) & 0xFFFFFFFF
@@ -105,51 +108,98 @@ def decode_example(payload: bytes, where: str = "record") -> dict[str, np.ndarra
 
 
 def decode_int64(payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record") -> np.ndarray:
-    """Values [start:stop] of one int64 feature of an Example, int64 [n], decoding no more than these.
-
-    The packed varints are taken straight from the payload and decoded by numpy; an Example laid out in another way goes through protobuf.
-    """
-    packed = _packed_int64(payload, name)
-    if packed is None:
+    """Values [start:stop] of one int64 feature of an Example, int64 [n], decoding no more than these."""
+    packed = _packed_int64(payload, len(payload), name.encode())
+    if packed is None or (packed[0] < packed[1] and payload[packed[1] - 1] >= 0x80):
         return decode_example(payload, where).get(name, np.zeros(0, np.int64))[start:stop]
-    ends = np.flatnonzero(packed < 0x80) + 1
+    return decode_varints(cut_varints(np.frombuffer(payload, np.uint8)[slice(*packed)], start, stop))
+
+
+def read_packed_int64(data: np.ndarray, offset: int, name: str, where: str) -> np.ndarray:
+    """The varints of one int64 feature of the record at `offset` of a file's bytes, uint8 [bytes]: a view, its CRC checked, undecoded.
+
+    data: uint8 [file size]. Values are `decode_varints` of it. An Example laid out in a way that no serializer does goes through protobuf.
+    Raises CacheError naming `where` on any damage.
+    """
+    end = offset + HEADER_BYTES
+    header = data[offset:end].tobytes()
+    if len(header) == HEADER_BYTES and masked_crc(header[:8]) == _CRC.unpack_from(header, 8)[0]:
+        stop = end + _LENGTH.unpack_from(header)[0]
+        footer = data[stop : stop + FOOTER_BYTES].tobytes()
+        payload = data[end:stop]
+        if len(footer) == FOOTER_BYTES and masked_crc(payload) == _CRC.unpack(footer)[0]:
+            encoded = name.encode()
+            try:
+                packed = _packed_int64(payload[:_HEAD_BYTES].tobytes(), len(payload), encoded)
+            except IndexError:  # the feature begins further back
+                packed = _packed_int64(payload.tobytes(), len(payload), encoded)
+            if packed is not None and (packed[0] == packed[1] or payload[packed[1] - 1] < 0x80):
+                return payload[slice(*packed)]
+            values = decode_example(payload.tobytes(), where).get(name, np.zeros(0, np.int64))
+            return np.frombuffer(b"".join(map(_varint, values.tolist())), np.uint8)
+    read_record(memoryview(data), offset, where)  # says what is wrong
+    raise CacheError(f"{where}: the record at byte {offset} is damaged.", _REBUILD)
+
+
+def cut_varints(packed: np.ndarray, start: int, stop: int | None) -> np.ndarray:
+    """The bytes of values [start:stop] among varints, a view."""
+    ends = np.flatnonzero(packed < 0x80)
     last = len(ends) if stop is None else min(stop, len(ends))
     if start >= last:
-        return np.zeros(0, np.int64)
-    origin = int(ends[start - 1]) if start else 0
-    ends = ends[start:last] - origin
-    packed = packed[origin : origin + int(ends[-1])]
-    sizes = np.diff(ends, prepend=0)
-    begins = ends - sizes
-    values = (packed[begins] & 0x7F).astype(np.uint64)
-    for place in range(1, int(sizes.max())):
-        longer = np.flatnonzero(sizes > place)
-        values[longer] |= (packed[begins[longer] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
-    return values.view(np.int64)
+        return packed[:0]
+    return packed[int(ends[start - 1]) + 1 if start else 0 : int(ends[last - 1]) + 1]
 
 
-def _packed_int64(payload: bytes, name: str) -> np.ndarray | None:
-    """The varints of a feature as uint8 [bytes], if the Example has the layout every serializer gives it; else None."""
-    wanted = name.encode()
-    features = _only_field(payload, 0, len(payload), 0x0A)  # Example.features
+def decode_varints(packed: np.ndarray) -> np.ndarray:
+    """The values of varints laid end to end, int64 [n]; packed: uint8 [bytes], the last one whole."""
+    ends = np.flatnonzero(packed < 0x80)
+    begins = np.empty_like(ends)
+    begins[:1], begins[1:] = 0, ends[:-1] + 1
+    more = ends - begins  # bytes beyond the first
+    longest = int(more.max(initial=0))
+    if longest > 9:
+        raise CacheError(f"a varint of {longest + 1} bytes is no int64.", _REBUILD)
+    values = (packed[begins] & 0x7F).astype(np.int32 if longest < 4 else np.uint64)
+    for place in range(1, longest + 1):
+        longer = np.flatnonzero(more >= place)
+        part = (packed[begins[longer] + place] & 0x7F).astype(values.dtype)
+        values[longer] |= part << values.dtype.type(7 * place)
+    return values.astype(np.int64) if longest < 4 else values.view(np.int64)
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _packed_int64(head: bytes, size: int, name: bytes) -> tuple[int, int] | None:
+    """Where in a payload of `size` bytes the varints of a feature lie, if it has the layout every serializer gives it; else None.
+
+    head: the payload or its beginning. Raises IndexError if that is too little of it.
+    """
+    features = _only_field(head, 0, size, 0x0A)  # Example.features
     if features is None:
         return None
     position, end = features
     while position < end:
-        entry = _field(payload, position, end, 0x0A)  # Features.feature, one entry of the map
+        entry = _field(head, position, end, 0x0A)  # Features.feature, one entry of the map
         if entry is None:
             return None
         position = entry[1]
-        key = _field(payload, *entry, 0x0A)
+        key = _field(head, *entry, 0x0A)
         if key is None:
             return None
-        if payload[key[0] : key[1]] == wanted:
-            span = _only_field(payload, key[1], entry[1], 0x12)  # the entry's Feature
-            span = span and _only_field(payload, *span, 0x1A)  # Feature.int64_list
-            span = span and _only_field(payload, *span, 0x0A)  # Int64List.value, packed
-            if span is None or (span[1] > span[0] and payload[span[1] - 1] >= 0x80):
-                return None
-            return np.frombuffer(payload, np.uint8, span[1] - span[0], span[0])
+        if key[1] > len(head):
+            raise IndexError
+        if head[key[0] : key[1]] == name:
+            span = _only_field(head, key[1], entry[1], 0x12)  # the entry's Feature
+            span = span and _only_field(head, *span, 0x1A)  # Feature.int64_list
+            return span and _only_field(head, *span, 0x0A)  # Int64List.value, packed
     return None
 
 

@@ -152,6 +152,11 @@ def test_the_fingerprint_names_what_batches_depend_on(mixture, tasks_dir):
         make(mixture, seed=8).fingerprint,
         make(mixture, batch_size=24).fingerprint,
         make(mixture, lengths={"targets": 64}).fingerprint,
+        make(mixture, packing="first_fit").fingerprint,
+        make(mixture, batch_size={0: 12, 10: 24}).fingerprint,
+        make(dataclasses.replace(mixture, stages=((10, {"web": 1}),))).fingerprint,
+        make(dataclasses.replace(mixture, stages=((10, {"web": 1}, 5),))).fingerprint,
+        make(dataclasses.replace(mixture, skip_steps=((10, 20),))).fingerprint,
         make(dataclasses.replace(mixture, components={**WEIGHTS, "image": 0.04})).fingerprint,
         make(tasks_dir + "/web").fingerprint,
     ]
@@ -177,6 +182,11 @@ def test_a_task_name_or_directory_is_a_mixture_of_one(mixture, tasks_dir):
         ({"shard": -1, "num_shards": 2}, "shard -1"),
         ({"lengths": {"inputs": 4}}, "lengths"),
         ({"lengths": {"targets": 0}}, "lengths"),
+        ({"lengths": {"targets": 8, "mel": 0}}, "lengths"),
+        ({"lengths": {"targets": 8, "mel": 4}}, "no cache of mixture 'three' has a feature 'mel'"),
+        ({"packing": "worst_fit"}, "worst_fit"),
+        ({"batch_size": {0: 12, 5: 16}, "num_shards": 3}, "batch_size 16 does not divide into 3"),
+        ({"batch_size": {1: 12}}, "batch_size"),
         ({"lengths": 48}, "lengths"),
         ({"seed": None}, "seed"),
     ],
@@ -225,8 +235,9 @@ def test_a_sidecar_of_other_lengths_is_refused_before_it_is_planned(tmp_path):
     index["targets"][0] = 2**32 - 1
     with open(path, "wb") as file:
         np.save(file, index)
-    with pytest.raises(CacheError, match="00001-of-00003.idx counts .* tokens"):
-        make(str(tmp_path / "toy"))
+    with pytest.raises(CacheError, match="00001-of-00003.idx"):
+        for step in range(10):
+            make(str(tmp_path / "toy")).batch(step)
 
 
 def test_vocabularies_must_agree(tmp_path, tasks_dir):
@@ -242,8 +253,66 @@ def test_vocabularies_must_agree(tmp_path, tasks_dir):
 
 def test_tokens_outside_the_vocabulary_are_refused(tmp_path):
     caches.make_cache(tmp_path / "toy", caches.make_records(5), name="toy", vocabulary={"path": "", "fingerprint": "f", "size": 10})
-    with pytest.raises(CacheError, match="toy record .* outside its vocabulary of 10"):
+    with pytest.raises(CacheError, match="toy.* record .* outside its vocabulary of 10"):
         make(str(tmp_path / "toy")).batch(0)
+
+
+def test_several_features_travel_together(tmp_path):
+    """Tokens and frames, each with its capacity; a component without frames leaves them empty."""
+    with_frames = caches.make_records(40, caches.DENSE, seed=1)
+    caches.make_cache(tmp_path / "audio", with_frames, caches.DENSE, name="audio", seed=1)
+    caches.make_cache(tmp_path / "web", caches.make_records(30, seed=2), name="web", seed=2)
+    mixture = tasks.Mixture("m", {"audio": 1, "web": 1}, (str(tmp_path),))
+    for packing in ("best_fit", "first_fit"):
+        batches = make(mixture, lengths={"targets": 96, "mel": 7}, packing=packing)
+        frames = 0
+        for step in range(12):
+            batch, lineage = batches.batch(step), batches.lineage(step)
+            assert batch["mel"].shape == (12, 7, 4) and batch["mel"].dtype == np.float32
+            for row, spans in enumerate(lineage):
+                for span in spans:
+                    tokens = batch["decoder_segment_ids"][row] == span.segment
+                    assert batch["decoder_target_tokens"][row, tokens].tolist() == span.targets().tolist()
+                    here = batch["mel_segment_ids"][row] == span.segment
+                    if span.domain == "web":
+                        assert not here.any()
+                        continue
+                    record = batches.components[0].reader[span.record]
+                    piece = span.start // 96 if span.stop > span.start else None
+                    if piece is not None and len(record["mel"]) <= 7:
+                        expected = record["mel"] if piece == 0 else record["mel"][:0]
+                        assert batch["mel"][row, here].tolist() == expected.tolist()
+                        assert batch["mel_positions"][row, here].tolist() == list(range(len(expected)))
+                        frames += len(expected)
+            assert not batch["mel"][batch["mel_segment_ids"] == 0].any()
+        assert frames > 50
+
+
+@pytest.mark.parametrize("packing", ["first_fit", "concat_and_split"])
+def test_every_packing_holds_every_token_once_an_epoch(tasks_dir, packing):
+    batches = make(f"{tasks_dir}/web", packing=packing, batch_size=1)
+    (component,) = batches.components
+    spans = [span for step in range(component.rows) for row in batches.lineage(step) for span in row]
+    seen = sorted((span.record, span.start, span.stop) for span in spans)
+    for record, length in enumerate(component.reader.lengths().tolist()):
+        pieces = [(start, stop) for r, start, stop in seen if r == record]
+        assert pieces[0][0] == 0 and pieces[-1][1] == length and all(a[1] == b[0] for a, b in zip(pieces, pieces[1:]))
+    assert all(span.epoch == 0 for span in spans) and batches.lineage(component.rows)[0][0].epoch == 1
+    for step in (0, 3):
+        batch = batches.batch(step)
+        for span in batches.lineage(step)[0]:
+            assert batch["decoder_target_tokens"][0, span.row_start : span.row_stop].tolist() == span.targets().tolist()
+
+
+def test_microbatches_are_the_batch_in_parts(mixture):
+    for shard, num_shards in ((0, 1), (1, 2)):
+        batches = make(mixture, shard=shard, num_shards=num_shards)
+        for count in (1, 2, 3, 6):
+            parts = [batches.microbatch(5, index, count) for index in range(count)]
+            same({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, batches.batch(5))
+    for index, count in ((0, 5), (2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ConfigurationError, match="no part"):
+            make(mixture).microbatch(0, index, count)
 
 
 def test_records_longer_than_a_row_are_cut_only_there(tmp_path):
@@ -253,6 +322,7 @@ def test_records_longer_than_a_row_are_cut_only_there(tmp_path):
     batches = make(str(tmp_path / "toy"), batch_size=4)
     assert batches.components[0].rows == 4
     spans = [span for row in batches.lineage(0) for span in row]
+    assert {s.epoch for s in spans} == {0}
     assert sorted((s.source, s.start, s.stop) for s in spans) == [
         ("long", 0, LENGTH),
         ("long", LENGTH, 2 * LENGTH),
@@ -268,19 +338,15 @@ def test_errors_are_one_line_for_users(tmp_path):
 
 
 GOLDEN = [
-    ("web", 5, 0, 5),
-    ("web", 8, 0, 41),
-    ("web", 18, 48, 50),
-    ("web", 3, 0, 48),
-    ("web", 54, 0, 48),
-    ("web", 18, 0, 48),
-    ("code", 6, 0, 48),
-    ("code", 11, 0, 48),
-    ("web", 0, 0, 21),
-    ("web", 13, 0, 27),
-    ("web", 26, 0, 3),
-    ("web", 27, 48, 59),
-    ("web", 32, 48, 56),
-    ("web", 33, 0, 2),
-    ("web", 40, 0, 24),
+    ("code", 23, 0, 15),
+    ("code", 24, 0, 33),
+    ("web", 7, 0, 36),
+    ("code", 21, 0, 32),
+    ("image", 0, 0, 36),
+    ("web", 48, 0, 32),
+    ("code", 22, 0, 47),
+    ("web", 49, 48, 55),
+    ("web", 52, 48, 55),
+    ("web", 56, 0, 32),
+    ("code", 21, 0, 32),
 ]

@@ -1,0 +1,133 @@
+"""One domain of a mixture, opened: its cache, its packed rows, and their order.
+
+    index -> (epoch, shard, block, row)    epochs.py
+    (shard, block) -> plan                 plans.py, packing.py
+    row of the plan -> pieces of records   here
+    piece -> tokens                        records.py, CRC checked, straight from the mapped shard
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks import packing, records
+from tasks.cache import Manifest
+from tasks.cache_reader import CacheReader
+from tasks.epochs import EpochOrder
+from tasks.errors import CacheError, ConfigurationError
+from tasks.plans import Plans
+from tasks.skips import SkippedRecords
+
+FEATURE = "targets"
+_REMAKE = "Make the cache again with castor data tokenize."
+
+
+class Place(NamedTuple):
+    """Where a packed row of a component stands."""
+
+    epoch: int
+    shard: int
+    block: int
+    row: int
+
+
+class Segments(NamedTuple):
+    """The segments of a packed row, in their order. records: int64 [n], counted through the shards. start, size: int64 [features, n]."""
+
+    records: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One domain of a mixture. `index`es count its packed rows through all epochs."""
+
+    name: str
+    reader: CacheReader
+    plans: Plans
+    order: EpochOrder
+    skipped: SkippedRecords
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of one epoch."""
+        return self.order.rows
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one epoch."""
+        return self.reader.manifest.tokens(self.reader.split)
+
+    def place(self, index: int) -> Place:
+        """The place of an index."""
+        return Place(*self.order.place(index))
+
+    def segments(self, place: Place) -> Segments:
+        """What lies in the row at a place, by feature in the order of `plans.capacities`."""
+        plan = self.plans.plan(place.shard, place.block)
+        begin, end = plan.row_starts[place.row : place.row + 2].tolist()
+        first = int(self.reader.starts[place.shard]) + place.block * packing.BLOCK_RECORDS
+        return Segments(plan.record[begin:end].astype(np.int64) + first, plan.start[:, begin:end], plan.size[:, begin:end])
+
+    def packed_tokens(self, shard: int, record: int, start: int, size: int) -> np.ndarray:
+        """The varints of `size` tokens of a record of a shard from token `start` on, uint8 [bytes]."""
+        reader = self.reader
+        row = record - int(reader.starts[shard])
+        entry = reader.index(shard)[row]
+        packed = records.read_packed_int64(reader.data(shard), int(entry["offset"]), FEATURE, reader.path(shard))
+        if start or size != entry[FEATURE]:
+            packed = records.cut_varints(packed, start, start + size)
+        return packed
+
+    def occurrences(self, record: int) -> Iterator[tuple[Place, int]]:
+        """(place in epoch 0, segment) of every piece of a record."""
+        shard, row = self.reader.locate(record)
+        block, wanted = divmod(row, packing.BLOCK_RECORDS)
+        plan = self.plans.plan(shard, block)
+        for segment in np.flatnonzero(plan.record == wanted).tolist():
+            packed_row = int(np.searchsorted(plan.row_starts, segment, side="right")) - 1
+            yield Place(0, shard, block, packed_row), segment - int(plan.row_starts[packed_row])
+
+    def read_block(self, place: Place) -> None:
+        """Tells the system that a block is about to be read, from its first byte to its last."""
+        offsets = self.reader.index(place.shard)["offset"]
+        first = place.block * packing.BLOCK_RECORDS
+        last = first + packing.BLOCK_RECORDS
+        end = int(offsets[last]) if last < len(offsets) else len(self.reader.data(place.shard))
+        self.reader.will_need(place.shard, int(offsets[first]), end)
+
+
+def open_component(
+    name: str,
+    manifest: Manifest,
+    split: str,
+    lengths: Mapping[str, int],
+    method: str,
+    seed: int,
+    skip_documents: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Component:
+    """Opens a cache as a component. Raises CacheError if it has no tokens in the split or is not as its manifest says."""
+    spec = manifest.features.get(FEATURE)
+    if spec is None or spec["rank"] != 1 or spec["dtype"] not in ("int32", "int64"):
+        raise CacheError(f"cache {manifest.directory} has no integer feature {FEATURE!r} of rank 1.", "Make it with castor data tokenize.")
+    for feature in lengths:
+        if manifest.features.get(feature, {"rank": 1})["rank"] < 1:
+            raise ConfigurationError(f"feature {feature!r} of cache {manifest.directory} has no length.", "Leave it out of the lengths.")
+    reader = CacheReader(manifest.directory, split)
+    plans = Plans(reader, lengths, method, progress)
+    order = EpochOrder(name, seed, plans.shard_rows, plans.block_rows)
+    if not order.rows:
+        raise CacheError(
+            f"cache {manifest.directory} has no tokens in split {split!r}.",
+            f"Take {name!r} out of the mixture, or give its corpus more documents.",
+        )
+    return Component(name, reader, plans, order, SkippedRecords(reader, skip_documents))
+
+
+def check_tokens(tokens: np.ndarray, vocab_size: int) -> bool:
+    """Whether all tokens lie in a vocabulary (of any size where that is 0)."""
+    return not (tokens.size and vocab_size) or bool(0 <= int(tokens.min()) and int(tokens.max()) < vocab_size)

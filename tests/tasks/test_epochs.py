@@ -1,0 +1,53 @@
+"""Epochs: every row exactly once, in a fresh order each, without leaving a block before it is done; and back from a row to its index."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.epochs import EpochOrder
+
+SHARDS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=6).filter(lambda shards: sum(map(sum, shards)) > 0)
+
+
+def order_of(shards, name="web", seed=0):
+    return EpochOrder(name, seed, np.array([sum(blocks) for blocks in shards]), lambda shard: np.array(shards[shard], dtype=np.int64))
+
+
+@settings(derandomize=True, deadline=None)
+@given(SHARDS, st.integers(0, 10**9), st.integers(0, 10**6))
+def test_every_row_exactly_once_an_epoch_and_back(shards, seed, epoch):
+    order = order_of(shards, seed=seed)
+    everything = sorted((s, b, r) for s, blocks in enumerate(shards) for b, rows in enumerate(blocks) for r in range(rows))
+    assert order.rows == len(everything)
+    places = [order.place(epoch * order.rows + i) for i in range(order.rows)]
+    assert all(place[0] == epoch for place in places)
+    assert sorted(place[1:] for place in places) == everything
+    assert [order.index(*place) for place in places] == [epoch * order.rows + i for i in range(order.rows)]
+    visits = [place[1:3] for i, place in enumerate(places) if i == 0 or places[i - 1][1:3] != place[1:3]]
+    assert len(visits) == len(set(visits)), "a block is read in one go"
+    shard_visits = [visit[0] for i, visit in enumerate(visits) if i == 0 or visits[i - 1][0] != visit[0]]
+    assert len(shard_visits) == len(set(shard_visits)), "and so is a shard"
+
+
+def test_epochs_names_and_seeds_have_orders_of_their_own():
+    shards = [[7, 8], [9], [6, 5]]
+    orders = {
+        tuple(order_of(shards, name, seed).place(epoch * 35 + i)[1:] for i in range(35))
+        for name in ("web", "code")
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 18
+
+
+def test_golden_order():
+    order = order_of([[3, 2], [], [4]], seed=5)
+    assert [order.place(i) for i in range(18)] == GOLDEN
+
+
+# fmt: off
+GOLDEN = [
+    (0, 0, 1, 0), (0, 0, 1, 1), (0, 0, 0, 2), (0, 0, 0, 0), (0, 0, 0, 1), (0, 2, 0, 2), (0, 2, 0, 3), (0, 2, 0, 1), (0, 2, 0, 0),
+    (1, 0, 1, 1), (1, 0, 1, 0), (1, 0, 0, 0), (1, 0, 0, 2), (1, 0, 0, 1), (1, 2, 0, 3), (1, 2, 0, 0), (1, 2, 0, 1), (1, 2, 0, 2),
+]
+# fmt: on
