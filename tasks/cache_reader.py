@@ -1,8 +1,8 @@
 """Reading a task cache at random, and never anything but what was written.
 
-Opening checks the manifest by its checksum and every shard by its size. A sidecar and a lineage file are checked by their SHA-256 when they
-are first touched, every record by its CRC whenever it is read. A shard must stay the file that it was when the cache was opened: a cache that
-is written anew, or a file that is cut, under a running job is an error before it is a wrong value.
+Opening checks the manifest by its checksum and every shard by its size. A sidecar and a lineage file are checked by their SHA-256 when
+they are first touched, every record by its CRC whenever it is read. A shard must stay the file that it was when the cache was opened: a
+cache that is written anew, or a file that is cut, under a running job is an error before it is a wrong value.
 """
 
 import bisect
@@ -153,11 +153,11 @@ class CacheReader:
         return np.concatenate([self.index(s)[feature] for s in range(self.num_shards)])
 
     def rows(self, length: int) -> list[np.ndarray] | None:
-        """Rows of `length` tokens that best_fit makes of each block of `targets`: int64 [blocks] a shard. None if the manifest tells none."""
+        """Rows of `length` tokens that best_fit makes of each block of `targets`: int64 [blocks] a shard. None if not in the manifest."""
         return self._block_counts("rows", str(length))
 
     def block_tokens(self, feature: str = "targets") -> list[np.ndarray] | None:
-        """Values (first axis) of a feature in each block: int64 [blocks] a shard. None if the manifest, an older one, tells none."""
+        """Values (first axis) of a feature in each block: int64 [blocks] a shard. None if not in the manifest."""
         return self._block_counts("blocks", feature)
 
     def document(self, record: int) -> tuple[str, str]:
@@ -167,7 +167,7 @@ class CacheReader:
         return table["id"][row].as_py(), table["source"][row].as_py()
 
     def find(self, document_id: str) -> int | None:
-        """The record of a document, or None; reads the lineage of the one shard it can be in. Raises ConfigurationError for what is no id."""
+        """The record of a document, or None, from the lineage of the one shard it can be in. Raises ConfigurationError for a bad id."""
         if not isinstance(document_id, str) or not _DOCUMENT_ID.match(document_id):
             raise ConfigurationError(f"{document_id!r} is no document id.", "An id is 32 hexadecimal digits.")
         document_id = document_id.lower()

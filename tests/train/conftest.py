@@ -45,8 +45,11 @@ def write_cache(directory, name: str, vocabulary: dict, documents: dict[str, lis
         for number, ids in enumerate(streams_of_ids):
             record = cache.Record(document_id(f"{name} {split}", number), f"{name}.jsonl#line={number}", {"targets": np.array(ids, np.int32)})
             shards[hashing.shard_of(hashing.record_hash(SEED, record.id), num_shards)].append(record)
-        entries += [cache_writer.write_shard(staging, split, i, num_shards, records, cache.TARGETS, seed=SEED) for i, records in enumerate(shards)]
-    manifest = cache_writer.build_manifest(name=name, modality="text", entries=entries, features=cache.TARGETS, seed=SEED, vocabulary=vocabulary)
+        entries += [
+            cache_writer.write_shard(staging, split, i, num_shards, records, cache.TARGETS, seed=SEED) for i, records in enumerate(shards)
+        ]
+    facts = {"name": name, "modality": "text", "features": cache.TARGETS, "seed": SEED, "vocabulary": vocabulary}
+    manifest = cache_writer.build_manifest(entries=entries, **facts)
     cache_writer.commit(staging, str(directory), manifest)
 
 
