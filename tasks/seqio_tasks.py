@@ -49,10 +49,13 @@ def register(tasks_dir: str) -> list[str]:
 def register_mixture(mixture: Mixture) -> str:
     """Registers a resolved mixture under its name, and its components as tasks under theirs. Returns the name.
 
-    SeqIO finds a component's cache by its name in its cache directories, so a component's directory must carry its name.
+    SeqIO finds a component's cache by its name in its cache directories, so a component's directory must carry its name. Its rates are the
+    mixture's weights at step 0: SeqIO knows no stages, nor what is skipped.
     """
     rates = []
-    for (domain, manifest), weight in zip(mixture.manifests().items(), mixture.components.values()):
+    manifests = mixture.manifests()
+    (_, _, weights), *_ = mixture.weights(manifests)
+    for domain, manifest in manifests.items():
         parts = domain.split(":")
         parent = os.path.abspath(manifest.directory)
         for part in reversed(parts):
@@ -63,8 +66,8 @@ def register_mixture(mixture: Mixture) -> str:
             parent = os.path.dirname(parent)
         _register(domain, manifest)
         seqio.add_global_cache_dirs([parent])
-        if weight:
-            rates.append((domain, float(weight)))
+        if weights[domain]:
+            rates.append((domain, float(weights[domain])))
     seqio.MixtureRegistry.remove(mixture.name)
     seqio.MixtureRegistry.add(mixture.name, rates)
     return mixture.name
