@@ -55,12 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lineage.add_argument("--json", action="store_true", help="one JSON object a span instead of a table")
     export = parser.add_argument_group(
         "export",
-        "CACHE --to=FORMAT --output=DIR: one file a shard, records in the cache's order, manifest.json with counts and SHA-256 last. Nothing is\n"
-        "visible in DIR before all is written; stopped, it goes on where it was; run again on the same cache, it keeps what is right.\n"
+        "CACHE --to=FORMAT --output=DIR: one file a shard, records in the cache's order, and manifest.json with counts and SHA-256 last.\n"
+        "Nothing is visible in DIR before all is written; stopped, it goes on where it was; run again, it keeps what is right.\n"
         "arrayrecord: each record's tf.train.Example bytes, for random access; needs pip install 'castor[arrayrecord]'; read with\n"
         "  grain.sources.ArrayRecordDataSource(sorted(glob.glob('DIR/train-*.arrayrecord')))\n"
         "parquet: columns id, source and each feature; read with pandas.read_parquet('DIR/train-00000-of-00008.parquet'),\n"
-        "  duckdb.sql(\"from 'DIR/train-*.parquet'\") or datasets.load_dataset('DIR'), which wants no split without records: name one with --split",
+        "  duckdb.sql(\"from 'DIR/train-*.parquet'\") or datasets.load_dataset('DIR'), which wants no split without records (see --split)",
     )
     export.add_argument("--to", metavar="FORMAT", help="arrayrecord or parquet")
 

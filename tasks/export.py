@@ -49,7 +49,9 @@ class Export:
     kept: int
 
 
-def export(cache_dir: str, output: str, to: str, splits: Sequence[str] = (), advance: Callable[[int], None] = lambda records: None) -> Export:
+def export(
+    cache_dir: str, output: str, to: str, splits: Sequence[str] = (), advance: Callable[[int], None] = lambda records: None
+) -> Export:
     """Writes splits of a cache to `output` and returns when its manifest stands.
 
     to: one of FORMATS. splits: all of the cache's if empty; splits that an earlier export put there stay. advance: called with numbers of
@@ -60,7 +62,8 @@ def export(cache_dir: str, output: str, to: str, splits: Sequence[str] = (), adv
     cache_dir, output = os.fspath(cache_dir), os.fspath(output)
     if to not in FORMATS:
         close = difflib.get_close_matches(str(to), FORMATS, n=1)
-        raise ConfigurationError(f"there is no export to {to!r}.", f"Did you mean {close[0]}?" if close else f"There are {', '.join(FORMATS)}.")
+        remedy = f"Did you mean {close[0]}?" if close else f"There are {', '.join(FORMATS)}."
+        raise ConfigurationError(f"there is no export to {to!r}.", remedy)
     manifest = cache.load_manifest(cache_dir)
     splits = list(dict.fromkeys(splits)) or list(manifest.splits)
     for split in splits:
@@ -152,12 +155,23 @@ def _finished(name: str, facts: Mapping[str, Any], known: Mapping[str, Any] | No
         known = storage.read_json(storage.join(staging, name + ".json"))
     except (ValueError, OSError):
         pass
-    if isinstance(known, dict) and all(known.get(key) == facts[fact] for key, fact in _MADE_FROM.items()):
-        for place in (staging, output):
-            path = storage.join(place, name)
-            if storage.exists(path) and storage.size(path) == known.get("bytes") and storage.sha256(path) == known.get("sha256"):
-                return known, place
+    for place in (staging, output) if known else ():
+        path = storage.join(place, name)
+        if storage.exists(path) and (entry := _entry(name, facts, path)) == known:
+            return entry, place
     return None, ""
+
+
+def _entry(name: str, facts: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    return {
+        "file": name,
+        "records": facts["records"],
+        "tokens": dict(facts["tokens"]),
+        "bytes": storage.size(path),
+        "sha256": storage.sha256(path),
+        **{key: facts[fact] for key, fact in _MADE_FROM.items()},
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------- one file
@@ -172,14 +186,7 @@ def _write_shard(reader, shard: int, facts: Mapping[str, Any], name: str, stagin
         source = storage.join(reader.directory, facts["file"])
         if storage.sha256(source) != facts["sha256"]:
             raise CacheError(f"{source} is not the file that the manifest names.", f"castor tasks verify {reader.directory} says more.")
-        entry = {
-            "file": name,
-            "records": facts["records"],
-            "tokens": dict(facts["tokens"]),
-            "bytes": storage.size(unfinished),
-            "sha256": storage.sha256(unfinished),
-            **{key: facts[fact] for key, fact in _MADE_FROM.items()},
-        }
+        entry = _entry(name, facts, unfinished)
         storage.rename(unfinished, path)
     except BaseException:
         storage.remove(unfinished)
@@ -203,7 +210,8 @@ def _check_writable(to: str, manifest: cache.Manifest) -> None:
     if to == "arrayrecord":
         _array_record_module()
     elif clash := {"id", "source"} & set(manifest.features):
-        raise ConfigurationError(f"cache {manifest.directory} has a feature {clash.pop()!r}, a column Parquet needs.", "Use --to=arrayrecord.")
+        what = f"cache {manifest.directory} has a feature {clash.pop()!r}; the Parquet files have a column of that name already."
+        raise ConfigurationError(what, "Use --to=arrayrecord.")
 
 
 def _array_record_module():

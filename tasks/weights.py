@@ -25,7 +25,11 @@ from tasks.errors import ConfigurationError
 
 _DIGITS = 12
 _DECIMAL = decimal.Context(
-    prec=50, rounding=decimal.ROUND_HALF_EVEN, Emin=-99999, Emax=99999, traps=[decimal.Overflow, decimal.Underflow, decimal.InvalidOperation]
+    prec=50,
+    rounding=decimal.ROUND_HALF_EVEN,
+    Emin=-99999,
+    Emax=99999,
+    traps=[decimal.Overflow, decimal.Underflow, decimal.InvalidOperation],
 )
 # The last of 50 digits may differ between implementations of decimal. Rounded to 30 first, a result that is exact in truth is exact here
 # too, so that 12 digits never hang on that last one.
@@ -56,7 +60,7 @@ class Proportional:
 @gin.configurable(module="tasks.weights")
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-    """Shares in proportion to tokens ** (1 / temperature): 1 is proportional, larger is nearer to uniform. mT5's alpha is 1 / temperature."""
+    """Shares in proportion to tokens ** (1 / temperature): 1 is proportional, larger is nearer to uniform. mT5's alpha is its inverse."""
 
     temperature: float = gin.REQUIRED
 
@@ -218,7 +222,8 @@ def _power(base: fractions.Fraction, exponent: fractions.Fraction) -> fractions.
     try:
         result = _DECIMAL.power(_decimal(base), _decimal(exponent))
     except (decimal.Overflow, decimal.Underflow):
-        raise ConfigurationError(f"a count to the power of {float(exponent)} is beyond reason.", "Give a temperature of 1 or more.") from None
+        what = f"a count to the power of {float(exponent)} is beyond reason."
+        raise ConfigurationError(what, "Give a temperature of 1 or more.") from None
     return fractions.Fraction(_ROUNDED.plus(_SNAPPED.plus(result)))
 
 

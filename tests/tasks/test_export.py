@@ -84,7 +84,7 @@ def test_parquet_schema_says_shape_and_type(caches, tmp_path):
 
     exports.export(caches["wide"], tmp_path, "parquet", ["train"])
     file = pyarrow.parquet.ParquetFile(tmp_path / "train-00000-of-00003.parquet")
-    kinds = {field.name: str(field.type).replace("element: ", "item: ").replace("item: ", "") for field in file.schema_arrow}
+    kinds = {field.name: str(field.type).replace("element: ", "").replace("item: ", "") for field in file.schema_arrow}
     assert kinds == {
         "id": "string",
         "source": "string",
@@ -191,7 +191,8 @@ def test_stopped_anywhere_it_shows_nothing_and_goes_on(caches, tmp_path, monkeyp
     assert 12 < stop < 100
 
 
-def test_killed_it_goes_on(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_it_goes_on(tmp_path, how):
     directory = make_cache(tmp_path / "cache", make_records(400), num_shards=40, splits=("train",))
     program = (
         "import sys, time; from tasks import export; write = export._write_parquet\n"
@@ -199,12 +200,12 @@ def test_killed_it_goes_on(tmp_path):
         "export._write_parquet = slow\n"
         "export.export(sys.argv[1], sys.argv[2], 'parquet')"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, directory, str(tmp_path / "out")], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", program, directory, str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for _ in range(6):
         process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process.send_signal(how)
+    process.communicate()
     assert storage.list_files(tmp_path / "out") == [".export"]
     done = exports.export(directory, tmp_path / "out", "parquet")
     exports.export(directory, tmp_path / "whole", "parquet")

@@ -179,8 +179,10 @@ def test_bad_use(make, match):
 
 
 def test_gin():
-    gin.parse_config("import tasks.weights\ntasks.weights.Temperature.temperature = 3\nb/tasks.weights.UniMax.budget = 10\nb/UniMax.max_epochs = 2")
-    assert weights.Temperature() == weights.Temperature(3) and weights.Temperature.unit == "tokens" and weights.ExampleRates.unit == "examples"
+    gin.parse_config("import tasks.weights\ntasks.weights.Temperature.temperature = 3")
+    gin.parse_config("b/tasks.weights.UniMax.budget = 10\nb/UniMax.max_epochs = 2")
+    assert weights.Temperature() == weights.Temperature(3)
+    assert (weights.Temperature.unit, weights.ExampleRates.unit) == ("tokens", "examples")
     with gin.config_scope("b"):
         assert weights.UniMax() == weights.UniMax(10, 2)
     with pytest.raises(RuntimeError, match="Required bindings for `UniMax`"):
