@@ -84,6 +84,48 @@ def test_a_mixture_bound_in_gin_is_found_by_its_scope(tasks_dir):
     assert mixture.name == "two" and list(mixture.components) == ["web", "code"]
 
 
+def test_stages_and_weighting_from_gin(tasks_dir):
+    gin.parse_config(
+        """
+        import tasks.weights
+        late/tasks.Stage.start = 100
+        late/tasks.Stage.weights = {'web': 1}
+        two/tasks.Mixture.components = {'web': 1, 'code': 2}
+        two/tasks.Mixture.stages = (@late/tasks.Stage(), (200, {'code': 1}, 50))
+        two/tasks.Mixture.weighting = @tasks.weights.Temperature()
+        tasks.weights.Temperature.temperature = 2
+        """
+    )
+    mixture = tasks.resolve_mixture("two", tasks_dir)
+    assert mixture.stages == (tasks.Stage(100, {"web": 1}), tasks.Stage(200, {"code": 1}, 50))
+    manifests = mixture.manifests()
+    (_, _, first), (start, ramp, second), (_, late_ramp, third) = mixture.weights(manifests)
+    tokens = {name: manifest.tokens("train") for name, manifest in manifests.items()}
+    assert float(first["code"] / first["web"]) == pytest.approx(2 * (tokens["code"] / tokens["web"]) ** 0.5)
+    assert (start, ramp, late_ramp) == (100, 0, 50) and not second["code"] and not third["web"]
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"stages": ((5, {"image": 1}),)}, "'image', which is no component"),
+        ({"stages": ((5,),)}, "has a stage"),
+        ({"stages": (5,)}, "has a stage"),
+        ({"stages": ((0, {"web": 1}),)}, "Stage.start"),
+        ({"weighting": "by feeling"}, "has weighting 'by feeling'"),
+    ],
+)
+def test_bad_schedules(tasks_dir, options, match):
+    with pytest.raises(ConfigurationError, match=match):
+        tasks.Mixture("m", {"web": 1, "code": 1}, (tasks_dir,), **options)
+
+
+def test_all_weights_zero(tasks_dir):
+    for options in ({"components": {"web": 0}}, {"components": {"web": 1}, "stages": ((5, {"web": 0}),)}):
+        with pytest.raises(ConfigurationError, match="are zero"):
+            tasks.Mixture("m", cache_dirs=(tasks_dir,), **options).weights()
+
+
 def test_the_vocabulary_is_found_where_it_was_or_beside_the_cache(tmp_path):
     vocabulary = caches.make_vocabulary()
     facts = {"path": str(tmp_path / "a/vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
