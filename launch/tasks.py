@@ -1,4 +1,4 @@
-"""`castor tasks ACTION`: look at task caches, check them, and trace a training step back to its documents."""
+"""`castor tasks ACTION`: look at task caches, check them, export them, and trace training steps to documents and documents to steps."""
 
 import argparse
 import dataclasses
@@ -15,6 +15,8 @@ _MACROS = {
     "batch_size": "BATCH_SIZE",
     "lengths": "TASK_FEATURE_LENGTHS",
     "seed": "RANDOM_SEED",
+    "packing": "PACKING",
+    "steps": "TRAIN_STEPS",
 }
 
 
@@ -22,12 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the action, what it acts on, and its options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Look at task caches, check them, and trace a training step back to its documents.\n\n"
+        "Look at task caches, check them, export them, and trace training steps to documents and documents to steps.\n\n"
         "  list DIR       the caches under a directory, half-written ones included: records, tokens, vocabulary\n"
         "  show CACHE     one cache in full: splits, lengths, features, vocabulary, the funnel of its documents\n"
         "  verify PATH    every byte against the manifest; names each flipped, cut, missing or stale file; exit code 1 if there is any\n"
         "  preview CACHE  records decoded back to text, pictures, spectrograms, sound and frames, in one HTML page\n"
-        "  lineage        which documents, and which of their tokens, are in the batch of a step: of a run, or of a cache\n"
+        "  lineage        which documents, and which of their tokens, are in the batch of a step (--step), or at which steps a document\n"
+        "                 comes (--document): of a run, or of a cache\n"
         "  export CACHE   its records as ArrayRecord (Grain, TFDS) or Parquet (pandas, DuckDB, Hugging Face datasets), for other trainers"
     )
     parser.add_argument("action", metavar="ACTION", help=f"one of {', '.join(ACTIONS)}")
@@ -49,9 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lineage.add_argument("--tasks_dir", metavar="DIR", help="where task names are looked up (default: the macro TASKS_DIR)")
     lineage.add_argument("--step", metavar="S", type=int, help="the training step, from 0")
     lineage.add_argument("--row", metavar="R", type=int, help="one row of the global batch only")
+    lineage.add_argument("--document", metavar="ID", help="instead of --step: the steps, rows and epochs that see this document")
+    lineage.add_argument("--steps", metavar="N", type=int, help="how many steps of the run are meant (default: the macro TRAIN_STEPS)")
     lineage.add_argument("--batch_size", metavar="B", type=int, help="rows of the global batch (default: the macro BATCH_SIZE)")
     lineage.add_argument("--length", metavar="L", type=int, help="tokens of a row (default: TASK_FEATURE_LENGTHS)")
     lineage.add_argument("--seed", metavar="N", type=int, help="of the data order (default: RANDOM_SEED, or 0)")
+    lineage.add_argument("--packing", metavar="METHOD", help="best_fit, first_fit or concat_and_split (default: PACKING, or best_fit)")
     lineage.add_argument("--json", action="store_true", help="one JSON object a span instead of a table")
     export = parser.add_argument_group(
         "export",
@@ -223,13 +229,17 @@ def _preview(arguments, flags) -> int:
 def _lineage(arguments, flags) -> int:
     from tasks.errors import ConfigurationError
 
-    if arguments.step is None:
-        raise ConfigurationError("castor tasks lineage needs a step.", "Say which with --step=S.")
-    batches = _batches(arguments, flags)
+    if (arguments.step is None) == (arguments.document is None):
+        raise ConfigurationError(
+            "castor tasks lineage needs a step or a document.", "Say which batch with --step=S, or which document with --document=ID."
+        )
+    batches, steps = _batches(arguments, flags)
+    if arguments.document is not None:
+        return _document_lineage(arguments, batches, steps)
     rows = batches.lineage(arguments.step)
     if arguments.row is not None:
-        if not 0 <= arguments.row < batches.batch_size:
-            raise ConfigurationError(f"the batch has no row {arguments.row}.", f"It has rows 0 to {batches.batch_size - 1}.")
+        if not 0 <= arguments.row < len(rows):
+            raise ConfigurationError(f"the batch has no row {arguments.row}.", f"It has rows 0 to {len(rows) - 1}.")
         rows = [rows[arguments.row]]
     spans = [span for row in rows for span in row]
     if arguments.json:
@@ -246,8 +256,40 @@ def _lineage(arguments, flags) -> int:
     return 0
 
 
+def _document_lineage(arguments, batches, steps: int | None) -> int:
+    """Prints where a document comes. Returns 1 if no cache has it."""
+    from tasks.errors import ConfigurationError
+
+    if steps is None:
+        raise ConfigurationError("lineage of a document needs the number of steps to look at.", "Bind TRAIN_STEPS, or give --steps=N.")
+    held = {c.name: c.reader.find(arguments.document) for c in batches.components}
+    held = {name: record for name, record in held.items() if record is not None}
+    if not held:
+        print(f"castor: no cache of the mixture has document {arguments.document} in split {batches.split}.", file=sys.stderr)
+        return 1
+    found = list(batches.occurrences(arguments.document, steps))
+    if arguments.json:
+        for occurrence in found:
+            print(json.dumps({"step": occurrence.step, **dataclasses.asdict(occurrence.span)}))
+        return 0
+    table = _table(">step", ">row", ">segment", "in the row", "domain", ">epoch", ">record", "tokens")
+    for o in found:
+        s = o.span
+        place, tokens = f"{s.row_start}-{s.row_stop}", f"{s.start}-{s.stop}"
+        table.add_row(str(o.step), str(s.row), str(s.segment), place, s.domain, str(s.epoch), str(s.record), tokens)
+    console = _console()
+    console.print(table)
+    where = ", ".join(f"record {record} of {name}" for name, record in held.items())
+    left_out = "; it is on the list of documents to skip" if arguments.document in batches.mixture.skip_documents else ""
+    console.print(
+        f"document {arguments.document} ({where}): {len(found)} spans in {steps:,} steps{left_out}; batches {batches.fingerprint}"
+    )
+    return 0
+
+
 def _batches(arguments, flags):
-    """The Batches of a run's gin files, of one cache, or of a cache in a run's settings; what the command line says wins."""
+    """(Batches, number of steps or None) of a run's gin files, of one cache, or of a cache in a run's settings; what the command line says
+    wins."""
     import gin
 
     from tasks import configuration
@@ -272,6 +314,8 @@ def _batches(arguments, flags):
         "lengths": {"targets": arguments.length} if arguments.length is not None else None,
         "seed": arguments.seed,
         "tasks_dir": arguments.tasks_dir,
+        "packing": arguments.packing,
+        "steps": arguments.steps,
     }
     described |= {name: value for name, value in given.items() if value is not None}
     for name, remedy in (
@@ -282,7 +326,17 @@ def _batches(arguments, flags):
         if name not in described:
             raise ConfigurationError(f"lineage needs the {_MACROS[name]} of the run: a batch is a function of it.", remedy)
     mixture = resolve_mixture(described["mixture"], described.get("tasks_dir"))
-    return Batches(mixture, described["batch_size"], described["lengths"], described.get("seed", 0), split=arguments.split)
+    mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))  # as a run has it
+    batches = Batches(
+        mixture,
+        described["batch_size"],
+        described["lengths"],
+        described.get("seed", 0),
+        split=arguments.split,
+        packing=described.get("packing", "best_fit"),
+        progress=Progress("counting packed rows"),
+    )
+    return batches, described.get("steps")
 
 
 def _latest_configuration(model_dir: str) -> str:
@@ -346,6 +400,26 @@ def _paths(arguments, example: str, most: int | None = None) -> list[str]:
             f"castor tasks {arguments.action} takes {'one path' if most == 1 else 'a path'}.", f"For instance: {example}"
         )
     return arguments.paths
+
+
+class Progress:
+    """A progress bar on a terminal, called with (done, total); silent elsewhere, and gone when all is done."""
+
+    def __init__(self, what: str):
+        self._what, self._bar = what, None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            import rich.console
+            import rich.progress
+
+            self._bar = rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+            self._task = self._bar.add_task(self._what, total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done)
+        if done == total:
+            self._bar.stop()
+            self._bar = None
 
 
 def _console():

@@ -88,6 +88,25 @@ def test_lineage_of_a_cache(out, castor):
     assert code == 0 and all(s["document"] in text and s["source"] in text for s in spans)
 
 
+def test_lineage_of_a_document(out, castor, tmp_path):
+    (tmp_path / "run.gin").write_text(
+        "import tasks.catalog\nMIXTURE_OR_TASK_NAME = @two/tasks.Mixture()\ntwo/tasks.Mixture.components = {'web': 1, 'code': 3}\n"
+        f"two/tasks.Mixture.stages = ((4, {{'web': 1}}),)\nTASKS_DIR = '{out / 'tasks'}'\nBATCH_SIZE = {{0: 2, 3: 4}}\n"
+        "TASK_FEATURE_LENGTHS = {'targets': 32}\nTRAIN_STEPS = 12\nPACKING = 'first_fit'\n"
+    )
+    by_step = []
+    for step in range(12):
+        code, text, _ = castor("lineage", f"--gin_file={tmp_path / 'run.gin'}", f"--step={step}", "--json")
+        by_step += [{"step": step, **json.loads(line)} for line in text.splitlines()]
+    document = by_step[0]["document"]
+    code, text, _ = castor("lineage", f"--gin_file={tmp_path / 'run.gin'}", f"--document={document}", "--json")
+    assert code == 0 and [json.loads(line) for line in text.splitlines()] == [s for s in by_step if s["document"] == document]
+    code, text, _ = castor("lineage", f"--gin_file={tmp_path / 'run.gin'}", f"--document={document}", "--steps=1")
+    assert code == 0 and "in 1 steps" in text and document in text
+    code, _, error = castor("lineage", f"--gin_file={tmp_path / 'run.gin'}", f"--document={'f' * 32}")
+    assert code == 1 and "no cache of the mixture has document" in error
+
+
 def test_lineage_of_a_mixture_bound_in_gin(out, castor, tmp_path):
     (tmp_path / "two.gin").write_text(
         "import tasks.catalog\nMIXTURE_OR_TASK_NAME = @two/tasks.Mixture()\ntwo/tasks.Mixture.components = {'web': 1, 'code': 3}\n"
@@ -132,6 +151,9 @@ def test_export(out, castor, tmp_path):
         (["preview", "{web}", "--split=tset"], "no split 'tset'"),
         (["preview", "{web}", "--vocabulary=/nothing"], "/nothing is no vocabulary"),
         (["lineage", "{web}"], "--step=S"),
+        (["lineage", "{web}", "--step=1", "--document=" + "0" * 32], "--step=S"),
+        (["lineage", "{web}", "--document=" + "0" * 32, "--batch_size=2", "--length=8"], "TRAIN_STEPS"),
+        (["lineage", "{web}", "--document=xyz", "--steps=2", "--batch_size=2", "--length=8"], "32"),
         (["lineage", "{web}", "--step=1"], "BATCH_SIZE"),
         (["lineage", "--step=1"], "MIXTURE_OR_TASK_NAME"),
         (["lineage", "{web}", "--step=1", "--batch_size=2", "--length=8", "--row=2"], "no row 2"),
