@@ -364,14 +364,15 @@ def _malformed(data: Any) -> str:
 
 
 def _malformed_shard(shard: Mapping[str, Any], features: Mapping[str, Any], blocks_are_ours: bool) -> str:
-    if not _all_counts((shard.get("records"), shard.get("bytes"))):
-        return "has no sound counts"
+    for key in ("records", "bytes"):
+        if type(shard.get(key)) is not int or not 0 <= shard[key] < 1 << 63:
+            return "has no sound counts"
     for key in ("sha256", "idx_sha256", "lineage_sha256"):
         if type(shard.get(key)) is not str:
             return "lacks a checksum"
     for key in ("tokens", "content_tokens", "longest"):
         table = shard.get(key)
-        if type(table) is not dict or not _all_counts(map(table.get, features)):
+        if type(table) is not dict or any([type(table.get(name)) is not int or table[name] < 0 for name in features]):
             return f"lacks {key}"
     num_blocks = packing.num_blocks(shard["records"])
     for key in ("rows", "blocks"):
