@@ -4,21 +4,22 @@
 
     castor                  tasks.Batches(...).batch(step); best_fit, its default
     castor_first_fit, castor_concat_and_split           the other two packings of Castor
-    seqio                   unmodified SeqIO on the same cache: get_dataset(use_cached=True, shuffle=True), DecoderFeatureConverter(pack=True)
-    grain_concat            Grain: ArrayRecord (group_size:1) -> shuffle -> parse tf.Example (protobuf's upb) -> ConcatThenSplitIterDataset -> batch
+    seqio                   unmodified SeqIO on the same cache: get_dataset(use_cached, shuffle), DecoderFeatureConverter(pack=True)
+    grain_concat            Grain: ArrayRecord (group_size:1), shuffle, parse tf.Example (protobuf's upb), ConcatThenSplitIterDataset
     grain_first_fit, grain_best_fit                     the same, long documents chopped to rows first, packed into BINS rows at a time
     grain_concat_threads    grain_concat with Grain's default ReadOptions of 16 threads
     grain_memory_concat, grain_memory_first_fit         from arrays in memory: nothing read, nothing parsed
 
-Every contender runs in a process of its own that may use one core, threads included, over warm files, and every round runs each once; medians
-over the rounds. Tokens are positions that are not padding; CPU seconds are of the whole process. Grain reads inline (num_threads=0) but for
-grain_concat_threads, since on one core its threads only cost. Castor's and SeqIO's batches hold the model's five arrays; Grain's hold
-tokens, segment ids and positions, which is less work.
+Every contender runs in a process of its own that may use one core, threads included, over warm files; every round runs each once, and
+medians are over the rounds. Tokens are positions that are not padding; CPU seconds are of the whole process. Grain reads inline
+(num_threads=0) but for grain_concat_threads, since on one core its threads only cost. Castor's and SeqIO's batches hold the model's five
+arrays; Grain's hold tokens, segment ids and positions, which is less work.
 
-start: seconds from the start of the process until its libraries are imported. reach: seconds from there to the first batch of a step, everything opened on the way (Castor: its cached plans removed first);
-restore: the same for Grain when it has the iterator's state from a checkpoint of that step. any_step: Castor's batch(step) in an open
-process, steps drawn at random below a million. cut: share of documents of at most a row that are cut nevertheless; lost: share of tokens
-that never come, as SeqIO trims a document to a row. Prints a JSON line for each contender and one that compares them.
+start_s: from the start of the process until its libraries are imported. reach_s: from there to the first batch of step --reach, with all
+that is opened on the way (Castor: its cached plans removed first). reach_far_s: the same for --far, plans as the first run left them.
+restore_s: reach_s for Grain when it is given the iterator's state from a checkpoint of that step. any_step_ms: Castor's batch(step) in an
+open process, steps drawn at random below a million. cut: share of documents of at most a row that are cut nevertheless. lost: share of
+tokens that never come, as SeqIO trims a document to a row. Prints a JSON line for each contender and one that compares them.
 """
 
 import argparse
@@ -357,13 +358,21 @@ def machine() -> dict:
 
 def run_child(arguments, contender: str, **more) -> dict:
     """One measurement in a fresh process."""
-    own = {"contender": contender, "cache": arguments.cache, "arrayrecord": arguments.arrayrecord, "length": arguments.length, "batch": arguments.batch}
-    command = [sys.executable, __file__, "--measure", json.dumps(own | {"reach": None, "seconds": 0, "check": False, "started": time.time()} | more)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    own = {key: getattr(arguments, key) for key in ("cache", "arrayrecord", "length", "batch")}
+    own |= {"contender": contender, "reach": None, "seconds": 0, "check": False, "started": time.time()}
+    command = [sys.executable, __file__, "--measure", json.dumps(own | more)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
     if done.returncode:
         sys.exit(f"{contender} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def environment() -> dict[str, str]:
+    """Of the measured processes: quiet, and with compiled modules kept, as a user's Python keeps them, even where the caller's does not."""
+    inherited = dict(os.environ)
+    if inherited.pop("PYTHONDONTWRITEBYTECODE", None):
+        inherited["PYTHONPYCACHEPREFIX"] = os.path.join(tempfile.gettempdir(), "castor-benchmarks-pycache")
+    return {**inherited, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
 
 
 def forget_plans(cache: str) -> None:

@@ -1,9 +1,9 @@
-"""Made-up documents of plausible lengths and ids, and task caches of them by the real writer: what benchmarks run on that need a corpus of a
-size no test data has.
+"""Made-up documents of plausible lengths and ids, and task caches of them by the real writer: what benchmarks run on that need a corpus of
+a size no test data has.
 
-Lengths are log-normal (MEDIAN tokens, SIGMA of the logarithm, cut at LONGEST), as web text is, unless real ones are given. Ids are Zipf-like
-over VOCABULARY_SIZE, the first IDS_BEFORE_PIECES of them rare, as a SentencePiece vocabulary has its control tokens and bytes there: varints
-of one byte 1%, two bytes 81%, three bytes 18%. Each document ends in eos.
+Lengths are log-normal (MEDIAN tokens, SIGMA of the logarithm, cut at LONGEST), as web text is, unless real ones are given. Ids are
+Zipf-like over VOCABULARY_SIZE, the first IDS_BEFORE_PIECES of them rare, as a SentencePiece vocabulary has its control tokens and bytes
+there: varints of one byte 1%, two bytes 80%, three bytes 19%. Each document ends in eos.
 """
 
 import glob
@@ -67,6 +67,7 @@ def write_cache(directory: str, sizes: np.ndarray, num_shards: int, seed: int = 
         shards[hashing.shard_of(hashing.record_hash(SHUFFLE_SEED, record.id), num_shards)].append(record)
     staging = cache_writer.begin(directory)
     entries = [
-        cache_writer.write_shard(staging, "train", shard, num_shards, shards[shard], cache.TARGETS, seed=SHUFFLE_SEED) for shard in range(num_shards)
+        cache_writer.write_shard(staging, "train", shard, num_shards, made, cache.TARGETS, seed=SHUFFLE_SEED)
+        for shard, made in enumerate(shards)
     ]
     commit(directory, staging, name, entries)
