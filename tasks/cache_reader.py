@@ -21,6 +21,8 @@ from tasks.errors import CacheError, ConfigurationError
 
 _DOCUMENT_ID = re.compile(r"[0-9a-fA-F]{32}\Z")
 _LINEAGES_KEPT = 16
+_MAPS_KEPT = 1024
+"""Shards whose files stay mapped; a process may hold some 65,000 maps in all (vm.max_map_count)."""
 
 
 class CacheReader:
@@ -111,7 +113,7 @@ class CacheReader:
             except OSError as error:
                 raise CacheError(f"shard {path} cannot be read: {error}.", REMAKE) from error
             self.check(shard)
-            self._data[shard] = data
+            _keep(self._data, shard, data, _MAPS_KEPT)
         return data
 
     def index(self, shard: int) -> np.ndarray:
@@ -124,9 +126,9 @@ class CacheReader:
             except OSError as error:
                 raise CacheError(f"sidecar {path} cannot be read: {error}.", REMAKE) from error
             index = load_index(path, self.manifest.features, entry["records"], entry["idx_sha256"])
-            self._index_identities[shard] = identity
+            _keep(self._index_identities, shard, identity, _MAPS_KEPT)
             self.check(shard)
-            self._indexes[shard] = index
+            _keep(self._indexes, shard, index, _MAPS_KEPT)
         return index
 
     def check(self, shard: int) -> None:
@@ -182,9 +184,7 @@ class CacheReader:
             path = storage.join(self.directory, lineage_file(self.split, shard, self.num_shards))
             table = load_lineage(path, entry["records"], entry["lineage_sha256"])
             self.check(shard)
-            if len(self._lineages) >= _LINEAGES_KEPT:
-                self._lineages.clear()
-            self._lineages[shard] = table
+            _keep(self._lineages, shard, table, _LINEAGES_KEPT)
         return table
 
     def _block_counts(self, table: str, key: str) -> list[np.ndarray] | None:
@@ -196,6 +196,13 @@ class CacheReader:
         counts = np.fromiter(itertools.chain.from_iterable(lists), np.int64)
         ends = np.cumsum([len(part) for part in lists]).tolist()
         return [counts[begin:end] for begin, end in zip([0, *ends], ends)]
+
+
+def _keep(table: dict[int, Any], shard: int, value: Any, most: int) -> None:
+    """Adds an entry; the oldest goes if there are more than `most`."""
+    while len(table) >= most:
+        table.pop(next(iter(table)), None)
+    table[shard] = value
 
 
 def _identity(directory: str, path: str, size: int) -> storage.Identity:

@@ -257,3 +257,15 @@ def test_an_unreadable_shard_is_named(tmp_path, monkeypatch):
     for read in (reader.data, reader.index):
         with pytest.raises(CacheError, match=f"{SHARD}.* cannot be read"):
             read(0)
+
+
+def test_maps_do_not_pile_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_reader, "_MAPS_KEPT", 2)
+    monkeypatch.setattr(cache_reader, "_LINEAGES_KEPT", 2)
+    make_cache(tmp_path / "toy", make_records(60), name="toy", num_shards=6)
+    reader = cache_reader.CacheReader(str(tmp_path / "toy"))
+    for _ in range(2):
+        for record in range(len(reader)):
+            assert reader.find(reader.document(record)[0]) == record
+            assert len(reader[record]["targets"]) == len(reader.tokens(record))
+    assert [len(table) for table in (reader._data, reader._indexes, reader._index_identities, reader._lineages)] == [2, 2, 2, 2]
