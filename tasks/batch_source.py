@@ -19,9 +19,9 @@ from tasks.errors import ConfigurationError
 class BatchSource:
     """Element i is the batch of step steps[i].
 
-    mixture: as for Batches. steps: a range, or a number N for steps 0 to N - 1. options: the other arguments of Batches (batch_size, lengths,
-    seed, split, shard, num_shards, ...). A name bound in gin is looked up here, once, for worker processes have no gin configuration. Raises
-    what Batches raises, at once.
+    mixture: as for Batches. steps: a range, or a number N for steps 0 to N - 1. options: the other arguments of Batches (batch_size,
+    lengths, seed, split, shard, num_shards, ...). A name bound in gin is looked up here, once, for worker processes have no gin
+    configuration. Raises what Batches raises, at once.
     """
 
     def __init__(self, mixture: Mixture | str | Mapping[str, float], steps: range | int, **options: Any):

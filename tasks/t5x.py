@@ -3,9 +3,9 @@
     train.get_dataset_fn = @tasks.t5x.get_dataset            # the one gin line; gin/t5x/castor.gin has it with all around it
     tasks.t5x.get_dataset.tasks_dir = '/data/tasks'
 
-T5X's checkpointer saves the iterator's state in a file a data shard, `train_ds-SSS-of-NNN`. Ours is one number, the next step, the same for
-every shard; so any of these files tells any shard of any number where to go on. SeqIO (hence TensorFlow) is imported only by `registered` and
-`vocabulary`, and T5X never.
+T5X's checkpointer saves the iterator's state in a file a data shard, `train_ds-SSS-of-NNN`. Ours is one number, the next step, the same
+for every shard; so any of these files tells any shard of any number where to go on. SeqIO (hence TensorFlow) is imported only by
+`registered` and `vocabulary`, and T5X never.
 """
 
 import dataclasses
@@ -48,7 +48,10 @@ class ArraySpec:
 
 
 class StepIterator:
-    """The batches of one shard from a step on, without `domain`, as a clu.data.dataset_iterator.DatasetIterator. Its state is the next step."""
+    """The batches of one shard from a step on, without `domain`; its state is the next step.
+
+    A clu.data.dataset_iterator.DatasetIterator in all its methods, and in name where clu is installed.
+    """
 
     def __init__(self, batches: Batches, start_step: int = 0):
         self.batches, self.start_step, self.step = batches, start_step, start_step
@@ -81,9 +84,9 @@ class StepIterator:
     def restore(self, path: os.PathLike | str) -> None:
         """Goes on where the checkpoint that `path` lies in was saved.
 
-        path: a `train_ds-SSS-of-NNN`; that file need not be there, if the checkpoint holds one of another shard or number of shards. A step one
-        after the checkpoint's own is taken back: T5X fetches one batch ahead before its first step, so the file of checkpoint_0 says 1. Raises
-        CheckpointError where there is no such file, where it holds no step, and where two of them differ.
+        path: a `train_ds-SSS-of-NNN`; that file need not be there, if the checkpoint holds one of another shard or number of shards. A step
+        one after the checkpoint's own is taken back: T5X fetches one batch ahead before its first step, so the file of checkpoint_0 says 1.
+        Raises CheckpointError where there is no such file, where it holds no step, and where two of them differ.
         """
         path = os.fspath(path)
         files = _state_files(path)
@@ -127,8 +130,8 @@ def get_dataset(
     model's, which is a decoder; targets only, no inputs. num_epochs: None only, since a mixture's components end at
     different steps. continue_from_last_checkpoint: either; the checkpointer moves the iterator.
 
-    By gin: mixture, if not that of cfg, as for Batches; tasks_dir, where names are looked up; packing, as for Batches; start_step, the first
-    step where no checkpoint says another. Raises ConfigurationError for what contradicts Castor's stream, and what Batches raises.
+    By gin: mixture, if not that of cfg, as for Batches; tasks_dir, where names are looked up; packing, as for Batches; start_step, the
+    first step where no checkpoint says another. Raises ConfigurationError for what contradicts Castor's stream, and what Batches raises.
     """
     del continue_from_last_checkpoint
     for field, (wanted, binding) in _REQUIRED.items():
