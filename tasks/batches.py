@@ -159,18 +159,19 @@ class Batches:
         ]
 
     def _arrays(self, places: list[tuple[int, Place]]) -> dict[str, np.ndarray]:
-        self._check_unchanged(places)
         segments = [self.components[component].segments(place) for component, place in places]
+        shards = [self.components[component].shards(row) for (component, _), row in zip(places, segments)]
+        self._check_unchanged(places, shards)
         packed, skipped = [], []
-        for (component, place), row in zip(places, segments):
-            parts, left_out = self._packed(component, place, row)
+        for where, row, row_shards in zip(places, segments, shards):
+            parts, left_out = self._packed(*where, row, row_shards)
             packed += parts
             skipped += left_out
         in_row = np.array([len(row.records) for row in segments])
         sizes = np.concatenate([row.size[0] for row in segments]).astype(np.int64)
         tokens = records.decode_varints(np.concatenate(packed)) if packed else np.zeros(0, np.int64)
         if len(tokens) != int(sizes.sum()) or not check_tokens(tokens, self.vocab_size):
-            self._find_fault(places, segments)
+            self._find_fault(places, segments, shards)
 
         starts = np.cumsum(sizes) - sizes
         numbers = np.arange(len(sizes)) - np.repeat(np.cumsum(in_row) - in_row, in_row) + 1
@@ -202,14 +203,14 @@ class Batches:
             arrays |= self._dense_arrays(name, spec, places, segments)
         return arrays
 
-    def _packed(self, component: int, place: Place, row: Segments) -> tuple[list[np.ndarray], list[bool]]:
+    def _packed(self, component: int, place: Place, row: Segments, shards: np.ndarray) -> tuple[list[np.ndarray], list[bool]]:
         """The varints of each segment of a row, and whether its document is skipped; a skipped document is not read."""
         opened = self.components[component]
-        left_out = opened.skipped.of_shard(place.shard)
+        left_out = opened.skipped_in(place)
         parts, flags = [], []
-        for record, start, size in zip(row.records.tolist(), row.start[0].tolist(), row.size[0].tolist()):
+        for shard, record, start, size in zip(shards.tolist(), row.records.tolist(), row.start[0].tolist(), row.size[0].tolist()):
             flags.append(record in left_out)
-            parts.append(np.zeros(size, np.uint8) if flags[-1] else opened.packed_tokens(place.shard, record, start, size))
+            parts.append(np.zeros(size, np.uint8) if flags[-1] else opened.packed_tokens(shard, record, start, size))
         return parts, flags
 
     def _dense_arrays(self, name: str, spec: Mapping[str, Any], places, segments) -> dict[str, np.ndarray]:
@@ -222,7 +223,7 @@ class Batches:
             if name not in opened.plans.capacities:
                 continue
             feature = list(opened.plans.capacities).index(name)
-            left_out, offset = opened.skipped.of_shard(place.shard), 0
+            left_out, offset = opened.skipped_in(place), 0
             for segment, (record, start, size) in enumerate(zip(row.records.tolist(), row.start[feature].tolist(), row.size[feature].tolist())):
                 here = slice(offset, offset + size)
                 if size and record not in left_out:
@@ -231,25 +232,27 @@ class Batches:
                 offset += size
         return {name: values, f"{name}_segment_ids": ids, f"{name}_positions": positions}
 
-    def _check_unchanged(self, places: list[tuple[int, Place]]) -> None:
+    def _check_unchanged(self, places: list[tuple[int, Place]], shards: list[np.ndarray]) -> None:
         """Raises CacheError if a shard that is about to be read was changed since it was opened; announces blocks not read before."""
-        for component, shard in sorted({(component, place.shard) for component, place in places}):
+        touched = {(component, shard) for (component, _), row in zip(places, shards) for shard in row.tolist()}
+        for component, shard in sorted(touched):
             self.components[component].reader.check(shard)
         for component, place in places:
-            key = (component, place.shard, place.block)
+            key = (component, place.group, place.block)
             if key not in self._asked_for:
                 if len(self._asked_for) > 1000:
                     self._asked_for.clear()
                 self._asked_for.add(key)
                 self.components[component].read_block(place)
 
-    def _find_fault(self, places, segments) -> None:
+    def _find_fault(self, places, segments, shards) -> None:
         """Raises the CacheError that names the record whose tokens are too few, too many or outside the vocabulary."""
-        for (component, place), row in zip(places, segments):
+        for (component, place), row, row_shards in zip(places, segments, shards):
             opened = self.components[component]
-            for record, size, varints in zip(row.records.tolist(), row.size[0].tolist(), self._packed(component, place, row)[0]):
+            parts, _ = self._packed(component, place, row, row_shards)
+            for shard, record, size, varints in zip(row_shards.tolist(), row.records.tolist(), row.size[0].tolist(), parts):
                 tokens = records.decode_varints(varints)
-                where = f"{opened.reader.path(place.shard)} record {record} of {self.split}"
+                where = f"{opened.reader.path(shard)} record {record} of {self.split}"
                 if len(tokens) != size:
                     raise CacheError(
                         f"{where} has {len(tokens)} tokens where its sidecar says {size}.", "Make the cache again with castor data tokenize."
@@ -264,7 +267,7 @@ class Batches:
 
     def _spans(self, row: int, component: int, place: Place) -> Iterator[Span]:
         opened, offset = self.components[component], 0
-        left_out = opened.skipped.of_shard(place.shard)
+        left_out = opened.skipped_in(place)
         pieces = opened.segments(place)
         for number, (record, start, size) in enumerate(zip(pieces.records.tolist(), pieces.start[0].tolist(), pieces.size[0].tolist()), start=1):
             if record not in left_out:
@@ -296,7 +299,7 @@ class Batches:
         for place, segment in opened.occurrences(record):
             epoch = 0
             while True:
-                index = opened.order.index(epoch, place.shard, place.block, place.row)
+                index = opened.order.index(epoch, place.group, place.block, place.row)
                 position = self._mixing.position(leaf, index)
                 if position is None or position >= end:
                     break

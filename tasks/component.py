@@ -1,11 +1,12 @@
 """One domain of a mixture, opened: its cache, its packed rows, and their order.
 
-    index -> (epoch, shard, block, row)    epochs.py
-    (shard, block) -> plan                 plans.py, packing.py
+    index -> (epoch, group, block, row)    epochs.py; a group is a shard, or small shards together
+    (group, block) -> plan                 plans.py, packing.py
     row of the plan -> pieces of records   here
     piece -> tokens                        records.py, CRC checked, straight from the mapped shard
 """
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -28,7 +29,7 @@ class Place(NamedTuple):
     """Where a packed row of a component stands."""
 
     epoch: int
-    shard: int
+    group: int
     block: int
     row: int
 
@@ -67,10 +68,21 @@ class Component:
 
     def segments(self, place: Place) -> Segments:
         """What lies in the row at a place, by feature in the order of `plans.capacities`."""
-        plan = self.plans.plan(place.shard, place.block)
+        plan = self.plans.plan(place.group, place.block)
         begin, end = plan.row_starts[place.row : place.row + 2].tolist()
-        first = int(self.reader.starts[place.shard]) + place.block * packing.BLOCK_RECORDS
+        first = int(self.reader.starts[self.plans.groups[place.group][0]]) + place.block * packing.BLOCK_RECORDS
         return Segments(plan.record[begin:end].astype(np.int64) + first, plan.start[:, begin:end], plan.size[:, begin:end])
+
+    def shards(self, segments: Segments) -> np.ndarray:
+        """int64 [n]: the shard that each segment's record lies in."""
+        return np.searchsorted(self.reader.starts, segments.records, side="right") - 1
+
+    def skipped_in(self, place: Place) -> frozenset[int]:
+        """The records of a place's group that are left out."""
+        first, last = self.plans.groups[place.group]
+        if last - first == 1:
+            return self.skipped.of_shard(first)
+        return frozenset().union(*(self.skipped.of_shard(shard) for shard in range(first, last)))
 
     def packed_tokens(self, shard: int, record: int, start: int, size: int) -> np.ndarray:
         """The varints of `size` tokens of a record of a shard from token `start` on, uint8 [bytes]."""
@@ -84,20 +96,23 @@ class Component:
 
     def occurrences(self, record: int) -> Iterator[tuple[Place, int]]:
         """(place in epoch 0, segment) of every piece of a record."""
-        shard, row = self.reader.locate(record)
-        block, wanted = divmod(row, packing.BLOCK_RECORDS)
-        plan = self.plans.plan(shard, block)
+        shard, _ = self.reader.locate(record)
+        group = bisect.bisect_right(self.plans.groups, (shard, len(self.reader.starts))) - 1
+        block, wanted = divmod(record - int(self.reader.starts[self.plans.groups[group][0]]), packing.BLOCK_RECORDS)
+        plan = self.plans.plan(group, block)
         for segment in np.flatnonzero(plan.record == wanted).tolist():
             packed_row = int(np.searchsorted(plan.row_starts, segment, side="right")) - 1
-            yield Place(0, shard, block, packed_row), segment - int(plan.row_starts[packed_row])
+            yield Place(0, group, block, packed_row), segment - int(plan.row_starts[packed_row])
 
     def read_block(self, place: Place) -> None:
         """Tells the system that a block is about to be read, from its first byte to its last."""
-        offsets = self.reader.index(place.shard)["offset"]
-        first = place.block * packing.BLOCK_RECORDS
-        last = first + packing.BLOCK_RECORDS
-        end = int(offsets[last]) if last < len(offsets) else len(self.reader.data(place.shard))
-        self.reader.will_need(place.shard, int(offsets[first]), end)
+        begin = place.block * packing.BLOCK_RECORDS
+        end = begin + packing.BLOCK_RECORDS
+        for shard in range(*self.plans.groups[place.group]):
+            offsets = self.reader.index(shard)["offset"]
+            if begin < len(offsets):
+                last = int(offsets[end]) if end < len(offsets) else len(self.reader.data(shard))
+                self.reader.will_need(shard, int(offsets[begin]), last)
 
 
 def open_component(
@@ -119,7 +134,7 @@ def open_component(
             raise ConfigurationError(f"feature {feature!r} of cache {manifest.directory} has no length.", "Leave it out of the lengths.")
     reader = CacheReader(manifest.directory, split)
     plans = Plans(reader, lengths, method, progress)
-    order = EpochOrder(name, seed, plans.shard_rows, plans.block_rows)
+    order = EpochOrder(name, seed, plans.group_rows, plans.block_rows)
     if not order.rows:
         raise CacheError(
             f"cache {manifest.directory} has no tokens in split {split!r}.",

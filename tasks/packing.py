@@ -8,7 +8,8 @@ The first two cut a record only when it is longer than a row: into pieces of a r
 With several features (tokens and, say, patches) each has a capacity of its own and a record must fit in all of them; a record that is
 longer than one of them is cut in all of them at once, piece k taking [k * capacity, (k + 1) * capacity) of each.
 
-A shard is packed in blocks of BLOCK_RECORDS records, so that a batch needs the plans of the blocks it reads and of no others. A plan
+A shard is packed in blocks of BLOCK_RECORDS records, so that a batch needs the plans of the blocks it reads and of no others; small shards
+are packed together, as many as make a block, so that rows are full in small caches too. A plan
 depends on the lengths, the capacities and the method; the same lengths give the same plan for ever (golden vectors hold it), since the
 order of training data follows from it.
 """
@@ -96,6 +97,23 @@ def count_concatenated(tokens: int, length: int) -> int:
 def num_blocks(records: int) -> int:
     """Blocks of a shard of so many records; one without records has none."""
     return -(-records // BLOCK_RECORDS)
+
+
+def groups(records: Sequence[int]) -> list[tuple[int, int]]:
+    """Which shards, of so many records each, are packed together: (first, last + 1) of each group, in order.
+
+    Shards join the group before them as long as it has at most BLOCK_RECORDS records; a larger shard is a group by itself, of several blocks.
+    """
+    result: list[tuple[int, int]] = []
+    total = 0
+    for shard, count in enumerate(records):
+        if result and total + count <= BLOCK_RECORDS:
+            result[-1] = (result[-1][0], shard + 1)
+            total += count
+        else:
+            result.append((shard, shard + 1))
+            total = count
+    return result
 
 
 def _pieces(sizes: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

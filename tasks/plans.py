@@ -1,10 +1,11 @@
 """The packed rows of a cache: how many each block has, and the plan of a block when one is read.
 
 Numbers of rows must be known for the whole cache, since the order of an epoch follows from them; plans only for what is read. The numbers
-come from the manifest (best_fit at a standard length), from its token counts (concat_and_split), or are counted once from all sidecars.
+come from the manifest (best_fit at a standard length), from its token counts (concat_and_split), or are counted once from all sidecars,
+as they are where small shards are packed together.
 Plans and counts are kept beside the shards:
 
-    plans/<method>-<feature>=<capacity>-.../<split>-SSSSS-of-NNNNN.BBBB.plan     one block
+    plans/<method>-<feature>=<capacity>-.../<split>-SSSSS-of-NNNNN.BBBB.plan     one block, by its first shard
     plans/<method>-<feature>=<capacity>-.../<split>.rows                        rows of every block
 
 Each begins with a digest of its content, of what it was made from (the checksums of the sidecars) and of the packing's version. A file
@@ -48,23 +49,25 @@ class Plans:
         self._folder = storage.join(reader.directory, PLANS_FOLDER, config)
         self._writable = True
         self._entries = reader.manifest.shards(reader.split)
-        self._blocks = [packing.num_blocks(entry["records"]) for entry in self._entries]
+        self.groups = packing.groups([entry["records"] for entry in self._entries])
+        """(first, last + 1) of the shards of each group."""
         self._rows = self._known_rows()
-        self.shard_rows = np.array([int(sum(rows)) for rows in self._rows], dtype=np.int64)
-        """int64 [shards]: packed rows of each shard."""
+        self.group_rows = np.array([int(sum(rows)) for rows in self._rows], dtype=np.int64)
+        """int64 [groups]: packed rows of each group."""
         self.plan = functools.lru_cache(maxsize=_PLANS_IN_MEMORY)(self._plan)
 
-    def block_rows(self, shard: int) -> np.ndarray:
-        """int64 [blocks]: packed rows of each block of a shard."""
-        return np.asarray(self._rows[shard], dtype=np.int64)
+    def block_rows(self, group: int) -> np.ndarray:
+        """int64 [blocks]: packed rows of each block of a group."""
+        return np.asarray(self._rows[group], dtype=np.int64)
 
-    def _plan(self, shard: int, block: int) -> packing.Plan:
+    def _plan(self, group: int, block: int) -> packing.Plan:
         """The plan of a block: from memory, from beside the shard, or made now and put there."""
-        path = storage.join(self._folder, f"{self._shard_name(shard)}.{block:04d}.plan")
-        source = f"{self._entries[shard]['idx_sha256']} {block}"
+        first, last = self.groups[group]
+        path = storage.join(self._folder, f"{self._reader.split}-{first:05d}-of-{len(self._entries):05d}.{block:04d}.plan")
+        source = f"{self._checksums(first, last)} {block}"
         numbers = self._read(path, source)
         if numbers is None:
-            plan = packing.plan(self._lengths(shard, block), self.capacities, self._method)
+            plan = packing.plan(self._lengths(group, block), self.capacities, self._method)
             head = [plan.num_rows, len(plan.record)]
             self._write(path, source, np.concatenate([head, plan.row_starts, plan.record, plan.start.ravel(), plan.size.ravel()]))
         else:
@@ -72,43 +75,52 @@ class Plans:
             row_starts, record, spans = np.split(numbers[2:], [rows + 1, rows + 1 + segments])
             start, size = spans.reshape(2, len(self.capacities), segments)
             plan = packing.Plan(self.capacities, row_starts, record, start, size)
-        if plan.num_rows != self._rows[shard][block]:
+        if plan.num_rows != self._rows[group][block]:
             raise CacheError(
-                f"{self._reader.path(shard)}.idx packs into {plan.num_rows} rows in block {block}; {self._rows[shard][block]} were counted.",
+                f"{self._reader.path(first)}.idx packs into {plan.num_rows} rows in block {block}; {self._rows[group][block]} were counted.",
                 "Make the cache again with castor data tokenize.",
             )
         return plan
 
     def _known_rows(self) -> list:
-        """Per shard the rows of its blocks."""
+        """Per group the rows of its blocks."""
         (feature, length), *more = self.capacities.items()
         if self._method == "concat_and_split":
             tokens = self._reader.block_tokens(feature)
             if tokens is not None:
-                return [[packing.count_concatenated(int(count), length) for count in shard] for shard in tokens]
-        elif self._method == "best_fit" and feature == "targets" and not more:
-            rows = self._reader.rows(length)
-            if rows is not None:
-                return rows
-        return self._counted_rows()
+                return [
+                    [packing.count_concatenated(int(sum(tokens[shard].sum() for shard in range(first, last))), length)]
+                    if last - first > 1
+                    else [packing.count_concatenated(count, length) for count in tokens[first].tolist()]
+                    for first, last in self.groups
+                ]
+        known = self._reader.rows(length) if self._method == "best_fit" and feature == "targets" and not more else None
+        if known is not None and len(self.groups) == len(self._entries):
+            return known
+        return self._counted_rows(known)
 
-    def _counted_rows(self) -> list[np.ndarray]:
+    def _counted_rows(self, known: list[np.ndarray] | None) -> list[np.ndarray]:
+        """The same, counted from the sidecars, or as it was counted before; `known` of each shard, for groups of one."""
         path = storage.join(self._folder, f"{self._reader.split}.rows")
-        source = hashlib.sha256("".join(entry["idx_sha256"] for entry in self._entries).encode()).hexdigest()
+        source = self._checksums(0, len(self._entries))
+        blocks = [packing.num_blocks(sum(entry["records"] for entry in self._entries[first:last])) for first, last in self.groups]
         numbers = self._read(path, source)
         if numbers is None:
             counts: list[int] = []
-            for shard, blocks in enumerate(self._blocks):
-                for block in range(blocks):
-                    counts.append(self._count(shard, block))
-                    if self._progress:
-                        self._progress(len(counts), sum(self._blocks))
+            for group, (first, last) in enumerate(self.groups):
+                alone = last - first == 1 and known is not None
+                counts += known[first].tolist() if alone else [self._count(group, block) for block in range(blocks[group])]
+                if self._progress:
+                    self._progress(len(counts), sum(blocks))
             numbers = np.array(counts, dtype=np.int32)
             self._write(path, source, numbers)
-        return np.split(numbers, np.cumsum(self._blocks)[:-1])
+        return np.split(numbers, np.cumsum(blocks)[:-1])
 
-    def _count(self, shard: int, block: int) -> int:
-        lengths = self._lengths(shard, block)
+    def _checksums(self, first: int, last: int) -> str:
+        return hashlib.sha256("".join(entry["idx_sha256"] for entry in self._entries[first:last]).encode()).hexdigest()
+
+    def _count(self, group: int, block: int) -> int:
+        lengths = self._lengths(group, block)
         if self._method == "best_fit" and len(lengths) == 1:
             ((feature, length),) = self.capacities.items()
             return packing.count_rows(lengths[feature], length)
@@ -117,12 +129,10 @@ class Plans:
             return packing.count_concatenated(int(lengths[feature].sum(dtype=np.int64)), length)
         return packing.plan(lengths, self.capacities, self._method).num_rows
 
-    def _lengths(self, shard: int, block: int) -> dict[str, np.ndarray]:
-        index = self._reader.index(shard)[block * packing.BLOCK_RECORDS : (block + 1) * packing.BLOCK_RECORDS]
-        return {name: index[name] for name in self.capacities}
-
-    def _shard_name(self, shard: int) -> str:
-        return f"{self._reader.split}-{shard:05d}-of-{len(self._entries):05d}"
+    def _lengths(self, group: int, block: int) -> dict[str, np.ndarray]:
+        part = slice(block * packing.BLOCK_RECORDS, (block + 1) * packing.BLOCK_RECORDS)
+        indexes = [self._reader.index(shard)[part] for shard in range(*self.groups[group])]
+        return {name: np.concatenate([index[name] for index in indexes]) for name in self.capacities}
 
     def _read(self, path: str, source: str) -> np.ndarray | None:
         try:

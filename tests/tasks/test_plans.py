@@ -18,7 +18,8 @@ LENGTH = 64
 
 
 @pytest.fixture
-def cache(tmp_path):
+def cache(tmp_path, small_blocks):
+    """Eight shards of some ten records each, packed in blocks of four."""
     return pathlib.Path(caches.make_cache(tmp_path / "toy", caches.make_records(80), name="toy", num_shards=8))
 
 
@@ -36,7 +37,7 @@ def files(cache):
 
 
 def all_plans(opened):
-    return [opened.plan(shard, block) for shard in range(len(opened.shard_rows)) for block in range(len(opened.block_rows(shard)))]
+    return [opened.plan(group, block) for group in range(len(opened.groups)) for block in range(len(opened.block_rows(group)))]
 
 
 def same(a, b):
@@ -45,7 +46,7 @@ def same(a, b):
 
 def test_a_cache_is_opened_without_a_plan_and_only_what_is_read_is_planned(cache):
     opened = plans(cache)
-    assert opened.shard_rows.sum() > 0 and not (cache / "plans").exists()
+    assert opened.group_rows.sum() > 0 and not (cache / "plans").exists()
     opened.plan(3, 0)
     assert files(cache) == ["best_fit-targets=64/train-00003-of-00008.0000.plan"]
     batches = Batches(str(cache), 1, {"targets": 128})
@@ -53,28 +54,40 @@ def test_a_cache_is_opened_without_a_plan_and_only_what_is_read_is_planned(cache
     assert len([name for name in files(cache) if "=128" in name]) == 1
 
 
+def test_small_shards_are_packed_together(cache, tmp_path, monkeypatch):
+    alone = plans(cache)
+    assert alone.groups == [(shard, shard + 1) for shard in range(8)]
+    monkeypatch.setattr(packing, "BLOCK_RECORDS", 16384)
+    together = plans(caches.make_cache(tmp_path / "same", caches.make_records(80), name="toy", num_shards=8))
+    assert together.groups == [(0, 8)] and len(together.block_rows(0)) == 1
+    assert together.group_rows.sum() < alone.group_rows.sum()
+    assert together.plan(0, 0).values() == int(CacheReader(str(tmp_path / "same")).lengths().sum())
+    assert packing.groups([10000, 6000, 385, 16384, 0, 1, 40000, 2, 3]) == [(0, 2), (2, 3), (3, 5), (5, 6), (6, 7), (7, 9)]
+    assert packing.groups([]) == []
+
+
 @pytest.mark.parametrize("method", packing.METHODS)
 @pytest.mark.parametrize("length", [64, 37])
-def test_the_rows_known_at_opening_are_those_of_the_plans(tmp_path, small_blocks, method, length):
+@pytest.mark.parametrize("block_records", [4, 15, 16384])
+def test_the_rows_known_at_opening_are_those_of_the_plans(tmp_path, monkeypatch, method, length, block_records):
+    monkeypatch.setattr(packing, "BLOCK_RECORDS", block_records)
     directory = caches.make_cache(tmp_path / "toy", caches.make_records(80), name="toy", num_shards=8)
     opened = plans(directory, method=method, capacities={"targets": length})
-    assert [made.num_rows for made in all_plans(opened)] == [
-        int(rows) for shard in range(8) for rows in opened.block_rows(shard)
-    ]
-    records = CacheReader(directory).lengths("targets")
-    assert sum(made.values() for made in all_plans(opened)) == int(records.sum())
+    counted = [int(rows) for group in range(len(opened.groups)) for rows in opened.block_rows(group)]
+    assert [made.num_rows for made in all_plans(opened)] == counted
+    assert sum(made.values() for made in all_plans(opened)) == int(CacheReader(directory).lengths("targets").sum())
 
 
 def test_a_kept_plan_is_the_plan(cache):
     first = all_plans(plans(cache))
     kept = files(cache)
-    assert len(kept) == 8
+    assert len(kept) == len(first) > 16
     before = {name: (cache / "plans" / name).stat().st_mtime_ns for name in kept}
     assert all(map(same, all_plans(plans(cache)), first))
     assert {name: (cache / "plans" / name).stat().st_mtime_ns for name in kept} == before
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:50], lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:], lambda data: b""])
+@pytest.mark.parametrize("damage", [lambda data: data[:50], lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:], lambda data: b""])
 def test_a_damaged_plan_is_made_again(cache, damage):
     first = all_plans(plans(cache, capacities={"targets": 37}))
     for name in files(cache):
@@ -97,9 +110,9 @@ def test_plans_of_another_cache_are_not_taken(cache, tmp_path):
 def test_rows_are_counted_once_where_the_manifest_does_not_tell_them(cache):
     seen = []
     opened = plans(cache, capacities={"targets": 37}, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i + 1, 8) for i in range(8)] and files(cache) == ["best_fit-targets=37/train.rows"]
+    assert len(seen) == 8 and seen[-1][0] == seen[-1][1] > 16 and files(cache) == ["best_fit-targets=37/train.rows"]
     again = plans(cache, capacities={"targets": 37}, progress=lambda done, total: pytest.fail("counted again"))
-    assert again.shard_rows.tolist() == opened.shard_rows.tolist()
+    assert again.group_rows.tolist() == opened.group_rows.tolist()
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(cache, monkeypatch):
@@ -108,10 +121,9 @@ def test_a_full_disk_is_an_error_that_names_the_file(cache, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(storage, "write_bytes_atomic", full)
-    with pytest.raises(CacheError, match=r"train-00002-of-00008.0000.plan cannot be written: No space left"):
+    with monkeypatch.context() as patch, pytest.raises(CacheError, match=r"00002-of-00008.0000.plan cannot be written: No space left"):
+        patch.setattr(storage, "write_bytes_atomic", full)
         opened.plan(2, 0)
-    monkeypatch.undo()
     assert opened.plan(2, 0).num_rows == opened.block_rows(2)[0]
 
 
