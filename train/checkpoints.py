@@ -33,7 +33,8 @@ class Checkpoints:
     period: updates between two checkpoints; the last update is always saved. 0: only the last.
     keep: how many of the latest stay; None keeps all. keep_period: besides, every checkpoint whose step is a multiple of it stays.
     asynchronous: write while training goes on.
-    allow_other_data: go on from a checkpoint of another mixture, batch size, length or seed (the loss curve is then no longer one run's).
+    allow_other_data: go on from a checkpoint of another mixture, batch size, length or seed, or with another skip list (the loss curve is then
+    no longer one run's).
     """
 
     period: int = 500
@@ -159,6 +160,7 @@ class CheckpointStore:
             )
         if saved.get("mixture") != facts.get("mixture") and not self._config.allow_other_data:
             raise CheckpointError(
-                f"{self._path(step)} was trained on mixture {saved.get('mixture')}; this run reads {facts.get('mixture')} (tasks, weights, batch size, lengths or seed differ).",
-                "Restore the old data configuration (MODEL_DIR/config), train into another MODEL_DIR, or pass --gin.Checkpoints.allow_other_data=True.",
+                f"{self._path(step)} was trained on mixture {saved.get('mixture')}; this run reads {facts.get('mixture')} (tasks, weights, stages, batch size, lengths, seed, skip lists or the version of the data order differ).",
+                "Restore the old data configuration (MODEL_DIR/config) or train into another MODEL_DIR; where the change is meant, as when documents or "
+                "steps are skipped after a bad stretch, pass --gin.Checkpoints.allow_other_data=True.",
             )

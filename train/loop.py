@@ -12,12 +12,12 @@ The loop never waits for a step: the metrics of step N - 1 are read while step N
 devices by a thread. Nothing moves between host and devices inside it but by name (jax.transfer_guard).
 """
 
+import bisect
 import contextlib
 import dataclasses
 import json
 import math
 import pathlib
-import queue
 import signal
 import sys
 import threading
@@ -31,6 +31,8 @@ import numpy as np
 import tasks
 from tasks import configuration, storage
 from tasks.errors import CastorError, ConfigurationError, VocabularyError
+from tasks.readahead import ReadAhead
+from tasks.schedule import BatchSizes
 from train import metrics
 from train.checkpoints import Checkpoints, CheckpointStore
 from train.model import Transformer, count_parameters
@@ -63,7 +65,8 @@ class Run:
     """One training run; runs/pretrain.gin binds each field to a macro of T5X's name.
 
     mixture: a tasks.Mixture, the name of one bound in gin, a task name or a cache directory; names are looked up in `tasks_dir`.
-    lengths: {"targets": L}, tokens of a row. batch_size: rows of the global batch. seed: of the data order, the initial weights and dropout.
+    lengths: {"targets": L}, tokens of a row. batch_size: rows of the global batch, or a table of them by the step from which they hold.
+    accumulate: parts that a batch is taken in, one after the other, for want of memory. seed: of the data order, the initial weights and dropout.
     vocabulary: directory that the caches' vocabulary must equal; None takes the one that they name.
     mesh: a train.partitioning.Mesh or a dict of mesh axis -> size. prefetch: batches made ahead.
     """
@@ -73,7 +76,7 @@ class Run:
     model_dir: str
     lengths: Mapping[str, int]
     train_steps: int
-    batch_size: int
+    batch_size: int | Mapping[int, int]
     tasks_dir: str | None = None
     vocabulary: str | None = None
     optimizer: Optimizer = AdamW()
@@ -82,12 +85,17 @@ class Run:
     checkpoints: Checkpoints = Checkpoints()
     evaluation: Evaluation = Evaluation()
     prefetch: int = 2
+    accumulate: int = 1
 
     def __post_init__(self):
-        for name, least in (("train_steps", 0), ("batch_size", 1), ("prefetch", 1)):
+        for name, least in (("train_steps", 0), ("prefetch", 1), ("accumulate", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"Run.{name} = {value!r}.", f"It is a whole number, at least {least}.")
+        try:
+            BatchSizes.of(self.batch_size)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"Run.batch_size = {self.batch_size!r}: {error.what}", error.remedy) from error
         if not isinstance(self.model, Transformer):
             raise ConfigurationError(f"MODEL is {self.model!r}.", "Bind MODEL = @train.model.Transformer(), as models/tiny.gin does.")
         if not self.model_dir:
@@ -106,27 +114,59 @@ class Opened:
     num_shards: int
 
     def trainer(self) -> Trainer:
-        return Trainer(self.model, self.run.optimizer, self.partitioner, len(self.batches.domains), self.run.seed)
+        return Trainer(self.model, self.run.optimizer, self.partitioner, len(self.batches.domains), self.run.seed, self.run.accumulate)
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        return self.partitioner.place_batch(batch, self.run.batch_size)
+        """This process's rows of a batch of any size, put on its devices."""
+        return self.partitioner.place_batch(batch, len(batch["domain"]) * self.num_shards)
+
+    def placed_batch(self, step: int) -> dict[str, jax.Array]:
+        """The batch of a training step, on the devices."""
+        return self.place(self.batches.batch(step))
+
+    def abstract_batch(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """A global batch of so many rows as the compiler sees it."""
+        sharding = self.partitioner.sharding(("batch", "length"), "the batch")
+        names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions", "domain")
+        dtypes = {**dict.fromkeys(names, np.int32), "decoder_loss_weights": np.float32}
+        return {name: jax.ShapeDtypeStruct((rows, self.batches.length), dtype, sharding=sharding) for name, dtype in dtypes.items()}
+
+    def sizes_to_come(self, start: int, stop: int) -> list[int]:
+        """The batch sizes of steps start, start + 1, ... up to stop, each once, from small to large."""
+        sizes, steps = self.batches.batch_sizes, range(start, stop)
+        found = set()
+        for first, size in zip(sizes.starts, sizes.sizes):
+            index = bisect.bisect_left(steps, first, key=self.batches.data_step)
+            if index < len(steps) and self.batches.batch_size_at(steps[index]) == size:
+                found.add(size)
+        return sorted(found)
 
     def domain_batches(self, split: str) -> dict[str, tasks.Batches]:
-        """The held-out batches of each domain alone; domains without records in `split` are left out."""
+        """The held-out batches of each domain alone, of the size of step 0; domains without records in `split` are left out."""
         found = {}
         for name, component in zip(self.batches.domains, self.batches.mixture.components):
             alone = tasks.Mixture(name, {component: 1}, self.batches.mixture.cache_dirs)
             (manifest,) = alone.manifests().values()
             if split in manifest.splits and manifest.tokens(split) > 0:
-                found[name] = tasks.Batches(alone, self.run.batch_size, self.run.lengths, self.run.seed, split, self.shard, self.num_shards)
+                found[name] = tasks.Batches(alone, self.batches.batch_size, self.run.lengths, self.run.seed, split, self.shard, self.num_shards)
         return found
 
 
 def open_run(run: Run) -> Opened:
     """Finds devices and caches and checks that mesh, model, batch and vocabulary fit. Raises the CastorError that says what does not."""
     partitioner = Partitioner.create(run.mesh)
-    partitioner.check_divides({"BATCH_SIZE": ("batch", run.batch_size)})
-    shard, num_shards = partitioner.data_layout(run.batch_size)
+    sizes = BatchSizes.of(run.batch_size)
+    for size in sizes.sizes:
+        partitioner.check_divides({"BATCH_SIZE": ("batch", size)})
+        if size % (partitioner.size("batch") * run.accumulate):
+            raise ConfigurationError(
+                f"BATCH_SIZE = {size} does not divide into ACCUMULATE = {run.accumulate} parts of whole rows for each of the "
+                f"{partitioner.size('batch')} device(s) that share it.",
+                f"Make BATCH_SIZE a multiple of {partitioner.size('batch') * run.accumulate}, or ACCUMULATE smaller.",
+            )
+    shard, num_shards = partitioner.data_layout(sizes.sizes[0])
+    if any(partitioner.data_layout(size) != (shard, num_shards) for size in sizes.sizes):
+        raise ConfigurationError(f"BATCH_SIZE = {run.batch_size}: the sizes fall on the processes in different ways.", "Choose one batch size.")
     vocabulary = tasks.Vocabulary.load(run.vocabulary) if run.vocabulary else None
     mixture = tasks.resolve_mixture(run.mixture, run.tasks_dir)
     # By name: gin writes dictionaries sorted, and a run must equal the one that its kept configuration describes.
@@ -163,6 +203,7 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
     start = store.latest() or 0
     if start > run.train_steps:
         raise ConfigurationError(f"{run.model_dir} has a checkpoint of step {start}, beyond TRAIN_STEPS = {run.train_steps}.", "Ask for more steps.")
+    sizes = opened.sizes_to_come(start, run.train_steps)
     abstract = trainer.abstract_state()
     if store.latest() is None:
         state = trainer.init()
@@ -178,6 +219,9 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         mesh = " x ".join(f"{axis} {size}" for axis, size in opened.partitioner.mesh.shape.items() if size > 1) or "1 device"
         storage.remove(storage.join(run.model_dir, COMPLETED_FILE))
         reporter.say(f"{count_parameters(opened.model):,} parameters on {mesh}; steps {start} to {run.train_steps}; domains {', '.join(batches.domains)}")
+        parts = f", each in {run.accumulate} parts" if run.accumulate > 1 else ""
+        if len(sizes) > 1 or parts:
+            reporter.say(f"batches of {', '.join(map(str, sizes))} rows{parts}; the step of each size is compiled now")
 
     # ---- The loop.
     with contextlib.ExitStack() as stack:
@@ -189,15 +233,15 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         if start == run.train_steps:
             return start
         stop = stack.enter_context(_Stop())
-        feed = stack.enter_context(Prefetch(opened, start, run.train_steps))
-        step_function = trainer.compile_step(_abstract_batch(opened))
+        feed = stack.enter_context(ReadAhead(opened.placed_batch, range(start, run.train_steps), run.prefetch))
+        step_functions = {size: trainer.compile_step(opened.abstract_batch(size)) for size in sizes}
         evaluator = Evaluator(opened, trainer) if run.evaluation.period else None
         if reporter:
             reporter.start()
         reached, pending = start, None
         stack.enter_context(jax.transfer_guard("disallow"))
         for step in range(start, run.train_steps):
-            state, results = step_function(state, feed.take(step))
+            state, results = step_functions[batches.batch_size_at(step)](state, feed.take(step))
             if pending is not None and reporter:
                 reporter.step(*pending)
             pending, reached = (step, results), step + 1
@@ -255,7 +299,7 @@ class Evaluator:
 
     def __call__(self, parameters) -> dict[str, float]:
         if self._function is None:
-            self._function = self._trainer.compile_evaluate(_abstract_batch(self._opened))
+            self._function = self._trainer.compile_evaluate(self._opened.abstract_batch(self._opened.batches.batch_size))
             self._batches = self._opened.domain_batches(self._opened.run.evaluation.split)
         results: dict[str, float] = {}
         for name, batches in self._batches.items():
@@ -268,48 +312,6 @@ class Evaluator:
         if results:
             results = {"loss": float(np.mean(list(results.values()))), **results}
         return results
-
-
-class Prefetch:
-    """Makes the batches of steps to come, and puts them on the devices, in a thread. What a step gets does not depend on it."""
-
-    def __init__(self, opened: Opened, start: int, stop: int):
-        self._opened, self._steps = opened, range(start, stop)
-        self._queue: queue.Queue = queue.Queue(maxsize=opened.run.prefetch)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="castor-prefetch", daemon=True)
-
-    def __enter__(self) -> "Prefetch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._closed.set()
-        self._thread.join()
-
-    def take(self, step: int) -> dict[str, jax.Array]:
-        """The batch of `step`; steps are taken in order. An error of the thread comes up here."""
-        made, batch, error = self._queue.get()
-        if error is not None:
-            raise error
-        if made != step:
-            raise RuntimeError(f"batch {made} was made where {step} is wanted")
-        return batch
-
-    def _work(self) -> None:
-        for step in self._steps:
-            try:
-                item = (step, self._opened.place(self._opened.batches.batch(step)), None)
-            except BaseException as error:  # handed over to whoever takes it
-                item = (step, None, error)
-            while not self._closed.is_set():
-                try:
-                    self._queue.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if self._closed.is_set() or item[2] is not None:
-                return
 
 
 class Reporter:
@@ -337,7 +339,8 @@ class Reporter:
         if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
             raise CastorError(
                 f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}.",
-                "See castor tasks lineage for what was in it; start again from a checkpoint with a lower peak learning rate or a longer warmup.",
+                "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps (and "
+                "--gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup.",
             )
         if self._line.due() or step + 1 == self._run.train_steps:
             tokens, steps = self._speed.take()
@@ -361,14 +364,6 @@ class Reporter:
 
 
 # ---------------------------------------------------------------------------------------------------------------- small parts
-
-
-def _abstract_batch(opened: Opened) -> dict[str, jax.ShapeDtypeStruct]:
-    shape = (opened.run.batch_size, opened.batches.length)
-    sharding = opened.partitioner.sharding(("batch", "length"), "the batch")
-    dtypes = dict.fromkeys(("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions", "domain"), np.int32)
-    dtypes["decoder_loss_weights"] = np.float32
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in dtypes.items()}
 
 
 def _keep_configuration(model_dir: str, start: int) -> None:

@@ -1,10 +1,13 @@
 """One training step as a pure function of (state, batch), and where its state lives on the mesh.
 
 Randomness is a function of (seed, step), so no generator is kept in the state: dropout at a step is the same after any restart.
+
+Gradient accumulation takes a batch in parts, one after the other, for want of memory. It changes nothing else: sums over tokens add up over
+the parts and are divided by the tokens of the whole batch, never by those of a part.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,13 +32,17 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What the step function is compiled from. `num_domains` is the number of components whose losses are told apart."""
+    """What the step function is compiled from.
+
+    num_domains: components whose losses are told apart. accumulate: parts that a batch is taken in; they divide the rows of every device.
+    """
 
     model: Transformer
     optimizer: optimizers.Optimizer
     partitioner: Partitioner
     num_domains: int
     seed: int = 0
+    accumulate: int = 1
 
     def abstract_state(self) -> TrainState:
         """ShapeDtypeStructs with their shardings: what init makes and what a checkpoint is restored to."""
@@ -78,21 +85,8 @@ class Trainer:
     def step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update. Metrics: loss and z_loss (means over the batch's tokens, nats), gradient_norm, learning_rate, tokens; domain_nll and
         domain_tokens [C] are sums."""
-        decoder = Decoder(self.model, self.partitioner, train=True)
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
-
-        def loss_of(parameters):
-            logits = decoder.apply(
-                {"params": parameters},
-                batch["decoder_input_tokens"],
-                batch["decoder_positions"],
-                batch["decoder_segment_ids"],
-                rngs={"dropout": dropout},
-            )
-            losses = model_lib.losses(logits, batch, self.num_domains)
-            return (losses.nll + self.model.z_loss * losses.z) / jnp.maximum(losses.tokens, 1.0), losses
-
-        gradients, losses = jax.grad(loss_of, has_aux=True)(state.parameters)
+        gradients, losses = self._gradients(state.parameters, batch, dropout)
         updates, optimizer = self.optimizer.build().update(gradients, state.optimizer, state.parameters)
         metrics = {
             **_means(losses),
@@ -103,10 +97,51 @@ class Trainer:
 
     def evaluate(self, parameters, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The loss of a batch without dropout, as `step` tells it."""
-        logits = Decoder(self.model, self.partitioner).apply(
-            {"params": parameters}, batch["decoder_input_tokens"], batch["decoder_positions"], batch["decoder_segment_ids"]
+        if self.accumulate == 1:
+            return _means(self._losses(parameters, batch))
+        return _means(self._over_parts(lambda part, _: self._losses(parameters, part), batch))
+
+    def _gradients(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array) -> tuple[Any, model_lib.Losses]:
+        """Of the batch's loss, the mean over its tokens: (gradients, loss sums)."""
+        tokens = jnp.maximum(jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32)), 1.0)
+
+        def loss_of(parameters, part, key):
+            losses = self._losses(parameters, part, key)
+            return (losses.nll + self.model.z_loss * losses.z) / tokens, losses
+
+        gradients_of = jax.grad(loss_of, has_aux=True)
+        if self.accumulate == 1:
+            return gradients_of(parameters, batch, dropout)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state().parameters)
+
+        def of_part(part, number):
+            gradients, losses = gradients_of(parameters, part, jax.random.fold_in(dropout, number))
+            return jax.lax.with_sharding_constraint(gradients, shardings), losses  # so that the sums lie where the parameters lie
+
+        return self._over_parts(of_part, batch)
+
+    def _losses(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None) -> model_lib.Losses:
+        """Loss sums of a batch; dropout: its key, None for none."""
+        logits = Decoder(self.model, self.partitioner, train=dropout is not None).apply(
+            {"params": parameters},
+            batch["decoder_input_tokens"],
+            batch["decoder_positions"],
+            batch["decoder_segment_ids"],
+            rngs={} if dropout is None else {"dropout": dropout},
         )
-        return _means(model_lib.losses(logits, batch, self.num_domains))
+        return model_lib.losses(logits, batch, self.num_domains)
+
+    def _over_parts(self, function: Callable[[Mapping[str, jax.Array], jax.Array], Any], batch: Mapping[str, jax.Array]):
+        """The sum of function(part, its number) over the parts of a batch, one at a time."""
+        parts = split_rows(batch, self.accumulate, self.partitioner)
+
+        def add(total, numbered):
+            return jax.tree.map(jnp.add, total, function(*numbered)), None
+
+        numbers = jnp.arange(self.accumulate)
+        shapes = jax.eval_shape(function, *jax.tree.map(lambda array: array[0], (parts, numbers)))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.scan(add, zeros, (parts, numbers))[0]
 
     def compile_step(self, batch: Mapping[str, jax.Array]):
         """`step`, compiled for the mesh; the state given to it is consumed."""
@@ -119,6 +154,16 @@ class Trainer:
         """`evaluate`, compiled for the mesh."""
         evaluate = jax.jit(self.evaluate, out_shardings=self.partitioner.replicated())
         return evaluate.lower(self.abstract_state().parameters, batch).compile()
+
+
+def split_rows(batch: Mapping[str, jax.Array], parts: int, partitioner: Partitioner) -> dict[str, jax.Array]:
+    """[B, L] -> [parts, B / parts, L]; row r goes to part r % parts. So every device keeps its rows: a part has some of each device's."""
+    result = {}
+    for name, rows in batch.items():
+        split = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:])
+        split = partitioner.constrain(split, "batch", None, "length")
+        result[name] = partitioner.constrain(jnp.swapaxes(split, 0, 1), None, "batch", "length")
+    return result
 
 
 def _means(losses: model_lib.Losses) -> dict[str, jax.Array]:

@@ -1,0 +1,127 @@
+"""train/step.py: a batch taken in parts is the batch: one loss, one gradient, one update, whatever the parts and the mesh."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from train.model import Transformer
+from train.optimizers import AdamW, WarmupCosine
+from train.partitioning import Partitioner
+from train.step import Trainer, split_rows
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+ROWS, LENGTH, DOMAINS = 16, 12, 3
+MESH = {"data": 2, "fsdp": 2, "tensor": 2}
+MODEL = Transformer(vocab_size=128, embed=16, layers=1, heads=2, head_dim=8, mlp=32, z_loss=1e-3)
+MOVES = re.compile(r"all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast():
+    """Making good machine code would take most of the time here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make_batch() -> dict[str, np.ndarray]:
+    """Rows of very different fill, so that a mean of means is far from the mean; some are empty, and one domain lies in a single row."""
+    random = np.random.default_rng(0)
+    filled = np.arange(LENGTH) < np.array([LENGTH, 2, 5, 0] * (ROWS // 4))[:, None]
+    tokens = np.where(filled, random.integers(2, 128, (ROWS, LENGTH)), 0)
+    batch = {
+        "decoder_target_tokens": tokens,
+        "decoder_input_tokens": np.roll(tokens, 1, axis=1) * filled,
+        "decoder_segment_ids": filled,
+        "decoder_positions": np.arange(LENGTH) * filled,
+        "domain": np.where(filled, np.array([0, 1, 1, 1] * 3 + [2, 0, 0, 0])[:, None], -1),
+    }
+    return {name: array.astype(np.int32) for name, array in batch.items()} | {"decoder_loss_weights": filled.astype(np.float32)}
+
+
+def make_trainer(partitioner, accumulate, model=MODEL) -> Trainer:
+    # With an eps this large an update is the gradient nearly as it is; Adam's own first step is its sign, which doubles the rounding.
+    optimizer = AdamW(WarmupCosine(peak=1.0, warmup_steps=0, total_steps=100), eps=1.0, clip=None)
+    return Trainer(model, optimizer, partitioner, DOMAINS, seed=1, accumulate=accumulate)
+
+
+def compare(mesh, devices, accumulates=(1, 4), rtol=1e-5):
+    """The gradient (Adam's moment after one step), the update and the metrics of a batch in parts against those of the batch in one."""
+    partitioner = Partitioner.create(mesh, devices)
+    batch = partitioner.place_batch(make_batch(), ROWS)
+    abstract = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding) for name, array in batch.items()}
+    results, start = {}, make_trainer(partitioner, 1).init()
+    for accumulate in accumulates:
+        step = make_trainer(partitioner, accumulate).compile_step(abstract)
+        state, metrics = step(jax.tree.map(jax.numpy.copy, start), batch)
+        results[accumulate] = jax.device_get((metrics, state.parameters, state.optimizer))
+
+    def close(found, expected):
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * float(np.abs(expected).max()))
+
+    whole = results[1][0]
+    assert whole["tokens"] == make_batch()["decoder_loss_weights"].sum() and (whole["domain_tokens"] > 0).all() and whole["gradient_norm"] > 0.1
+    for accumulate in accumulates[1:]:
+        jax.tree.map(close, results[accumulate], results[1])
+        np.testing.assert_array_equal(results[accumulate][0]["domain_tokens"], whole["domain_tokens"])
+    return partitioner, abstract, step.as_text()
+
+
+def test_parts_are_the_batch():
+    compare({}, jax.devices()[:1], (1, 4))
+
+
+def check_on_a_mesh():
+    """In a process of its own, with eight devices."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_disable_most_optimizations", True)
+    partitioner, abstract, step = compare(MESH, None)
+    # Splitting a batch moves nothing between devices.
+    split = jax.jit(lambda batch: split_rows(batch, 4, partitioner)).lower(abstract).compile()
+    assert not MOVES.search(split.as_text())
+    # The sums of the gradients lie as the parameters do: the MLP's [1, 16, 32] is cut by 2 and 2, the embedding's [128, 16] too.
+    (loop,) = [line for line in step.splitlines() if " while(" in line and "f32[64,8]" in line]
+    assert "f32[1,8,16]" in loop and "f32[1,16,32]" not in loop and "f32[128,16]" not in loop
+
+
+def test_parts_are_the_batch_on_a_mesh_and_every_device_keeps_its_rows():
+    folder = str(REPOSITORY / "tests" / "train")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); import test_step; test_step.check_on_a_mesh()"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_row_is_in_one_part():
+    partitioner = Partitioner.create({}, jax.devices()[:1])
+    rows = np.arange(24, dtype=np.int32).reshape(12, 2)
+    parts = np.asarray(split_rows({"x": rows}, 3, partitioner)["x"])
+    assert parts.shape == (3, 4, 2) and sorted(parts.ravel().tolist()) == list(range(24))
+    np.testing.assert_array_equal(parts[1], rows[1::3])
+
+
+def test_evaluation_in_parts_is_that_of_the_batch():
+    partitioner = Partitioner.create({}, jax.devices()[:1])
+    parameters = make_trainer(partitioner, 1).init().parameters
+    whole, parts = (jax.jit(make_trainer(partitioner, accumulate).evaluate)(parameters, make_batch()) for accumulate in (1, 4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, parts)
+
+
+def test_every_part_has_its_own_dropout():
+    partitioner = Partitioner.create({}, jax.devices()[:1])
+    trainer = make_trainer(partitioner, 2, dataclasses.replace(MODEL, dropout=0.5))
+    parameters, key = trainer.init().parameters, jax.random.key(0)
+    row = {name: array[:1] for name, array in make_batch().items()}
+    twice = {name: np.repeat(array, 2, axis=0) for name, array in row.items()}
+    _, both = jax.jit(trainer._gradients)(parameters, twice, key)
+    alone = jax.jit(trainer._losses)
+    first, second = (float(alone(parameters, row, jax.random.fold_in(key, number)).nll) for number in (0, 1))
+    assert abs(first - second) > 1e-3
+    np.testing.assert_allclose(float(both.nll), first + second, rtol=1e-5)
