@@ -289,9 +289,7 @@ def train(train_dataset_cfg, train_eval_dataset_cfg, vocabulary, checkpoint_cfg,
     other = get_dataset_fn(train_dataset_cfg, 1, 2, converter)
     other.load("ram://bucket/checkpoint_5/train_ds-001-of-002")
     assert other.step == 1
-    evaluation = seqio.get_dataset(train_eval_dataset_cfg.mixture_or_task_name, {"targets": 48}, dataset_split="train",
-                                   use_cached=True, shuffle=False, feature_converter=converter(pack=True), batch_size=2, num_epochs=1)
-    features = sorted(next(evaluation.as_numpy_iterator()))
+    features = sorted(converter(pack=True).get_model_feature_lengths(train_dataset_cfg.task_feature_lengths))
     print(json.dumps({"name": train_dataset_cfg.mixture_or_task_name, "digest": digest, "save_dataset": checkpoint_cfg.save_dataset,
                       "seed": train_dataset_cfg.seed, "features": sorted(iterator.element_spec), "seqio_features": features}))
 
