@@ -14,7 +14,7 @@ from tasks.errors import CacheError, ConfigurationError
 
 grain = pytest.importorskip("grain", reason="castor[grain] is not installed")
 
-import tasks.grain  # noqa: E402
+import tasks.grain
 
 OPTIONS = {"batch_size": 6, "lengths": {"targets": 48}, "seed": 4}
 STEPS = range(100, 112)

@@ -67,9 +67,7 @@ def whole(tasks_dir):
 
 
 def open_door(tasks_dir, shard=0, num_shards=1, converter=DecoderConverter, name="web", start_step=0, **fields):
-    return tasks.t5x.get_dataset(
-        DatasetConfig(name, **fields), shard, num_shards, converter, tasks_dir=tasks_dir, start_step=start_step
-    )
+    return tasks.t5x.get_dataset(DatasetConfig(name, **fields), shard, num_shards, converter, tasks_dir=tasks_dir, start_step=start_step)
 
 
 def same(a, b):
@@ -273,7 +271,7 @@ def test_one_gin_line(tasks_dir):
         gin.clear_config()
 
 
-TRAIN_SCRIPT = '''
+TRAIN_SCRIPT = """
 import hashlib, json, sys
 import gin
 import seqio
@@ -297,7 +295,7 @@ if __name__ == "__main__":
     configured = gin.configurable(train)
     gin.parse_config_files_and_bindings(sys.argv[1:], [])
     configured()
-'''
+"""
 
 PRETRAIN = """
 from __gin__ import dynamic_registration
