@@ -1,0 +1,169 @@
+"""`castor tasks lineage`: from a training step to its documents, and from a document to the steps that see it."""
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from launch import terminal
+
+_MACROS = {
+    "mixture": "MIXTURE_OR_TASK_NAME",
+    "tasks_dir": "TASKS_DIR",
+    "batch_size": "BATCH_SIZE",
+    "lengths": "TASK_FEATURE_LENGTHS",
+    "seed": "RANDOM_SEED",
+    "packing": "PACKING",
+    "steps": "TRAIN_STEPS",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of lineage."""
+    group = parser.add_argument_group(
+        "lineage",
+        "of a run: its --model_dir, or its gin files and bindings as to castor train; of one cache: PATH, --batch_size and --length",
+    )
+    group.add_argument(
+        "--model_dir", metavar="DIR", help="a run's folder: takes mixture, lengths, batch size and seed from its latest start"
+    )
+    group.add_argument("--tasks_dir", metavar="DIR", help="where task names are looked up (default: the macro TASKS_DIR)")
+    group.add_argument("--step", metavar="S", type=int, help="the training step, from 0")
+    group.add_argument("--row", metavar="R", type=int, help="one row of the global batch only")
+    group.add_argument("--document", metavar="ID", help="instead of --step: the steps, rows and epochs that see this document")
+    group.add_argument("--steps", metavar="N", type=int, help="how many steps of the run are meant (default: the macro TRAIN_STEPS)")
+    group.add_argument("--batch_size", metavar="B", type=int, help="rows of the global batch (default: the macro BATCH_SIZE)")
+    group.add_argument("--length", metavar="L", type=int, help="tokens of a row (default: TASK_FEATURE_LENGTHS)")
+    group.add_argument("--seed", metavar="N", type=int, help="of the data order (default: RANDOM_SEED, or 0)")
+    group.add_argument("--packing", metavar="METHOD", help="best_fit, first_fit or concat_and_split (default: PACKING, or best_fit)")
+    group.add_argument("--json", action="store_true", help="one JSON object a span instead of a table")
+
+
+def run(arguments: argparse.Namespace, flags) -> int:
+    """Prints the spans of a batch, or the occurrences of a document. Returns 1 if no cache has the document."""
+    from tasks.errors import ConfigurationError
+
+    if (arguments.step is None) == (arguments.document is None):
+        raise ConfigurationError(
+            "castor tasks lineage needs a step or a document.", "Say which batch with --step=S, or which document with --document=ID."
+        )
+    batches, steps = _batches(arguments, flags)
+    if arguments.document is not None:
+        return _document_lineage(arguments, batches, steps)
+    rows = batches.lineage(arguments.step)
+    if arguments.row is not None:
+        if not 0 <= arguments.row < len(rows):
+            raise ConfigurationError(f"the batch has no row {arguments.row}.", f"It has rows 0 to {len(rows) - 1}.")
+        rows = [rows[arguments.row]]
+    spans = [span for row in rows for span in row]
+    if arguments.json:
+        for span in spans:
+            print(json.dumps(dataclasses.asdict(span)))
+        return 0
+    table = terminal.table(">row", ">segment", "in the row", "domain", ">epoch", "document", ">record", "tokens", "source")
+    for s in spans:
+        place, tokens = f"{s.row_start}-{s.row_stop}", f"{s.start}-{s.stop}"
+        table.add_row(str(s.row), str(s.segment), place, s.domain, str(s.epoch), s.document, str(s.record), tokens, s.source)
+    console = terminal.console()
+    console.print(table)
+    console.print(f"step {arguments.step}: {len(rows)} rows of {batches.length} tokens, {len(spans)} spans; batches {batches.fingerprint}")
+    return 0
+
+
+def _document_lineage(arguments, batches, steps: int | None) -> int:
+    """Prints where a document comes. Returns 1 if no cache has it."""
+    from tasks.errors import ConfigurationError
+
+    if steps is None:
+        raise ConfigurationError("lineage of a document needs the number of steps to look at.", "Bind TRAIN_STEPS, or give --steps=N.")
+    held = {c.name: c.reader.find(arguments.document) for c in batches.components}
+    held = {name: record for name, record in held.items() if record is not None}
+    if not held:
+        print(f"castor: no cache of the mixture has document {arguments.document} in split {batches.split}.", file=sys.stderr)
+        return 1
+    found = list(batches.occurrences(arguments.document, steps))
+    if arguments.json:
+        for occurrence in found:
+            print(json.dumps({"step": occurrence.step, **dataclasses.asdict(occurrence.span)}))
+        return 0
+    table = terminal.table(">step", ">row", ">segment", "in the row", "domain", ">epoch", ">record", "tokens")
+    for o in found:
+        s = o.span
+        place, tokens = f"{s.row_start}-{s.row_stop}", f"{s.start}-{s.stop}"
+        table.add_row(str(o.step), str(s.row), str(s.segment), place, s.domain, str(s.epoch), str(s.record), tokens)
+    console = terminal.console()
+    console.print(table)
+    where = ", ".join(f"record {record} of {name}" for name, record in held.items())
+    left_out = "; it is on the list of documents to skip" if arguments.document in batches.mixture.skip_documents else ""
+    console.print(
+        f"document {arguments.document} ({where}): {len(found)} spans in {steps:,} steps{left_out}; batches {batches.fingerprint}"
+    )
+    return 0
+
+
+def _batches(arguments, flags):
+    """(Batches, number of steps or None) of a run's gin files, of one cache, or of a cache in a run's settings; what the command line says
+    wins."""
+    import gin
+
+    from tasks import configuration
+    from tasks.batches import Batches
+    from tasks.catalog import resolve_mixture
+    from tasks.errors import ConfigurationError
+
+    if len(arguments.paths) > 1:
+        raise ConfigurationError("castor tasks lineage takes one path.", "For instance: castor tasks lineage out/tasks/web --step=0")
+    described = {}
+    if arguments.model_dir:
+        flags = dataclasses.replace(flags, files=(_latest_configuration(arguments.model_dir), *flags.files))
+    if flags.files or flags.bindings:
+        configuration.parse(flags, skip_unknown=True)
+        for name, macro in _MACROS.items():
+            value = configuration.macro(macro)
+            if isinstance(value, gin.config.ConfigurableReference):
+                value = value.scoped_configurable_fn()
+            if value is not None:
+                described[name] = value
+    given = {
+        "mixture": arguments.paths[0] if arguments.paths else None,
+        "batch_size": arguments.batch_size,
+        "lengths": {"targets": arguments.length} if arguments.length is not None else None,
+        "seed": arguments.seed,
+        "tasks_dir": arguments.tasks_dir,
+        "packing": arguments.packing,
+        "steps": arguments.steps,
+    }
+    described |= {name: value for name, value in given.items() if value is not None}
+    for name, remedy in (
+        ("mixture", "Give --model_dir=DIR, the run's gin files, or the PATH of a cache."),
+        ("batch_size", "Give --model_dir=DIR, the run's gin files, or --batch_size=B."),
+        ("lengths", "Give --model_dir=DIR, the run's gin files, or --length=L."),
+    ):
+        if name not in described:
+            raise ConfigurationError(f"lineage needs the {_MACROS[name]} of the run: a batch is a function of it.", remedy)
+    mixture = resolve_mixture(described["mixture"], described.get("tasks_dir"))
+    mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))  # as a run has it
+    batches = Batches(
+        mixture,
+        described["batch_size"],
+        described["lengths"],
+        described.get("seed", 0),
+        split=arguments.split,
+        packing=described.get("packing", "best_fit"),
+        progress=terminal.Progress("counting packed rows"),
+    )
+    return batches, described.get("steps")
+
+
+def _latest_configuration(model_dir: str) -> str:
+    """The operative gin configuration of a run's latest start, as castor train keeps it."""
+    from tasks import storage
+    from tasks.errors import ConfigurationError
+
+    folder = storage.join(model_dir, "config")
+    names = [name for name in storage.list_files(folder) if name.endswith(".gin")]
+    if not names:
+        raise ConfigurationError(
+            f"{model_dir} holds no run: there is no configuration in {folder}.", "Name the MODEL_DIR of a training run."
+        )
+    return storage.join(folder, names[-1])
