@@ -1,7 +1,7 @@
 """Values of steps to come, made in the background and handed out in order: a slow maker is hidden, and nothing else changes.
 
-`make(step)` must be a function of its step alone, as `Batches.batch` is; then what a step gets depends neither on the threads nor on how far
-they are ahead. Nothing is known here of batches or devices.
+`make(step)` must be a function of its step alone, as `Batches.batch` is; then what a step gets depends neither on the threads nor on how
+far they are ahead. Nothing is known here of batches or devices.
 
     batches = tasks.Batches(mixture, batch_size=8, lengths={"targets": 512})
     with ReadAhead(batches.batch, range(start, stop)) as ahead:

@@ -66,7 +66,8 @@ class Run:
 
     mixture: a tasks.Mixture, the name of one bound in gin, a task name or a cache directory; names are looked up in `tasks_dir`.
     lengths: {"targets": L}, tokens of a row. batch_size: rows of the global batch, or a table of them by the step from which they hold.
-    accumulate: parts that a batch is taken in, one after the other, for want of memory. seed: of the data order, the initial weights and dropout.
+    accumulate: parts that a batch is taken in, one after the other, for want of memory.
+    seed: of the data order, the initial weights and dropout.
     vocabulary: directory that the caches' vocabulary must equal; None takes the one that they name.
     mesh: a train.partitioning.Mesh or a dict of mesh axis -> size. prefetch: batches made ahead.
     """
@@ -148,7 +149,8 @@ class Opened:
             alone = tasks.Mixture(name, {component: 1}, self.batches.mixture.cache_dirs)
             (manifest,) = alone.manifests().values()
             if split in manifest.splits and manifest.tokens(split) > 0:
-                found[name] = tasks.Batches(alone, self.batches.batch_size, self.run.lengths, self.run.seed, split, self.shard, self.num_shards)
+                size, run = self.batches.batch_size, self.run
+                found[name] = tasks.Batches(alone, size, run.lengths, run.seed, split, self.shard, self.num_shards)
         return found
 
 
@@ -164,9 +166,7 @@ def open_run(run: Run) -> Opened:
                 f"{partitioner.size('batch')} device(s) that share it.",
                 f"Make BATCH_SIZE a multiple of {partitioner.size('batch') * run.accumulate}, or ACCUMULATE smaller.",
             )
-    shard, num_shards = partitioner.data_layout(sizes.sizes[0])
-    if any(partitioner.data_layout(size) != (shard, num_shards) for size in sizes.sizes):
-        raise ConfigurationError(f"BATCH_SIZE = {run.batch_size}: the sizes fall on the processes in different ways.", "Choose one batch size.")
+    ((shard, num_shards),) = {partitioner.data_layout(size) for size in sizes.sizes}  # one for all: each is cut into equal parts
     vocabulary = tasks.Vocabulary.load(run.vocabulary) if run.vocabulary else None
     mixture = tasks.resolve_mixture(run.mixture, run.tasks_dir)
     # By name: gin writes dictionaries sorted, and a run must equal the one that its kept configuration describes.
@@ -339,8 +339,8 @@ class Reporter:
         if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
             raise CastorError(
                 f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}.",
-                "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps (and "
-                "--gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup.",
+                "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps "
+                "(and --gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup.",
             )
         if self._line.due() or step + 1 == self._run.train_steps:
             tokens, steps = self._speed.take()

@@ -67,7 +67,8 @@ def compare(mesh, devices, accumulates=(1, 4), rtol=1e-5):
         np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * float(np.abs(expected).max()))
 
     whole = results[1][0]
-    assert whole["tokens"] == make_batch()["decoder_loss_weights"].sum() and (whole["domain_tokens"] > 0).all() and whole["gradient_norm"] > 0.1
+    assert whole["tokens"] == make_batch()["decoder_loss_weights"].sum() and (whole["domain_tokens"] > 0).all()
+    assert whole["gradient_norm"] > 0.1
     for accumulate in accumulates[1:]:
         jax.tree.map(close, results[accumulate], results[1])
         np.testing.assert_array_equal(results[accumulate][0]["domain_tokens"], whole["domain_tokens"])
@@ -93,7 +94,7 @@ def check_on_a_mesh():
 
 def test_parts_are_the_batch_on_a_mesh_and_every_device_keeps_its_rows():
     folder = str(REPOSITORY / "tests" / "train")
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); import test_step; test_step.check_on_a_mesh()"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
