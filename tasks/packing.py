@@ -172,36 +172,44 @@ def _best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
 
     Equal sizes are placed together, so that the work is counted in runs of equal sizes and equal room, not in records.
     """
-    rows = np.zeros(len(sizes), dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
     lengths, first = np.unique(-sizes[order], return_index=True)
     ends = [*first[1:].tolist(), len(sizes)]
+    placed: list[int] = []  # row of each size, in `order`
     room: dict[int, list[int]] = {}  # free tokens -> rows that have as many
     occupied = 0  # the keys of `room` as a bit set: the tightest fit is the lowest bit from `size` up
     count = 0
     for size, begin, end in zip((-lengths).tolist(), first.tolist(), ends):
-        while begin < end:
+        wanted = end - begin
+        while wanted:
             fits = occupied >> size
             if fits:
                 free = size + (fits & -fits).bit_length() - 1
                 each = free // size
-                wanted = -(-(end - begin) // each)
+                most = -(-wanted // each)
                 available = room[free]
-                taken = available[-wanted:]
-                del available[-wanted:]
-                if not available:
-                    del room[free]
+                if len(available) <= most:
+                    taken = room.pop(free)
                     occupied ^= 1 << free
+                else:
+                    taken = available[-most:]
+                    del available[-most:]
             else:
                 free, each = capacity, capacity // size
-                taken = list(range(count, count - (-(end - begin) // each)))
+                taken = list(range(count, count - (-wanted // each)))
                 count += len(taken)
-            placed = min(len(taken) * each, end - begin)
-            rows[order[begin : begin + placed]] = np.repeat(taken, each)[:placed]
-            begin += placed
-            last = placed - (len(taken) - 1) * each  # the last row may have got fewer
-            for left, which in ((free - each * size, taken[:-1]), (free - last * size, taken[-1:])):
-                if left and which:
-                    room.setdefault(left, []).extend(which)
-                    occupied |= 1 << left
+            number = min(len(taken) * each, wanted)
+            placed += taken if each == 1 else [row for row in taken for _ in range(each)][:number]
+            wanted -= number
+            last = number - (len(taken) - 1) * each  # the last row may have got fewer
+            left = free - each * size
+            if last < each:
+                row, rest = taken.pop(), free - last * size
+                room.setdefault(rest, []).append(row)
+                occupied |= 1 << rest
+            if left and taken:
+                room.setdefault(left, []).extend(taken)
+                occupied |= 1 << left
+    rows = np.empty(len(sizes), dtype=np.int64)
+    rows[order] = placed
     return rows, count
