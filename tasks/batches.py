@@ -143,7 +143,7 @@ class Batches:
         return iter(sorted(found, key=_by_step))
 
     def epochs(self, step: int) -> dict[str, float]:
-        """How often each domain was seen whole before a step."""
+        """How often each domain was seen whole before a step, but for what the block of the mixture at hand has put early or late."""
         counts = dict(zip(self._mixing.names, self._mixing.counts(self.batch_sizes.position(self.data_step(step)))))
         return {component.name: counts[component.name] / component.rows for component in self.components}
 

@@ -24,7 +24,7 @@ class Stage:
     """Weights of a mixture from a step on.
 
     start: the first step, above 0, at which they begin to hold. weights: component -> weight; a component not named has 0. ramp: steps
-    over which the shares move in a straight line from those before to these; 0 switches exactly at `start`.
+    over which the shares move from those before to these, in a straight line over the rows of those steps; 0 switches exactly at `start`.
     """
 
     start: int

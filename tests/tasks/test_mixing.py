@@ -152,6 +152,16 @@ def test_tiny_weights_get_their_share():
     assert abs(Mixing.of({"big": 1.0, "tiny": 1e-6}, 0, stages).counts(2 * 10**7)[1] - 15) <= 1
 
 
+def test_errors_do_not_add_up_over_stages():
+    turns = [(101 * i, 0, {"a": 1, "b": 1} if i % 2 == 0 else {"a": 1, "c": 1}) for i in range(1, 201)]
+    single = [(i, 0, {"a": 1, "b": 1} if i % 2 == 0 else {"a": 1, "c": 1}) for i in range(1, 201)]
+    ramps = [(64 * i, 60, {"a": 1, "b": i % 3, "c": (i + 1) % 3, "d": 0.01}) for i in range(1, 100)]
+    for stages in (turns, single, ramps):
+        mixing = Mixing.of({"a": 1, "b": 1}, 0, stages)
+        for segment in mixing.segments:
+            assert all(abs(count - due) <= 2 for count, due in zip(mixing.counts(segment.start), mixing.integral(segment.start)))
+
+
 def test_a_weight_of_zero_keeps_its_place_and_gets_nothing():
     mixing = Mixing.of({"a": 0, "b": 1, "c": 0})
     assert mixing.counts(1000) == (0, 1000, 0)
