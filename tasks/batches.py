@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks import epochs, fingerprint, hashing, mixing, records, schedule, skips
+from tasks import epochs, fingerprint, hashing, mixing, schedule, skips
 from tasks import packing as packing_lib
-from tasks.cache import Manifest
+from tasks.cache import REMAKE, Manifest
 from tasks.catalog import Mixture, resolve_mixture
 from tasks.component import FEATURE, Component, Place, Segments, check_tokens, open_component
 from tasks.errors import CacheError, ConfigurationError, VocabularyError
@@ -74,6 +74,7 @@ class Batches:
             for name, manifest in manifests.items()
         )
         skips.check_known(self.mixture.skip_documents, (component.reader for component in self.components))
+        self._padding = np.zeros(self.length, dtype=np.uint16)
         self._asked_for: set[tuple[int, int, int]] = set()
 
     def _scheduled(self, stages) -> mixing.Mixing:
@@ -162,56 +163,59 @@ class Batches:
         segments = [self.components[component].segments(place) for component, place in places]
         shards = [self.components[component].shards(row) for (component, _), row in zip(places, segments)]
         self._check_unchanged(places, shards)
-        packed, skipped = [], []
-        for where, row, row_shards in zip(places, segments, shards):
-            parts, left_out = self._packed(*where, row, row_shards)
-            packed += parts
-            skipped += left_out
-        in_row = np.array([len(row.records) for row in segments])
-        sizes = np.concatenate([row.size[0] for row in segments]).astype(np.int64)
-        tokens = records.decode_varints(np.concatenate(packed)) if packed else np.zeros(0, np.int64)
-        if len(tokens) != int(sizes.sum()) or not check_tokens(tokens, self.vocab_size):
+        rows, length = len(places), self.length
+        parts, skipped, sizes, numbers = [], [], [], []
+        for (component, place), row, row_shards in zip(places, segments, shards):
+            row_sizes = row.size[0].tolist()
+            self._read_row(component, place, row, row_sizes, row_shards, parts, skipped)
+            free = length - sum(row_sizes)
+            parts.append(self._padding[:free])
+            skipped.append(False)
+            sizes += [*row_sizes, free]
+            numbers += [*range(1, len(row_sizes) + 1), 0]
+        # Every row is now full of segments, its padding being one with number 0; so arrays are laid out flat, without a gap.
+        targets = np.empty(rows * length, dtype=np.int32)
+        np.concatenate(parts, out=targets, casting="unsafe")
+        if not check_tokens(targets, self.vocab_size):
             self._find_fault(places, segments, shards)
-
+        sizes = np.array(sizes)
         starts = np.cumsum(sizes) - sizes
-        numbers = np.arange(len(sizes)) - np.repeat(np.cumsum(in_row) - in_row, in_row) + 1
-        positions = (np.arange(len(tokens)) - np.repeat(starts, sizes)).astype(np.int32)
-        tokens = tokens.astype(np.int32)
-        inputs = np.zeros_like(tokens)
-        inputs[1:] = tokens[:-1]
-        inputs[positions == 0] = 0
-        filled = np.array([int(row.size[0].sum()) for row in segments])
-        used = np.arange(self.length) < filled[:, None]
-        domain = np.where(used, np.array([component for component, _ in places], dtype=np.int32)[:, None], np.int32(-1))
-
-        def spread(values: np.ndarray) -> np.ndarray:
-            result = np.zeros(used.shape, dtype=np.int32)
-            result[used] = values
-            return result
-
+        positions = np.arange(rows * length, dtype=np.int32)
+        positions -= np.repeat(starts.astype(np.int32), sizes)
+        segment_ids = np.repeat(np.array(numbers, dtype=np.int32), sizes)
+        domain = np.repeat(np.array([component for component, _ in places], dtype=np.int32), length)
+        inputs = np.empty_like(targets)
+        inputs[1:] = targets[:-1]
+        inputs[starts[sizes > 0]] = 0
+        for segment in np.flatnonzero((np.array(numbers) == 0) | np.array(skipped)).tolist():
+            here = slice(starts[segment], starts[segment] + sizes[segment])
+            targets[here] = inputs[here] = positions[here] = segment_ids[here] = 0
+            domain[here] = -1
         arrays = {
-            "decoder_input_tokens": spread(inputs),
-            "decoder_target_tokens": spread(tokens),
-            "decoder_segment_ids": spread(np.repeat(numbers, sizes)),
-            "decoder_positions": spread(positions),
+            "decoder_input_tokens": inputs,
+            "decoder_target_tokens": targets,
+            "decoder_loss_weights": (targets != 0).astype(np.float32),
+            "decoder_segment_ids": segment_ids,
+            "decoder_positions": positions,
             "domain": domain,
         }
-        if any(skipped):
-            _blank(arrays, spread(np.repeat(np.array(skipped), sizes)) > 0)
-        arrays["decoder_loss_weights"] = (arrays["decoder_target_tokens"] != 0).astype(np.float32)
+        arrays = {name: array.reshape(rows, length) for name, array in arrays.items()}
         for name, spec in self._dense.items():
             arrays |= self._dense_arrays(name, spec, places, segments)
         return arrays
 
-    def _packed(self, component: int, place: Place, row: Segments, shards: np.ndarray) -> tuple[list[np.ndarray], list[bool]]:
-        """The varints of each segment of a row, and whether its document is skipped; a skipped document is not read."""
+    def _read_row(self, component: int, place: Place, row: Segments, sizes: list[int], shards: np.ndarray, parts: list, skipped: list) -> None:
+        """Adds the tokens of each segment of a row to `parts`, and to `skipped` whether its document is; such a one is not read."""
         opened = self.components[component]
         left_out = opened.skipped_in(place)
-        parts, flags = [], []
-        for shard, record, start, size in zip(shards.tolist(), row.records.tolist(), row.start[0].tolist(), row.size[0].tolist()):
-            flags.append(record in left_out)
-            parts.append(np.zeros(size, np.uint8) if flags[-1] else opened.packed_tokens(shard, record, start, size))
-        return parts, flags
+        for shard, record, start, size in zip(shards.tolist(), row.records.tolist(), row.start[0].tolist(), sizes):
+            skipped.append(record in left_out)
+            tokens = self._padding[:size] if skipped[-1] else opened.read(shard, record, start, size)
+            if len(tokens) != size:
+                raise CacheError(
+                    f"{opened.reader.path(shard)} record {record} of {self.split} has fewer tokens than its sidecar says.", REMAKE
+                )
+            parts.append(tokens)
 
     def _dense_arrays(self, name: str, spec: Mapping[str, Any], places, segments) -> dict[str, np.ndarray]:
         """The arrays of a feature besides the tokens; components that lack it leave their rows empty."""
@@ -246,22 +250,16 @@ class Batches:
                 self.components[component].read_block(place)
 
     def _find_fault(self, places, segments, shards) -> None:
-        """Raises the CacheError that names the record whose tokens are too few, too many or outside the vocabulary."""
+        """Raises the CacheError that names the record whose tokens are outside the vocabulary."""
         for (component, place), row, row_shards in zip(places, segments, shards):
             opened = self.components[component]
-            parts, _ = self._packed(component, place, row, row_shards)
-            for shard, record, size, varints in zip(row_shards.tolist(), row.records.tolist(), row.size[0].tolist(), parts):
-                tokens = records.decode_varints(varints)
-                where = f"{opened.reader.path(shard)} record {record} of {self.split}"
-                if len(tokens) != size:
+            for shard, record, start, size in zip(row_shards.tolist(), row.records.tolist(), row.start[0].tolist(), row.size[0].tolist()):
+                if record not in opened.skipped_in(place) and not check_tokens(opened.read(shard, record, start, size), self.vocab_size):
                     raise CacheError(
-                        f"{where} has {len(tokens)} tokens where its sidecar says {size}.", "Make the cache again with castor data tokenize."
+                        f"{opened.reader.path(shard)} record {record} of {self.split} holds tokens outside its vocabulary of {self.vocab_size}.",
+                        REMAKE,
                     )
-                if not check_tokens(tokens, self.vocab_size):
-                    raise CacheError(
-                        f"{where} holds tokens outside its vocabulary of {self.vocab_size}.", "Make the cache again with castor data tokenize."
-                    )
-        raise CacheError("a batch's tokens do not add up.", "Run castor tasks verify on the caches.")
+        raise CacheError(f"a batch holds tokens outside the vocabulary of {self.vocab_size}.", "Run castor tasks verify on the caches.")
 
     # ------------------------------------------------------------------------------------------------------------ lineage
 
@@ -313,12 +311,6 @@ class Batches:
 
 def _by_step(occurrence: Occurrence) -> tuple[int, int, int]:
     return occurrence.step, occurrence.span.row, occurrence.span.segment
-
-
-def _blank(arrays: dict[str, np.ndarray], where: np.ndarray) -> None:
-    """Turns the tokens of skipped documents into padding, in place. where: bool [rows, L]."""
-    for name, array in arrays.items():
-        array[where] = -1 if name == "domain" else 0
 
 
 def _whole(value: Any) -> bool:

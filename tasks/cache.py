@@ -3,6 +3,7 @@
     info.{split}.json  stats.{split}.json  COMPLETED          as SeqIO 0.0.20 writes them
     {split}.tfrecord-SSSSS-of-NNNNN                           tf.train.Example records
     {split}.tfrecord-SSSSS-of-NNNNN.idx                       npy of (offset <u8, one <u4 length a feature), a row a record
+    {split}.tfrecord-SSSSS-of-NNNNN.tokens                    `targets` again, ready to be used, see `encode_tokens`
     lineage/{split}-SSSSS-of-NNNNN.parquet                    id and source of the document of each record
     manifest.json                                             written last; readers trust nothing else
     plans/                                                    what readers have worked out from all that; no part of the cache
@@ -21,12 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from tasks import fingerprint, packing, storage
+from tasks import fingerprint, packing, records, storage
 from tasks.errors import CacheError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 COMPLETED = "COMPLETED"
+TOKEN_DTYPES = ("uint16", "uint32")
+TOKENS_PER_CRC, CRC_BYTES = 4096, 4
+"""A piece of a long document is checked without reading all of it."""
+
 PLANS_FOLDER = "plans"
 STAGING_PREFIX = ".staging-"
 TARGETS = {"targets": {"dtype": "int32", "rank": 1}}
@@ -40,7 +45,7 @@ _SEQIO_VERSION = "0.0.20"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")
 _SHARD_FILE = re.compile(r"[A-Za-z0-9_]+\.tfrecord-\d{5}-of-\d{5}\Z")
 _OWN_FILE = re.compile(
-    r"([A-Za-z0-9_]+\.tfrecord-\d+-of-\d+(\.idx)?|(info|stats)\.[A-Za-z0-9_]+\.json|COMPLETED|manifest\.json"
+    r"([A-Za-z0-9_]+\.tfrecord-\d+-of-\d+(\.idx|\.tokens)?|(info|stats)\.[A-Za-z0-9_]+\.json|COMPLETED|manifest\.json"
     r"|lineage/[A-Za-z0-9_]+-\d+-of-\d+\.parquet)\Z"
 )
 _MANIFESTS_KEPT = 16
@@ -63,7 +68,8 @@ class Record:
 @dataclasses.dataclass(frozen=True)
 class ShardEntry:
     """What the manifest says of one shard. tokens: summed first axes by feature; content_tokens: without pad and eos; longest: of one
-    record. rows and blocks: see `count_rows` and `count_blocks`; caches made before there were any lack them.
+    record. rows and blocks: see `count_rows` and `count_blocks`. token_file: dtype, bytes and sha256 of the shard's file of tokens. Caches
+    made before there were any lack these three; so do, of the last, tasks whose tokens are not ids.
     """
 
     split: str
@@ -79,6 +85,7 @@ class ShardEntry:
     longest: Mapping[str, int]
     rows: Mapping[str, list[int]] = dataclasses.field(default_factory=dict)
     blocks: Mapping[str, list[int]] = dataclasses.field(default_factory=dict)
+    token_file: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -86,7 +93,7 @@ class ShardEntry:
 
 
 def shard_file(split: str, shard: int, num_shards: int) -> str:
-    """Name of a shard's TFRecord file; its sidecar is this with `.idx`."""
+    """Name of a shard's TFRecord file; its sidecar is this with `.idx`, its tokens are in this with `.tokens`."""
     return f"{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
 
 
@@ -101,6 +108,8 @@ def shard_paths(manifest: Mapping[str, Any]) -> list[str]:
     for split, value in manifest["splits"].items():
         for number, shard in enumerate(value["shards"]):
             paths += [shard["file"], shard["file"] + ".idx", lineage_file(split, number, len(value["shards"]))]
+            if shard.get("token_file"):
+                paths.append(shard["file"] + ".tokens")
     return paths
 
 
@@ -363,6 +372,24 @@ def _malformed(data: Any) -> str:
     return ""
 
 
+def token_dtype(largest: int) -> str | None:
+    """The dtype of a file of tokens up to this one; None if there can be none."""
+    return next((name for name in TOKEN_DTYPES if largest <= np.iinfo(name).max), None)
+
+
+def encode_tokens(ids: np.ndarray, dtype: str) -> bytes:
+    """A record in the file of tokens: the CRC-32C of every TOKENS_PER_CRC of its ids, then the ids, all little-endian."""
+    data = ids.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+    part = TOKENS_PER_CRC * np.dtype(dtype).itemsize
+    return b"".join([*(records.crc32c(data[i : i + part]).to_bytes(CRC_BYTES, "little") for i in range(0, len(data), part)), data])
+
+
+def encoded_tokens_bytes(lengths: np.ndarray, dtype: str) -> np.ndarray:
+    """int64 [n]: bytes of records of so many ids in the file of tokens."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    return lengths * np.dtype(dtype).itemsize + -(-lengths // TOKENS_PER_CRC) * CRC_BYTES
+
+
 def _malformed_shard(shard: Mapping[str, Any], features: Mapping[str, Any], blocks_are_ours: bool) -> str:
     for key in ("records", "bytes"):
         if type(shard.get(key)) is not int or not 0 <= shard[key] < 1 << 63:
@@ -374,6 +401,11 @@ def _malformed_shard(shard: Mapping[str, Any], features: Mapping[str, Any], bloc
         table = shard.get(key)
         if type(table) is not dict or any([type(table.get(name)) is not int or table[name] < 0 for name in features]):
             return f"lacks {key}"
+    if tokens := shard.get("token_file", {}):
+        if type(tokens) is not dict or tokens.get("dtype") not in TOKEN_DTYPES or type(tokens.get("sha256")) is not str:
+            return "has a token_file that is none"
+        if type(tokens.get("bytes")) is not int or "targets" not in features:
+            return "has a token_file that is none"
     num_blocks = packing.num_blocks(shard["records"])
     for key in ("rows", "blocks"):
         table = shard.get(key, {})

@@ -1,7 +1,7 @@
 """Reading a task cache at random, and never anything but what was written.
 
 Opening checks the manifest by its checksum and every shard by its size. A sidecar and a lineage file are checked by their SHA-256 when
-they are first touched, every record by its CRC whenever it is read. A shard must stay the file that it was when the cache was opened: a
+they are first touched, every record, in whichever file, by its CRC whenever it is read. A shard must stay the file that it was when the cache was opened: a
 cache that is written anew, or a file that is cut, under a running job is an error before it is a wrong value.
 """
 
@@ -21,6 +21,7 @@ from tasks.errors import CacheError, ConfigurationError
 
 _DOCUMENT_ID = re.compile(r"[0-9a-fA-F]{32}\Z")
 _LINEAGES_KEPT = 16
+_TOKEN_RECORDS_KEPT = 1 << 20
 _MAPS_KEPT = 1024
 """Shards whose files stay mapped; a process may hold some 65,000 maps in all (vm.max_map_count)."""
 
@@ -39,6 +40,10 @@ class CacheReader:
         self._shards = self.manifest.shards(split)
         self._paths = [storage.join(directory, shard["file"]) for shard in self._shards]
         self._identities = [_identity(directory, path, shard["bytes"]) for path, shard in zip(self._paths, self._shards)]
+        self._token_identities = [
+            _identity(directory, path + ".tokens", shard["token_file"]["bytes"]) if shard.get("token_file") else None
+            for path, shard in zip(self._paths, self._shards)
+        ]
         manifest_path = storage.join(directory, cache.MANIFEST)
         if not storage.is_still(manifest_path, self.manifest.identity):  # then some shards may be of one cache and some of another
             raise CacheError(f"{manifest_path} was changed or replaced while the cache was opened.", "Start again when it is written.")
@@ -47,6 +52,7 @@ class CacheReader:
         """int64[num_shards + 1]: the first record of each shard, then the number of records."""
         self._starts = self.starts.tolist()
         self._data: dict[int, np.ndarray] = {}
+        self._tokens: dict[int, tuple[np.ndarray, ...]] = {}
         self._indexes: dict[int, np.ndarray] = {}
         self._index_identities: dict[int, storage.Identity] = {}
         self._lineages: dict[int, Any] = {}
@@ -80,6 +86,10 @@ class CacheReader:
             raise IndexError(f"record {record} of {self._starts[-1]}")
         shard = bisect.bisect_right(self._starts, record) - 1
         return shard, int(record) - self._starts[shard]
+
+    def first_record(self, shard: int) -> int:
+        """The first record of a shard."""
+        return self._starts[shard]
 
     def payload(self, record: int) -> bytes:
         """The serialized tf.train.Example of a record, its CRC checked."""
@@ -116,6 +126,50 @@ class CacheReader:
             _keep(self._data, shard, data, _MAPS_KEPT)
         return data
 
+    def has_tokens(self, shard: int) -> bool:
+        """Whether `stored_tokens` can be asked of a shard."""
+        return self._token_identities[shard] is not None
+
+    def stored_tokens(self, shard: int, row: int, start: int, stop: int) -> np.ndarray:
+        """Ids [start:stop] of the targets of a shard's record from its file of tokens: a view, uint16 or uint32.
+
+        The CRCs of what is read are checked there; and with the record's first ids that of the record in the shard, so that damage is told
+        wherever it is. Before reading, `check` the shard: once a batch will do.
+        """
+        data, ids, begins, offsets, lengths = self._tokens.get(shard) or self._map_tokens(shard)
+        length = int(lengths[row])
+        if not start:
+            end = int(offsets[row + 1]) if row + 1 < len(offsets) else self._shards[shard]["bytes"]
+            records.check_record(self.data(shard), int(offsets[row]), end, self._paths[shard])
+        crcs, width = int(begins[row]), ids.itemsize
+        part = cache.TOKENS_PER_CRC * width
+        first = crcs + -(-length // cache.TOKENS_PER_CRC) * cache.CRC_BYTES
+        for number in range(start * width // part, -(-stop * width // part)):
+            stored = data[crcs + number * cache.CRC_BYTES : crcs + (number + 1) * cache.CRC_BYTES].tobytes()
+            found = records.crc32c(data[first + number * part : first + min((number + 1) * part, length * width)])
+            if found.to_bytes(cache.CRC_BYTES, "little") != stored:
+                raise CacheError(f"{self._paths[shard]}.tokens record {row} has a wrong checksum: the file is damaged.", REMAKE)
+        return ids[first // width + start : first // width + stop]
+
+    def _map_tokens(self, shard: int) -> tuple[np.ndarray, ...]:
+        """A shard's file of tokens as bytes and as ids, the byte at which each record begins in it, and the sidecar's offsets and lengths."""
+        path, entry = self._paths[shard] + ".tokens", self._shards[shard]["token_file"]
+        try:
+            data = storage.map_bytes(path)
+        except OSError as error:
+            raise CacheError(f"{path} cannot be read: {error}.", REMAKE) from error
+        self.check(shard)
+        index = self.index(shard)
+        begins = np.zeros(len(index) + 1, dtype=np.int64)
+        np.cumsum(cache.encoded_tokens_bytes(index["targets"], entry["dtype"]), out=begins[1:])
+        if begins[-1] != len(data):
+            raise CacheError(f"{path} holds {len(data)} bytes; by its sidecar it should hold {begins[-1]}.", REMAKE)
+        mapped = data, data.view(np.dtype(entry["dtype"]).newbyteorder("<")), begins, index["offset"], index["targets"]
+        while self._tokens and sum(len(kept[3]) for kept in self._tokens.values()) > _TOKEN_RECORDS_KEPT:
+            self._tokens.pop(next(iter(self._tokens)), None)
+        _keep(self._tokens, shard, mapped, _MAPS_KEPT)
+        return mapped
+
     def index(self, shard: int) -> np.ndarray:
         """The sidecar of a shard: mapped structured array [records] with fields `offset` and one length a feature."""
         index = self._indexes.get(shard)
@@ -134,17 +188,25 @@ class CacheReader:
     def check(self, shard: int) -> None:
         """Raises CacheError if the files of a shard are no longer those that were opened; to read on could kill the process.
 
-        One look at the file system for the shard and one for its sidecar, if that is in use: a few microseconds.
+        One look at the file system for each of its files: a few microseconds.
         """
         path = self._paths[shard]
         if not storage.is_still(path, self._identities[shard]):
             raise _changed(path)
+        if (known := self._token_identities[shard]) and not storage.is_still(path + ".tokens", known):
+            raise _changed(path + ".tokens")
         if (known := self._index_identities.get(shard)) and not storage.is_still(path + ".idx", known):
             raise _changed(path + ".idx")
 
-    def will_need(self, shard: int, begin_byte: int, end_byte: int) -> None:
-        """Asks the system to read bytes [begin_byte, end_byte) of a shard ahead, without waiting for them."""
-        storage.will_need(self.data(shard), begin_byte, end_byte)
+    def will_need(self, shard: int, first: int, last: int) -> None:
+        """Asks the system to read the tokens of records [first, last) of a shard ahead, without waiting for them."""
+        if first >= last:
+            return
+        if self.has_tokens(shard):
+            data, _, begins, _, _ = self._tokens.get(shard) or self._map_tokens(shard)
+            storage.will_need(data, int(begins[first]), int(begins[last]))
+        data, offsets = self.data(shard), self.index(shard)["offset"]
+        storage.will_need(data, int(offsets[first]), int(offsets[last]) if last < len(offsets) else len(data))
 
     def lengths(self, feature: str = "targets", shard: int | None = None) -> np.ndarray:
         """uint32 lengths (first axis) of a feature: of one shard, mapped; or of all records, in order."""
@@ -257,7 +319,8 @@ def load_lineage(path: str, records_: int, sha256: str = ""):
         data = storage.read_bytes(path)
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
             raise CacheError(f"lineage {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE)
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data), columns=["id", "source"])
+        # Not read_table: it imports pandas, a second or more.
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read(columns=["id", "source"])
     except (OSError, pyarrow.ArrowException) as error:
         raise CacheError(f"lineage {path} cannot be read: {' '.join(str(error).split())[:200]}.", REMAKE) from error
     if table.num_rows != records_ or set(table.column_names) != {"id", "source"}:

@@ -52,7 +52,8 @@ def write_shard(
     index = np.zeros(len(order), dtype=cache.index_dtype(features))
     totals = {kind: dict.fromkeys(features, 0) for kind in ("tokens", "content", "longest")}
     previous = None
-    with storage.HashingWriter(storage.join(staging_dir, name)) as file:
+    tokens = _TokenWriter(storage.join(staging_dir, name + ".tokens"), [record for _, _, record in order], features)
+    with storage.HashingWriter(storage.join(staging_dir, name)) as file, tokens:
         for row, (place, document_id, record) in enumerate(order):
             if document_id == previous:
                 raise CacheError(
@@ -72,6 +73,7 @@ def write_shard(
                 totals["content"][feature] += content
                 totals["longest"][feature] = max(totals["longest"][feature], content)
             file.write(records.frame(records.encode_example(arrays)))
+            tokens.write(arrays)
         sha256, size = file.hexdigest(), file.bytes_written
     return ShardEntry(
         split=split,
@@ -89,7 +91,41 @@ def write_shard(
         longest=totals["longest"],
         rows=cache.count_rows(index, features),
         blocks=cache.count_blocks(index, features),
+        token_file=tokens.entry(),
     )
+
+
+class _TokenWriter:
+    """Writes a shard's file of tokens, if the task has ids for tokens."""
+
+    def __init__(self, path: str, records_: Sequence[Record], features: Mapping[str, Mapping[str, Any]]):
+        self._file, self._dtype = None, None
+        if "targets" in features and cache.is_tokens(features["targets"]):
+            arrays = [np.asarray(record.features.get("targets", ())) for record in records_]
+            ends = [(int(array.min()), int(array.max())) for array in arrays if array.size and array.dtype.kind in "iu"]
+            if min((low for low, _ in ends), default=0) >= 0:
+                self._dtype = cache.token_dtype(max((high for _, high in ends), default=0))
+        if self._dtype:
+            self._file = storage.HashingWriter(path)
+
+    def __enter__(self) -> "_TokenWriter":
+        if self._file:
+            self._file.__enter__()
+        return self
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        if self._file:
+            self._file.write(cache.encode_tokens(arrays["targets"], self._dtype))
+
+    def __exit__(self, *error) -> None:
+        if self._file:
+            self._file.__exit__(*error)
+
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of the file; nothing if there is none."""
+        if not self._file:
+            return {}
+        return {"dtype": self._dtype, "bytes": self._file.bytes_written, "sha256": self._file.hexdigest()}
 
 
 def fill_shards(
@@ -140,6 +176,7 @@ def build_manifest(
                 "longest": dict(entry.longest),
                 "rows": dict(entry.rows),
                 "blocks": dict(entry.blocks),
+                "token_file": dict(entry.token_file),
             }
         )
     for split, value in splits.items():

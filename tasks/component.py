@@ -3,7 +3,7 @@
     index -> (epoch, group, block, row)    epochs.py; a group is a shard, or small shards together
     (group, block) -> plan                 plans.py, packing.py
     row of the plan -> pieces of records   here
-    piece -> tokens                        records.py, CRC checked, straight from the mapped shard
+    piece -> tokens                        cache_reader.py, CRC checked, straight from the mapped file
 """
 
 import bisect
@@ -84,15 +84,14 @@ class Component:
             return self.skipped.of_shard(first)
         return frozenset().union(*(self.skipped.of_shard(shard) for shard in range(first, last)))
 
-    def packed_tokens(self, shard: int, record: int, start: int, size: int) -> np.ndarray:
-        """The varints of `size` tokens of a record of a shard from token `start` on, uint8 [bytes]."""
+    def read(self, shard: int, record: int, start: int, size: int) -> np.ndarray:
+        """`size` tokens of a record of a shard from token `start` on, integers [size]: from the file of tokens, else from the Example."""
         reader = self.reader
-        row = record - int(reader.starts[shard])
-        entry = reader.index(shard)[row]
-        packed = records.read_packed_int64(reader.data(shard), int(entry["offset"]), FEATURE, reader.path(shard))
-        if start or size != entry[FEATURE]:
-            packed = records.cut_varints(packed, start, start + size)
-        return packed
+        row = record - reader.first_record(shard)
+        if reader.has_tokens(shard):
+            return reader.stored_tokens(shard, row, start, start + size)
+        packed = records.read_packed_int64(reader.data(shard), int(reader.index(shard)["offset"][row]), FEATURE, reader.path(shard))
+        return records.decode_varints(records.cut_varints(packed, start, start + size))
 
     def occurrences(self, record: int) -> Iterator[tuple[Place, int]]:
         """(place in epoch 0, segment) of every piece of a record."""
@@ -107,12 +106,10 @@ class Component:
     def read_block(self, place: Place) -> None:
         """Tells the system that a block is about to be read, from its first byte to its last."""
         begin = place.block * packing.BLOCK_RECORDS
-        end = begin + packing.BLOCK_RECORDS
         for shard in range(*self.plans.groups[place.group]):
-            offsets = self.reader.index(shard)["offset"]
-            if begin < len(offsets):
-                last = int(offsets[end]) if end < len(offsets) else len(self.reader.data(shard))
-                self.reader.will_need(shard, int(offsets[begin]), last)
+            last = min(begin + packing.BLOCK_RECORDS, len(self.reader.index(shard)))
+            if begin < last:
+                self.reader.will_need(shard, begin, last)
 
 
 def open_component(

@@ -29,6 +29,11 @@ _CRC = struct.Struct("<I")
 _REBUILD = "The file is damaged: run castor tasks verify on the cache, then make it again."
 
 
+def crc32c(data: bytes | np.ndarray) -> int:
+    """CRC-32C of bytes or of a uint8 array."""
+    return google_crc32c.value(data)
+
+
 def masked_crc(data: bytes | np.ndarray) -> int:
     """CRC-32C, rotated and offset as TFRecord stores it."""
     crc = google_crc32c.value(data)
@@ -61,6 +66,21 @@ def read_record(data: memoryview | bytes, offset: int, where: str) -> bytes:
     if masked_crc(payload) != _CRC.unpack(bytes(data[start + length : start + length + FOOTER_BYTES]))[0]:
         raise CacheError(f"{where}: the record at byte {offset} has a wrong data checksum.", _REBUILD)
     return payload
+
+
+def check_record(data: np.ndarray, offset: int, end: int, where: str) -> None:
+    """Checks the record that must lie at bytes [offset, end) of a file, data uint8 [file size], without reading what it says.
+
+    Raises CacheError naming `where` on any damage.
+    """
+    length = _LENGTH.pack(end - offset - HEADER_BYTES - FOOTER_BYTES)
+    payload = data[offset + HEADER_BYTES : end - FOOTER_BYTES]
+    if (
+        data[offset : offset + HEADER_BYTES].tobytes() != length + _CRC.pack(masked_crc(length))
+        or data[end - FOOTER_BYTES : end].tobytes() != _CRC.pack(masked_crc(payload))
+    ):
+        read_record(memoryview(data), offset, where)  # says what is wrong
+        raise CacheError(f"{where}: the record at byte {offset} does not end at byte {end}.", _REBUILD)
 
 
 def iterate_records(data: memoryview | bytes, where: str) -> Iterator[tuple[int, bytes]]:

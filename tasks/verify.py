@@ -19,7 +19,8 @@ _MAX_PER_FILE = 5
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing wrong with one file. kind: missing, stale, cut, checksum, record, sidecar, lineage, order, vocabulary, stats, manifest."""
+    """One thing wrong with one file. kind: missing, stale, cut, checksum, record, sidecar, tokens, lineage, order, vocabulary, stats,
+    manifest."""
 
     file: str
     kind: str
@@ -100,6 +101,11 @@ def _shard(manifest: cache.Manifest, split: str, number: int, shard: Mapping[str
             "cut" if storage.size(path) < shard["bytes"] else "checksum",
             f"{storage.size(path)} bytes; the manifest says {shard['bytes']}",
         )
+    tokens = shard.get("token_file") or {}
+    tokens_path = storage.join(directory, name + ".tokens")
+    if tokens and storage.exists(tokens_path) and storage.size(tokens_path) != tokens["bytes"]:
+        kind = "cut" if storage.size(tokens_path) < tokens["bytes"] else "checksum"
+        yield Problem(name + ".tokens", kind, f"{storage.size(tokens_path)} bytes; the manifest says {tokens['bytes']}")
     index = lineage = None
     if storage.exists(storage.join(directory, index_name)):
         try:
@@ -123,8 +129,11 @@ def _shard(manifest: cache.Manifest, split: str, number: int, shard: Mapping[str
             yield Problem(lineage_name, "lineage", str(error))
     if lineage is not None:
         yield from _order(manifest, split, number, lineage_name, lineage["id"].to_pylist())
+    if tokens:
+        yield from _checksum(directory, name + ".tokens", tokens["sha256"])
     if sound:
-        yield from _records(manifest, shard, storage.map_bytes(path), index)
+        stored = storage.map_bytes(tokens_path) if tokens and storage.exists(tokens_path) else None
+        yield from _records(manifest, shard, storage.map_bytes(path), index, stored)
 
 
 def _checksum(directory: str, name: str, expected: str) -> Iterator[Problem]:
@@ -159,8 +168,11 @@ def _block_counts(manifest: cache.Manifest, shard: Mapping[str, Any], index: np.
                 yield Problem(shard["file"], "stats", f"{table} of {key} are not what the sidecar gives")
 
 
-def _records(manifest: cache.Manifest, shard: Mapping[str, Any], data: np.ndarray, index: np.ndarray | None) -> Iterator[Problem]:
-    name = shard["file"]
+def _records(
+    manifest: cache.Manifest, shard: Mapping[str, Any], data: np.ndarray, index: np.ndarray | None, stored: np.ndarray | None
+) -> Iterator[Problem]:
+    """What the records say must be what sidecar, file of tokens and manifest say of them. stored: bytes of the file of tokens."""
+    name, place = shard["file"], 0
     size = int(manifest.vocabulary.get("size", 0) or 0)
     tokens = dict.fromkeys(manifest.features, 0)
     count, reader = 0, records.iterate_records(data, name)
@@ -179,6 +191,11 @@ def _records(manifest: cache.Manifest, shard: Mapping[str, Any], data: np.ndarra
             arrays = {}
         if index is not None and count < len(index) and int(index["offset"][count]) != offset:
             yield Problem(name + ".idx", "sidecar", f"record {count} starts at byte {offset}, not {int(index['offset'][count])}")
+        if stored is not None:
+            expected = cache.encode_tokens(arrays.get("targets", np.zeros(0, np.int64)), shard["token_file"]["dtype"])
+            if stored[place : place + len(expected)].tobytes() != expected:
+                yield Problem(name + ".tokens", "tokens", f"record {count} has other tokens there, or a wrong checksum")
+            place += len(expected)
         for feature, spec in manifest.features.items():
             array = arrays.get(feature, np.zeros(0, np.int64))
             width = int(np.prod([w for w in cache.shape_of(spec)[1:]])) if spec["rank"] > 1 else 1

@@ -83,7 +83,7 @@ def test_a_shard_that_fails_leaves_nothing_to_commit(tmp_path):
         cache_writer.write_shard(str(tmp_path), "train", 0, 1, [good, bad], cache.TARGETS, seed=0)
     assert cache.list_paths(str(tmp_path)) == []
     cache_writer.write_shard(str(tmp_path), "train", 0, 1, [good], cache.TARGETS, seed=0)
-    assert len(cache.list_paths(str(tmp_path))) == 3 and not list(tmp_path.rglob("*.tmp"))
+    assert len(cache.list_paths(str(tmp_path))) == 4 and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_begin_removes_leftovers(tmp_path):

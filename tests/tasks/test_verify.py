@@ -100,7 +100,8 @@ def test_a_whole_shard_of_other_records_under_a_rewritten_manifest(directory):
     manifest["splits"]["train"]["shards"][1].update(sha256=storage.sha256(directory / SHARD), bytes=len(data))
     manifest["checksum"] = cache.checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
-    assert kinds(directory) == {(f"{SHARD}.idx", "sidecar"), (SHARD, "record"), (SHARD, "stats")}
+    expected = {(f"{SHARD}.idx", "sidecar"), (f"{SHARD}.tokens", "tokens"), (SHARD, "record"), (SHARD, "stats")}
+    assert kinds(directory) == expected
 
 
 def test_plans_are_no_part_of_a_cache(directory):
