@@ -80,7 +80,8 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _files(cache, entry) -> list[str]:
-    return [entry.file, entry.file + ".idx", cache.lineage_file(entry.split, entry.shard, entry.num_shards)]
+    tokens = [entry.file + ".tokens"] if entry.token_file else []
+    return [entry.file, entry.file + ".idx", *tokens, cache.lineage_file(entry.split, entry.shard, entry.num_shards)]
 
 
 def _entry(cache, shard: dict):

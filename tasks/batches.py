@@ -75,7 +75,9 @@ class Batches:
         )
         skips.check_known(self.mixture.skip_documents, (component.reader for component in self.components))
         self._padding = np.zeros(self.length, dtype=np.uint16)
-        self._asked_for: set[tuple[int, int, int]] = set()
+        # The blocks of the last batch, and those of them that the system was told to read ahead.
+        self._blocks_read: set[tuple[int, int, int]] = set()
+        self._blocks_ahead: set[tuple[int, int, int]] = set()
 
     def _scheduled(self, stages) -> mixing.Mixing:
         (_, _, first), *later = stages
@@ -163,6 +165,7 @@ class Batches:
         segments = [self.components[component].segments(place) for component, place in places]
         shards = [self.components[component].shards(row) for (component, _), row in zip(places, segments)]
         self._check_unchanged(places, shards)
+        self._read_ahead(places, segments, shards)
         rows, length = len(places), self.length
         parts, skipped, sizes, numbers = [], [], [], []
         for (component, place), row, row_shards in zip(places, segments, shards):
@@ -237,17 +240,28 @@ class Batches:
         return {name: values, f"{name}_segment_ids": ids, f"{name}_positions": positions}
 
     def _check_unchanged(self, places: list[tuple[int, Place]], shards: list[np.ndarray]) -> None:
-        """Raises CacheError if a shard that is about to be read was changed since it was opened; announces blocks not read before."""
+        """Raises CacheError if a shard that is about to be read was changed since it was opened."""
         touched = {(component, shard) for (component, _), row in zip(places, shards) for shard in row.tolist()}
         for component, shard in sorted(touched):
             self.components[component].reader.check(shard)
-        for component, place in places:
-            key = (component, place.group, place.block)
-            if key not in self._asked_for:
-                if len(self._asked_for) > 1000:
-                    self._asked_for.clear()
-                self._asked_for.add(key)
-                self.components[component].read_block(place)
+
+    def _read_ahead(self, places: list[tuple[int, Place]], segments: list[Segments], shards: list[np.ndarray]) -> None:
+        """Tells the system what will be read; it changes no value.
+
+        Of a block that no batch has just read, the batch's own records, so that they come side by side and not one after the other. Of one
+        that the batch before has read too, all: the next batches read on in it. One batch alone, as in a replay, reads no whole block.
+        """
+        blocks = {(component, place.group, place.block): place for component, place in places}
+        for (component, place), row, row_shards in zip(places, segments, shards):
+            if (component, place.group, place.block) not in self._blocks_read:
+                reader = self.components[component].reader
+                for shard, record in zip(row_shards.tolist(), row.records.tolist()):
+                    first = record - reader.first_record(shard)
+                    reader.will_need(shard, first, first + 1)
+        for key in blocks.keys() & self._blocks_read - self._blocks_ahead:
+            self.components[key[0]].read_block(blocks[key])
+        self._blocks_ahead = blocks.keys() & self._blocks_read
+        self._blocks_read = set(blocks)
 
     def _find_fault(self, places, segments, shards) -> None:
         """Raises the CacheError that names the record whose tokens are outside the vocabulary."""
