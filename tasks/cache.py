@@ -14,6 +14,7 @@ the documents alone. The manifest holds the SHA-256 of the files above it and a 
 
 import dataclasses
 import functools
+import io
 import itertools
 import re
 import time
@@ -173,6 +174,14 @@ def shape_of(spec: Mapping[str, Any]) -> list[int | None]:
 def index_dtype(features: Iterable[str]) -> np.dtype:
     """The row of a sidecar: byte offset of the record, then the length (first axis) of each feature, by name."""
     return np.dtype([("offset", "<u8"), *((name, "<u4") for name in sorted(features))])
+
+
+def index_header(dtype: np.dtype, records_: int) -> bytes:
+    """What a sidecar begins with: the header of a npy file, version 1.0."""
+    buffer = io.BytesIO()
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (records_,)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
 
 
 def count_rows(index: np.ndarray, features: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:

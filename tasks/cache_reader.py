@@ -296,6 +296,10 @@ def load_index(path: str, features: Iterable[str], records_: int, sha256: str = 
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise CacheError(f"sidecar {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE)
     dtype = cache.index_dtype(features)
+    usual = cache.index_header(dtype, records_)
+    if data[: len(usual)].tobytes() == usual and len(data) == len(usual) + records_ * dtype.itemsize:
+        return data[len(usual) :].view(dtype)
+    # Not as this version of numpy writes it. Parsing a header takes Python's compiler, which is not safe in threads everywhere (3.11).
     try:
         header = io.BytesIO(data[: len(data) - records_ * dtype.itemsize].tobytes())
         np.lib.format.read_magic(header)

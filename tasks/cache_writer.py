@@ -82,7 +82,7 @@ def write_shard(
         records=len(order),
         bytes=size,
         sha256=sha256,
-        idx_sha256=_write(storage.join(staging_dir, name + ".idx"), _npy(index)),
+        idx_sha256=_write(storage.join(staging_dir, name + ".idx"), cache.index_header(index.dtype, len(index)) + index.tobytes()),
         lineage_sha256=_write(
             storage.join(staging_dir, cache.lineage_file(split, shard, num_shards)), _lineage([record for _, _, record in order])
         ),
@@ -277,12 +277,6 @@ def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -
             raise CacheError(f"document {record.id} ({record.source}): feature {name!r} holds values that are no {dtype}.")
         arrays[name] = array.astype(dtype)
     return arrays
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _lineage(records_: Sequence[Record]) -> bytes:

@@ -67,7 +67,7 @@ class Mixture:
     only ratios count. A weight of 0 keeps a component's place among the domains and gives it no rows. cache_dirs: where task names are
     looked up, in order.
 
-    stages: weights that hold from later steps on, as Stage objects, (start, weights) or (start, weights, ramp). weighting: shares from
+    stages: weights that hold from later steps on, as MixtureStage objects, (start, weights) or (start, weights, ramp). weighting: shares from
     what the caches hold (tasks/weights.py, or the name 'proportional'); the weights of `components` and stages are then multipliers of them.
     skip_documents: ids, or the name of a file with one a line: their tokens become padding, and everything else stays where it is.
     skip_steps: ranges (from, to) of data steps whose batches are left out: the run goes on with the batch of step `to`, and everything else
@@ -77,7 +77,7 @@ class Mixture:
     name: str = "mixture"
     components: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cache_dirs: tuple[str, ...] = ()
-    stages: tuple[schedule.Stage, ...] = ()
+    stages: tuple[schedule.MixtureStage, ...] = ()
     weighting: "weights.Weighting | str | None" = None
     skip_documents: tuple[str, ...] | str = ()
     skip_steps: tuple[tuple[int, int], ...] = ()
@@ -100,13 +100,13 @@ class Mixture:
         object.__setattr__(self, "skip_documents", skips.documents(self.skip_documents))
         object.__setattr__(self, "skip_steps", skips.step_ranges(self.skip_steps))
 
-    def _stage(self, stage: Any) -> schedule.Stage:
-        if not isinstance(stage, schedule.Stage):
+    def _stage(self, stage: Any) -> schedule.MixtureStage:
+        if not isinstance(stage, schedule.MixtureStage):
             if not isinstance(stage, (tuple, list)) or not 2 <= len(stage) <= 3:
                 raise ConfigurationError(
-                    f"mixture {self.name!r} has a stage {stage!r}.", "Give (start, weights), (start, weights, ramp) or @tasks.Stage()."
+                    f"mixture {self.name!r} has a stage {stage!r}.", "Give (start, weights), (start, weights, ramp) or @tasks.MixtureStage()."
                 )
-            stage = schedule.Stage(*stage)
+            stage = schedule.MixtureStage(*stage)
         if unknown := sorted(set(stage.weights) - set(self.components)):
             raise ConfigurationError(
                 f"the stage at step {stage.start} of mixture {self.name!r} has weights for {unknown[0]!r}, which is no component.",

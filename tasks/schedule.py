@@ -1,6 +1,6 @@
 """What changes over a run: the mixture's weights and the batch size, by step, in closed form.
 
-A `Stage` sets new weights from a step on, at once or in a straight line over some steps. `BatchSizes` turns steps into positions (rows of
+A `MixtureStage` sets new weights from a step on, at once or in a straight line over some steps. `BatchSizes` turns steps into positions (rows of
 all steps in one line) and back, so that a growing batch neither skips a row nor repeats one. Both count in data steps: where steps are
 skipped (`tasks.Mixture.skip_steps`), what follows keeps the weights and the sizes that it would have had.
 """
@@ -20,7 +20,7 @@ Weights = Mapping[str, Any]
 
 @gin.configurable(module="tasks")
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class MixtureStage:
     """Weights of a mixture from a step on.
 
     start: the first step, above 0, at which they begin to hold. weights: component -> weight; a component not named has 0. ramp: steps
@@ -35,9 +35,9 @@ class Stage:
         for name, least in (("start", 1), ("ramp", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"Stage.{name} = {value!r}.", f"It is a whole number of steps, at least {least}.")
+                raise ConfigurationError(f"MixtureStage.{name} = {value!r}.", f"It is a whole number of steps, at least {least}.")
         if not isinstance(self.weights, Mapping) or not self.weights:
-            raise ConfigurationError(f"the stage at step {self.start} has no weights.", "Bind tasks.Stage.weights = {'web': 0.5, ...}.")
+            raise ConfigurationError(f"the stage at step {self.start} has no weights.", "Bind tasks.MixtureStage.weights = {'web': 0.5, ...}.")
         object.__setattr__(self, "weights", dict(self.weights))
 
 

@@ -70,6 +70,7 @@ class Run:
     seed: of the data order, the initial weights and dropout.
     vocabulary: directory that the caches' vocabulary must equal; None takes the one that they name.
     mesh: a train.partitioning.Mesh or a dict of mesh axis -> size. prefetch: batches made ahead.
+    packing: how documents are laid into rows: best_fit, first_fit or concat_and_split (tasks/packing.py).
     """
 
     mixture: tasks.Mixture | str
@@ -87,6 +88,7 @@ class Run:
     evaluation: Evaluation = Evaluation()
     prefetch: int = 2
     accumulate: int = 1
+    packing: str = "best_fit"
 
     def __post_init__(self):
         for name, least in (("train_steps", 0), ("prefetch", 1), ("accumulate", 1)):
@@ -150,7 +152,7 @@ class Opened:
             (manifest,) = alone.manifests().values()
             if split in manifest.splits and manifest.tokens(split) > 0:
                 size, run = self.batches.batch_size, self.run
-                found[name] = tasks.Batches(alone, size, run.lengths, run.seed, split, self.shard, self.num_shards)
+                found[name] = tasks.Batches(alone, size, run.lengths, run.seed, split, self.shard, self.num_shards, packing=run.packing)
         return found
 
 
@@ -171,7 +173,9 @@ def open_run(run: Run) -> Opened:
     mixture = tasks.resolve_mixture(run.mixture, run.tasks_dir)
     # By name: gin writes dictionaries sorted, and a run must equal the one that its kept configuration describes.
     mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))
-    batches = tasks.Batches(mixture, run.batch_size, run.lengths, run.seed, shard=shard, num_shards=num_shards, vocabulary=vocabulary)
+    batches = tasks.Batches(
+        mixture, run.batch_size, run.lengths, run.seed, shard=shard, num_shards=num_shards, vocabulary=vocabulary, packing=run.packing
+    )
     partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("length", batches.length)})
     model = run.model if run.model.vocab_size else dataclasses.replace(run.model, vocab_size=batches.vocab_size)
     if model.vocab_size < max(batches.vocab_size, 1):

@@ -88,16 +88,16 @@ def test_stages_and_weighting_from_gin(tasks_dir):
     gin.parse_config(
         """
         import tasks.weights
-        late/tasks.Stage.start = 100
-        late/tasks.Stage.weights = {'web': 1}
+        late/tasks.MixtureStage.start = 100
+        late/tasks.MixtureStage.weights = {'web': 1}
         two/tasks.Mixture.components = {'web': 1, 'code': 2}
-        two/tasks.Mixture.stages = (@late/tasks.Stage(), (200, {'code': 1}, 50))
+        two/tasks.Mixture.stages = (@late/tasks.MixtureStage(), (200, {'code': 1}, 50))
         two/tasks.Mixture.weighting = @tasks.weights.Temperature()
         tasks.weights.Temperature.temperature = 2
         """
     )
     mixture = tasks.resolve_mixture("two", tasks_dir)
-    assert mixture.stages == (tasks.Stage(100, {"web": 1}), tasks.Stage(200, {"code": 1}, 50))
+    assert mixture.stages == (tasks.MixtureStage(100, {"web": 1}), tasks.MixtureStage(200, {"code": 1}, 50))
     manifests = mixture.manifests()
     (_, _, first), (start, ramp, second), (_, late_ramp, third) = mixture.weights(manifests)
     tokens = {name: manifest.tokens("train") for name, manifest in manifests.items()}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tasks import schedule
 from tasks.errors import ConfigurationError
-from tasks.schedule import BatchSizes, Stage
+from tasks.schedule import BatchSizes, MixtureStage
 
 RAMPS = st.dictionaries(st.integers(1, 60), st.integers(1, 9), max_size=5).flatmap(
     lambda later: st.integers(1, 9).map(lambda first: {0: first, **later})
@@ -51,7 +51,7 @@ def test_bad_batch_sizes(bad):
 @pytest.mark.parametrize("arguments", [(0, {"a": 1}), (1.5, {"a": 1}), (True, {"a": 1}), (5, {}), (5, None), (5, {"a": 1}, -1)])
 def test_bad_stages(arguments):
     with pytest.raises(ConfigurationError, match="tage"):
-        Stage(*arguments)
+        MixtureStage(*arguments)
 
 
 def test_a_float_means_the_decimal_it_prints_as():

@@ -29,6 +29,7 @@ def trained(castor, tmp_path_factory):
         ({"BATCH_SIZE": {5: 4}}, r"batch_size = \{5: 4\}.* begins at step 0.*Bind BATCH_SIZE"),
         ({"BATCH_SIZE": {0: 4, 3: 6}, "ACCUMULATE": 4}, r"BATCH_SIZE = 6 does not divide into ACCUMULATE = 4 parts"),
         ({"ACCUMULATE": 0}, r"accumulate = 0"),
+        ({"PACKING": "tight_fit"}, r"packing method 'tight_fit' is unknown"),
         ({"three/tasks.Mixture.stages": [(5, {"wrods": 1})]}, r"the stage at step 5 of mixture .* has weights for 'wrods', which is no component"),
         ({"three/tasks.Mixture.skip_steps": ((5, 3),)}, r"skip_steps holds \(5, 3\), which is no range"),
         ({"TASK_FEATURE_LENGTHS": {"inputs": 4}}, r"TASK_FEATURE_LENGTHS"),

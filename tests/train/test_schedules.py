@@ -107,12 +107,12 @@ def test_the_sizes_that_a_run_still_needs(castor, tmp_path):
     [
         {"three/tasks.Mixture.stages": STAGES},
         {
-            "three/tasks.Mixture.stages": "[@early/tasks.Stage(), @late/tasks.Stage()]",
-            "early/tasks.Stage.start": 4,
-            "early/tasks.Stage.weights": {"words": 1, "counts": 3},
-            "early/tasks.Stage.ramp": 6,
-            "late/tasks.Stage.start": 11,
-            "late/tasks.Stage.weights": {"pictures": 1},
+            "three/tasks.Mixture.stages": "[@early/tasks.MixtureStage(), @late/tasks.MixtureStage()]",
+            "early/tasks.MixtureStage.start": 4,
+            "early/tasks.MixtureStage.weights": {"words": 1, "counts": 3},
+            "early/tasks.MixtureStage.ramp": 6,
+            "late/tasks.MixtureStage.start": 11,
+            "late/tasks.MixtureStage.weights": {"pictures": 1},
         },
         {
             "three/tasks.Mixture.weighting": "proportional",
@@ -144,10 +144,10 @@ def test_stages_are_the_same_however_they_are_written(castor, tmp_path):
     written = [
         [f"--gin.three/tasks.Mixture.stages={STAGES!r}"],
         [
-            "--gin.three/tasks.Mixture.stages=(@a/tasks.Stage(), [11, {'pictures': 5}])",
-            "--gin.a/tasks.Stage.start=4",
-            "--gin.a/tasks.Stage.ramp=6",
-            "--gin.a/tasks.Stage.weights={'counts': 0.75, 'words': 0.25}",
+            "--gin.three/tasks.Mixture.stages=(@a/tasks.MixtureStage(), [11, {'pictures': 5}])",
+            "--gin.a/tasks.MixtureStage.start=4",
+            "--gin.a/tasks.MixtureStage.ramp=6",
+            "--gin.a/tasks.MixtureStage.weights={'counts': 0.75, 'words': 0.25}",
         ],
     ]
     prints = {loop.open_run(made(castor.bindings(tmp_path / "m") + flags)).batches.fingerprint for flags in written}
