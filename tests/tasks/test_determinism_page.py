@@ -200,6 +200,7 @@ DAMAGES = {
     "a shard cut short, or longer": after(cut, shard),
     "a shard missing": after(remove, shard),
     "a flipped bit in a shard": after(flip, shard),
+    "a flipped bit in a file of tokens": after(flip, lambda directory: shard(directory) + ".tokens"),
     "a flipped bit in a sidecar": after(flip, lambda directory: shard(directory) + ".idx"),
     "a flipped bit in a lineage file": after(flip, lineage),
     "a shard replaced under a running job": replace_while_in_use,
