@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--step", metavar="S", type=int, help="the training step, from 0")
     group.add_argument("--row", metavar="R", type=int, help="one row of the global batch only")
     group.add_argument("--document", metavar="ID", help="instead of --step: the steps, rows and epochs that see this document")
-    group.add_argument("--steps", metavar="N", type=int, help="how many steps of the run are meant (default: the macro TRAIN_STEPS)")
+    group.add_argument("--steps", metavar="N", type=int, help="look at so many steps of the run (default: TRAIN_STEPS, or the first epoch)")
     group.add_argument("--batch_size", metavar="B", type=int, help="rows of the global batch (default: the macro BATCH_SIZE)")
     group.add_argument("--length", metavar="L", type=int, help="tokens of a row (default: TASK_FEATURE_LENGTHS)")
     group.add_argument("--seed", metavar="N", type=int, help="of the data order (default: RANDOM_SEED, or 0)")
@@ -72,10 +72,6 @@ def run(arguments: argparse.Namespace, flags) -> int:
 
 def _document_lineage(arguments, batches, steps: int | None) -> int:
     """Prints where a document comes. Returns 1 if no cache has it."""
-    from tasks.errors import ConfigurationError
-
-    if steps is None:
-        raise ConfigurationError("lineage of a document needs the number of steps to look at.", "Bind TRAIN_STEPS, or give --steps=N.")
     held = {c.name: c.reader.find(arguments.document) for c in batches.components}
     held = {name: record for name, record in held.items() if record is not None}
     if not held:
@@ -94,9 +90,10 @@ def _document_lineage(arguments, batches, steps: int | None) -> int:
     console = terminal.console()
     console.print(table)
     where = ", ".join(f"record {record} of {name}" for name, record in held.items())
+    where_to = "the first epoch" if steps is None else f"{steps:,} steps"
     left_out = "; it is on the list of documents to skip" if arguments.document in batches.mixture.skip_documents else ""
     console.print(
-        f"document {arguments.document} ({where}): {len(found)} spans in {steps:,} steps{left_out}; batches {batches.fingerprint}"
+        f"document {arguments.document} ({where}): {len(found)} spans in {where_to}{left_out}; batches {batches.fingerprint}"
     )
     return 0
 

@@ -13,6 +13,7 @@ docs/determinism.md works the arithmetic by hand on a small example.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -139,9 +140,10 @@ class Batches:
         first = self.shard * (self.batch_size_at(step) // self.num_shards)
         return [list(self._spans(first + row, *where)) for row, where in enumerate(self._places(step))]
 
-    def occurrences(self, document: str, steps: int) -> Iterator[Occurrence]:
-        """Every span of a document in the first `steps` training steps, by step, on whatever shard; none if no cache has the document."""
-        end = self.batch_sizes.position(self.data_step(steps))
+    def occurrences(self, document: str, steps: int | None = None) -> Iterator[Occurrence]:
+        """Every span of a document in the first `steps` training steps (None: in the first epoch of its component), by step, on whatever
+        shard. None if no cache has the document."""
+        end = None if steps is None else self.batch_sizes.position(self.data_step(steps))
         found = [occurrence for component in range(len(self.components)) for occurrence in self._occurrences(component, document, end)]
         return iter(sorted(found, key=_by_step))
 
@@ -301,26 +303,24 @@ class Batches:
                 )
             offset += size
 
-    def _occurrences(self, component: int, document: str, end: int) -> Iterator[Occurrence]:
-        """Those of one component at positions before `end`."""
+    def _occurrences(self, component: int, document: str, end: int | None) -> Iterator[Occurrence]:
+        """Those of one component at positions before `end`, or in its first epoch."""
         opened = self.components[component]
         record = opened.reader.find(document)
         if record is None or record in opened.skipped.of_shard(opened.reader.locate(record)[0]):
             return
         leaf = self._mixing.names.index(opened.name)
         for place, segment in opened.occurrences(record):
-            epoch = 0
-            while True:
+            for epoch in itertools.count() if end is not None else (0,):
                 index = opened.order.index(epoch, place.group, place.block, place.row)
                 position = self._mixing.position(leaf, index)
-                if position is None or position >= end:
+                if position is None or (end is not None and position >= end):
                     break
                 data_step, row = self.batch_sizes.step(position)
                 step = skips.training_step(data_step, self.mixture.skip_steps)
                 if step is not None:
                     spans = self._spans(row, component, place._replace(epoch=epoch))
                     yield from (Occurrence(step, span) for span in spans if span.segment == segment + 1)
-                epoch += 1
 
 
 def _by_step(occurrence: Occurrence) -> tuple[int, int, int]:

@@ -111,7 +111,9 @@ def test_lineage_leads_both_ways(tasks_dir, run, data):
         by_document[span.document].append((step, span))
     for document in data.draw(st.lists(st.sampled_from(sorted(by_document)), min_size=1, max_size=4)):
         assert [(found.step, found.span) for found in whole.occurrences(document, STEPS)] == by_document[document]
-    assert not list(whole.occurrences("f" * 32, STEPS))
+        first = [found for found in whole.occurrences(document) if found.step < STEPS]
+        assert [(found.step, found.span) for found in first] == [(s, span) for s, span in by_document[document] if span.epoch == 0]
+    assert not list(whole.occurrences("f" * 32, STEPS)) and not list(whole.occurrences("f" * 32))
 
 
 def test_a_ramp_reads_on_where_the_smaller_batches_ended(tasks_dir):
