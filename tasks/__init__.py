@@ -22,6 +22,7 @@ _HOMES = {
     "Mixture": "tasks.catalog",
     "MixtureStage": "tasks.schedule",
     "Occurrence": "tasks.lineage",
+    "ReadAhead": "tasks.readahead",
     "Record": "tasks.cache",
     "Span": "tasks.lineage",
     "Vocabulary": "tasks.vocabulary",
