@@ -30,7 +30,7 @@ class Judge:
 
     def __call__(self, document: Document) -> Element:
         reason = self.filter.check(document)
-        return document if reason is None else Rejection(document, reason)
+        return document if reason is None else Rejection(document, str(reason), getattr(reason, "measure", ""))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,10 @@ class Filter(Protocol):
     name: str
 
     def check(self, document: Document) -> str | None:
-        """None keeps the document; a string is the reason code: letters, digits, `.`, `_` and `-` only, since it names a folder."""
+        """None keeps the document; a string is the reason code: letters, digits, `.`, `_` and `-` only, since it names a folder.
+
+        A `pipelines.filters.reason.Reason` is such a string that also carries the offending value.
+        """
 
 
 class Read(beam.PTransform):

@@ -1,0 +1,163 @@
+"""The tokenised view against plain Python: words, lines, paragraphs and tokens of any text, and hashes that may never drift."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import words
+from pipelines.view import LETTER, SOLO, TextView, hash_tokens, ngrams, view
+
+PIECES = st.sampled_from([*"ab Z9_.,\n\t-'", "\n\n", "\u2019", "\u00e9", "e\u0301", "\u0e01\u0e34", "\u0e34", "\u4e2d", "\u3042", "\ud55c", "\u0939\u093f", "\U0001f600", "\x1c", "\u2028"])
+TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=40).map("".join))
+
+
+def spans(text, starts, ends):
+    return [text[a:b] for a, b in zip(starts, ends)]
+
+
+@given(TEXTS)
+def test_words_and_lines_are_those_of_plain_python(text):
+    seen = TextView(text)
+    assert spans(text, seen.word_starts, seen.word_ends) == words.words(text)
+    assert spans(text, seen.line_starts, seen.line_ends) == words.lines(text)
+    assert seen.unspaced_share == pytest.approx(len([c for c in text if solo(c)]) / max(1, len([c for c in text if not c.isspace()])))
+    assert np.diff(seen.words_before_line).tolist() == [len(words.words(line)) for line in words.lines(text)]
+
+
+def solo(character):
+    return re.match("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0002ffff]", character)
+
+
+@given(TEXTS)
+def test_paragraphs_are_lines_without_a_blank_line_between(text):
+    seen = TextView(text)
+    expected, current = [], []
+    for line in [*text.split("\n"), ""]:
+        if line.strip():
+            current.append(line.strip())
+        elif current:
+            expected.append(current)
+            current = []
+    assert [words.lines(p) for p in spans(text, seen.paragraph_starts, seen.paragraph_ends)] == expected
+
+
+@given(TEXTS, TEXTS)
+def test_hashes_of_spans_are_equal_where_the_spans_are(one, other):
+    text = one + "\n" + other
+    seen = TextView(text)
+    for starts, ends, hashes in (
+        (seen.word_starts, seen.word_ends, seen.word_hashes),
+        (seen.line_starts, seen.line_ends, seen.line_hashes),
+        (seen.paragraph_starts, seen.paragraph_ends, seen.paragraph_hashes),
+    ):
+        by_string = {}
+        for string, value in zip(spans(text, starts, ends), hashes.tolist()):
+            assert by_string.setdefault(string, value) == value
+        assert len(set(by_string.values())) == len(by_string)
+    assert TextView(other).word_hashes.tolist() == seen.word_hashes[seen.num_words - TextView(other).num_words :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Don't stop, CAF\u00c9s!", ["Don't", "stop", "CAF\u00c9s"]),
+        ("snake_case a-b 3.14", ["snake", "case", "a", "b", "3", "14"]),
+        ("\u4e2d\u6587abc\u3002", ["\u4e2d", "\u6587", "abc"]),
+        ("\u0e01\u0e34\u0e19", ["\u0e01\u0e34", "\u0e19"]),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", ["\u0939\u093f\u0928\u094d\u0926\u0940"]),
+        (" ... ", []),
+        ("", []),
+    ],
+)
+def test_tokens(text, expected):
+    seen = TextView(text)
+    assert spans(text, seen.token_starts, seen.token_ends) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        ("CAF\u00c9", "cafe"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("don\u2019t", "dont"),
+        ("\uff21\uff22\uff11", "ab1"),
+        ("\u0661\u0662", "12"),
+        ("co\u00adoperate", "cooperate"),
+        ("\u05e9\u05b8\u05dc\u05d5\u05b9\u05dd", "\u05e9\u05dc\u05d5\u05dd"),
+    ],
+)
+def test_folding_forgets_case_accents_and_punctuation(one, same):
+    assert TextView(one).token_hashes.tolist() == hash_tokens([same]).tolist()
+
+
+@given(TEXTS)
+def test_tokens_lie_in_order_and_hold_letters_or_digits(text):
+    seen = TextView(text)
+    assert (seen.token_starts < seen.token_ends).all() and (seen.token_ends[:-1] <= seen.token_starts[1:]).all()
+    assert len(seen.token_hashes) == len(seen.token_is_number) == seen.num_tokens
+    for token, number in zip(spans(text, seen.token_starts, seen.token_ends), seen.token_is_number):
+        if number:
+            assert not any(c.isalpha() for c in token)
+
+
+def test_number_tokens():
+    assert TextView("in 1969, at 11th 3.5").token_is_number.tolist() == [False, True, False, False, True, True]
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.integers(1, 6))
+def test_ngrams_name_runs(values, n):
+    hashes = np.array(values, np.uint64)
+    found = ngrams(hashes, n)
+    assert len(found) == max(0, len(values) - n + 1)
+    named = {}
+    for i, value in enumerate(found.tolist()):
+        assert named.setdefault(tuple(values[i : i + n]), value) == value
+    assert len(set(named.values())) == len(named)
+
+
+def test_words_that_are_no_single_token_are_refused():
+    with pytest.raises(ValueError, match="'two words' is 2 tokens"):
+        hash_tokens(["two words"])
+    with pytest.raises(ValueError, match="at least one"):
+        ngrams(np.zeros(3, np.uint64), 0)
+
+
+def test_the_view_is_shared_and_old_ones_are_let_go():
+    text = "a shared text"
+    assert view(text) is view(text)
+    assert view(text).share_of(LETTER) == 1.0 and view("\u4e2d\u6587").share_of(SOLO) == 1.0
+
+
+def test_hashes_have_not_drifted():
+    """Signatures and indexes on disk hold these numbers: another value is another VERSION."""
+    seen = TextView("The quick fox\njumps. \u4e2d\u6587 Caf\u00e9 42")
+    assert [f"{h:016x}" for h in seen.token_hashes.tolist()] == GOLDEN_TOKENS
+    assert [f"{h:016x}" for h in seen.token_ngrams(5).tolist()] == GOLDEN_FIVE
+    assert [f"{h:016x}" for h in seen.line_hashes.tolist()] == GOLDEN_LINES
+    assert sys.byteorder == "little"
+
+
+GOLDEN_TOKENS = [
+    "3fe601a26504a6b5",
+    "17c2abcb1489a99a",
+    "84d74a5ea51a2ce7",
+    "a761e054de9288b5",
+    "d126c8b5c4ebd6c1",
+    "3fbc0b5d0a1b472d",
+    "7266b891570a1256",
+    "63983a4451f1bb3b",
+]
+GOLDEN_FIVE = [
+    "fdbd2e62831e5c1a",
+    "9145f16cf1f8bed5",
+    "f6b0357ca15b6aab",
+    "73dc872ccb5707b0",
+]
+GOLDEN_LINES = [
+    "cb006d79299302aa",
+    "ab58771a201c8a2e",
+]
