@@ -45,7 +45,7 @@ _SOLO_RANGES = (
     (0x4E00, 0xA000),
     (0xF900, 0xFB00),  # Chinese characters
     (0xFF66, 0xFFA0),
-    (0x20000, 0x30000),
+    (0x20000, 0x40000),
 )
 _MARKED_RANGES = _SOLO_RANGES[:3]
 _TRANSPARENT_CODES = (

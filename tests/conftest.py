@@ -6,7 +6,12 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import pytest
+
+# The same examples on every machine, and no example fails for being slow there.
+hypothesis.settings.register_profile("castor", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("castor")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 REAL_DATA = pathlib.Path(os.environ.get("CASTOR_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
