@@ -10,7 +10,7 @@ import gin
 import numpy as np
 
 from pipelines.document import Document
-from pipelines.media import clips, images, sounds
+from pipelines.media import clips, fingerprints, images, sounds
 
 _SILENCE_WINDOW = 400  # samples, 25 ms
 _CLIPPED = 0.999  # of full scale: the two highest of 16-bit values and what a decoder makes of them
@@ -19,7 +19,10 @@ _CLIPPED = 0.999  # of full scale: the two highest of 16-bit values and what a d
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class MeasureImage:
-    """Adds width, height (pixels as displayed), format, mode, frames. The encoded bytes stay as they are."""
+    """Adds width, height (pixels as displayed), format, mode, frames, and of media/fingerprints.py perceptual_hash (16 hex digits) and detail.
+
+    The encoded bytes stay as they are.
+    """
 
     max_pixels: int = images.MAX_PIXELS
 
@@ -28,8 +31,17 @@ class MeasureImage:
         import PIL.Image  # noqa: F401
 
     def __call__(self, document: Document) -> Document:
-        _, facts = images.read_image(document.bytes, self.max_pixels)
-        return document.with_metadata(width=facts.width, height=facts.height, format=facts.format, mode=facts.mode, frames=facts.frames)
+        pixels, facts = images.read_image(document.bytes, self.max_pixels)
+        seen = fingerprints.fingerprint(pixels)
+        return document.with_metadata(
+            width=facts.width,
+            height=facts.height,
+            format=facts.format,
+            mode=facts.mode,
+            frames=facts.frames,
+            perceptual_hash=fingerprints.to_hex(seen.hash),
+            detail=round(seen.detail, 2),
+        )
 
 
 @gin.configurable
