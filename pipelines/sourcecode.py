@@ -85,8 +85,9 @@ def language_of(path: str, text: str) -> str | None:
         return "c++" if _CPP.search(text) else "c"
     if "jupyter" in found:
         return "jupyter"
-    if "svg" in found:
-        return "svg"
+    for tag in ("svg", "xsl"):
+        if tag in found:
+            return tag
     if found:
         return found[0]
     if "plain-text" in tags:

@@ -11,6 +11,7 @@ import gin
 
 from pipelines import licences
 from pipelines.document import Document
+from pipelines.filters.reason import Reason
 
 
 @gin.configurable(module="licence")
@@ -26,10 +27,10 @@ class Filter:
         allowed = frozenset(self.permissive)
         own = licences.spdx_expression(document.text)
         if own is not None and not licences.allows(own, allowed):
-            return "licence.of_file"
+            return Reason("licence.of_file", own)
         found = document.metadata.get("licences", ())
         if not found:
             return "licence.none"
         if licences.UNKNOWN in found:
-            return "licence.unknown"
-        return None if allowed.issuperset(found) else "licence.not_permissive"
+            return Reason("licence.unknown", ", ".join(found))
+        return None if allowed.issuperset(found) else Reason("licence.not_permissive", ", ".join(found))
