@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gin
 
 from pipelines.deduplication import ExactDuplicates, text_key
-from pipelines.filters import generated, licence, santacoder, stack
+from pipelines.filters import generated, licence, santacoder, stack  # noqa: F401 (santacoder: for gin)
 from pipelines.job import RefineJob
 from pipelines.repositories import RepositorySource
 from pipelines.sandbox import Sandbox
@@ -28,7 +28,7 @@ class Job(RefineJob):
 
     max_file_bytes: int = 1 << 20
     parse: Parse = Parse()
-    filters: Sequence[Any] = (generated.Filter(), stack.Filter(), licence.Filter(), santacoder.Filter())
+    filters: Sequence[Any] = (generated.Filter(), stack.Filter(), licence.Filter())
     sandbox: Sandbox = Sandbox(cpu_seconds=5.0, memory_bytes=1 << 30)
 
     modality: ClassVar[str] = "code"

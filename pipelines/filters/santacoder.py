@@ -2,7 +2,7 @@
 
 The characters of comments and docstrings over all characters of the file (pipelines/comments.py says how they are told and how that differs from
 the published code). Published for Python, Java and JavaScript; other languages can be named. The rule prefers code that explains itself: what it
-turns away for too few comments need not be bad.
+turns away for too few comments need not be bad, and StarCoder did without it: a job asks for it by name.
 
 Left out, of the same paper: characters a token (at least 2.5 Python, 2.9 Java, 2.6 JavaScript), which needs the tokenizer, and a corpus here is made
 before any vocabulary; stars of the repository (5 or more), which no archive carries, and which made the model worse.
