@@ -19,8 +19,8 @@ Fat elements cross a shuffle once, in the sink; between the stages here Beam fus
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import apache_beam as beam
 
@@ -29,7 +29,7 @@ from pipelines.functions import Chain, Judge, apply, prepare
 from pipelines.sandbox import Child, Sandbox
 from tasks.errors import CastorError
 
-__all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "read_counts"]
+__all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "Through", "read_counts"]
 
 NAMESPACE = "castor"
 
@@ -106,6 +106,25 @@ class Check(beam.PTransform):
 
     def expand(self, elements):
         return elements | beam.ParDo(self._fn)
+
+
+class Through(beam.PTransform):
+    """Elements -> elements through `steps` in order: filters (they have `check`) and functions (Document -> Element), each with a `name`.
+
+    Steps fuse, so a document goes through all of them before the next one comes, and what they share of a text is computed once.
+    """
+
+    def __init__(self, steps: Sequence[Any], name: str = "rules"):
+        super().__init__(label=name)
+        self._steps = tuple(steps)
+
+    def expand(self, elements):
+        seen: Counter = Counter()
+        for step in self._steps:
+            seen[step.name] += 1
+            label = step.name if seen[step.name] == 1 else f"{step.name} {seen[step.name]}"
+            elements = elements | label >> (Check(step) if hasattr(step, "check") else Apply(step.name, step))
+        return elements
 
 
 class _ReadFn(beam.DoFn):

@@ -4,7 +4,8 @@
     seen.word_ends - seen.word_starts      # lengths of the words, [words] int64
     seen.token_ngrams(5)                   # hashes of the runs of five tokens, [tokens - 4] uint64
 
-words       as pipelines/words.py has them: runs of non-blank characters; in scripts without blanks, each character with its marks
+words       runs of non-blank characters; in scripts that set no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each
+            character with its marks. So counts of words mean about the same in every language, within a factor of two
 tokens      what is left of words when case, accents and punctuation do not count: runs of letters and digits, folded; `Cafe's` and `CAFÉS` are the
             same token. In scripts without blanks each letter is one. For comparing texts with one another, not for counting words
 lines       not blank, stripped
@@ -20,7 +21,7 @@ Memory: about 60 bytes a character while a view is in use. This file knows no Be
 
 import functools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -123,13 +124,9 @@ class TextView:
     @functools.cached_property
     def _line_spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         solid = np.flatnonzero((self.kinds & SPACE) == 0)
-        if not len(solid):
-            empty = np.zeros(0, np.int64)
-            return empty, empty, empty
-        number = np.searchsorted(np.flatnonzero(self.codes == 10), solid)
-        changes = np.flatnonzero(np.diff(number))
-        first, last = np.concatenate(([0], changes + 1)), np.concatenate((changes, [len(solid) - 1]))
-        return solid[first], solid[last] + 1, number[first]
+        before = np.concatenate(([0], np.searchsorted(solid, np.flatnonzero(self.codes == 10)), [len(solid)]))
+        number = np.flatnonzero(np.diff(before))  # of the lines that hold anything
+        return solid[before[number]], solid[before[number + 1] - 1] + 1, number
 
     @property
     def line_starts(self) -> np.ndarray:
@@ -147,6 +144,23 @@ class TextView:
     def line_hashes(self) -> np.ndarray:
         """Hashes of the lines as they stand, stripped, [lines] uint64."""
         return self.span_hashes(self.line_starts, self.line_ends)
+
+    def line(self, index: int) -> str:
+        """One line, stripped."""
+        return self.text[self.line_starts[index] : self.line_ends[index]]
+
+    def joined(self, keep: np.ndarray, corrected: Mapping[int, str] | None = None) -> str:
+        """The lines that `keep` ([lines] bool) names, some of them as `corrected` has them; a blank line where paragraphs meet."""
+        corrected = corrected or {}
+        starts, ends, number = self._line_spans
+        paragraph = np.cumsum(np.diff(number, prepend=number[:1]) > 1)
+        parts, previous = [], None
+        for i in np.flatnonzero(keep).tolist():
+            if parts:
+                parts.append("\n" if paragraph[i] == previous else "\n\n")
+            parts.append(corrected[i] if i in corrected else self.text[starts[i] : ends[i]])
+            previous = paragraph[i]
+        return "".join(parts)
 
     @functools.cached_property
     def words_before_line(self) -> np.ndarray:

@@ -1,6 +1,9 @@
 """The web job: pages of archives and plain files to a corpus of main texts.
 
-read -> decode, extract, name the language (one turn in the sandbox) -> rule sets -> exact duplicates -> corpus
+read -> rules on URL and headers -> decode, extract, name the language (one turn in the sandbox) -> rules on the text -> duplicates -> corpus
+
+`rules` go in the order of the published recipes: length, Gopher repetition, Gopher quality, C4, FineWeb; then models of quality and safety,
+personal data, decontamination. Each is one gin line (gin/pipelines/web.gin).
 """
 
 import dataclasses
@@ -10,30 +13,43 @@ from typing import Any, ClassVar
 import gin
 
 from pipelines.deduplication import ExactDuplicates, text_key
-from pipelines.filters import fineweb, gopher_quality
+from pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
 from pipelines.html import Extract
 from pipelines.job import RefineJob
 from pipelines.language import Identify
 from pipelines.pages import PageSource
 from pipelines.sandbox import Sandbox
 from pipelines.sink import WriteCorpus
-from pipelines.stages import Apply, Chain, Check
+from pipelines.stages import Apply, Chain, Through
 
 gin.configurable(Sandbox, module="pipelines")
 gin.configurable(Extract, module="html")
 gin.configurable(Identify, module="language")
 
+del refinedweb  # imported so that gin knows it
+
 
 @gin.configurable(module="web")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(RefineJob):
-    """max_page_bytes: pages, lines and bodies beyond are dead letters. filters: rule sets, applied in order."""
+    """max_page_bytes: pages, lines and bodies beyond are dead letters.
+    admission: filters on what is known before a page is parsed, its URL and headers.
+    filters: rule sets and functions on its text, in order.
+    """
 
     max_page_bytes: int = 16 << 20
     text_field: str = "text"
+    admission: Sequence[Any] = ()
     extract: Extract = Extract()
     identify: Identify = Identify()
-    filters: Sequence[Any] = (gopher_quality.Filter(), fineweb.Filter())
+    filters: Sequence[Any] = (
+        length.Filter(),
+        gopher_repetition.Filter(),
+        gopher_quality.Filter(),
+        c4.Clean(min_words_a_line=3, end_marks=False),
+        c4.Filter(curly_brackets=False),
+        fineweb.Filter(),
+    )
     sandbox: Sandbox = Sandbox(cpu_seconds=5.0, memory_bytes=2 << 30)
 
     modality: ClassVar[str] = "text"
@@ -42,7 +58,11 @@ class Job(RefineJob):
         return PageSource(self.name, self.input_root, tuple(self.inputs), self.max_page_bytes, text_field=self.text_field)
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("extract", Chain((self.extract, self.identify)), self.sandbox)
-        for rules in self.filters:
-            elements = elements | Check(rules)
+        elements = (
+            pipeline
+            | self.read()
+            | Through(self.admission, "admission")
+            | Apply("extract", Chain((self.extract, self.identify)), self.sandbox)
+            | Through(self.filters)
+        )
         return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

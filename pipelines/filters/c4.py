@@ -1,9 +1,10 @@
 """C4's rules: Raffel et al. 2020, arXiv 1910.10683, section 2.2, with the constants of the code that made it.
 
-`Clean` drops lines (it is a function for `stages.Apply`), `Filter` drops pages; C4 is Apply("c4.clean", Clean()) then Check(Filter()).
-Where paper and code differ, the code: at least 5 words a line, at least 3 sentences a page. Sentences are counted by their terminal
-punctuation, which agrees with a trained splitter closely enough for a threshold of 3. The rule against curly brackets is meant for pages
-that show code by mistake; it also throws away every page about programming.
+`Clean` drops lines (a function), `Filter` drops pages for what is left of them; C4 is both, in this order. Where paper and code differ, the
+code: at least 5 words a line, at least 3 sentences a page. Line ends are those of any script (pipelines/languages.py), `...` excepted.
+Sentences are counted by their terminal punctuation, which agrees with a trained splitter closely enough for a threshold of 3. The rule
+against curly brackets is meant for pages that show code by mistake; it also throws away every page about programming. Lines that occur on
+several pages are another matter (pipelines/deduplication.py).
 """
 
 import dataclasses
@@ -11,20 +12,27 @@ import re
 from typing import ClassVar
 
 import gin
+import numpy as np
 
-from pipelines import words
+from pipelines import languages
 from pipelines.document import Document, Element, Rejection
+from pipelines.filters.reason import Reason
+from pipelines.view import view
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
-_END_MARKS = (".", "?", "!", '"', "\u3002", "\uff01", "\uff1f", "\u201d", "\u0964", "\u061f")
-_SENTENCE_END = re.compile(r"[.!?\u0964\u061f]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f]+")
+_END_MARKS = np.array([ord(c) for c in languages.TERMINAL if c not in "'\u2026"])
+_SENTENCE_END = re.compile(r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f\uff61]+")
+_DOT = ord(".")
 
 
 @gin.configurable(module="c4")
 @dataclasses.dataclass(frozen=True)
 class Clean:
-    """Drops lines without an end mark, with few words, with an overlong word, about JavaScript or policies; deletes citation marks."""
+    """Drops lines without an end mark, with few words, with an overlong word, about JavaScript or policies; deletes citation marks.
+
+    What is left is stripped lines, a blank line where paragraphs met. Rejects `c4.no_lines`.
+    """
 
     min_words_a_line: int = 5
     max_word_length: int = 1000
@@ -32,22 +40,32 @@ class Clean:
     javascript: bool = True
     policies: bool = True
 
+    name: ClassVar[str] = "c4.lines"
+
     def __call__(self, document: Document) -> Element:
-        kept = []
-        for line in document.text.split("\n"):
-            line = _CITATION.sub("", line).strip()
-            found = words.words(line)
-            lower = line.lower()
-            if (
-                len(found) >= self.min_words_a_line
-                and max(map(len, found)) <= self.max_word_length
-                and not (self.end_marks and (not line.endswith(_END_MARKS) or line.endswith("...")))
-                and not (self.javascript and "javascript" in lower)
-                and not (self.policies and any(phrase in lower for phrase in _POLICY))
-            ):
-                kept.append(line)
-        cleaned = document.replace(text="\n".join(kept))
-        return cleaned if kept else Rejection(document, "c4.no_lines")
+        text = _CITATION.sub("", document.text) if "[" in document.text else document.text
+        seen = view(text)
+        if not seen.num_lines:
+            return Rejection(document, "c4.no_lines", "0 of 0")
+        keep = np.diff(seen.words_before_line) >= self.min_words_a_line
+        longest = np.maximum.reduceat(seen.word_ends - seen.word_starts, seen.words_before_line[:-1])
+        keep &= longest <= self.max_word_length
+        if self.end_marks:
+            codes, ends = seen.codes, seen.line_ends
+            dots = (codes[ends - 1] == _DOT) & (codes[np.maximum(ends - 2, 0)] == _DOT) & (codes[np.maximum(ends - 3, 0)] == _DOT)
+            keep &= (codes[ends - 1][:, None] == _END_MARKS).any(1) & ~dots
+        unwanted = (("javascript",) if self.javascript else ()) + (_POLICY if self.policies else ())
+        lower = text.lower()
+        unwanted = tuple(phrase for phrase in unwanted if phrase in lower)
+        if unwanted:
+            for i in np.flatnonzero(keep).tolist():
+                line = text[seen.line_starts[i] : seen.line_ends[i]].lower()
+                keep[i] = not any(phrase in line for phrase in unwanted)
+        if not keep.any():
+            return Rejection(document, "c4.no_lines", f"0 of {seen.num_lines}")
+        if keep.all() and text is document.text:
+            return document
+        return document.replace(text=seen.joined(keep))
 
 
 @gin.configurable(module="c4")
@@ -64,9 +82,9 @@ class Filter:
     def check(self, document: Document) -> str | None:
         text = document.text
         if self.lorem_ipsum and "lorem ipsum" in text.lower():
-            return "c4.lorem_ipsum"
+            return Reason("c4.lorem_ipsum")
         if self.curly_brackets and "{" in text:
-            return "c4.curly_bracket"
-        if len(_SENTENCE_END.findall(text)) < self.min_sentences:
-            return "c4.few_sentences"
+            return Reason("c4.curly_bracket", text.count("{"))
+        if (sentences := len(_SENTENCE_END.findall(text))) < self.min_sentences:
+            return Reason("c4.few_sentences", sentences)
         return None

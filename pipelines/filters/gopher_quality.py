@@ -1,29 +1,39 @@
 """Gopher's quality rules: Rae et al. 2021, arXiv 2112.11446, appendix A.1.1.
 
-What the paper leaves open, as read here: words are those of pipelines/words.py, every one counts towards the number of words; a `#` or an
-ellipsis (`...` or U+2026) counts as often as it stands; bullets are those that lines begin with in the wild, dash and asterisk included;
-stop words are counted as distinct, lower-cased words. The rule on word length is for languages that set words apart; the rule on stop
-words holds where there is a list for the language that the document's metadata name, so that a rule about English throws no other language
-away.
+What the paper leaves open, as read here. Words are those of pipelines/view.py, punctuation left on them, and every one counts towards the
+number of words. A `#` or an ellipsis (`...` or U+2026) counts as often as it stands. Bullets are those that lines begin with in the wild,
+dash and asterisk included. Stop words are counted as distinct words, case aside; the rule holds where there is a list for the language
+that the document's metadata name with at least `min_language_score`, so that a rule about English throws no other language away. The
+bounds on word length hold where words are set apart, and a language may have its own (pipelines/languages.py). Words that are all
+punctuation do not count among those that ought to have a letter where a script sets no blanks, since there every comma stands alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
 import gin
+import numpy as np
 
-from pipelines import words
+from pipelines import languages
 from pipelines.document import Document
+from pipelines.filters.reason import Reason
+from pipelines.view import DIGIT, LETTER, TextView, hash_tokens, view
 
-_BULLETS = ("\u2022", "\u2023", "\u25b6", "\u25c0", "\u25e6", "\u25a0", "\u25a1", "\u25aa", "\u25ab", "\u2013", "-", "*")
-_ELLIPSES = ("...", "\u2026")
+_BULLETS = np.array([ord(c) for c in "\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u2013-*"])
+_DOT, _ELLIPSIS = ord("."), 0x2026
 
 
 @gin.configurable(module="gopher_quality")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """Thresholds of the paper; shares and ratios in [0, 1]."""
+    """Thresholds of the paper; shares and ratios in [0, 1].
+
+    stop_words, word_lengths: language -> words, language -> (least, greatest) mean length, in place of those of pipelines/languages.py;
+      no words, no rule for that language.
+    max_unspaced_for_length: with a greater share of characters of scripts without blanks there is no rule on the length of words.
+    """
 
     min_words: int = 50
     max_words: int = 100_000
@@ -35,39 +45,77 @@ class Filter:
     max_ellipsis_lines: float = 0.3
     min_words_with_letter: float = 0.8
     min_stop_words: int = 2
-    stop_words: Mapping[str, tuple[str, ...]] = dataclasses.field(
-        default_factory=lambda: {"en": ("the", "be", "to", "of", "and", "that", "have", "with")}
-    )
+    stop_words: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    word_lengths: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     max_unspaced_for_length: float = 0.3
+    min_language_score: float = 0.5
 
     name: ClassVar[str] = "gopher_quality"
 
     def check(self, document: Document) -> str | None:
-        text = document.text
-        found = words.words(text)
-        count = len(found)
+        text, seen = document.text, view(document.text)
+        count = seen.num_words
         if count < self.min_words:
-            return "gopher_quality.few_words"
+            return Reason("gopher_quality.few_words", count)
         if count > self.max_words:
-            return "gopher_quality.many_words"
-        if words.unspaced_share(text) <= self.max_unspaced_for_length:
-            mean = sum(map(len, found)) / count
-            if mean < self.min_mean_word_length:
-                return "gopher_quality.short_words"
-            if mean > self.max_mean_word_length:
-                return "gopher_quality.long_words"
-        if text.count("#") / count > self.max_hash_ratio:
-            return "gopher_quality.hashes"
-        if sum(map(text.count, _ELLIPSES)) / count > self.max_ellipsis_ratio:
-            return "gopher_quality.ellipses"
-        lines = words.lines(text)
-        if sum(1 for line in lines if line.startswith(_BULLETS)) > self.max_bullet_lines * len(lines):
-            return "gopher_quality.bullet_lines"
-        if sum(1 for line in lines if line.endswith(_ELLIPSES)) > self.max_ellipsis_lines * len(lines):
-            return "gopher_quality.ellipsis_lines"
-        if sum(map(words.has_letter, found)) < self.min_words_with_letter * count:
-            return "gopher_quality.words_without_letters"
-        wanted = self.stop_words.get(document.metadata.get("language", ""))
-        if wanted and len(set(wanted).intersection(word.lower() for word in found)) < self.min_stop_words:
-            return "gopher_quality.stop_words"
-        return None
+            return Reason("gopher_quality.many_words", count)
+        language = document.metadata.get("language", "")
+        spaced = seen.unspaced_share <= self.max_unspaced_for_length
+        if spaced:
+            bounds = self.word_lengths.get(language) or languages.WORD_LENGTHS.get(language)
+            least, greatest = bounds or (self.min_mean_word_length, self.max_mean_word_length)
+            mean = float((seen.word_ends - seen.word_starts).sum()) / count
+            if mean < least:
+                return Reason("gopher_quality.short_words", mean)
+            if mean > greatest:
+                return Reason("gopher_quality.long_words", mean)
+        if (ratio := text.count("#") / count) > self.max_hash_ratio:
+            return Reason("gopher_quality.hashes", ratio)
+        if (ratio := (text.count("...") + text.count("\u2026")) / count) > self.max_ellipsis_ratio:
+            return Reason("gopher_quality.ellipses", ratio)
+        if (share := bullet_lines(seen)) > self.max_bullet_lines:
+            return Reason("gopher_quality.bullet_lines", share)
+        if (share := ellipsis_lines(seen)) > self.max_ellipsis_lines:
+            return Reason("gopher_quality.ellipsis_lines", share)
+        if (share := words_with_letter(seen, spaced)) < self.min_words_with_letter:
+            return Reason("gopher_quality.words_without_letters", share)
+        return self._stop_words(document, seen, language)
+
+    def _stop_words(self, document: Document, seen: TextView, language: str) -> str | None:
+        wanted = self.stop_words[language] if language in self.stop_words else languages.STOP_WORDS.get(language)
+        if not wanted or document.metadata.get("language_score", 1.0) < self.min_language_score:
+            return None
+        if language in languages.ANYWHERE:
+            found = sum(word in document.text for word in wanted)
+        else:
+            found = int((seen.token_hashes == _hashes(tuple(wanted))).any(1).sum())
+        return Reason("gopher_quality.stop_words", f"{found} of {language}") if found < self.min_stop_words else None
+
+
+def bullet_lines(seen: TextView) -> float:
+    """Share of the lines that begin with a bullet."""
+    found = (seen.codes[seen.line_starts][:, None] == _BULLETS).any(1)
+    return np.count_nonzero(found) / len(found) if len(found) else 0.0
+
+
+def ellipsis_lines(seen: TextView) -> float:
+    """Share of the lines that end with `...` or U+2026."""
+    codes, ends = seen.codes, seen.line_ends
+    last, before, third = (codes[np.maximum(ends - i, 0)] for i in (1, 2, 3))
+    found = (last == _ELLIPSIS) | ((last == _DOT) & (before == _DOT) & (third == _DOT) & (ends - seen.line_starts >= 3))
+    return np.count_nonzero(found) / len(found) if len(found) else 0.0
+
+
+def words_with_letter(seen: TextView, spaced: bool) -> float:
+    """Share of the words that have a letter of any script; unless `spaced`, of those that have a letter or a digit."""
+    if not seen.num_words:
+        return 0.0
+    kinds = np.bitwise_or.reduceat(seen.kinds, seen.word_starts)  # the blanks that follow a word are neither letter nor digit
+    of = len(kinds) if spaced else np.count_nonzero(kinds & (LETTER | DIGIT))
+    return np.count_nonzero(kinds & LETTER) / of if of else 0.0
+
+
+@functools.cache
+def _hashes(words: tuple[str, ...]) -> np.ndarray:
+    """[words, 1] uint64. Words that fold to the same token count once."""
+    return np.unique(hash_tokens(words))[:, None]

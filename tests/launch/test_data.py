@@ -11,7 +11,17 @@ import pytest
 from launch.command import main
 from pipelines import corpus
 
-SENTENCE = "The library keeps every book that was ever lent to it, and its readers have been grateful for that."
+SENTENCES = [
+    "The library keeps every book that was ever lent to it, and its readers have been grateful for that.",
+    "In winter the reading room opens at nine and closes when the last lamp has been carried to the desk.",
+    "A catalogue of forty thousand cards stands by the door, most of them written by one careful hand.",
+    "Whoever wants to borrow a map has to ask, since maps that leave the house seldom find their way back.",
+    "Children come on Thursdays with their teacher and are allowed to choose three stories each.",
+    "Nobody remembers who gave the globe, though everyone who passes it turns it once.",
+    "The oldest volume is a book of hours with a pressed violet between its pages.",
+    "When the river rose in spring, neighbours formed a chain and saved the lower shelves within an hour.",
+]
+SENTENCE = SENTENCES[0]
 LICENSE = pathlib.Path(__file__).parents[2] / "LICENSE"
 
 
@@ -23,7 +33,7 @@ def raw(tmp_path_factory):
     for i in range(8):
         body = (
             f"<html><head><title>{i}</title></head><body><main><p>"
-            + "</p><p>".join(f"{SENTENCE} Shelf {i} {j}." for j in range(8))
+            + "</p><p>".join([f"This is what they tell of shelf number {i}.", *SENTENCES])
             + "</p></main></body></html>"
         )
         http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body.encode("utf-16" if i == 3 else "utf-8")
@@ -31,7 +41,7 @@ def raw(tmp_path_factory):
         records.append(gzip.compress(head + http + b"\r\n\r\n", mtime=0))
     records[5] = records[5][:60] + b"\xff\xff" + records[5][62:]
     (root / "a.warc.gz").write_bytes(b"".join(records + records[:1]))
-    (root / "b.jsonl").write_text(json.dumps({"text": f"{SENTENCE} " * 8}) + "\nnull\n")
+    (root / "b.jsonl").write_text(json.dumps({"text": " ".join(SENTENCES)}) + "\nnull\n")
     with tarfile.open(root / "repo.tar.gz", "w:gz") as archive:
         files = [("LICENSE", LICENSE.read_bytes()), ("a.py", b"def lend(book):\n    return book.title\n"), ("b.bin", b"\0\1\2")]
         for name, data in files:
@@ -82,7 +92,7 @@ def test_replay(raw, tmp_path):
     shutil.copytree(raw, inputs)
     assert castor("web", *flags(inputs, tmp_path / "web", INPUTS=["b.jsonl"], NAME="mended")) == 0
     text = (inputs / "b.jsonl").read_text()
-    (inputs / "b.jsonl").write_text(text.replace("null", json.dumps({"text": f"Once more: {SENTENCE} " * 8})))
+    (inputs / "b.jsonl").write_text(text.replace("null", json.dumps({"text": "Once more: " + " ".join(SENTENCES)})))
     assert castor("replay", f"--gin.CORPUS={str(tmp_path / 'web')!r}", f"--gin.OUTPUT={str(tmp_path / 'again')!r}") == 0
     [document] = corpus.read_corpus(str(tmp_path / "again"))
     assert document.text.startswith("Once more") and document.source.endswith("b.jsonl#line=2")

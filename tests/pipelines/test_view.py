@@ -2,17 +2,26 @@
 
 import re
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import words
 from pipelines.view import LETTER, SOLO, TextView, hash_tokens, ngrams, view
 
 PIECES = st.sampled_from([*"ab Z9_.,\n\t-'", "\n\n", "\u2019", "\u00e9", "e\u0301", "\u0e01\u0e34", "\u0e34", "\u4e2d", "\u3042", "\ud55c", "\u0939\u093f", "\U0001f600", "\x1c", "\u2028"])
 TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=40).map("".join))
+
+
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+MARKS = "".join(c for c in map(chr, [*range(0xE00, 0xF00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800)]) if unicodedata.category(c)[0] == "M")
+WORD = re.compile(f"[{UNSPACED}][{MARKS}]*|[^\\s{UNSPACED}]+")
+
+
+def plain_lines(text):
+    return [stripped for line in text.split("\n") if (stripped := line.strip())]
 
 
 def spans(text, starts, ends):
@@ -22,14 +31,14 @@ def spans(text, starts, ends):
 @given(TEXTS)
 def test_words_and_lines_are_those_of_plain_python(text):
     seen = TextView(text)
-    assert spans(text, seen.word_starts, seen.word_ends) == words.words(text)
-    assert spans(text, seen.line_starts, seen.line_ends) == words.lines(text)
+    assert spans(text, seen.word_starts, seen.word_ends) == WORD.findall(text)
+    assert spans(text, seen.line_starts, seen.line_ends) == plain_lines(text)
     assert seen.unspaced_share == pytest.approx(len([c for c in text if solo(c)]) / max(1, len([c for c in text if not c.isspace()])))
-    assert np.diff(seen.words_before_line).tolist() == [len(words.words(line)) for line in words.lines(text)]
+    assert np.diff(seen.words_before_line).tolist() == [len(WORD.findall(line)) for line in plain_lines(text)]
 
 
 def solo(character):
-    return re.match("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]", character)
+    return re.match(f"[{UNSPACED}]", character)
 
 
 @given(TEXTS)
@@ -42,7 +51,21 @@ def test_paragraphs_are_lines_without_a_blank_line_between(text):
         elif current:
             expected.append(current)
             current = []
-    assert [words.lines(p) for p in spans(text, seen.paragraph_starts, seen.paragraph_ends)] == expected
+    assert [plain_lines(p) for p in spans(text, seen.paragraph_starts, seen.paragraph_ends)] == expected
+
+
+@given(TEXTS)
+def test_all_lines_joined_are_the_text_with_its_blanks_in_order(text):
+    seen = TextView(text)
+    whole = seen.joined(np.ones(seen.num_lines, bool))
+    assert plain_lines(whole) == plain_lines(text) and TextView(whole).paragraph_hashes.tolist() == seen.paragraph_hashes.tolist()
+
+
+def test_some_lines_joined():
+    seen = TextView(" one\ntwo \n\n\nthree\nfour\n\nfive")
+    assert seen.joined(np.array([True, False, False, True, True])) == "one\n\nfour\n\nfive"
+    assert seen.joined(np.array([True, True, False, False, False]), {1: "2"}) == "one\n2" and seen.line(2) == "three"
+    assert seen.joined(np.zeros(5, bool)) == ""
 
 
 @given(TEXTS, TEXTS)

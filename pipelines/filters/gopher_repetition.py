@@ -1,0 +1,136 @@
+"""Gopher's repetition rules: Rae et al. 2021, arXiv 2112.11446, table A1.
+
+Public codebases count differently; what is counted here:
+
+- Lines and paragraphs are those of pipelines/view.py, stripped. A duplicate is a second or later occurrence, compared as it stands. Its
+  characters are divided by those of all lines or paragraphs.
+- Runs of n words, their punctuation left on them, compared as they stand. A character of a word counts once however many runs hold it, and
+  blanks do not count, on either side of the fraction.
+- Top n-gram: all occurrences of the commonest run; one that occurs once is no repetition. Of equally common ones the longest in characters,
+  of those the smallest hash.
+- Duplicate n-grams: second and later occurrences. With `first_occurrences` the first counts too, as table A1 may be read.
+- In scripts without blanks each character is a word; there runs are `unspaced_factor` times as long, since a word has about two characters.
+
+One sort of all pairs of words, then ever smaller ones: a run of n + 1 can only be repeated where its first n words are.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import gin
+import numpy as np
+
+from pipelines.document import Document
+from pipelines.filters.reason import Reason
+from pipelines.view import TextView, view
+
+_NEXT = np.uint64(0x9E3779B97F4A7C15)
+
+
+@gin.configurable(module="gopher_repetition")
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Thresholds of the paper, greatest shares in [0, 1]. top_ngram, duplicate_ngram: n -> greatest share of characters."""
+
+    max_duplicate_lines: float = 0.30
+    max_duplicate_paragraphs: float = 0.30
+    max_duplicate_line_characters: float = 0.20
+    max_duplicate_paragraph_characters: float = 0.20
+    top_ngram: Mapping[int, float] = dataclasses.field(default_factory=lambda: {2: 0.20, 3: 0.18, 4: 0.16})
+    duplicate_ngram: Mapping[int, float] = dataclasses.field(
+        default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+    )
+    first_occurrences: bool = False
+    unspaced_factor: int = 2
+    max_unspaced: float = 0.3
+
+    name: ClassVar[str] = "gopher_repetition"
+
+    def check(self, document: Document) -> str | None:
+        seen = view(document.text)
+        lines, characters = duplicates(seen.line_hashes, seen.line_ends - seen.line_starts)
+        if lines > self.max_duplicate_lines:
+            return Reason("gopher_repetition.duplicate_lines", lines)
+        if characters > self.max_duplicate_line_characters:
+            return Reason("gopher_repetition.duplicate_line_characters", characters)
+        paragraphs, characters = duplicates(seen.paragraph_hashes, seen.paragraph_ends - seen.paragraph_starts)
+        if paragraphs > self.max_duplicate_paragraphs:
+            return Reason("gopher_repetition.duplicate_paragraphs", paragraphs)
+        if characters > self.max_duplicate_paragraph_characters:
+            return Reason("gopher_repetition.duplicate_paragraph_characters", characters)
+        return self._ngrams(seen)
+
+    def _ngrams(self, seen: TextView) -> str | None:
+        factor = self.unspaced_factor if seen.unspaced_share > self.max_unspaced else 1
+        top, duplicate = ({int(n) * factor: (n, most) for n, most in table.items()} for table in (self.top_ngram, self.duplicate_ngram))
+        lengths = seen.word_ends - seen.word_starts
+        for n, starts, groups in repeated_runs(seen.word_hashes, max([*top, *duplicate], default=0)):
+            if n in top:
+                share = top_share(lengths, n, starts, groups)
+                if share > top[n][1]:
+                    return Reason(f"gopher_repetition.top_{top[n][0]}_gram", share)
+            if n in duplicate:
+                again = starts if self.first_occurrences else _later(starts, groups)
+                share = covered(lengths, n, again)
+                if share > duplicate[n][1]:
+                    return Reason(f"gopher_repetition.duplicate_{duplicate[n][0]}_gram", share)
+        return None
+
+
+def duplicates(hashes: np.ndarray, lengths: np.ndarray) -> tuple[float, float]:
+    """Shares of the spans, and of their characters, that are second or later occurrences; 0 where there is no span."""
+    if len(hashes) < 2:
+        return 0.0, 0.0
+    first = np.unique(hashes, return_index=True)[1]
+    total = int(lengths.sum())
+    return (len(hashes) - len(first)) / len(hashes), (total - int(lengths[first].sum())) / total
+
+
+def repeated_runs(hashes: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(n, starts, groups) for n = 2 .. longest, while any run of n words occurs more than once.
+
+    starts: where such runs begin, in order of group and in a group of place, [runs] int64. groups: equal for equal runs, ascending, [runs] uint64.
+    """
+    starts, own = np.arange(len(hashes)), hashes
+    for n in range(2, longest + 1):
+        keep = starts < len(hashes) - n + 1
+        starts = starts[keep]
+        own = (own[keep] ^ (own[keep] >> np.uint64(29))) * _NEXT + hashes[starts + n - 1]
+        order = np.argsort(own, kind="stable")
+        ordered = own[order]
+        same = ordered[1:] == ordered[:-1]
+        often = np.zeros(len(ordered), bool)
+        often[1:] = same
+        often[:-1] |= same
+        if not often.any():
+            return
+        groups, places = ordered[often], starts[order[often]]
+        by_place = np.argsort(places)
+        yield n, places, groups
+        starts, own = places[by_place], groups[by_place]
+
+
+def top_share(lengths: np.ndarray, n: int, starts: np.ndarray, groups: np.ndarray) -> float:
+    """Share of the characters of words within the commonest run of n words, from what `repeated_runs` yields."""
+    begins = np.flatnonzero(np.concatenate(([True], groups[1:] != groups[:-1])))
+    counts = np.diff(np.append(begins, len(groups)))
+    best = begins[counts == counts.max()]
+    ends = np.concatenate(([0], np.cumsum(lengths)))
+    first = starts[best]
+    chosen = best[np.argmax(ends[first + n] - ends[first])]
+    return covered(lengths, n, starts[chosen : chosen + counts.max()])
+
+
+def covered(lengths: np.ndarray, n: int, starts: np.ndarray) -> float:
+    """Share of the characters of words (`lengths`, [words]) within the runs of n words that begin at `starts`; each counts once."""
+    if not len(starts):
+        return 0.0
+    edges = np.zeros(len(lengths) + 1, np.int64)
+    edges[starts] += 1
+    edges[starts + n] -= 1
+    return float(lengths[np.cumsum(edges[:-1]) > 0].sum() / lengths.sum())
+
+
+def _later(starts: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    return starts[1:][groups[1:] == groups[:-1]]

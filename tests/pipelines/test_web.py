@@ -1,0 +1,64 @@
+"""The web job's composition: rules before and after extraction, one view a text, and the published recipes as gin files."""
+
+import dataclasses
+import json
+from typing import ClassVar
+
+import gin
+import pytest
+from filters.prose import GOOD, PROSE
+
+from pipelines import corpus, job, web
+from pipelines.filters import c4, refinedweb
+from pipelines.filters.reason import Reason
+from pipelines.view import view
+from tasks import configuration
+
+
+@dataclasses.dataclass(frozen=True)
+class NoMirrors:
+    """Turns pages of mirrors away by their URL."""
+
+    name: ClassVar[str] = "url"
+
+    def check(self, document):
+        return Reason("url.mirror", document.metadata["url"]) if "mirror" in document.metadata.get("url", "") else None
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A job on six texts: one for each fate."""
+    texts = [GOOD, PROSE["de"], PROSE["zh"], GOOD + "\n\nHome", GOOD + "\n" + GOOD, "Too short to say."]
+    rows = [{"text": text, "url": f"http://e.org/{i}"} for i, text in enumerate(texts)] + [{"text": PROSE["ko"], "url": "http://mirror.org/"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return web.Job(name="w", input_root=str(tmp_path), inputs=("*.jsonl",), output=str(tmp_path / "out"), num_shards=1, admission=(NoMirrors(),))
+
+
+def test_funnel_of_the_default_rules(made):
+    funnel = job.run(made, quiet=True)["funnel"]
+    assert funnel["rejected"] == {"gopher_quality.few_words": 1, "gopher_repetition.duplicate_lines": 1, "url.mirror": 1}
+    assert funnel["kept"] == 3 and funnel["duplicates"] == {"exact": 1}  # once its menu is gone, a page is another's twin
+    assert {d.metadata["language"] for d in corpus.read_corpus(made.output)} == {"en", "de", "zh"}
+
+
+def test_all_rules_of_a_document_share_one_view(made):
+    """Steps fuse and elements go through them one by one, so the view is made once a text; c4.Clean makes another text of one document."""
+    view.cache_clear()
+    job.run(dataclasses.replace(made, filters=(*made.filters, refinedweb.Clean(max_words_removed=1.0), c4.Clean())), quiet=True)
+    info = view.cache_info()
+    assert info.misses == 6 + 1 and info.hits == 20
+
+
+@pytest.mark.parametrize("name, reason", [("web", None), ("web_fineweb", "language.unwanted")])
+def test_recipes_as_gin_files(name, reason, tmp_path):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": PROSE["de"]}) + "\n" + json.dumps({"text": GOOD}) + "\n")
+    values = (f"INPUT_ROOT={str(tmp_path)!r}", f"OUTPUT={str(tmp_path / 'out')!r}", "NUM_SHARDS=1")
+    configuration.parse(configuration.Flags((f"pipelines/{name}.gin",), values))
+    try:
+        manifest = job.run(web.Job(), quiet=True)
+    finally:
+        gin.clear_config()
+    assert manifest["funnel"]["rejected"] == ({reason: 1} if reason else {})
+    assert [step["class"].rpartition("filters.")[2] for step in manifest["config"]["filters"]] == [
+        "length.Filter", "gopher_repetition.Filter", "gopher_quality.Filter", "c4.Clean", "c4.Filter", "fineweb.Filter",
+    ]  # fmt: skip
