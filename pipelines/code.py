@@ -14,11 +14,13 @@ from pipelines.filters import generated, licence, santacoder, stack  # noqa: F40
 from pipelines.job import RefineJob
 from pipelines.repositories import RepositorySource
 from pipelines.sandbox import Sandbox
+from pipelines.secrets import Remove
 from pipelines.sink import WriteCorpus
 from pipelines.sourcecode import Parse
-from pipelines.stages import Apply, Check
+from pipelines.stages import Apply, Chain, Check
 
 gin.configurable(Parse, module="sourcecode")
+gin.configurable(Remove, module="secrets")
 
 
 @gin.configurable(module="code")
@@ -28,6 +30,7 @@ class Job(RefineJob):
 
     max_file_bytes: int = 1 << 20
     parse: Parse = Parse()
+    secrets: Remove = Remove()
     filters: Sequence[Any] = (generated.Filter(), stack.Filter(), licence.Filter())
     sandbox: Sandbox = Sandbox(cpu_seconds=5.0, memory_bytes=1 << 30)
 
@@ -37,7 +40,7 @@ class Job(RefineJob):
         return RepositorySource(self.name, self.input_root, tuple(self.inputs), self.max_file_bytes)
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("parse", self.parse, self.sandbox)
+        elements = pipeline | self.read() | Apply("parse", Chain((self.parse, self.secrets)), self.sandbox)
         for rules in self.filters:
             elements = elements | Check(rules)
         return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
