@@ -9,7 +9,9 @@ import bisect
 import hashlib
 import io
 import itertools
+import math
 import re
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,11 +53,11 @@ class CacheReader:
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         """int64[num_shards + 1]: the first record of each shard, then the number of records."""
         self._starts = self.starts.tolist()
-        self._data: dict[int, np.ndarray] = {}
-        self._tokens: dict[int, tuple[np.ndarray, ...]] = {}
-        self._indexes: dict[int, np.ndarray] = {}
-        self._index_identities: dict[int, storage.Identity] = {}
-        self._lineages: dict[int, Any] = {}
+        # By shard. Threads that read ahead share all of these.
+        self._data = _Newest(_MAPS_KEPT)
+        self._tokens = _Newest(_MAPS_KEPT, _TOKEN_RECORDS_KEPT)
+        self._indexes = _Newest(_MAPS_KEPT)  # (its identity when it was opened, the sidecar)
+        self._lineages = _Newest(_LINEAGES_KEPT)
 
     @property
     def num_shards(self) -> int:
@@ -123,7 +125,7 @@ class CacheReader:
             except OSError as error:
                 raise CacheError(f"shard {path} cannot be read: {error}.", REMAKE) from error
             self.check(shard)
-            _keep(self._data, shard, data, _MAPS_KEPT)
+            self._data.put(shard, data)
         return data
 
     def has_tokens(self, shard: int) -> bool:
@@ -164,15 +166,14 @@ class CacheReader:
         np.cumsum(cache.encoded_tokens_bytes(index["targets"], entry["dtype"]), out=begins[1:])
         if begins[-1] != len(data):
             raise CacheError(f"{path} holds {len(data)} bytes; by its sidecar it should hold {begins[-1]}.", REMAKE)
-        mapped = data, data.view(np.dtype(entry["dtype"]).newbyteorder("<")), begins, index["offset"], index["targets"]
-        while self._tokens and sum(len(kept[3]) for kept in self._tokens.values()) > _TOKEN_RECORDS_KEPT:
-            self._tokens.pop(next(iter(self._tokens)), None)
-        _keep(self._tokens, shard, mapped, _MAPS_KEPT)
+        # Copies of the sidecar's columns: what was checked stays as it was, even where the sidecar itself is no longer kept.
+        mapped = data, data.view(np.dtype(entry["dtype"]).newbyteorder("<")), begins, index["offset"].copy(), index["targets"].copy()
+        self._tokens.put(shard, mapped, weight=len(index))
         return mapped
 
     def index(self, shard: int) -> np.ndarray:
         """The sidecar of a shard: mapped structured array [records] with fields `offset` and one length a feature."""
-        index = self._indexes.get(shard)
+        _, index = self._indexes.get(shard) or (None, None)
         if index is None:
             path, entry = self._paths[shard] + ".idx", self._shards[shard]
             try:
@@ -180,9 +181,10 @@ class CacheReader:
             except OSError as error:
                 raise CacheError(f"sidecar {path} cannot be read: {error}.", REMAKE) from error
             index = load_index(path, self.manifest.features, entry["records"], entry["idx_sha256"])
-            _keep(self._index_identities, shard, identity, _MAPS_KEPT)
+            if not storage.is_still(path, identity):
+                raise _changed(path)
             self.check(shard)
-            _keep(self._indexes, shard, index, _MAPS_KEPT)
+            self._indexes.put(shard, (identity, index))
         return index
 
     def check(self, shard: int) -> None:
@@ -195,7 +197,7 @@ class CacheReader:
             raise _changed(path)
         if (known := self._token_identities[shard]) and not storage.is_still(path + ".tokens", known):
             raise _changed(path + ".tokens")
-        if (known := self._index_identities.get(shard)) and not storage.is_still(path + ".idx", known):
+        if (kept := self._indexes.get(shard)) and not storage.is_still(path + ".idx", kept[0]):
             raise _changed(path + ".idx")
 
     def will_need(self, shard: int, first: int, last: int) -> None:
@@ -246,7 +248,7 @@ class CacheReader:
             path = storage.join(self.directory, lineage_file(self.split, shard, self.num_shards))
             table = load_lineage(path, entry["records"], entry["lineage_sha256"])
             self.check(shard)
-            _keep(self._lineages, shard, table, _LINEAGES_KEPT)
+            self._lineages.put(shard, table)
         return table
 
     def _block_counts(self, table: str, key: str) -> list[np.ndarray] | None:
@@ -260,11 +262,30 @@ class CacheReader:
         return [counts[begin:end] for begin, end in zip([0, *ends], ends)]
 
 
-def _keep(table: dict[int, Any], shard: int, value: Any, most: int) -> None:
-    """Adds an entry; the oldest goes if there are more than `most`."""
-    while len(table) >= most:
-        table.pop(next(iter(table)), None)
-    table[shard] = value
+class _Newest:
+    """The entries put in last, at most so many, and of at most so much weight together (but one always stays). Threads may share it."""
+
+    def __init__(self, most: int, most_weight: float = math.inf):
+        self._most, self._most_weight, self._weight = most, most_weight, 0
+        self._entries: dict[int, tuple[Any, int]] = {}
+        self._lock = threading.Lock()  # of `put`; `get` is one step of a dict, which needs none
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, shard: int) -> Any:
+        """The entry, or None."""
+        entry = self._entries.get(shard)
+        return entry and entry[0]
+
+    def put(self, shard: int, value: Any, weight: int = 0) -> None:
+        """Adds an entry; the oldest go where there is too much."""
+        with self._lock:
+            self._weight -= self._entries.pop(shard, (None, 0))[1]
+            while self._entries and (len(self._entries) >= self._most or self._weight + weight > self._most_weight):
+                self._weight -= self._entries.pop(next(iter(self._entries)))[1]
+            self._entries[shard] = value, weight
+            self._weight += weight
 
 
 def _identity(directory: str, path: str, size: int) -> storage.Identity:

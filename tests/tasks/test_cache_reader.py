@@ -1,8 +1,10 @@
 """The reader: what was written is read back, and whatever happens to the files, an error naming one comes before a wrong value."""
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
+import sys
 
 import google_crc32c
 import numpy as np
@@ -268,4 +270,28 @@ def test_maps_do_not_pile_up(tmp_path, monkeypatch):
         for record in range(len(reader)):
             assert reader.find(reader.document(record)[0]) == record
             assert len(reader[record]["targets"]) == len(reader.tokens(record))
-    assert [len(table) for table in (reader._data, reader._indexes, reader._index_identities, reader._lineages)] == [2, 2, 2, 2]
+    assert [len(table) for table in (reader._data, reader._indexes, reader._lineages)] == [2, 2, 2]
+
+
+def test_threads_share_a_reader(tmp_path, monkeypatch):
+    """As the threads of a ReadAhead do, with so little room that each throws out what the others have opened."""
+    monkeypatch.setattr(cache_reader, "_MAPS_KEPT", 6)
+    monkeypatch.setattr(cache_reader, "_TOKEN_RECORDS_KEPT", 20)
+    make_cache(tmp_path / "toy", make_records(120), name="toy", num_shards=40, splits=("train",))
+    expected = cache_reader.CacheReader(str(tmp_path / "toy"))
+    expected = [expected.tokens(record).tolist() for record in range(len(expected))]
+    reader = cache_reader.CacheReader(str(tmp_path / "toy"))
+
+    def read(start):
+        for record in [*range(start, len(reader)), *range(start)]:
+            shard, row = reader.locate(record)
+            assert reader.stored_tokens(shard, row, 0, len(expected[record])).tolist() == expected[record]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(read, range(0, 120, 5)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(reader._tokens) <= 6 and sum(len(reader._tokens.get(shard)[3]) for shard in list(reader._tokens._entries)) <= 20
