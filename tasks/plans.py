@@ -8,7 +8,7 @@ Plans and counts are kept beside the shards:
     plans/<method>-<feature>=<capacity>-.../<split>-SSSSS-of-NNNNN.BBBB.plan     one block, by its first shard
     plans/<method>-<feature>=<capacity>-.../<split>.rows                        rows of every block
 
-Each begins with a digest of its content, of what it was made from (the checksums of the sidecars) and of the packing's version. A file
+Each begins with a digest of its content, of what it was made from (method, capacities, checksums of the sidecars) and of the packing's version. A file
 that does not match, because it is damaged or was made from another cache, is made again. A cache that may not be written to is left alone;
 a full disk is an error, not a slower run.
 """
@@ -45,8 +45,8 @@ class Plans:
     ):
         self._reader, self._method, self._progress = reader, method, progress
         self.capacities = {name: capacity for name, capacity in capacities.items() if name in reader.manifest.features}
-        config = "-".join([method, *(f"{name}={capacity}" for name, capacity in self.capacities.items())])
-        self._folder = storage.join(reader.directory, PLANS_FOLDER, config)
+        self._config = "-".join([method, *(f"{name}={capacity}" for name, capacity in self.capacities.items())])
+        self._folder = storage.join(reader.directory, PLANS_FOLDER, self._config)
         self._writable = True
         self._entries = reader.manifest.shards(reader.split)
         self.groups = packing.groups([entry["records"] for entry in self._entries])
@@ -64,7 +64,7 @@ class Plans:
         """The plan of a block: from memory, from beside the shard, or made now and put there."""
         first, last = self.groups[group]
         path = storage.join(self._folder, f"{self._reader.split}-{first:05d}-of-{len(self._entries):05d}.{block:04d}.plan")
-        source = f"{self._checksums(first, last)} {block}"
+        source = f"{self._source(first, last)} {block}"
         numbers = self._read(path, source)
         if numbers is None:
             plan = packing.plan(self._lengths(group, block), self.capacities, self._method)
@@ -102,7 +102,7 @@ class Plans:
     def _counted_rows(self, known: list[np.ndarray] | None) -> list[np.ndarray]:
         """The same, counted from the sidecars, or as it was counted before; `known` of each shard, for groups of one."""
         path = storage.join(self._folder, f"{self._reader.split}.rows")
-        source = self._checksums(0, len(self._entries))
+        source = self._source(0, len(self._entries))
         blocks = [packing.num_blocks(sum(entry["records"] for entry in self._entries[first:last])) for first, last in self.groups]
         numbers = self._read(path, source)
         if numbers is None:
@@ -116,8 +116,9 @@ class Plans:
             self._write(path, source, numbers)
         return np.split(numbers, np.cumsum(blocks)[:-1])
 
-    def _checksums(self, first: int, last: int) -> str:
-        return hashlib.sha256("".join(entry["idx_sha256"] for entry in self._entries[first:last]).encode()).hexdigest()
+    def _source(self, first: int, last: int) -> str:
+        """What a file of these shards was made from: the packing and the sidecars, so that none passes for another's, wherever it is copied."""
+        return self._config + " " + hashlib.sha256("".join(entry["idx_sha256"] for entry in self._entries[first:last]).encode()).hexdigest()
 
     def _count(self, group: int, block: int) -> int:
         lengths = self._lengths(group, block)

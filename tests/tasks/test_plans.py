@@ -1,7 +1,5 @@
 """Plans: only of the blocks that are read, kept beside the shards, made again when they do not fit, never a reason to be wrong."""
 
-import errno
-import os
 import pathlib
 
 import numpy as np
@@ -107,6 +105,15 @@ def test_plans_of_another_cache_are_not_taken(cache, tmp_path):
     assert all(map(same, all_plans(plans(other, capacities={"targets": 37})), expected))
 
 
+def test_plans_of_another_packing_are_not_taken(cache):
+    for method in ("best_fit", "first_fit"):
+        all_plans(plans(cache, capacities={"targets": 37}, method=method))
+    expected = all_plans(plans(cache, capacities={"targets": 37}))
+    for path in (cache / "plans" / "first_fit-targets=37").iterdir():
+        (cache / "plans" / "best_fit-targets=37" / path.name).write_bytes(path.read_bytes())
+    assert all(map(same, all_plans(plans(cache, capacities={"targets": 37})), expected))
+
+
 def test_rows_are_counted_once_where_the_manifest_does_not_tell_them(cache):
     seen = []
     opened = plans(cache, capacities={"targets": 37}, progress=lambda done, total: seen.append((done, total)))
@@ -115,16 +122,12 @@ def test_rows_are_counted_once_where_the_manifest_does_not_tell_them(cache):
     assert again.group_rows.tolist() == opened.group_rows.tolist()
 
 
-def test_a_full_disk_is_an_error_that_names_the_file(cache, monkeypatch):
+def test_a_full_disk_is_an_error_that_names_the_file(cache):
     opened = plans(cache)
-
-    def full(*arguments, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch, pytest.raises(CacheError, match=r"00002-of-00008.0000.plan cannot be written: No space left"):
-        patch.setattr(storage, "write_bytes_atomic", full)
+    with caches.full_disk(64), pytest.raises(CacheError, match=r"00002-of-00008.0000.plan cannot be written: File too large"):
         opened.plan(2, 0)
-    assert opened.plan(2, 0).num_rows == opened.block_rows(2)[0]
+    assert not files(cache), "and nothing is left of it"
+    assert opened.plan(2, 0).num_rows == opened.block_rows(2)[0] and len(files(cache)) == 1
 
 
 def test_a_cache_that_may_not_be_written_to_is_read_all_the_same(cache):
