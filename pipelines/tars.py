@@ -1,8 +1,8 @@
 """A tar reader for archives that nobody vouches for.
 
 Python's `tarfile` gives an archive up at its first bad header, follows its sizes and trusts its names. Here an archive is a stream of
-members and faults: after a bad header the reader looks for the next header with a right checksum, a size that does not fit is a fault and
-not an allocation, nothing is ever written anywhere, and links, devices and pipes are named, not followed. Reads GNU, POSIX (pax) and old
+members and faults: after a bad header the reader looks for the next header with a right checksum (where bytes were lost or added, it no longer
+stands on a border of 512), a size that does not fit is a fault and not an allocation, nothing is ever written anywhere, and links, devices and pipes are named, not followed. Reads GNU, POSIX (pax) and old
 tar, uncompressed, one member in memory at a time.
 """
 
@@ -14,6 +14,8 @@ BLOCK = 512
 _MAX_EXTENDED = 1 << 20  # a long name or a pax header
 _REGULAR = (b"0", b"\0", b"7")
 _DIRECTORY, _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS = b"5", b"L", b"K", b"x", b"g", b"X"
+_MAGIC, _MAGIC_AT = b"ustar", 257
+_KEPT = 16 * BLOCK
 _KINDS = {b"1": "hard link", b"2": "symbolic link", b"3": "character device", b"4": "block device", b"6": "FIFO", b"S": "sparse file"}
 
 
@@ -52,11 +54,11 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
     if total == 0:
         yield Fault("empty", "zero bytes", 0)
         return
-    position, zeros, lost = 0, 0, False
+    start, position, zeros, lost = -1, 0, 0, False
     extended: dict[str, str] = {}
+    reader = _Reader(file)
     while position < total:
-        file.seek(position)
-        block = file.read(BLOCK)
+        block = reader.read(position, BLOCK)
         if len(block) < BLOCK:
             if block.strip(b"\0") and not lost:
                 yield Fault("truncated", f"{len(block)} bytes after the last whole block", position)
@@ -69,7 +71,7 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
         if header is None:
             if not lost:
                 yield Fault("bad_header", "no tar header with a right checksum here; looked for the next one", position)
-            position, zeros, lost, extended = position + BLOCK, 0, True, {}
+            position, zeros, lost, extended = _next_header(reader, position, position if lost else start), 0, True, {}
             continue
         start, zeros = position, 0
         name, size = extended.get("path", header.name), header.size
@@ -88,7 +90,7 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
             if size > _MAX_EXTENDED:
                 yield Fault("bad_header", f"an extended header of {size} bytes", start)
                 continue
-            content = file.read(size)
+            content = reader.read(start + BLOCK, size)
             extended.update(_pax(content) if header.kind == _PAX else {"path": _text(content.rstrip(b"\0"))})
         elif header.kind in (_LONG_LINK, _PAX_GLOBAL, _SOLARIS, _DIRECTORY):
             continue
@@ -97,13 +99,54 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
         elif size > max_member_bytes:
             yield Fault("too_large", f"{size} bytes, more than {max_member_bytes}", start, name)
         else:
-            yield Member(name, file.read(size), start)
+            yield Member(name, reader.read(start + BLOCK, size), start)
     if zeros == 0 and not lost:
         yield Fault("no_end_of_archive", "ends without the empty blocks that end an archive: what followed is lost", total)
 
 
+class _Reader:
+    """Reads a file forward, with a few blocks of way back: archives that are decompressed as they are read have no other."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._kept = b""
+        self._end = 0
+
+    def read(self, position: int, count: int) -> bytes:
+        gap = position - self._end
+        if 0 < gap <= _KEPT:  # padding is read too, so that the way back has no holes
+            self.read(self._end, gap)
+        back = self._end - position
+        head = self._kept[len(self._kept) - back :][:count] if 0 < back <= len(self._kept) else b""
+        if len(head) == count:
+            return head
+        begin = position + len(head)
+        self._file.seek(begin)
+        data = self._file.read(count - len(head))
+        before = self._kept if begin == self._end and len(data) < _KEPT else b""
+        self._kept, self._end = (before + data)[-_KEPT:], begin + len(data)
+        return head + data
+
+
+def _next_header(reader: _Reader, position: int, last: int) -> int:
+    """Where to go on after the bad header at `position`: to a sound one that begins within the next block or, where bytes are missing and the
+    member before took it for its own, shortly before, but after the header at `last`; else to the next block.
+    """
+    begin = max(min(last + 1, position), position - _KEPT + BLOCK, 0)
+    window = reader.read(begin, position - begin + 2 * BLOCK)
+    found = window.find(_MAGIC, _MAGIC_AT)
+    while 0 <= found - _MAGIC_AT < position - begin + BLOCK:
+        place = found - _MAGIC_AT
+        if begin + place != position and _parse(window[place : place + BLOCK]) is not None:
+            return begin + place
+        found = window.find(_MAGIC, found + 1)
+    return position + BLOCK
+
+
 def _parse(block: bytes) -> _Header | None:
     """The fields of a header block, or None if its checksum (either of the two in use) or its numbers are wrong."""
+    if len(block) < BLOCK:
+        return None
     stored = _number(block[148:156])
     blanked = block[:148] + b" " * 8 + block[156:]
     if stored is None or stored not in (sum(blanked), sum(b - 256 if b > 127 else b for b in blanked)):

@@ -4,7 +4,7 @@ fastwarc and warcio read sound archives well, but on a corrupt gzip member both 
 both return a record that the end of the file cut as if it were whole, and both swallow the records after one that lies about its length.
 What a crawl holds must be accounted for, so this reader is stricter: a record counts only if its whole body is there, what follows it is
 the end of a record, and its gzip member's checksum holds. After a fault it goes on at the next record: in the same member at the next
-`WARC/` that stands after a blank line, in a gzip file also at the next member that begins with a record.
+`WARC/` that stands after a blank line or before a field of a record's header, in a gzip file also at the next member that begins with a record.
 
 Formats: WARC 0.17 to 1.1 (iipc.github.io/warc-specifications), ARC 1 (archive.org/web/researcher/ArcFileFormat.php).
 """
@@ -20,7 +20,9 @@ MAX_HEADER_BYTES = 1 << 16
 _NEWLINES = b"\r\n"
 _BEGINNING = b"WARC/"
 _MARKER = re.compile(rb"\n\r?\n(WARC/[01]\.[0-9])")
-_MARKER_BYTES = 12
+# After a fault a header counts wherever it stands, for what was cut short ends in the middle of a line.
+_RESYNC = re.compile(rb"((?<=\n\n)WARC/[01]\.[0-9]|(?<=\n\r\n)WARC/[01]\.[0-9]|WARC/[01]\.[0-9]+\r?\n(?=(?i:warc-|content-)[A-Za-z-]{1,60}:))")
+_RESYNC_BYTES = 128
 _ARC_MARKER = re.compile(rb"\n((?:https?|ftp|dns):[^\s]{1,2000} \S{1,64} \d{8,14} \S{1,200} \d{1,15}\r?\n)")
 _ARC_MARKER_BYTES = 4096
 _VERSION = re.compile(rb"WARC/[01]\.[0-9]+\r?\n")  # 0.17 and 0.18 are the drafts that Heritrix wrote in 2008
@@ -147,8 +149,10 @@ def _read(cursor: _Cursor, read_head, beginning: bytes, max_record_bytes: int) -
                 yield Record(key, headers, body)
                 continue
             yield fault
+            if cursor.key == key and cursor.buffer:
+                cursor.drop(1)  # or what could not be read would be found again
             key = cursor.key
-            if cursor.seek(*((_MARKER, _MARKER_BYTES) if beginning else (_ARC_MARKER, _ARC_MARKER_BYTES))):
+            if cursor.seek(*((_RESYNC, _RESYNC_BYTES) if beginning else (_ARC_MARKER, _ARC_MARKER_BYTES))):
                 continue
             cursor.ended = True  # nothing more to find here
             cursor.buffer.clear()

@@ -23,3 +23,9 @@ def real_data() -> pathlib.Path:
     if not (REAL_DATA / "README.md").is_file():
         pytest.skip(f"the real corpora are not at {REAL_DATA}; set CASTOR_REAL_DATA to the folder that holds them")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def real_data_if_present() -> str:
+    """The same folder, or an empty text: for tests that have a corpus of their own to fall back on."""
+    return str(REAL_DATA) if (REAL_DATA / "README.md").is_file() else ""

@@ -107,3 +107,37 @@ def test_mutations_never_crash(format, changes):
         data[int(place * used)] = value
     for part in read(bytes(data)):
         assert part.name.encode() is not None and 0 <= part.offset <= len(data)
+
+
+@pytest.mark.parametrize("kept", [10_000, 512 * 3])
+@pytest.mark.parametrize("shift", [-1500, -511, -1, 1, 77, 512, 5000])
+def test_members_after_bytes_lost_or_added_come_through(shift, kept):
+    content = [(f"m{i}", bytes([65 + i]) * kept) for i in range(4)]
+    data = small_media.tar(content, tarfile.USTAR_FORMAT)
+    place = 512 + -(-kept // 512) * 512 + 512 + 20  # in the content of the second member
+    hurt = data[:place] + data[place - shift :] if shift < 0 else data[:place] + b"+" * shift + data[place:]
+    found = members(hurt)
+    assert [m for m in content if m[0] != "m1"] == [m for m in found if m[0] != "m1"]
+    assert shift % 512 == 0 or faults(hurt)
+
+
+@hypothesis.given(data=st.data())
+def test_a_reader_that_only_goes_forward_sees_the_same(data):
+    content = data.draw(st.lists(st.tuples(st.sampled_from(["a", "b" * 120]), st.binary(max_size=3000)), max_size=5))
+    hurt = bytearray(small_media.tar(content, tarfile.GNU_FORMAT))
+    for _ in range(data.draw(st.integers(0, 3))):
+        begin = data.draw(st.integers(0, len(hurt)))
+        hurt[begin : begin + data.draw(st.integers(0, 900))] = data.draw(st.binary(max_size=700))
+    assert list(tars.read_members(Forward(bytes(hurt)), 2000)) == read(bytes(hurt), 2000)
+
+
+class Forward(io.BytesIO):
+    """Raises on a read before the end of an earlier one."""
+
+    furthest = 0
+
+    def read(self, count=-1):
+        assert self.tell() >= self.furthest, "read backwards"
+        found = super().read(count)
+        self.furthest = self.tell()
+        return found

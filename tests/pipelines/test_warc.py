@@ -131,3 +131,15 @@ def test_arc(tmp_path):
         assert items[2].headers["warc-target-uri"] == "http://b/ c" and items[2].body.endswith(b"two")
     items = read(tmp_path, sound[0] + b"http://bad 1.2.3.4 null text/html 5\nhello\n" + sound[1], "x.arc", warc.read_arc)
     assert faults(items) == ["not_arc"] and len(bodies(items)) == 2
+
+
+@pytest.mark.parametrize("keep", [120, 200, 380])
+def test_a_record_cut_short_costs_itself_alone_where_borders_are_all_there_is(tmp_path, keep):
+    first, second, third = (record(b) for b in BODIES)
+    items = read(tmp_path, first[:keep] + second + third, "x.warc")
+    assert bodies(items) == BODIES[1:] and len(faults(items)) == 1
+
+
+def test_a_header_without_end_at_the_end_is_one_fault(tmp_path):
+    items = read(tmp_path, record(BODIES[0]) + b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://x", "x.warc")
+    assert bodies(items) == BODIES[:1] and faults(items) == ["short_header"]
