@@ -30,7 +30,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from pipelines import card, corpus
+from pipelines import card, corpus, lists
 from pipelines.funnel import Funnel, table
 from tasks import errors, fingerprint, storage
 from tasks.errors import CastorError, ConfigurationError, CorpusError
@@ -74,7 +74,13 @@ class BaseJob:
 
     def fingerprint(self) -> str:
         """What the output's manifest will carry: configuration, inputs and code, condensed."""
-        return fingerprint.of_json({"config": self.config(), "inputs": self.input_state(), "code": self.code()})
+        made_from = {"config": self.config(), "inputs": self.input_state(), "code": self.code()}
+        files = self.files_read()
+        return fingerprint.of_json({**made_from, "files": files} if files else made_from)
+
+    def files_read(self) -> dict[str, str]:
+        """{name: SHA-256} of the lists and models that parts of the configuration read; a part tells them by `reads()` -> {name: path}."""
+        return {name: storage.sha256(path) for name, path in sorted(lists.of_parts(self).items())}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,6 +153,7 @@ class RefineJob(BaseJob):
             "fingerprint": name_of_run,
             "code_fingerprint": self.code(),
             "inputs": self.input_state(),
+            "files": self.files_read(),
         }
         page = card.render(self.name, self.modality, funnel, corpus.merge_facts(entries), config, name_of_run)
         storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))

@@ -10,6 +10,9 @@ import re
 from pipelines.compressed import inflate
 from pipelines.document import BadInput
 
+REPEATED = ("x-robots-tag",)
+"""Headers that mean something each time they stand, joined by line ends: a comma would give one agent's directives to another."""
+
 _MAX_HEADER_BYTES = 1 << 18
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})(?: [^\r\n]*)?\r?\n")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
@@ -18,7 +21,7 @@ _CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """status code, headers (names in lower case, the first of each), body as stored."""
+    """status code, headers (names in lower case, the first of each; all lines of those in REPEATED), body as stored."""
 
     status: int
     headers: dict[str, str]
@@ -38,7 +41,11 @@ def parse(block: bytes) -> Response:
     for line in head[status.end() :].decode("latin-1").splitlines():
         name, colon, value = line.partition(":")
         if colon:
-            headers.setdefault(name.strip().lower(), value.strip())
+            name, value = name.strip().lower(), value.strip()
+            if name in REPEATED and name in headers:
+                headers[name] += f"\n{value}"
+            else:
+                headers.setdefault(name, value)
     return Response(int(status.group(1)), headers, body)
 
 

@@ -46,7 +46,7 @@ def test_recipes_and_configurations_are_found(installed, tmp_path):
 
 
 def test_every_gin_file_and_template_travels(installed):
-    for folder, package, pattern in (("gin", "castor_gin", "*.gin"), ("launch", "launch", "*.html"), ("tasks", "tasks", "*.html"), ("pipelines", "pipelines", "*.html")):
+    for folder, package, pattern in (("gin", "castor_gin", "*.gin"), ("launch", "launch", "*.html"), ("tasks", "tasks", "*.html"), ("pipelines", "pipelines", "*.html"), ("pipelines", "pipelines", "*.txt")):
         for path in (REPOSITORY / folder).rglob(pattern):
             assert (installed / package / path.relative_to(REPOSITORY / folder)).is_file(), path
 

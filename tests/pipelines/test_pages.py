@@ -122,6 +122,12 @@ def test_line_bombs_and_damage(tmp_path):
     assert fates(read(tmp_path, "empty.jsonl", b"")) == ["empty"]
 
 
+def test_what_publishers_ask_comes_along(tmp_path):
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nX-Robots-Tag: noindex\r\nTDM-Reservation: 1\r\nX-ROBOTS-TAG: bot: noai\r\n\r\n<p>x"
+    [page] = read(tmp_path, "a.warc.gz", warc(("response", "http://e.org/", "application/http", head)))
+    assert page.metadata["x_robots_tag"] == "noindex\nbot: noai" and page.metadata["tdm_reservation"] == "1"
+
+
 def test_single_pages_and_unknown_files(tmp_path):
     [page] = read(tmp_path, "a.HTML", b"<p>x")
     assert (page.bytes, page.id, page.source) == (b"<p>x", document_id("web", "a.HTML"), f"{tmp_path}/a.HTML")

@@ -1,0 +1,83 @@
+"""Words that a page should not have: C4's rule, Raffel et al. 2020, arXiv 1910.10683, section 2.2, by language as in mC4.
+
+An entry is a word or a phrase. It counts where it stands as whole words, whatever their case; in scripts that set no blanks between words
+(C4's code names Japanese, Thai and Chinese) wherever it stands. C4 rejects a page for one such word, which costs it pages on medicine, law and
+minorities more than others (Dodge et al. 2021, arXiv 2104.08758); `max_words` allows some.
+
+Entries are looked up as hashes of runs of tokens (pipelines/view.py), whose folding is wider than case alone; what is found is then compared
+letter by letter, so an accent still makes another word. Blanks and punctuation between the words of a phrase do not count.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import gin
+import numpy as np
+
+from pipelines import lists
+from pipelines.document import Document
+from pipelines.filters.reason import Reason
+from pipelines.view import view
+
+
+@gin.configurable(module="bad_words")
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """words: a list (pipelines/lists.py) for each language, ISO 639-1; `*` for documents of any language, in addition.
+
+    max_words: how many occurrences a page may have. Reads metadata `language`.
+    """
+
+    words: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {"en": "castor/words_en.txt", "de": "castor/words_de.txt", "zh": "castor/words_zh.txt"}
+    )
+    max_words: int = 0
+
+    name: ClassVar[str] = "bad_words"
+
+    def reads(self) -> dict[str, str]:
+        return lists.reads(self.words.values())
+
+    def prepare(self) -> None:
+        for name in self.words.values():
+            _index(name)
+
+    def check(self, document: Document) -> str | None:
+        names = [self.words[key] for key in (document.metadata.get("language", ""), "*") if key in self.words]
+        found = [entry for name in names for entry in occurrences(document.text, name)]
+        if len(found) > self.max_words:
+            return Reason("bad_words.word", ", ".join(sorted(set(found))[:5]) + f" ({len(found)})")
+        return None
+
+
+def occurrences(text: str, name: str) -> list[str]:
+    """The entries of a list that stand in a text, one for each place where one does."""
+    seen, found = view(text), []
+    for length, (hashes, phrases) in _index(name).items():
+        runs = seen.token_ngrams(length)
+        if not len(runs):
+            continue
+        places = np.minimum(np.searchsorted(hashes, runs), len(hashes) - 1)
+        for i in np.flatnonzero(hashes[places] == runs):
+            tokens = tuple(text[seen.token_starts[j] : seen.token_ends[j]].lower() for j in range(i, i + length))
+            entry = phrases.get(tokens)
+            if entry is not None:
+                found.append(entry)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _index(name: str) -> dict[int, tuple[np.ndarray, dict[tuple[str, ...], str]]]:
+    """{tokens: (sorted hashes of the entries with so many tokens, {their tokens: the entry})}."""
+    phrases: dict[int, dict[tuple[str, ...], str]] = {}
+    hashes: dict[int, list[int]] = {}
+    for entry in sorted(lists.words((name,))):
+        seen = view(entry)
+        count = seen.num_tokens
+        if count:
+            tokens = tuple(entry[a:b] for a, b in zip(seen.token_starts, seen.token_ends, strict=True))
+            phrases.setdefault(count, {})[tokens] = entry
+            hashes.setdefault(count, []).append(seen.token_ngrams(count)[0])
+    return {count: (np.unique(np.array(hashes[count], np.uint64)), phrases[count]) for count in sorted(phrases)}
