@@ -29,6 +29,7 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
+        "trafilatura": ["trafilatura", "lxml-html-clean"],
         "grain": ["grain"],
         "torch": ["torch"],
         "arrayrecord": ["array-record"],

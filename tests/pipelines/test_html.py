@@ -1,14 +1,16 @@
 """Main text, language, and the sandbox around them on hostile pages."""
 
+import importlib.util
 import time
 
 import pytest
 
 from pipelines.document import BadInput, Document, Rejection, document_id
 from pipelines.functions import Chain
-from pipelines.html import Extract
+from pipelines.html import Extract, has_tag_of_attributes
 from pipelines.language import Identify, identify
-from pipelines.sandbox import Child, Sandbox
+from pipelines.sandbox import Child, Sandbox, SandboxError
+from tasks.errors import ConfigurationError
 
 BODY = "<p>" + "The library keeps every book that was ever lent to it. " * 8 + "</p>"
 
@@ -32,6 +34,47 @@ def test_what_is_no_page():
         Extract()(page(bytes(range(128, 256)) * 9))
     text = page(None).replace(text="there already")
     assert Extract()(text) is text
+
+
+def test_the_choice_of_extractor():
+    html = f"<body><nav><a href=/>Home</a></nav><main><article>{BODY}</article></main></body>".encode()
+    assert Extract(extractor="resiliparse")(page(html)).text.startswith("The library keeps")
+    with pytest.raises(ConfigurationError, match="none of castor, resiliparse, trafilatura"):
+        Extract(extractor="readability")
+    with pytest.raises(ConfigurationError, match="main content only"):
+        Extract(extractor="trafilatura", main_content=False)
+
+
+def test_trafilatura_is_an_extra():
+    extract = Extract(extractor="trafilatura")
+    if importlib.util.find_spec("trafilatura") is None:
+        with pytest.raises(ConfigurationError, match=r"castor\[trafilatura\]"):
+            extract.prepare()
+        with pytest.raises(SandboxError, match=r"castor\[trafilatura\]"):
+            Child(extract).call(page(b"<p>x"))
+    else:
+        extract.prepare()
+        found = extract(page(f"<html><head><title>T</title></head><body><main><article>{BODY}</article></main></body></html>".encode()))
+        assert found.text.startswith("The library keeps") and found.metadata["title"] == "T"
+
+
+@pytest.mark.parametrize(
+    "html, many",
+    [
+        ("<p " + " ".join(f"a{i}" for i in range(200)) + ">x", True),
+        ("<p " + " ".join(f"a{i}" for i in range(200)), True),
+        ("<p " + " ".join(f"a{i}" for i in range(90)) + ">x", False),
+        ("<p>" + "a < b " * 200, False),
+        ("<script>" + "if (a<b) c " * 200 + "</script><p>x", False),
+        ("<script>" + "if (a<b) c " * 200, False),
+        (f"<img src='data:{'A' * 2000}'>", False),
+    ],
+)
+def test_tags_of_too_many_attributes(html, many):
+    assert has_tag_of_attributes(html, 100) is many
+    if many:
+        with pytest.raises(BadInput, match="too_many_attributes"):
+            Extract(max_attributes=100)(page(html.encode()))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +103,7 @@ def test_hostile_pages_end_in_time_and_sound_ones_go_on():
         try:
             child.call(page(hostile))
         except BadInput as error:
-            assert error.error in ("timeout", "memory") or error.error.startswith("crash:")
+            assert error.error in ("timeout", "memory", "too_many_attributes") or error.error.startswith("crash:")
         assert child.call(sound) == expected
     child.close()
     assert time.monotonic() - started < 60

@@ -1,0 +1,102 @@
+"""Which parts of a page are furniture: navigation, advertisements, teasers, comments, what is hidden.
+
+A part is taken out for its tag, its names (hints.py) or its links. Names lie, so no part goes that holds too much of the page's prose: the
+limit is lower the less the name says. Prose is measured by `worth`.
+"""
+
+from itertools import accumulate
+
+from pipelines.maintext import hints
+from pipelines.maintext.stream import HEADINGS, Page
+
+TAGS = {
+    "nav": hints.COMMENTS,
+    "menu": hints.COMMENTS,
+    "footer": hints.COMMENTS,
+    "aside": hints.BOILERPLATE,
+    "form": hints.BOILERPLATE,
+    "figcaption": hints.MINOR,
+    "address": hints.MINOR,
+}
+# The share of the page's prose up to which a part of that name is what its name says. Comments are often longer than the article, and their
+# name is sure; a hidden part may be the article behind a consent wall; minor names are used for anything.
+_LIMIT = {hints.COMMENTS: 0.8, hints.HIDDEN: 0.4, hints.BOILERPLATE: 0.4, hints.MINOR: 0.2}
+# On a short page, a few teasers hold more prose than the text does; below this much prose a part of a sure name may hold up to 0.8.
+_SMALL = 1000
+# A teaser: a linked heading and at most a few sentences.
+_TEASER_PROSE = 600
+_TEASER_SHARE = 0.3
+_TEASER_LEVELS = 8
+
+
+def verdicts(page: Page) -> list[int]:
+    """hints' verdict on each node that has blocks, that of its tag included; 0 for the others."""
+    result, known = [], {}
+    for tag, attributes, first, last in zip(page.tag, page.attributes, page.first, page.last):
+        found = 0
+        if first != last:
+            if attributes:
+                found = known.get(attributes)
+                if found is None:
+                    found = known[attributes] = hints.verdict(attributes)
+            if found < hints.BOILERPLATE:
+                found = TAGS.get(tag, found)
+            elif found < hints.COMMENTS and (tag in HEADINGS or tag in ("body", "main", "html", "article")):
+                found = 0  # their names speak of the page: its template, its sidebar, its category
+        result.append(found)
+    return result
+
+
+def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
+    """1 for each block outside boilerplate. `found` are the verdicts."""
+    result = bytearray(b"\1") * len(page.text)
+    linked = list(accumulate(page.link, initial=0))
+    sizes = list(accumulate(map(len, page.text), initial=0))
+    heads = [0] * (len(page.text) + 1)  # blocks that stand for the whole page: its main element, its title
+    for tag, first in zip(page.tag, page.first):
+        if tag == "main" or tag == "h1":
+            heads[first] += 1
+    heads = list(accumulate(heads, initial=0))
+    for sure in (True, False):
+        prose = list(accumulate((value if a else 0 for value, a in zip(worth, result)), initial=0))
+        everything, end = prose[-1], 0
+        for name, first, last in zip(found, page.first, page.last):
+            if last <= end or first == last:
+                continue
+            inside = prose[last] - prose[first]
+            if name < hints.BOILERPLATE:
+                # no prose, and mostly links: a menu, a list of links
+                dead = not inside and last - first > 1 and (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first]
+            elif (name >= hints.COMMENTS) is not sure:
+                dead = False
+            else:
+                limit = 0.8 if name == hints.BOILERPLATE and inside < _SMALL else _LIMIT[name]
+                dead = inside <= limit * everything and (sure or not inside or heads[last] == heads[first])
+            if dead:
+                result[first:last] = bytes(last - first)
+                end = last
+    _kill_teasers(page, worth, result)
+    return result
+
+
+def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
+    """Headings that are links lead to other pages: they go, and what is around them up to where the next one's surroundings begin."""
+    prose = list(accumulate((value if a else 0 for value, a in zip(worth, living)), initial=0))
+    heads = [
+        int(a and link * 10 >= len(text) * 9 and page.tag[node] in HEADINGS) for a, text, link, node in zip(living, page.text, page.link, page.node)
+    ]
+    count = list(accumulate(heads, initial=0))
+    if count[-1] < 2:  # one is the title of the page
+        return
+    limit = min(_TEASER_PROSE, _TEASER_SHARE * prose[-1])
+    for block, is_head in enumerate(heads):
+        if is_head:
+            node = page.node[block]
+            for _ in range(_TEASER_LEVELS):
+                parent = page.parent[node]
+                if parent <= 0 or count[page.last[parent]] - count[page.first[parent]] > 1:
+                    break
+                node = parent
+            first, last = page.first[node], page.last[node]
+            if prose[last] - prose[first] <= limit:
+                living[first:last] = bytes(last - first)

@@ -1,0 +1,152 @@
+"""Which blocks of a page are its main text.
+
+Boilerplate goes first (boilerplate.py); then the element is found that holds the prose; then its blocks are gone through in order.
+Prose is what reads as sentences: long enough, ended as sentences are, and not of links. Everything else, a heading, a short paragraph, an
+item of a list, stays or goes by where it stands among the prose.
+"""
+
+import re
+from itertools import accumulate
+
+from pipelines.maintext import boilerplate, hints, phrases
+from pipelines.maintext.stream import HEADINGS, Page
+
+# Characters of a sentence that ends, and of a text that needs no full stop to be one (twice a line of a newspaper column's width of 70).
+_SENTENCE, _PASSAGE = 40, 140
+_END = tuple(".!?…:;\"'”’»“)]。！？」』）।॥؟۔։።")
+# Scripts that write a word in one or two characters; a character counts for two letters there. Sampled from the head of the page.
+_DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_SAMPLE, _DENSE_SHARE = 4000, 0.2
+# A page with less prose than this is judged by all its unlinked text: a short poem, a form of data.
+_LITTLE = 250
+_CLASS = re.compile(' class="[^"]*"')
+_CONTENT_SHARE = 0.4  # of the prose: an element named as content that has less is not the one
+_NESTED_SHARE = 0.5
+_DOMINANT_SHARE = 0.8  # of the prose: the smallest element that holds as much holds the text
+_TITLE_DISTANCE = 30  # blocks between the title and the text: dates, authors, buttons
+_LEAD = 80  # characters of a paragraph between the title and the text that is its lead
+_TAIL = 40  # characters; behind the last prose, less is a remnant unless it is a paragraph or an item
+_ITEMS = ("p", "li", "td", "dd")
+
+
+def choose(page: Page, comments: bool = False) -> list[int]:
+    """The blocks of the main text, in order. comments: the prose of readers' comments, too."""
+    if not page.text:
+        return []
+    sample = "".join(page.text)[:_SAMPLE]
+    letters = 2 if len(_DENSE.findall(sample)) > _DENSE_SHARE * len(sample) else 1
+    worth = _worth(page, letters)
+    found = boilerplate.verdicts(page)
+    living = boilerplate.alive(page, worth, found)
+    by_readers = _by_readers(page, worth, found) if comments else set()
+    worth = [value if a else 0 for value, a in zip(worth, living)]
+    if sum(worth) < _LITTLE:
+        worth = [len(text) * letters if a and link * 3 < len(text) else 0 for text, link, a in zip(page.text, page.link, living)]
+    chosen = _sequence(page, worth, living, _container(page, worth, found))
+    return sorted(by_readers.union(chosen)) if by_readers else chosen
+
+
+def _by_readers(page: Page, worth: list[int], found: list[int]) -> set[int]:
+    named = [node for node, name in enumerate(found) if name == hints.COMMENTS and page.tag[node] not in boilerplate.TAGS]
+    blocks, end = set(), 0
+    for node in named:  # in document order, outer ones first
+        if page.last[node] > end:
+            blocks.update(block for block in range(max(end, page.first[node]), page.last[node]) if worth[block])
+            end = page.last[node]
+    return blocks
+
+
+def _worth(page: Page, letters: int) -> list[int]:
+    """For each block its length in letters if it is prose, else 0."""
+    result = []
+    for text, link in zip(page.text, page.link):
+        size = len(text) * letters
+        prose = size >= _SENTENCE and link * letters * 3 < size and (size >= _PASSAGE or text.endswith(_END))
+        result.append(size if prose else 0)
+    return result
+
+
+def _container(page: Page, worth: list[int], found: list[int]) -> int:
+    """The node that holds the main text: one whose name says so, or the smallest one that holds most of the prose."""
+    sums = list(accumulate(worth, initial=0))
+    prose = [sums[last] - sums[first] for first, last in zip(page.first, page.last)]
+    named = [node for node, name in enumerate(found) if name == hints.CONTENT and prose[node]]
+    if named:
+        best = max(named, key=prose.__getitem__)
+        together = _together(page, named, best, prose)
+        if together:
+            return together
+        if prose[best] >= _CONTENT_SHARE * prose[0]:
+            for node in named:  # the innermost of nested ones
+                inside = page.first[node] >= page.first[best] and page.last[node] <= page.last[best]
+                if node > best and inside and prose[node] >= _NESTED_SHARE * prose[best]:
+                    best = node
+            return best
+    best = 0
+    for node in range(1, len(prose)):
+        if page.parent[node] == best and prose[node] >= _DOMINANT_SHARE * prose[0]:
+            best = node
+    return best
+
+
+def _together(page: Page, named: list[int], best: int, prose: list[int]) -> int:
+    """The node around the pieces of a text that is cut into several elements of the best one's class; 0 if it is one."""
+    name = _CLASS.search(page.attributes[best])
+    pieces = [node for node in named if name and name[0] in page.attributes[node]]
+    if len(pieces) < 2:
+        return 0
+    first, last = page.first[pieces[0]], max(page.last[node] for node in pieces)
+    node = best
+    while node > 0 and not (page.first[node] <= first and last <= page.last[node]):
+        node = page.parent[node]
+    return node if sum(prose[piece] for piece in pieces) > _NESTED_SHARE * prose[node] else 0
+
+
+def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -> list[int]:
+    """The blocks of the container that are text, with the title and the lead before it."""
+    first, last = page.first[container], page.last[container]
+    start = first
+    for block in range(first - 1, max(-1, first - _TITLE_DISTANCE), -1):
+        if living[block] and page.tag[page.node[block]] == "h1":
+            start = block
+            break
+    chosen = []
+    for block in range(start, last):
+        if living[block]:
+            tag, text = page.tag[page.node[block]], page.text[block]
+            if page.link[block] * 2 > len(text) and tag not in HEADINGS or phrases.is_label(text):
+                continue
+            if block < first and not worth[block] and tag != "h1" and len(text) < _LEAD:
+                continue
+            chosen.append(block)
+    prose = [block for block in chosen if worth[block]]
+    if prose:
+        chosen = [block for block in chosen if _in_place(page, block, prose[0], prose[-1])]
+    while len(chosen) > 1 and phrases.is_call(page.text[chosen[-1]]):
+        chosen.pop()
+    return _without_empty_sections(page, worth, chosen)
+
+
+def _in_place(page: Page, block: int, first_prose: int, last_prose: int) -> bool:
+    tag = page.tag[page.node[block]]
+    if block < first_prose:
+        return tag in HEADINGS
+    return block <= last_prose or tag in _ITEMS or len(page.text[block]) >= _TAIL
+
+
+def _without_empty_sections(page: Page, worth: list[int], chosen: list[int]) -> list[int]:
+    """Without headings over nothing but links, and without those at the end. A heading that reads as prose is a text itself."""
+    dropped = list(accumulate((int(link * 2 > len(text)) for text, link in zip(page.text, page.link)), initial=0))
+    result, levels = [], []  # the level of each block kept: 1 to 6 for a heading, 7 for a text
+    for block in chosen:
+        tag = page.tag[page.node[block]]
+        level = int(tag[1]) if tag in HEADINGS and not worth[block] else 7
+        while level < 7 and levels and level <= levels[-1] < 7 and levels[-1] > 1 and dropped[block] > dropped[result[-1] + 1]:
+            result.pop()
+            levels.pop()
+        result.append(block)
+        levels.append(level)
+    while levels and levels[-1] < 7:
+        result.pop()
+        levels.pop()
+    return result

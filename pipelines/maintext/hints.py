@@ -1,0 +1,119 @@
+"""What the names of an element say about its content: class, id, role, micro-data and the like.
+
+Names are read as words (`post-relatedArticles__list` says post, related, articles, list), since sites agree on words and on nothing else.
+The words are those that the common systems (WordPress, Drupal, Typo3, Joomla, Blogger, the news systems) and style frameworks use.
+"""
+
+import re
+
+# In the order of precedence where the tokens of one element say different things.
+CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN = 1, 2, 3, 4, 5
+
+_ATTRIBUTE = re.compile(r' (class|id|role|itemprop|style|aria-hidden|hidden)="([^"]*)"')
+_INVISIBLE = re.compile(r"display:\s*none|visibility:\s*hidden")
+_SEPARATORS = re.compile(r"[^A-Za-z]+")
+_CAMEL = re.compile(r"(?:[a-z]{2,}|[A-Z][a-z]+)(?:[A-Z][a-z]+)+")
+_CAPITALISED = re.compile(r"[A-Z]?[a-z]+")
+
+# Whole tokens that name the element around an article's text.
+_CONTENT = frozenset(
+    (
+        "articlebody article-body article__body article_body article-content article__content article_content articlecontent article-text "
+        "article_text articletext article-copy article-main-text entry-content entrycontent entry_content entry-body post-content postcontent "
+        "post__content post_content post-body post-entry td-post-content story-body storybody story__body story_body story-content story__content "
+        "story-text body-copy bodycopy body-text bodytext news-content news-body newsbody news-text content-body content-article single-content "
+        "blog-content text-content main-text maintext field-name-body field--name-body mw-parser-output"
+    ).split()
+)
+_COMMENT_WORDS = frozenset("comment comments commentlist commentform commentaire commentaires kommentar kommentare disqus respond replies livefyre".split())
+# Words for what stands beside any text of the site.
+_BOILERPLATE_WORDS = frozenset(
+    (
+        "nav navbar navi navigation subnav topnav mainnav menu menus submenu mainmenu megamenu footer subfooter sidebar sidebars sidenav widget widgets "
+        "breadcrumb breadcrumbs share shares sharing sharebar sharetools sharedaddy social socials sociallinks socialmedia addthis addtoany likes "
+        "subscribe subscription newsletter signup related relatedposts recommend recommended recommendation recommendations recirc recirculation "
+        "outbrain taboola teaser teasers promo promos promotion ad ads adv advert adverts advertisement advertising sponsor sponsored adsbygoogle "
+        "werbung anzeige publicidad publicite cookie cookies consent gdpr cmp modal popup overlay lightbox tooltip pagination pager paging "
+        "toolbar mostread trending noprint"
+    ).split()
+)
+# Words for what belongs to one text and is not of it, and such as sites use for other things, too.
+_MINOR_WORDS = frozenset(
+    (
+        "tags taglist tagcloud keywords byline author authors authorbox vcard meta metadata postmeta toc popular latest recent login register paywall "
+        "copyright legal disclaimer imprint caption captions credit credits gallery slideshow carousel slider swiper rating ratings feedback search "
+        "banner follow timestamp dateline date tools print categories fact"
+    ).split()
+)
+_PHRASES = ("read more", "more on", "see also", "also read", "read also", "read next", "up next", "sign up", "most read")
+_HIDING = frozenset("hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible u-hidden is-hidden noscreen".split())
+# First words of names that tell a state of the page, its place in a taxonomy (WordPress), or a page builder's box, and not a content.
+_STATES = frozenset("has no is with not without tag category format type status elementor et vc wpb fusion".split())
+# Words that in a name of the form block__element say which part of the page the block is, and nothing about the element.
+_FRAMES = frozenset("nav navbar navigation menu footer sidebar sidebars widget widgets banner modal overlay".split())
+_ROLES = frozenset("navigation banner contentinfo complementary search menu menubar dialog alert alertdialog toolbar tablist".split())
+
+_MAX_TOKENS_KEPT = 100_000
+_kept: dict[str, int] = {}  # verdicts on tokens, which repeat within a site and between sites
+
+
+def verdict(attributes: str) -> int:
+    """CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN or 0, for attributes as they stand in canonical HTML."""
+    result = 0
+    for name, value in _ATTRIBUTE.findall(attributes):
+        if name == "class" or name == "id":
+            for token in value.split():
+                found = _kept.get(token)
+                if found is None:
+                    if len(_kept) >= _MAX_TOKENS_KEPT:
+                        _kept.clear()
+                    found = _kept[token] = _token(token)
+                if found > result:
+                    result = found
+        elif name == "style":
+            if _INVISIBLE.search(value):
+                return HIDDEN
+        elif name == "hidden" or name == "aria-hidden":
+            if value != "false":
+                return HIDDEN
+        elif name == "itemprop":
+            if value == "articleBody":
+                return CONTENT
+        elif value in _ROLES:
+            result = max(result, BOILERPLATE)
+    return result
+
+
+def _token(token: str) -> int:
+    lower = token.lower()
+    if lower in _HIDING:
+        return HIDDEN
+    if lower in _CONTENT:
+        return CONTENT
+    if ":" in token or "[" in token:  # utility classes of style frameworks: md:hidden
+        return 0
+    words = _words(token)
+    if not words or words[0] in _STATES:
+        return 0
+    element = token.partition("__")[2]
+    if element:
+        inner = _words(element)
+        words = [word for word in words if word not in _FRAMES or word in inner]
+    if not _COMMENT_WORDS.isdisjoint(words):
+        return COMMENTS
+    if not _BOILERPLATE_WORDS.isdisjoint(words):
+        return BOILERPLATE
+    if not _MINOR_WORDS.isdisjoint(words):
+        return MINOR
+    joined = " ".join(words)
+    return BOILERPLATE if any(phrase in joined for phrase in _PHRASES) else 0
+
+
+def _words(token: str) -> list[str]:
+    """The lower-case words of a name, camelCase parted; the letters of a random identifier stay together."""
+    words = []
+    for part in _SEPARATORS.split(token):
+        if _CAMEL.fullmatch(part):
+            words += _CAPITALISED.findall(part)
+        words.append(part)
+    return [word.lower() for word in words if word]

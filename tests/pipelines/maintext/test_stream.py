@@ -1,0 +1,67 @@
+"""Canonical HTML to nodes and blocks."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from resiliparse.parse.html import HTMLTree
+
+from pipelines.maintext import stream
+
+
+def read(html, **options):
+    return stream.read(stream.canonical(HTMLTree.parse(html)), **options)
+
+
+def test_blocks_nodes_and_links():
+    page = read("<p>One <b>two</b>\n three<div>four <a href=/x>link &amp; more</a></div><ul><li>a<li>b</ul>tail")
+    assert page.text == ["One two three", "four link & more", "a", "b", "tail"]
+    assert page.link == [0, len("link &amp; more"), 0, 0, 0]
+    assert [page.tag[node] for node in page.node] == ["p", "div", "li", "li", "body"]
+    listing = page.tag.index("ul")
+    assert (page.first[listing], page.last[listing]) == (2, 4)
+
+
+def test_what_is_not_shown_is_no_text():
+    page = read("<body><script>if (a<b) x('<p>no</p>')</script><style>p{}</style><p>yes<!-- <p>no</p> --><noscript>no</noscript><select><option>no</select>")
+    assert page.text == ["yes"]
+    assert read("<p>a<span class='x sr-only'>no</span>b").text == ["ab"]
+
+
+def test_attribute_values_with_brackets_and_entities():
+    page = read("""<p title='a > b "q" <i>'>1 &lt; 2 &amp;&amp; 3 &gt; 2&nbsp;!<p>&amp;lt; stays""")
+    assert page.text == ["1 < 2 && 3 > 2 !", "&lt; stays"]
+
+
+def test_breaks_and_preformatted_text():
+    assert read("<p>a<br>b<br> <br>c<br>").text == ["a\nb", "c"]
+    assert read("<pre>\ndef f():\n    return 1\n\n    # x &lt; y</pre>").text == ["def f():\n    return 1\n\n    # x < y"]
+
+
+def test_soft_hyphens_go_and_links_within_the_page_are_none():
+    page = read("<h2>Donau\xaddampf <a href='#top'>up</a> <a name=x>anchor</a></h2>")
+    assert page.text == ["Donaudampf up anchor"] and page.link == [0]
+
+
+def test_addresses_and_alternative_texts_on_request():
+    html = "<p>See <a href='/a?b=1&amp;c=2'>here</a><img src=x alt='A dog'></p>"
+    assert read(html, links=True, alt_texts=True).text == ["See here (/a?b=1&c=2) A dog"]
+    assert read(html).text == ["See here"]
+
+
+PIECES = st.sampled_from(
+    ["<p>", "</p>", "<div class='share'>", "</div>", "<a href='x'>", "</a>", "<h1>", "</h2>", "<table>", "<tr>", "<td>", "</table>", "<li>", "<ul>", "</ul>"]
+    + ["<pre>", "</pre>", "<br>", "<hr>", "<b>", "</i>", "<!--", "-->", "<script>", "</script>", "<", ">", '"', "'", "&", "&nbsp;", "\n", "\v", "\xad", "\0"]
+    + ["<svg><p>", "<frameset>", "<plaintext>", "<textarea>", "<main>", "<article>", "<footer>", "</body>", "A sentence of some length, ended as usual.", "字。"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=40))
+def test_any_markup_gives_nested_nodes_over_ordered_blocks(pieces):
+    page = read("".join(pieces))
+    count = len(page.text)
+    assert len(page.link) == len(page.node) == count and len(page.tag) == len(page.parent) == len(page.first) == len(page.last)
+    assert all(text.strip() and 0 <= link <= len(text) for text, link in zip(page.text, page.link))
+    for node in range(1, len(page.tag)):
+        parent = page.parent[node]
+        assert parent < node and page.first[parent] <= page.first[node] <= page.last[node] <= page.last[parent] <= count
+    assert all(page.first[node] <= block < page.last[node] for block, node in enumerate(page.node))
