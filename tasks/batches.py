@@ -236,7 +236,7 @@ class Batches:
             for segment, (record, start, size) in enumerate(zip(row.records.tolist(), row.start[feature].tolist(), row.size[feature].tolist())):
                 here = slice(offset, offset + size)
                 if size and record not in left_out:
-                    values[number, here] = opened.reader[record][name][start : start + size]
+                    values[number, here] = opened.reader.values(record, name, start, start + size)
                     ids[number, here], positions[number, here] = segment + 1, np.arange(size)
                 offset += size
         return {name: values, f"{name}_segment_ids": ids, f"{name}_positions": positions}

@@ -111,6 +111,21 @@ class CacheReader:
             raise CacheError(f"{where} record {row}: feature {feature!r} is shorter than the {size} values its sidecar says.", REMAKE)
         return values
 
+    def values(self, record: int, feature: str, start: int, stop: int) -> np.ndarray:
+        """Values [start:stop] along the first axis of one feature of a record, with the shape and dtype the manifest declares; decodes no other
+        feature."""
+        shard, row = self.locate(record)
+        spec, where = self.manifest.features[feature], self._paths[shard]
+        decode = records.decode_float32 if spec["dtype"] == "float32" else records.decode_int64
+        inner = cache.shape_of(spec)[1:]
+        if None in inner:
+            return self[record][feature][start:stop]  # which says what is wrong
+        width = math.prod(inner)
+        array = decode(self.payload(record), feature, start * width, stop * width, where)
+        if len(array) != (stop - start) * width:
+            raise CacheError(f"{where} record {row}: feature {feature!r} is shorter than its sidecar says.", REMAKE)
+        return array.astype(cache.DTYPES[spec["dtype"]], copy=False).reshape(stop - start, *inner)
+
     def path(self, shard: int) -> str:
         """The file of a shard; its sidecar is this with `.idx`."""
         return self._paths[shard]

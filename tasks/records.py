@@ -23,6 +23,9 @@ MAX_RECORD_BYTES = 1 << 30
 _HEAD_BYTES = 256
 """Of a payload that are looked at first: with few features, the wanted one begins here."""
 
+_FLOAT_LIST, _INT64_LIST = 0x12, 0x1A
+"""Tags of Feature.float_list and Feature.int64_list."""
+
 _CRC_MASK_DELTA = 0xA282EAD8
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
@@ -129,10 +132,18 @@ def decode_example(payload: bytes, where: str = "record") -> dict[str, np.ndarra
 
 def decode_int64(payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record") -> np.ndarray:
     """Values [start:stop] of one int64 feature of an Example, int64 [n], decoding no more than these."""
-    packed = _packed_int64(payload, len(payload), name.encode())
+    packed = _packed(payload, len(payload), name.encode(), _INT64_LIST)
     if packed is None or (packed[0] < packed[1] and payload[packed[1] - 1] >= 0x80):
         return decode_example(payload, where).get(name, np.zeros(0, np.int64))[start:stop]
     return decode_varints(cut_varints(np.frombuffer(payload, np.uint8)[slice(*packed)], start, stop))
+
+
+def decode_float32(payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record") -> np.ndarray:
+    """Values [start:stop] of one float feature of an Example, float32 [n]: a read-only view of the payload."""
+    packed = _packed(payload, len(payload), name.encode(), _FLOAT_LIST)
+    if packed is None or (packed[1] - packed[0]) % 4:
+        return decode_example(payload, where).get(name, np.zeros(0, np.float32))[start:stop]
+    return np.frombuffer(payload, "<f4", (packed[1] - packed[0]) // 4, packed[0])[start:stop]
 
 
 def read_packed_int64(data: np.ndarray, offset: int, name: str, where: str) -> np.ndarray:
@@ -150,9 +161,9 @@ def read_packed_int64(data: np.ndarray, offset: int, name: str, where: str) -> n
         if len(footer) == FOOTER_BYTES and masked_crc(payload) == _CRC.unpack(footer)[0]:
             encoded = name.encode()
             try:
-                packed = _packed_int64(payload[:_HEAD_BYTES].tobytes(), len(payload), encoded)
+                packed = _packed(payload[:_HEAD_BYTES].tobytes(), len(payload), encoded, _INT64_LIST)
             except IndexError:  # the feature begins further back
-                packed = _packed_int64(payload.tobytes(), len(payload), encoded)
+                packed = _packed(payload.tobytes(), len(payload), encoded, _INT64_LIST)
             if packed is not None and (packed[0] == packed[1] or payload[packed[1] - 1] < 0x80):
                 return payload[slice(*packed)]
             values = decode_example(payload.tobytes(), where).get(name, np.zeros(0, np.int64))
@@ -197,8 +208,9 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
-def _packed_int64(head: bytes, size: int, name: bytes) -> tuple[int, int] | None:
-    """Where in a payload of `size` bytes the varints of a feature lie, if it has the layout every serializer gives it; else None.
+def _packed(head: bytes, size: int, name: bytes, kind: int) -> tuple[int, int] | None:
+    """Where in a payload of `size` bytes the values of a feature lie, if it has the layout every serializer gives it; else None. kind: the
+    tag of the list that holds them.
 
     head: the payload or its beginning. Raises IndexError if that is too little of it.
     """
@@ -218,8 +230,8 @@ def _packed_int64(head: bytes, size: int, name: bytes) -> tuple[int, int] | None
             raise IndexError
         if head[key[0] : key[1]] == name:
             span = _only_field(head, key[1], entry[1], 0x12)  # the entry's Feature
-            span = span and _only_field(head, *span, 0x1A)  # Feature.int64_list
-            return span and _only_field(head, *span, 0x0A)  # Int64List.value, packed
+            span = span and _only_field(head, *span, kind)
+            return span and _only_field(head, *span, 0x0A)  # Int64List.value or FloatList.value, packed
     return None
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tasks
-from tasks import cache
+from tasks import cache, hashing
 from tasks.batches import Batches
 from tasks.errors import CacheError, CastorError, ConfigurationError, VocabularyError
 
@@ -286,6 +286,34 @@ def test_several_features_travel_together(tmp_path):
                         frames += len(expected)
             assert not batch["mel"][batch["mel_segment_ids"] == 0].any()
         assert frames > 50
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "first_fit"])
+def test_every_value_of_every_feature_comes_once_an_epoch_beside_its_document(tmp_path, packing):
+    """Records without tokens, without frames, and longer than a row in one feature or in all: values say of which record they are."""
+    features = {**caches.DENSE, "patches": {"dtype": "int32", "rank": 3, "shape": [None, 2, 3]}}
+    records = []
+    for number, record in enumerate(caches.make_records(70)):
+        tokens, frames, patches = (hashing.key64("length", part, number) % most for part, most in (("t", 90), ("f", 12), ("p", 9)))
+        arrays = {
+            "targets": 1000 * number + 2 + np.arange(tokens * (number % 5 > 0)),
+            "mel": (1000.0 * number + np.arange(4 * frames, dtype=np.float32)).reshape(frames, 4),
+            "patches": (1000 * number + np.arange(6 * patches)).reshape(patches, 2, 3),
+        }
+        records.append(dataclasses.replace(record, features=arrays))
+    caches.make_cache(tmp_path / "all", records, features, name="all", splits=("train",))
+    batches = make(str(tmp_path / "all"), batch_size=1, lengths={"targets": 40, "mel": 5, "patches": 3}, packing=packing)
+    seen = {name: [] for name in features}
+    for step in range(batches.components[0].rows):
+        batch = {name: array[0] for name, array in batches.batch(step).items()}
+        ids = {"targets": "decoder_segment_ids", "mel": "mel_segment_ids", "patches": "patches_segment_ids"}
+        for segment in range(1, 1 + max(int(batch[name].max()) for name in ids.values())):
+            parts = {name: batch[name if name != "targets" else "decoder_target_tokens"][batch[key] == segment] for name, key in ids.items()}
+            assert len({int(value) // 1000 for part in parts.values() for value in part.ravel()}) == 1, "one document in all features"
+            for name, part in parts.items():
+                seen[name] += part.ravel().tolist()
+    for name, values in seen.items():
+        assert sorted(values) == sorted(value for record in records for value in record.features[name].ravel().tolist())
 
 
 @pytest.mark.parametrize("packing", ["first_fit", "concat_and_split"])

@@ -40,6 +40,16 @@ def test_slices_are_decoded_alone(integers, start, stop):
     assert records.decode_int64(payload, "missing").tolist() == []
 
 
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=40), st.integers(0, 45), st.one_of(st.none(), st.integers(0, 45)))
+def test_slices_of_floats_too(floats, start, stop):
+    payload = records.encode_example({"a": np.array([300]), "mel": np.array(floats, np.float32), "z": np.array([9.5])})
+    values = records.decode_float32(payload, "mel", start, stop)
+    assert values.dtype == np.float32 and values.tolist() == floats[start:stop]
+    assert records.decode_float32(payload, "z").tolist() == [9.5]
+    assert records.decode_float32(payload, "missing").tolist() == []
+
+
 def test_unpacked_examples_are_read_too():
     int64_list = bytes([0x08, 5, 0x08, 0xAC, 0x02])  # value: 5, value: 300, each with its own tag
     feature = bytes([0x1A, len(int64_list)]) + int64_list
@@ -48,12 +58,17 @@ def test_unpacked_examples_are_read_too():
     payload = bytes([0x0A, len(features)]) + features
     assert records.decode_int64(payload, "targets").tolist() == [5, 300]
     assert records.decode_int64(payload, "targets", 1).tolist() == [300]
+    float_list = b"".join(bytes([0x0D]) + struct.pack("<f", value) for value in (0.5, -2.0))
+    feature = bytes([0x12, len(float_list)]) + float_list
+    entry = bytes([0x0A, 3]) + b"mel" + bytes([0x12, len(feature)]) + feature
+    features = bytes([0x0A, len(entry)]) + entry
+    assert records.decode_float32(bytes([0x0A, len(features)]) + features, "mel", 0, 2).tolist() == [0.5, -2.0]
 
 
 @settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_no_example_or_a_clear_error(data):
-    for read in (records.decode_example, lambda d: records.decode_int64(d, "targets")):
+    for read in (records.decode_example, lambda d: records.decode_int64(d, "targets"), lambda d: records.decode_float32(d, "mel")):
         try:
             read(data)
         except CacheError as error:
