@@ -4,6 +4,7 @@
       documents-SSSSS-of-NNNNN.parquet      id, source, modality, text, bytes, metadata (JSON); cut and sorted by id
       dead_letter/SSSSS-of-NNNNN.jsonl      see pipelines/dead_letters.py
       rejected/REASON/SSSSS-of-NNNNN.parquet     on request: the documents rejected, with the column `measure`
+      duplicates/SSSSS-of-NNNNN.parquet     which document stays for each one removed, see pipelines/duplicates_table.py
       card.html                             the data card
       manifest.json                         written last: shards with size and SHA-256, funnel, configuration, fingerprints, inputs
 
@@ -26,7 +27,7 @@ from typing import Any
 
 import msgpack
 
-from pipelines import dead_letters
+from pipelines import dead_letters, duplicates_table
 from pipelines.document import DeadLetter, Document, Element, Rejection, document_id, pack, unpack
 from pipelines.funnel import Funnel, total
 from tasks import storage
@@ -134,9 +135,12 @@ def encode_element(element: Element, keep_rejects: bool) -> tuple[str, bytes]:
     return (element.document.id if isinstance(element, Rejection) else element.id), b"E" + pack(element)
 
 
-def encode_removal(identifier: str, kind: str) -> tuple[str, bytes]:
-    """(id, row) that removes document `identifier` as a duplicate of `kind`."""
-    return identifier, b"R" + msgpack.packb([identifier, kind])
+def encode_removal(identifier: str, kind: str, survivor: str = "", size: int = 0) -> tuple[str, bytes]:
+    """(id, row) that removes document `identifier` as a duplicate of `kind`, in favour of the document `survivor`, "" if that is not known.
+
+    With a `size` it removes nothing: it says that `identifier` stays for a cluster of so many documents.
+    """
+    return identifier, b"R" + msgpack.packb([identifier, kind, survivor, size])
 
 
 def encode_read(uri: str, count: int) -> tuple[str, bytes]:
@@ -146,7 +150,8 @@ def encode_read(uri: str, count: int) -> tuple[str, bytes]:
 
 def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes], keep_rejects: bool = False) -> None:
     """Writes one shard of everything and its entry from the rows of `encode_*`, in whatever order they come."""
-    funnel, removals, letters = Funnel(), {}, []
+    funnel, removals, letters, clusters = Funnel(), {}, [], {}
+    removed: list[tuple] = []
     kept: list[tuple[str, bytes]] = []
     rejected: list[tuple[str, str, bytes]] = []
     for row in rows:
@@ -154,8 +159,11 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
         if kind == b"C":
             funnel.read += msgpack.unpackb(body)
         elif kind == b"R":
-            identifier, duplicate = msgpack.unpackb(body)
-            removals[identifier] = min(duplicate, removals.get(identifier, duplicate))
+            identifier, duplicate, survivor, size = msgpack.unpackb(body)
+            if size:
+                duplicates_table.count_cluster(clusters, duplicate, size)
+            else:
+                removals[identifier] = min((duplicate, survivor), removals.get(identifier, (duplicate, survivor)))
         else:
             element = unpack(body)
             if isinstance(element, Document):
@@ -172,7 +180,9 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
         if identifier == previous:
             funnel.duplicate("id")
         elif identifier in removals:
-            funnel.duplicate(removals[identifier])
+            kind, survivor = removals[identifier]
+            funnel.duplicate(kind)
+            removed.append(duplicates_table.row(unpack(body), kind, survivor))
         else:
             document = unpack(body)
             problem = writer.add(document)
@@ -188,7 +198,8 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
     _write(storage.join(staging, dead_letters.file_name(shard, num_shards)), dead_letters.encode(letters))
     if keep_rejects:
         _write_rejects(staging, shard, num_shards, rejected)
-    entry.update(funnel=funnel.to_json(), facts=facts.to_json(), rejected_samples=_rejected_samples(rejected))
+    duplicates_table.write(staging, shard, num_shards, removed)
+    entry.update(clusters=clusters, funnel=funnel.to_json(), facts=facts.to_json(), rejected_samples=_rejected_samples(rejected))
     storage.makedirs(storage.join(staging, _ENTRIES))
     storage.write_json_atomic(storage.join(staging, _ENTRIES, f"{shard:05d}.json"), entry)
 
@@ -208,7 +219,7 @@ def commit(staging: str, output: str, manifest: dict[str, Any]) -> None:
     storage.remove(storage.join(output, MANIFEST))
     storage.remove_tree(storage.join(staging, _ENTRIES))
     for name in storage.list_files(output):
-        if name.startswith("documents-") or name in (CARD, dead_letters.FOLDER, REJECTED, FAILED):
+        if name.startswith("documents-") or name in (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, FAILED):
             path = storage.join(output, name)
             storage.remove_tree(path) if storage.is_directory(path) else storage.remove(path)
     for name in storage.list_files(staging):

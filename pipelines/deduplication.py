@@ -1,57 +1,178 @@
 """Deduplication by removal rows: find what is repeated without moving the documents.
 
-A deduplicator turns elements into (id, kind) rows, one for each document to be removed; the sink drops those documents and counts them
-under `kind` in the funnel. Only hashes and ids are shuffled: 32 bytes a document however fat it is.
+    removals = elements | Deduplicate((ByUrl(), ByText(), MinHash()))
+    (elements, removals) | WriteCorpus(...)
+
+Rules are applied one after the other (pipelines/duplicates.py): what one removes takes no part in the next, so a removed document never takes another with it.
+Exact rules come first; a near rule ends the list. The rows are (id, kind, survivor, 0) for each document that goes, with the id of the one that stays in its
+place, and (id, kind, "", size) for the one that stays, with the size of the cluster. The sink drops the documents, counts them under `kind` in the funnel
+and writes the rows down beside the corpus. A survivor may fall to a later rule itself: then its own row leads on.
+
+Only hashes and ids are shuffled: an exact rule moves 24 bytes a document and what the later rules have to know (MinHash: 250 bytes), a near rule 40 bytes for
+each key. No bucket is held in memory, however many documents it has.
 """
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
+import msgpack
 
+from pipelines import duplicates
+from pipelines.components import ConnectedComponents
 from pipelines.document import Document
+from pipelines.duplicates import bytes_key, text_key
+from tasks.errors import ConfigurationError
+
+__all__ = ["Deduplicate", "ExactDuplicates", "bytes_key", "text_key"]
+
+_ROW = tuple[str, str, str, int]
+_KEYED = tuple[bytes, bytes]
+
+
+class Deduplicate(beam.PTransform):
+    """Elements -> rows for the sink, by `rules` in order (see the top of this file). No rules, no rows."""
+
+    def __init__(self, rules: Sequence[duplicates.Rule], label: str = "duplicates"):
+        super().__init__(label=label)
+        self._rules = tuple(rules)
+        for rule in self._rules[:-1]:
+            if hasattr(rule, "links"):
+                raise ConfigurationError(f"the rule {rule.kind!r} ({rule.binding}) is not the last of the rules of deduplication.", "Put it last.")
+
+    def expand(self, elements):
+        sketches = elements | "sketch" >> beam.FlatMap(_sketch, self._rules).with_output_types(bytes)
+        rows = []
+        for number, rule in enumerate(self._rules):
+            step = _Near(rule) if hasattr(rule, "links") else _Exact(rule)
+            sketches, found = sketches | f"{number}.{rule.kind}" >> step
+            rows.append(found)
+        return tuple(rows) | "rows" >> beam.Flatten(pipeline=elements.pipeline)
 
 
 class ExactDuplicates(beam.PTransform):
-    """Elements -> (id, kind) of every Document whose `key` (bytes) some Document with a smaller id has too. The smallest id survives.
+    """Elements -> rows for every Document whose `key` (bytes) some Document with a smaller id has too. The smallest id survives.
 
-    `key` is an importable function; None for a document exempts it. The key is condensed to 128 bits (BLAKE2b).
+    `key` is an importable function; None for a document exempts it. The key is condensed to 128 bits (BLAKE2b). To apply several rules use one
+    Deduplicate: two of these side by side, each with its own idea of which stays, could remove both.
     """
 
     def __init__(self, key: Callable[[Document], bytes | None], kind: str = "exact"):
         super().__init__(label=f"duplicates.{kind}")
-        self._key = key
-        self._kind = kind
+        self._rule = _ByKey(key, kind)
 
     def expand(self, elements):
-        return (
-            elements
-            | "key" >> beam.FlatMap(_keyed, self._key).with_output_types(tuple[bytes, bytes])
-            | "group" >> beam.GroupByKey()
-            | "removals" >> beam.FlatMap(_all_but_smallest, self._kind).with_output_types(tuple[str, str])
-        )
+        return elements | Deduplicate((self._rule,), "by key")
 
 
-def text_key(document: Document) -> bytes | None:
-    """The text, word for word, blanks aside. None for an empty text."""
-    return " ".join(document.text.split()).encode("utf-8", "surrogatepass") or None if document.text else None
+class _ByKey:
+    def __init__(self, key, kind):
+        self._key = key
+        self.kind = kind
+        self.keep = duplicates.SmallestId()
+
+    def keys(self, document):
+        value = self._key(document)
+        return [] if value is None else [duplicates.condense(value)]
 
 
-def bytes_key(document: Document) -> bytes | None:
-    """The encoded file itself."""
-    return document.bytes or None
+# A sketch is what the rules yet to come know of a document, packed: for each rule [node, payload, key, key, ...].
 
 
-def _keyed(element, key):
+def _sketch(element, rules):
     if isinstance(element, Document):
-        value = key(element)
-        if value is not None:
-            yield hashlib.blake2b(value, digest_size=16, person=b"castor.dedup.v1").digest(), bytes.fromhex(element.id)
+        yield msgpack.packb([_part(rule, element) for rule in rules])
 
 
-def _all_but_smallest(group, kind):
-    _, ids = group
-    smallest = min(ids)
-    for identifier in ids:
-        if identifier != smallest:  # an id that occurs twice is the sink's to count
-            yield identifier.hex(), kind
+def _part(rule, document):
+    payload = rule.payload(document) if hasattr(rule, "payload") else b""
+    return [duplicates.node(rule, document), payload, *rule.keys(document)]
+
+
+class _Exact(beam.PTransform):
+    """Sketches -> (sketches of those that stay, without their first part; rows)."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self._kind = rule.kind
+
+    def expand(self, sketches):
+        groups = sketches | "key" >> beam.FlatMap(_first_key).with_output_types(_KEYED) | "group" >> beam.GroupByKey()
+        exempt = sketches | "exempt" >> beam.FlatMap(_exempt).with_output_types(bytes)
+        chosen = groups | "choose" >> beam.FlatMap(_chosen).with_output_types(bytes)
+        rows = groups | "name" >> beam.FlatMap(_removals, self._kind).with_output_types(_ROW)
+        return (chosen, exempt) | "stay" >> beam.Flatten(), rows
+
+
+def _first_key(sketch):
+    (node, _, *keys), *later = msgpack.unpackb(sketch)
+    if keys:
+        yield keys[0], node + (msgpack.packb(later) if later else b"")
+
+
+def _exempt(sketch):
+    (_, _, *keys), *later = msgpack.unpackb(sketch)
+    if later and not keys:
+        yield msgpack.packb(later)
+
+
+def _chosen(group):
+    smallest = min(group[1])
+    if len(smallest) > duplicates.NODE_BYTES:
+        yield smallest[duplicates.NODE_BYTES :]
+
+
+def _removals(group, kind):
+    _, members = group
+    smallest = min(members)
+    node, survivor, size = smallest[: duplicates.NODE_BYTES], duplicates.identifier(smallest), 1
+    for member in members:
+        if not member.startswith(node):  # an id that occurs twice is the sink's to count
+            size += 1
+            yield duplicates.identifier(member), kind, survivor, 0
+    if size > 1:
+        yield survivor, kind, "", size
+
+
+class _Near(beam.PTransform):
+    """Sketches of one part -> (none, rows)."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self._rule = rule
+
+    def expand(self, sketches):
+        rows = (
+            sketches
+            | "keys" >> beam.FlatMap(_all_keys).with_output_types(_KEYED)
+            | "buckets" >> beam.GroupByKey()
+            | "link" >> beam.FlatMap(_links, self._rule).with_output_types(_KEYED)
+            | ConnectedComponents(self._rule.rounds, f"{self._rule.binding}.rounds")
+            | "name" >> beam.Map(_named, self._rule.kind).with_output_types(_ROW)
+        )
+        return None, rows
+
+
+def _all_keys(sketch):
+    ((node, payload, *keys),) = msgpack.unpackb(sketch)
+    for key in keys:
+        yield key, node + payload
+
+
+def _links(group, rule):
+    return rule.links(_Bucket(group[1]))
+
+
+class _Bucket:
+    """The (node, payload) pairs of a group, as often as one asks."""
+
+    def __init__(self, members):
+        self._members = members
+
+    def __iter__(self):
+        for member in self._members:
+            yield member[: duplicates.NODE_BYTES], member[duplicates.NODE_BYTES :]
+
+
+def _named(placed, kind):
+    node, smallest, size = placed
+    return duplicates.identifier(node), kind, duplicates.identifier(smallest) if smallest else "", size

@@ -30,7 +30,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from pipelines import card, corpus, lists
+from pipelines import card, corpus, duplicates_table, lists
 from pipelines.funnel import Funnel, table
 from tasks import errors, fingerprint, storage
 from tasks.errors import CastorError, ConfigurationError, CorpusError
@@ -149,6 +149,7 @@ class RefineJob(BaseJob):
             "shards": [entry["shard"] for entry in entries],
             "documents": funnel.kept,
             "funnel": funnel.to_json(),
+            "clusters": duplicates_table.sum_clusters(entry["clusters"] for entry in entries),
             "config": config,
             "fingerprint": name_of_run,
             "code_fingerprint": self.code(),

@@ -50,7 +50,7 @@ def _place_element(element: Element, num_shards: int, keep_rejects: bool) -> tup
     return _place(*corpus.encode_element(element, keep_rejects), num_shards)
 
 
-def _place_removal(removal: tuple[str, str], num_shards: int) -> tuple[int, bytes]:
+def _place_removal(removal: tuple, num_shards: int) -> tuple[int, bytes]:
     return _place(*corpus.encode_removal(*removal), num_shards)
 
 

@@ -1,0 +1,119 @@
+"""Deduplication whole: rules one after the other, who stays, what the sink writes, and the same bytes however it is run."""
+
+import json
+import pathlib
+
+import apache_beam as beam
+import duplicates_job
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that
+
+from pipelines import corpus, duplicates_table, job
+from pipelines.deduplication import Deduplicate, ExactDuplicates
+from pipelines.document import Document, document_id
+from pipelines.duplicates import ByText, ByUrl, Longest, Newest, text_key
+from pipelines.minhash import MinHash
+from tasks.errors import ConfigurationError
+
+TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+SENTENCE = "the quick brown fox jumps over the lazy dog and runs away from the seven angry bears of the north"
+
+
+def document(number, text=SENTENCE, **metadata):
+    return Document(document_id("test", str(number)), f"file#line={number}", "text", text, None, metadata)
+
+
+def test_rows_of_exact_duplicates():
+    documents = [document(i, text) for i, text in enumerate(["a  b", "a b", "c", "a\nb", "", ""])]
+    same = sorted(d.id for d in documents if d.text[:1] == "a")
+    expected = sorted([(same[1], "exact", same[0], 0), (same[2], "exact", same[0], 0), (same[0], "exact", "", 3)])
+
+    def check(rows):
+        assert sorted(rows) == expected
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        elements = pipeline | beam.Create([*documents, documents[0]])  # one id twice: not a duplicate of itself
+        assert_that(elements | ExactDuplicates(text_key), check, "old")
+        assert_that(elements | Deduplicate((ByText(),)), check, "new")
+
+
+def test_what_one_rule_removes_takes_nothing_with_it():
+    """b is an old version of a (same address); c says what b said. c stays, since b is gone before texts are compared."""
+    a = document(1, SENTENCE, url="http://www.x.org/p?utm_source=1", date="2024-05-01T00:00:00Z")
+    b = document(2, "something else entirely " + SENTENCE[:20], url="https://x.org/p/", date="20230501000000")
+    c = document(3, b.text, url="http://y.org/p")
+    d = document(4, a.text.upper() + "!", url="http://z.org")  # near, not exact; longer by one character
+    expected = sorted([(b.id, "url", a.id, 0), (a.id, "url", "", 2), (a.id, "near", d.id, 0), (d.id, "near", "", 2)])
+
+    def check(rows):
+        assert sorted(rows) == expected
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        assert_that(pipeline | beam.Create([a, b, c, d]) | Deduplicate((ByUrl(), ByText(), MinHash())), check)
+
+
+def test_no_rules_and_rules_in_a_wrong_order():
+    def check(rows):
+        assert not list(rows)
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        assert_that(pipeline | beam.Create([document(1), document(2)]) | Deduplicate(()), check)
+    with pytest.raises(ConfigurationError, match="'near' .minhash.MinHash. is not the last"):
+        Deduplicate((MinHash(), ByText()))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Three copies word for word, a chain of near copies, one address twice, bystanders."""
+    root = tmp_path_factory.mktemp("texts")
+    words = [f"word{i * i % 97}x{i}" for i in range(200)]
+    rows = [{"text": " ".join(words), "url": f"http://a.org/{i}"} for i in range(3)]
+    rows += [{"text": " ".join(words[k:] + [f"new{i}" for i in range(k)]), "url": f"http://b.org/{k}"} for k in range(0, 40, 2)]
+    rows += [{"text": f"page {k} of the same address " + "and " * k + "so on", "url": "https://www.c.org/?ref=" + str(k)} for k in range(3)]
+    rows += [{"text": " ".join(f"other{k}y{i}" for i in range(120)), "url": f"http://d.org/{k}"} for k in range(40)]
+    for half in range(2):
+        (root / f"{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[half::2]))
+    return root
+
+
+def run(texts, output, beam_args=(), **changes):
+    made = duplicates_job.Job(name="d", input_root=str(texts), inputs=("*",), output=str(output), **{"num_shards": 3, **changes})
+    return job.run(made, beam_args, quiet=True)
+
+
+def files_of(directory):
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()}
+
+
+def test_job_funnel_table_and_equal_bytes(texts, tmp_path):
+    manifest = run(texts, tmp_path / "one")
+    assert manifest["funnel"]["duplicates"] == {"exact": 3, "near": 19, "url": 2} and manifest["funnel"]["kept"] == 66 - 24
+    assert manifest["clusters"] == {"exact": {"4": 1}, "near": {"16": 1}, "url": {"2": 1}}
+    kept = {d.id: d for d in corpus.read_corpus(str(tmp_path / "one"))}
+    rows = list(duplicates_table.read(str(tmp_path / "one")))
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows) and len(rows) == 24
+    for row in rows:
+        steps = duplicates_table.survivor_of(rows, row["id"])
+        assert row["id"] not in kept and steps[-1][1] in kept and steps[0][0] == row["kind"] and row["url"].startswith("http")
+    assert duplicates_table.survivor_of(rows, next(iter(kept))) == []
+    run(texts, tmp_path / "two", TWO_WORKERS)
+    assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
+
+
+def test_who_stays_is_configuration(texts, tmp_path):
+    run(texts, tmp_path / "out", duplicates=(MinHash(keep=Longest(), bands=40, rows=3),))
+    near = max((d for d in corpus.read_corpus(str(tmp_path / "out")) if "word" in d.text), key=lambda d: len(d.text))
+    lengths = [len(json.loads(line)["text"]) for p in texts.iterdir() for line in p.read_text().splitlines() if "word" in line]
+    assert len(near.text) == max(lengths)
+    assert Newest().rank(near) == 0
+
+
+def test_too_few_rounds_stop_the_job_and_name_the_binding(tmp_path):
+    """A window slides over words: each text is near the next alone, so that they hang together in a long chain."""
+    words = [f"word{i * i % 997}x{i}" for i in range(2000)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": " ".join(words[i * 10 : i * 10 + 100])}) + "\n" for i in range(190)))
+    with pytest.raises(ConfigurationError, match=r"do not come to rest in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"):
+        run(tmp_path, tmp_path / "out", duplicates=(MinHash(rounds=1),))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert run(tmp_path, tmp_path / "out", duplicates=(MinHash(),))["funnel"]["duplicates"]["near"] > 100
