@@ -12,6 +12,7 @@ import gin
 from pipelines.deduplication import ExactDuplicates, text_key
 from pipelines.filters import generated, licence, santacoder, stack  # noqa: F401 (santacoder: for gin)
 from pipelines.job import RefineJob
+from pipelines.licence_headers import Declare
 from pipelines.repositories import RepositorySource
 from pipelines.sandbox import Sandbox
 from pipelines.secrets import Remove
@@ -40,7 +41,7 @@ class Job(RefineJob):
         return RepositorySource(self.name, self.input_root, tuple(self.inputs), self.max_file_bytes)
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("parse", Chain((self.parse, self.secrets)), self.sandbox)
+        elements = pipeline | self.read() | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
         for rules in self.filters:
             elements = elements | Check(rules)
         return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

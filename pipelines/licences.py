@@ -37,6 +37,7 @@ PERMISSIVE = (
     "Unlicense",
     "WTFPL",
     "Zlib",
+    "LicenseRef-public-domain",
 )
 
 _NAMES = re.compile(
@@ -117,7 +118,7 @@ def identify_text(text: str) -> tuple[str, ...]:
         return (UNKNOWN,)
     tagged = spdx_expression(text)
     if tagged is not None:
-        return tuple(sorted(set(_ids(tagged)))) or (UNKNOWN,)
+        return tuple(sorted(set(ids(tagged)))) or (UNKNOWN,)
     from identify import identify
 
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="replace", suffix=".txt") as file:
@@ -171,11 +172,18 @@ def _one(tokens: list[str], permissive: frozenset[str]) -> tuple[bool, list[str]
     if tokens[0] == "(":
         verdict, rest = _either(tokens[1:], permissive)
         return verdict and rest[:1] == [")"], rest[1:]
-    verdict, rest = tokens[0].removesuffix("+") in permissive, tokens[1:]
+    verdict, rest = _bare(tokens[0]) in {_bare(name) for name in permissive}, tokens[1:]
     if rest and rest[0].upper() == "WITH":
         rest = rest[2:]
     return verdict, rest
 
 
-def _ids(expression: str) -> list[str]:
+def _bare(name: str) -> str:
+    """An id for comparison: case does not count (SPDX 2.3, annex D), nor does `or later`: who may use a version may use that one."""
+    return name.lower().removesuffix("+").removesuffix("-or-later").removesuffix("-only")
+
+
+def ids(expression: str) -> list[str]:
+    """The licences that an expression names, in order; exceptions after WITH are not licences."""
+    expression = re.sub(r"(?i)\bWITH\s+\S+", "", expression)
     return [token for token in _TOKEN.findall(expression) if token not in "()" and token.upper() not in ("OR", "AND", "WITH")]

@@ -6,7 +6,6 @@ point outside are rejected by reason. This file knows no Beam.
 """
 
 import dataclasses
-import functools
 import io
 import os
 import posixpath
@@ -15,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from typing import ClassVar
 
-from pipelines import charset, compressed, licences, tars
+from pipelines import compressed, licence_files, licences, tars
 from pipelines.document import BadInput, Element
 from pipelines.sources import FileSource, match, open_regular
 from tasks import storage
@@ -24,7 +23,6 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _UNSAFE = re.compile(r"^/|^[A-Za-z]:[\\/]|(?:^|/)\.\.(?:/|$)|[\x00-\x1f\x7f]")
 _VERSION_CONTROL = re.compile(r"(?:^|/)(?:\.git|\.hg|\.svn|node_modules|__pycache__)/")
 _FAULTS_REJECTED = ("not_a_file", "too_large")
-_MAX_LICENCE_FILES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +58,8 @@ class RepositorySource(FileSource):
         top = os.path.relpath(uri, self.root)
         paths = [p for p in match(self.root, self.patterns) if (p.startswith(top + "/") if top != "." else "/" not in p)]
         paths = [p for p in paths if not p.lower().endswith(_ARCHIVES)]
-        governing = _Licences()
-        for path in _licence_files_above(self.root, top) + [p for p in _walk(self.root, top) if licences.is_licence_file(p)]:
+        governing = licence_files.Governing()
+        for path in _licence_files_above(self.root, top) + [p for p in _walk(self.root, top) if licence_files.speaks(p)]:
             try:
                 governing.add(path, self._content(path))
             except (BadInput, OSError):
@@ -91,10 +89,10 @@ class RepositorySource(FileSource):
         total, damage = self._measure(uri)
         if not total and damage:
             raise damage
-        governing = _Licences()
+        governing = licence_files.Governing()
         with open_regular(uri) as raw:
             for item in tars.read_members(_Forward(raw, uri, total), licences.MAX_BYTES):
-                if isinstance(item, tars.Member) and licences.is_licence_file(item.name):
+                if isinstance(item, tars.Member) and licence_files.speaks(item.name):
                     governing.add(_inside(item.name), item.data)
                 elif item.name and isinstance(item, tars.Fault) and item.error == "too_large" and licences.is_licence_file(item.name):
                     governing.add(_inside(item.name), None)
@@ -109,7 +107,7 @@ class RepositorySource(FileSource):
         if damage:
             raise damage
 
-    def _member(self, uri: str, key: str, repository: str, item, governing: "_Licences") -> Element:
+    def _member(self, uri: str, key: str, repository: str, item, governing: licence_files.Governing) -> Element:
         if item.name and _UNSAFE.search(item.name):
             return self.reject(uri, key, "code.unsafe_path", _plain(repr(item.name))[:200])
         if isinstance(item, tars.Fault):
@@ -118,13 +116,16 @@ class RepositorySource(FileSource):
             return self.dead(uri, key, item.error, item.message)
         return self._file(uri, key, repository, _inside(item.name), item.data, governing)
 
-    def _file(self, uri: str, key: str, repository: str, path: str, data: bytes, governing: "_Licences") -> Element:
+    def _file(self, uri: str, key: str, repository: str, path: str, data: bytes, governing: licence_files.Governing) -> Element:
         facts = {"path": _plain(path), "repository": _plain(repository)}
         if _VERSION_CONTROL.search(path):
             return self.reject(uri, key, "code.not_source", **facts)
         if not data.strip():
             return self.reject(uri, key, "code.empty", **facts)
-        return self.document(uri, key, data=data, licences=governing.of(path), **facts)
+        decision = governing.of(path)
+        return self.document(
+            uri, key, data=data, licence=decision.expression, licences=list(decision.ids), licence_from=[_plain(p) for p in decision.files], **facts
+        )
 
     def _measure(self, uri: str) -> tuple[int, BadInput | None]:
         """Bytes of an archive after decompression, up to damage if there is any. Raises BadInput("too_large")."""
@@ -140,51 +141,6 @@ class RepositorySource(FileSource):
             except compressed.Damaged as error:
                 return total, error
         return total, None
-
-
-class _Licences:
-    """The licence files of a repository, by the folder that they govern."""
-
-    def __init__(self):
-        self._found: dict[str, dict[str, tuple[str, ...]]] = {}
-        self._unknown: dict[tuple[str, str], str] = {}
-        self._count = 0
-        self._of_folder = functools.cache(self._look_up)
-
-    def add(self, path: str, data: bytes | None) -> None:
-        """Takes note of a licence file; None for one that could not be read."""
-        self._count += 1
-        names, text = (licences.UNKNOWN,), ""
-        if data is not None and self._count <= _MAX_LICENCE_FILES:
-            try:
-                text = charset.decode(data)[0]
-                names = licences.identify_text(text)
-            except BadInput:
-                pass
-        folder, name = licences.governed_folder(path), posixpath.basename(path)
-        self._found.setdefault(folder, {})[name] = names
-        if names == (licences.UNKNOWN,):
-            self._unknown[folder, name] = text
-
-    def of(self, path: str) -> list[str]:
-        """SPDX ids that govern a file: those of the nearest folder above it that has any; sorted, empty if there is none."""
-        return list(self._of_folder(posixpath.dirname(path)))
-
-    def _look_up(self, folder: str) -> tuple[str, ...]:
-        while True:
-            files = self._found.get(folder)
-            if files:
-                return tuple(sorted(set().union(*(names for name, names in files.items() if not self._points(folder, name)))))
-            if not folder:
-                return ()
-            folder = posixpath.dirname(folder)
-
-    def _points(self, folder: str, name: str) -> bool:
-        """True for an unknown text that only points to its neighbours: `either of the licences found in LICENSE.APACHE or LICENSE.BSD`."""
-        text = self._unknown.get((folder, name), "")
-        return len(text) < 2000 and any(
-            other in text for other in self._found[folder] if other != name and (folder, other) not in self._unknown
-        )
 
 
 class _Forward(io.RawIOBase):

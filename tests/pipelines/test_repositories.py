@@ -106,7 +106,8 @@ def test_archive(tmp_path):
         "r/pipe": "code.not_a_file",
     }
     assert (
-        elements[0].metadata == {"path": "r/a.py", "repository": "r@1", "licences": ["MIT"]}
+        elements[0].metadata
+        == {"path": "r/a.py", "repository": "r@1", "licence": "MIT", "licences": ["MIT"], "licence_from": ["r/LICENSE"]}
         and len({e.id for e in elements if isinstance(e, Document)}) == 5
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r@1.tar.gz"]
