@@ -75,10 +75,10 @@ class Governing:
         self._count += 1
         text = _decoded(data) if self._count <= MAX_FILES else None
         name, folder = posixpath.basename(path), posixpath.dirname(path)
-        if path.endswith(_SIDECAR) and not licences.is_licence_file(path):
-            expression = licence_headers.tags(text or "")
-            if expression:
-                self._sidecars[path.removesuffix(_SIDECAR)] = _decision(expression, path)
+        tagged = licence_headers.tags(text or "")
+        if path.endswith(_SIDECAR) and (tagged or not licences.is_licence_file(path)):
+            if tagged:
+                self._sidecars[path.removesuffix(_SIDECAR)] = _decision(tagged, path)
         elif name == "REUSE.toml":
             self._annotated.setdefault(folder, []).extend(_reuse(text or "", path))
         elif path.endswith(".reuse/dep5"):
