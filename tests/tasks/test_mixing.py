@@ -2,6 +2,7 @@
 
 import collections
 import fractions
+import hashlib
 
 import numpy as np
 import pytest
@@ -53,6 +54,19 @@ def test_golden_vectors():
     assert "".join(mixing.names[c] for c in components) == GOLDEN_COMPONENTS
     assert indices.tolist() == GOLDEN_INDICES
     assert [mixing.counts(p) for p in (1, 2, 5, 32, 40, 50, 60, 70, 10**6)] == GOLDEN_COUNTS
+
+
+def test_golden_order_of_nine_components():
+    """Long enough that whoever cuts the tree or rounds in another way fails here."""
+    first = {name: number + 0.1 for number, name in enumerate(NAMES, start=1)}
+    stages = [(1000, 500, {name: 2.0**-number for number, name in enumerate(NAMES)}), (2000, 0, {name: 1 for name in NAMES[2:]})]
+    mixing = Mixing.of(first, 5, stages)
+    found = []
+    for position in (0, 10**12):
+        components, indices = mixing.at(position, 3000)
+        found.append(hashlib.sha256(components.astype("<i8").tobytes() + indices.astype("<i8").tobytes()).hexdigest()[:16])
+    assert [mixing.counts(position) for position in (500, 1250, 1999, 2500)] == GOLDEN_NINE_COUNTS
+    assert found == GOLDEN_NINE
 
 
 @settings(derandomize=True, deadline=None)
@@ -213,3 +227,10 @@ GOLDEN_INDICES = [
 ]
 # fmt: on
 GOLDEN_COUNTS = [(1, 0, 0), (1, 1, 0), (3, 1, 1), (16, 10, 6), (20, 12, 8), (24, 14, 12), (26, 15, 19), (27, 15, 28), (27, 999945, 28)]
+GOLDEN_NINE_COUNTS = [
+    (12, 23, 34, 45, 56, 66, 77, 88, 99),
+    (60, 70, 88, 110, 134, 159, 184, 210, 235),
+    (405, 245, 178, 159, 162, 178, 199, 224, 249),
+    (406, 245, 250, 230, 234, 249, 270, 296, 320),
+]
+GOLDEN_NINE = ["730f36e21aa8a0fd", "339d6b654fcfe951"]
