@@ -9,39 +9,52 @@ from typing import Any, ClassVar
 
 import gin
 
-from pipelines.deduplication import ExactDuplicates, text_key
-from pipelines.filters import generated, licence, santacoder, stack  # noqa: F401 (santacoder: for gin)
+from pipelines.deduplication import Deduplicate
+from pipelines.duplicates import ByText
+from pipelines.filters import generated, licence, santacoder, stack
 from pipelines.job import RefineJob
 from pipelines.licence_headers import Declare
+from pipelines.minhash import MinHash
+from pipelines.notebooks import Notebooks
 from pipelines.repositories import RepositorySource
 from pipelines.sandbox import Sandbox
 from pipelines.secrets import Remove
 from pipelines.sink import WriteCorpus
 from pipelines.sourcecode import Parse
-from pipelines.stages import Apply, Chain, Check
+from pipelines.stages import Apply, Chain, Through
 
 gin.configurable(Parse, module="sourcecode")
 gin.configurable(Remove, module="secrets")
+gin.configurable(Notebooks, module="notebooks")
+
+del MinHash, santacoder  # imported so that gin knows them
 
 
 @gin.configurable(module="code")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(RefineJob):
-    """max_file_bytes: larger files are rejected unread. filters: rule sets, applied in order."""
+    """max_file_bytes, max_notebook_bytes: larger files are rejected unread. filters: rule sets and functions, applied in order.
+    duplicates: rules of deduplication, in order.
+    """
 
     max_file_bytes: int = 1 << 20
+    max_notebook_bytes: int = 8 << 20
     parse: Parse = Parse()
     secrets: Remove = Remove()
     filters: Sequence[Any] = (generated.Filter(), stack.Filter(), licence.Filter())
+    duplicates: Sequence[Any] = (ByText(),)
     sandbox: Sandbox = Sandbox(cpu_seconds=5.0, memory_bytes=1 << 30)
 
     modality: ClassVar[str] = "code"
 
     def source(self) -> RepositorySource:
-        return RepositorySource(self.name, self.input_root, tuple(self.inputs), self.max_file_bytes)
+        return RepositorySource(self.name, self.input_root, tuple(self.inputs), self.max_file_bytes, self.max_notebook_bytes)
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
-        for rules in self.filters:
-            elements = elements | Check(rules)
-        return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        elements = (
+            pipeline
+            | self.read()
+            | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
+            | Through(self.filters)
+        )
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

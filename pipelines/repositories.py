@@ -27,9 +27,12 @@ _FAULTS_REJECTED = ("not_a_file", "too_large")
 
 @dataclasses.dataclass(frozen=True)
 class RepositorySource(FileSource):
-    """max_file_bytes: larger files are rejected unread. max_archive_bytes: of one archive after decompression."""
+    """max_file_bytes: larger files are rejected unread. max_notebook_bytes: the same for .ipynb, which pictures swell.
+    max_archive_bytes: of one archive after decompression.
+    """
 
     max_file_bytes: int = 1 << 20
+    max_notebook_bytes: int = 8 << 20
     max_archive_bytes: int = 4 << 30
 
     modality: ClassVar[str] = "code"
@@ -76,12 +79,15 @@ class RepositorySource(FileSource):
             else:
                 yield self._file(file, "", os.path.basename(os.path.abspath(uri)), path, data, governing)
 
+    def _limit(self, path: str) -> int:
+        return self.max_notebook_bytes if path.lower().endswith(".ipynb") else self.max_file_bytes
+
     def _content(self, path: str) -> bytes:
         file = storage.join(self.root, path)
         status = os.lstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise BadInput("not_a_file", stat.filemode(status.st_mode))
-        if status.st_size > self.max_file_bytes:
+        if status.st_size > self._limit(path):
             raise BadInput("too_large", str(status.st_size))
         return storage.read_bytes(file)
 
@@ -99,7 +105,7 @@ class RepositorySource(FileSource):
         repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", posixpath.basename(uri), flags=re.IGNORECASE)
         seen: dict[str, int] = {}
         with open_regular(uri) as raw:
-            for item in tars.read_members(_Forward(raw, uri, total), self.max_file_bytes):
+            for item in tars.read_members(_Forward(raw, uri, total), max(self.max_file_bytes, self.max_notebook_bytes)):
                 seen[item.name] = seen.get(item.name, 0) + 1
                 times = f";{seen[item.name]}" if seen[item.name] > 1 else ""
                 key = f"member={item.name}{times}" if item.name else f"offset={item.offset}"
@@ -114,6 +120,8 @@ class RepositorySource(FileSource):
             if item.error in _FAULTS_REJECTED:
                 return self.reject(uri, key, f"code.{item.error}", item.message, path=_plain(item.name))
             return self.dead(uri, key, item.error, item.message)
+        if len(item.data) > self._limit(item.name):
+            return self.reject(uri, key, "code.too_large", str(len(item.data)), path=_plain(item.name))
         return self._file(uri, key, repository, _inside(item.name), item.data, governing)
 
     def _file(self, uri: str, key: str, repository: str, path: str, data: bytes, governing: licence_files.Governing) -> Element:

@@ -12,13 +12,12 @@ blocks        private keys between their BEGIN and END lines: the characters of 
 assignments   a name such as `api_key` or `password` with a quoted value that looks drawn at random: long, of mixed characters, of high entropy
 
 A placeholder, `REDACTED_GITHUB_TOKEN`, is an identifier: it stands in a string, a YAML value, a URL or an unquoted shell variable without breaking
-it. Values that only show where a secret goes (`changeme`, `<token>`, `${TOKEN}`, `user:password@host`) stay. E-mail and IP addresses are options; their
-placeholders are an address and a documentation address. This file knows no Beam, and every expression in it is linear in the text.
+it. Values that only show where a secret goes (`changeme`, `<token>`, `${TOKEN}`, `user:password@host`) stay. E-mail and IP addresses are
+pipelines/pii.py's. This file knows no Beam, and every expression in it is linear in the text.
 """
 
 import dataclasses
 import functools
-import ipaddress
 import math
 import re
 from collections import Counter
@@ -55,9 +54,7 @@ _FORMATS = {
 }
 KINDS = (*_FORMATS, "private_key", "url_password", "aws_secret_key", "password", "secret")
 """What is looked for unless told otherwise."""
-OPTIONS = ("email", "ip_address")
-"""What is looked for when asked."""
-PLACEHOLDERS = {**{kind: f"REDACTED_{kind.upper()}" for kind in KINDS}, "email": "email@example.com", "ip_address": "192.0.2.1"}
+PLACEHOLDERS = {kind: f"REDACTED_{kind.upper()}" for kind in KINDS}
 
 _BEGIN_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
 _KEY_PIECE = re.compile(r"\\[nrt]|([A-Za-z0-9+/=]{16,}+)")
@@ -80,9 +77,6 @@ _SHOWS_WHERE = re.compile(
 _WORDS = re.compile(r"^[a-zA-Z]+(?:[._:/-][a-zA-Z]+)+\d*$|^(?:[A-Z]?[a-z]+)+\d{0,3}$|^[A-Z_]+\d*$")
 _LOCATION = re.compile(r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc|local)\b")
 _HEX = re.compile(r"^(?:0x)?[0-9a-fA-F]+$")
-_EMAIL_LOCAL = re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}$")
-_EMAIL_DOMAIN = re.compile(r"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,5}\.[A-Za-z]{2,24}(?![A-Za-z0-9-])")
-_IP = re.compile(r"(?<![\w.:-])(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w.-]|:[0-9]*\.)|[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{0,4}){3,7}(?![\w:.]))")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -98,7 +92,7 @@ class Span:
 class Remove:
     """Document -> Document without secrets; how many of each kind in metadata `secrets`, which is absent where there were none.
 
-    kinds: of KINDS and OPTIONS. min_length, min_entropy: of values assigned to the name of a secret, in characters and bits a character (detect-secrets
+    kinds: of KINDS. min_length, min_entropy: of values assigned to the name of a secret, in characters and bits a character (detect-secrets
     asks 4.5 of base64 strings whatever their name, more than 20 characters can have; 3 of hexadecimal ones, as here).
     """
 
@@ -134,10 +128,6 @@ def find(text: str, kinds: Iterable[str] = KINDS, min_length: int = 16, min_entr
         spans += [Span(*m.span(1), "url_password") for m in _URL_PASSWORD.finditer(text) if not _shows_where(m.group(1))]
     if not wanted.isdisjoint(("password", "secret", "aws_secret_key")) and any(word in text for word in _KEYWORDS):
         spans += [span for span in _assignments(text, min_length, min_entropy) if span.kind in wanted]
-    if "email" in wanted and "@" in text:
-        spans += _emails(text)
-    if "ip_address" in wanted:
-        spans += [Span(*m.span(), "ip_address") for m in _IP.finditer(text) if _is_public(m.group())]
     kept: list[Span] = []
     for span in sorted(spans, key=_first_and_longest):
         if not kept or span.start >= kept[-1].end:
@@ -258,23 +248,6 @@ def _shows_where(value: str) -> bool:
 def entropy(text: str) -> float:
     """Shannon entropy of the characters of a text, in bits a character; 0 for an empty one."""
     return sum(-n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
-
-
-def _emails(text: str) -> list[Span]:
-    spans = []
-    for domain in _EMAIL_DOMAIN.finditer(text):
-        local = _EMAIL_LOCAL.search(text[max(0, domain.start() - 65) : domain.start()])
-        address = (local.group() if local else "") + domain.group()
-        if local and address != PLACEHOLDERS["email"]:
-            spans.append(Span(domain.start() - len(local.group()), domain.end(), "email"))
-    return spans
-
-
-def _is_public(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_global
-    except ValueError:
-        return False
 
 
 def _first_and_longest(span: Span) -> tuple[int, int, str]:

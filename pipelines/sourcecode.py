@@ -9,6 +9,7 @@ import re
 
 from pipelines import charset
 from pipelines.document import BadInput, Document, Element, Rejection
+from pipelines.notebooks import Notebooks
 
 _COOKIE = re.compile(rb"(?m)\A(?:[^\n]*\n)?[ \t\f]*(?:#|//|/\*|;|--)[^\n]{0,200}?coding[:=][ \t]*([-\w.]{2,40})")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
@@ -28,12 +29,15 @@ _CPP = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Parse:
-    """Document of bytes with metadata `path` -> Document of text with metadata `language` and `encoding`.
+    """Document of bytes with metadata `path` -> Document of text with metadata `language` and `encoding`; notebooks become scripts, with metadata
+    `notebook_language`, and stay of language `jupyter`. plain_text: keep what is no program, such as LICENSE.
 
-    Rejects `code.binary` and `code.unknown_language`. Raises BadInput("charset") where no encoding gives sound text.
+    Rejects `code.binary`, `code.unknown_language` and notebooks that hold nothing (`code.empty`). Raises BadInput: `charset` where no encoding gives
+    sound text, `notebook` for a notebook that is none.
     """
 
     plain_text: bool = True
+    notebooks: Notebooks = Notebooks()
 
     def __call__(self, document: Document) -> Element:
         data, path = document.bytes, document.metadata["path"]
@@ -50,8 +54,13 @@ class Parse:
         language = language_of(path, text)
         if language is None or (language == _PLAIN and not self.plain_text):
             return Rejection(document, "code.unknown_language", path.rpartition("/")[2][:100])
+        facts = {"language": language, "encoding": encoding}
+        if language == "jupyter":
+            text, facts["notebook_language"] = self.notebooks.script(text)
+            if not text:
+                return Rejection(document, "code.empty")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        return document.replace(text=text, bytes=None).with_metadata(language=language, encoding=encoding)
+        return document.replace(text=text, bytes=None).with_metadata(**facts)
 
 
 def decode(data: bytes) -> tuple[str, str]:
