@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 
 import gin
 
-from pipelines.deduplication import ExactDuplicates, text_key
+from pipelines.deduplication import Deduplicate
+from pipelines.duplicates import ByText, ByUrl
 from pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
 from pipelines.html import Extract
 from pipelines.job import RefineJob
 from pipelines.language import Identify
+from pipelines.minhash import MinHash
 from pipelines.pages import PageSource
 from pipelines.sandbox import Sandbox
 from pipelines.sink import WriteCorpus
@@ -35,6 +37,7 @@ class Job(RefineJob):
     """max_page_bytes: pages, lines and bodies beyond are dead letters.
     admission: filters on what is known before a page is parsed, its URL and headers.
     filters: rule sets and functions on its text, in order.
+    duplicates: rules of deduplication, in order (pipelines/duplicates.py).
     """
 
     max_page_bytes: int = 16 << 20
@@ -50,6 +53,7 @@ class Job(RefineJob):
         c4.Filter(curly_brackets=False),
         fineweb.Filter(),
     )
+    duplicates: Sequence[Any] = (ByUrl(), ByText(), MinHash())
     sandbox: Sandbox = Sandbox(cpu_seconds=5.0, memory_bytes=2 << 30)
 
     modality: ClassVar[str] = "text"
@@ -65,4 +69,4 @@ class Job(RefineJob):
             | Apply("extract", Chain((self.extract, self.identify)), self.sandbox)
             | Through(self.filters)
         )
-        return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

@@ -61,7 +61,7 @@ def flags(raw, output, **macros):
 
 
 def test_web(raw, tmp_path, capsys):
-    assert castor("web", *flags(raw, tmp_path / "web")) == 0
+    assert castor("web", *flags(raw, tmp_path / "web"), "--gin.web.Job.duplicates=[@duplicates.ByText()]") == 0
     printed = capsys.readouterr().out
     assert "read" in printed and "source.corrupt_gzip" in printed
     manifest = corpus.load_manifest(str(tmp_path / "web"))
