@@ -60,5 +60,5 @@ def test_recipes_as_gin_files(name, reason, tmp_path):
         gin.clear_config()
     assert manifest["funnel"]["rejected"] == ({reason: 1} if reason else {})
     assert [step["class"].rpartition("filters.")[2] for step in manifest["config"]["filters"]] == [
-        "length.Filter", "gopher_repetition.Filter", "gopher_quality.Filter", "c4.Clean", "c4.Filter", "fineweb.Filter",
+        "length.Filter", "gopher_repetition.Filter", "gopher_quality.Filter", "c4.Clean", "c4.Filter", "fineweb.Filter", "pipelines.pii.Replace",
     ]  # fmt: skip
