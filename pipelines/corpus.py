@@ -143,15 +143,24 @@ def encode_removal(identifier: str, kind: str, survivor: str = "", size: int = 0
     return identifier, b"R" + msgpack.packb([identifier, kind, survivor, size])
 
 
+def encode_line(identifier: bytes, key: bytes) -> tuple[str, bytes]:
+    """(id, row) that says that a document owns the line with this key (pipelines/line_owners.py)."""
+    return identifier.hex(), b"L" + identifier + key
+
+
 def encode_read(uri: str, count: int) -> tuple[str, bytes]:
     """(hash, row) that says how many elements were read from a file."""
     return document_id("read", uri), b"C" + msgpack.packb(count)
 
 
-def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes], keep_rejects: bool = False) -> None:
-    """Writes one shard of everything and its entry from the rows of `encode_*`, in whatever order they come."""
+def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes], keep_rejects: bool = False, lines: Any = None) -> None:
+    """Writes one shard of everything and its entry from the rows of `encode_*`, in whatever order they come.
+
+    `lines`, if not None, is the filters.c4_lines.SharedLines by which documents are cut to the lines they own.
+    """
     funnel, removals, letters, clusters = Funnel(), {}, [], {}
     removed: list[tuple] = []
+    owned: dict[str, set[bytes]] = {}
     kept: list[tuple[str, bytes]] = []
     rejected: list[tuple[str, str, bytes]] = []
     for row in rows:
@@ -164,6 +173,8 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 duplicates_table.count_cluster(clusters, duplicate, size)
             else:
                 removals[identifier] = min((duplicate, survivor), removals.get(identifier, (duplicate, survivor)))
+        elif kind == b"L":
+            owned.setdefault(body[:16].hex(), set()).add(body[16:])
         else:
             element = unpack(body)
             if isinstance(element, Document):
@@ -184,13 +195,15 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
             funnel.duplicate(kind)
             removed.append(duplicates_table.row(unpack(body), kind, survivor))
         else:
-            document = unpack(body)
-            problem = writer.add(document)
-            if problem is not None:
-                letters.append(DeadLetter(document.id, document.source, "sink", *problem))
+            element = unpack(body) if lines is None else lines.edit(unpack(body), owned.get(identifier, ()))
+            if isinstance(element, Rejection):
+                funnel.reject(element.reason)
+                rejected.append((element.reason, identifier, encode_element(element, keep_rejects)[1][1:]))
+            elif (problem := writer.add(element)) is not None:
+                letters.append(DeadLetter(element.id, element.source, "sink", *problem))
             else:
                 funnel.kept += 1
-                facts.add(document)
+                facts.add(element)
         previous = identifier
     entry = {"shard": {"file": shard_file(shard, num_shards), **writer.close()}}
     for letter in letters:

@@ -4,6 +4,8 @@ import apache_beam as beam
 
 from pipelines import corpus
 from pipelines.document import Element
+from pipelines.filters.c4_lines import SharedLines
+from pipelines.line_owners import OwnLines
 from pipelines.stages import read_counts
 from tasks import hashing
 
@@ -11,17 +13,20 @@ from tasks import hashing
 class WriteCorpus(beam.PTransform):
     """Writes elements, less the removals, into `staging` as `num_shards` shards. Input: elements, or a tuple (elements, removals, ...).
 
-        (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, num_shards=8)
+        (elements, elements | Deduplicate((ByText(),))) | WriteCorpus(staging, num_shards=8)
+
+    With `lines` the documents that stay lose the lines that other ones own, see pipelines/filters/c4_lines.py.
 
     This is the one shuffle that documents go through: keyed by shard index (int), packed to bytes. The counts of every Read of the pipeline
     come along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/job.py).
     """
 
-    def __init__(self, staging: str, num_shards: int, keep_rejects: bool = False):
+    def __init__(self, staging: str, num_shards: int, keep_rejects: bool = False, lines: SharedLines | None = None):
         super().__init__(label="write")
         self._staging = staging
         self._num_shards = num_shards
         self._keep_rejects = keep_rejects
+        self._lines = lines
 
     def expand(self, inputs):
         elements, *removals = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -32,13 +37,16 @@ class WriteCorpus(beam.PTransform):
             rows.append(removal | f"place removals {i}" >> beam.Map(_place_removal, n).with_output_types(pairs))
         for i, counts in enumerate(read_counts(elements.pipeline)):
             rows.append(counts | f"place counts {i}" >> beam.Map(_place_count, n).with_output_types(pairs))
+        if self._lines is not None:
+            owned = (elements, *removals) | OwnLines(self._lines)
+            rows.append(owned | "place lines" >> beam.Map(_place_line, n).with_output_types(pairs))
         # A shard without a single row must be written too.
         rows.append(elements.pipeline | "every shard" >> beam.Create([(shard, b"") for shard in range(n)]).with_output_types(pairs))
         return (
             rows
             | "all" >> beam.Flatten()
             | "by shard" >> beam.GroupByKey()
-            | "write" >> beam.Map(_write, self._staging, n, self._keep_rejects)
+            | "write" >> beam.Map(_write, self._staging, n, self._keep_rejects, self._lines)
         )
 
 
@@ -54,11 +62,15 @@ def _place_removal(removal: tuple, num_shards: int) -> tuple[int, bytes]:
     return _place(*corpus.encode_removal(*removal), num_shards)
 
 
+def _place_line(line: tuple[bytes, bytes], num_shards: int) -> tuple[int, bytes]:
+    return _place(*corpus.encode_line(*line), num_shards)
+
+
 def _place_count(count: tuple[str, int], num_shards: int) -> tuple[int, bytes]:
     return _place(*corpus.encode_read(*count), num_shards)
 
 
-def _write(group, staging: str, num_shards: int, keep_rejects: bool) -> int:
+def _write(group, staging: str, num_shards: int, keep_rejects: bool, lines: SharedLines | None) -> int:
     shard, rows = group
-    corpus.write_shard(staging, shard, num_shards, (row for row in rows if row), keep_rejects)
+    corpus.write_shard(staging, shard, num_shards, (row for row in rows if row), keep_rejects, lines)
     return shard

@@ -15,6 +15,7 @@ import gin
 from pipelines.deduplication import Deduplicate
 from pipelines.duplicates import ByText, ByUrl
 from pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
+from pipelines.filters.c4_lines import SharedLines
 from pipelines.html import Extract
 from pipelines.job import RefineJob
 from pipelines.language import Identify
@@ -37,7 +38,7 @@ class Job(RefineJob):
     """max_page_bytes: pages, lines and bodies beyond are dead letters.
     admission: filters on what is known before a page is parsed, its URL and headers.
     filters: rule sets and functions on its text, in order.
-    duplicates: rules of deduplication, in order (pipelines/duplicates.py).
+    duplicates: rules of deduplication, in order (pipelines/duplicates.py). lines: C4's rule on lines that several pages have, if wanted.
     """
 
     max_page_bytes: int = 16 << 20
@@ -54,6 +55,7 @@ class Job(RefineJob):
         fineweb.Filter(),
     )
     duplicates: Sequence[Any] = (ByUrl(), ByText(), MinHash())
+    lines: SharedLines | None = None
     sandbox: Sandbox = Sandbox(cpu_seconds=5.0, memory_bytes=2 << 30)
 
     modality: ClassVar[str] = "text"
@@ -69,4 +71,4 @@ class Job(RefineJob):
             | Apply("extract", Chain((self.extract, self.identify)), self.sandbox)
             | Through(self.filters)
         )
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects, self.lines)

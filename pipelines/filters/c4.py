@@ -4,7 +4,7 @@
 code: at least 5 words a line, at least 3 sentences a page. Line ends are those of any script (pipelines/languages.py), `...` excepted.
 Sentences are counted by their terminal punctuation, which agrees with a trained splitter closely enough for a threshold of 3. The rule
 against curly brackets is meant for pages that show code by mistake; it also throws away every page about programming. Lines that occur on
-several pages are another matter (pipelines/deduplication.py).
+several pages are another matter (pipelines/filters/c4_lines.py).
 """
 
 import dataclasses
@@ -24,6 +24,11 @@ _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "u
 _END_MARKS = np.array([ord(c) for c in languages.TERMINAL if c not in "'\u2026"])
 _SENTENCE_END = re.compile(r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f\uff61]+")
 _DOT = ord(".")
+
+
+def count_sentences(text: str) -> int:
+    """Sentences, by their terminal punctuation."""
+    return len(_SENTENCE_END.findall(text))
 
 
 @gin.configurable(module="c4")
@@ -85,6 +90,6 @@ class Filter:
             return Reason("c4.lorem_ipsum")
         if self.curly_brackets and "{" in text:
             return Reason("c4.curly_bracket", text.count("{"))
-        if (sentences := len(_SENTENCE_END.findall(text))) < self.min_sentences:
+        if (sentences := count_sentences(text)) < self.min_sentences:
             return Reason("c4.few_sentences", sentences)
         return None

@@ -23,4 +23,4 @@ class Job(RefineJob):
         from pipelines.sink import WriteCorpus
 
         elements = pipeline | self.read()
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects, self.lines)

@@ -13,6 +13,7 @@ from pipelines import corpus, duplicates_table, job
 from pipelines.deduplication import Deduplicate, ExactDuplicates
 from pipelines.document import Document, document_id
 from pipelines.duplicates import ByText, ByUrl, Longest, Newest, text_key
+from pipelines.filters.c4_lines import SharedLines
 from pipelines.minhash import MinHash
 from tasks.errors import ConfigurationError
 
@@ -71,7 +72,7 @@ def texts(tmp_path_factory):
     rows = [{"text": " ".join(words), "url": f"http://a.org/{i}"} for i in range(3)]
     rows += [{"text": " ".join(words[k:] + [f"new{i}" for i in range(k)]), "url": f"http://b.org/{k}"} for k in range(0, 40, 2)]
     rows += [{"text": f"page {k} of the same address " + "and " * k + "so on", "url": "https://www.c.org/?ref=" + str(k)} for k in range(3)]
-    rows += [{"text": " ".join(f"other{k}y{i}" for i in range(120)), "url": f"http://d.org/{k}"} for k in range(40)]
+    rows += [{"text": " ".join(f"other{k}y{i}" for i in range(120)) + "\nA line at the foot.", "url": f"http://d.org/{k}"} for k in range(40)]
     for half in range(2):
         (root / f"{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[half::2]))
     return root
@@ -87,7 +88,8 @@ def files_of(directory):
 
 
 def test_job_funnel_table_and_equal_bytes(texts, tmp_path):
-    manifest = run(texts, tmp_path / "one")
+    lines = SharedLines(min_sentences=0)
+    manifest = run(texts, tmp_path / "one", lines=lines)
     assert manifest["funnel"]["duplicates"] == {"exact": 3, "near": 19, "url": 2} and manifest["funnel"]["kept"] == 66 - 24
     assert manifest["clusters"] == {"exact": {"4": 1}, "near": {"16": 1}, "url": {"2": 1}}
     kept = {d.id: d for d in corpus.read_corpus(str(tmp_path / "one"))}
@@ -97,7 +99,8 @@ def test_job_funnel_table_and_equal_bytes(texts, tmp_path):
         steps = duplicates_table.survivor_of(rows, row["id"])
         assert row["id"] not in kept and steps[-1][1] in kept and steps[0][0] == row["kind"] and row["url"].startswith("http")
     assert duplicates_table.survivor_of(rows, next(iter(kept))) == []
-    run(texts, tmp_path / "two", TWO_WORKERS)
+    assert sum("at the foot" in d.text for d in kept.values()) == 1
+    run(texts, tmp_path / "two", TWO_WORKERS, lines=lines)
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
 
 
@@ -117,3 +120,24 @@ def test_too_few_rounds_stop_the_job_and_name_the_binding(tmp_path):
         run(tmp_path, tmp_path / "out", duplicates=(MinHash(rounds=1),))
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert run(tmp_path, tmp_path / "out", duplicates=(MinHash(),))["funnel"]["duplicates"]["near"] > 100
+
+
+def test_lines_of_several_pages_stay_on_one_that_stays(tmp_path):
+    """The page with the smallest id is removed, for a longer one of its address: it must own nothing. One page has too little left."""
+    root = tmp_path / "in"
+    root.mkdir()
+    identifiers = [document_id("d", f"a.jsonl#line={i + 1}") for i in range(8)]
+    order = sorted(range(8), key=identifiers.__getitem__)
+    rows = [{"text": " ".join(f"Page {k} says {i}." for i in range(5)) + "\nMenu of the site.", "url": f"http://e.org/{k}"} for k in range(8)]
+    rows[order[0]]["url"] = rows[order[7]]["url"]
+    rows[order[7]]["text"] += "\nPlus a line."
+    rows[order[5]]["text"] = "menu of THE site. \nOne. Two."
+    (root / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"duplicates": (ByUrl(keep=Longest()),), "lines": SharedLines(), "keep_rejects": True}
+    manifest = run(root, tmp_path / "out", **changes)
+    assert manifest["funnel"]["duplicates"] == {"url": 1} and manifest["funnel"]["rejected"] == {"c4.shared_lines": 1}
+    kept = {d.id: d.text for d in corpus.read_corpus(str(tmp_path / "out"))}
+    assert kept.keys() == {identifiers[i] for i in order[1:5] + order[6:]}
+    assert [i for i, text in kept.items() if "menu" in text.lower()] == [identifiers[order[1]]]
+    [rejected] = [d for p in (tmp_path / "out" / "rejected" / "c4.shared_lines").glob("*.parquet") for d in corpus.read_shard(str(p))]
+    assert rejected.id == identifiers[order[5]] and rejected.text == rows[order[5]]["text"].strip()

@@ -1,0 +1,60 @@
+"""Which page keeps a line that several pages have: the transform of C4's deduplication of lines (pipelines/filters/c4_lines.py).
+
+An edit of documents without moving them: the rows say which lines a page owns, and the sink applies them where the page is written. For each line
+of the corpus 32 bytes are shuffled, and combined to the smallest id on the way, so that a line that half of the web has is no hot key.
+"""
+
+import apache_beam as beam
+
+from pipelines.document import Document
+from pipelines.duplicates import KEY_BYTES
+from pipelines.filters.c4_lines import SharedLines
+
+_PAIR = tuple[bytes, bytes]
+_GONE = b"-"
+
+
+class OwnLines(beam.PTransform):
+    """(elements, removal rows, ...) -> (id, key) of every line of a page that stays, for the one page that owns it; ids of 16 bytes."""
+
+    def __init__(self, rule: SharedLines):
+        super().__init__(label="lines")
+        self._rule = rule
+
+    def expand(self, inputs):
+        elements, *removals = inputs
+        pages = [elements | "keys" >> beam.FlatMap(_page, self._rule).with_output_types(_PAIR)]
+        pages += [rows | f"gone {i}" >> beam.FlatMap(_gone).with_output_types(_PAIR) for i, rows in enumerate(removals)]
+        return (
+            pages
+            | "all" >> beam.Flatten()
+            | "by page" >> beam.GroupByKey()
+            | "lines" >> beam.FlatMap(_lines).with_output_types(_PAIR)
+            | "owner" >> beam.CombinePerKey(min)
+            | "turn" >> beam.Map(_turned).with_output_types(_PAIR)
+        )
+
+
+def _page(element, rule):
+    if isinstance(element, Document) and element.text:
+        yield bytes.fromhex(element.id), b"".join(rule.keys(element.text))
+
+
+def _gone(row):
+    if len(row) < 4 or not row[3]:  # the row of a document that goes, not of one that stays for others
+        yield bytes.fromhex(row[0]), _GONE
+
+
+def _lines(page):
+    identifier, contents = page
+    keys: set[bytes] = set()
+    for content in contents:
+        if content == _GONE:
+            return
+        keys.update(content[i : i + KEY_BYTES] for i in range(0, len(content), KEY_BYTES))
+    for key in sorted(keys):
+        yield key, identifier
+
+
+def _turned(pair):
+    return pair[1], pair[0]
