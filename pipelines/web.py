@@ -52,7 +52,7 @@ class Job(RefineJob):
         gopher_quality.Filter(),
         c4.Clean(min_words_a_line=3, end_marks=False),
         c4.Filter(curly_brackets=False),
-        fineweb.Filter(),
+        fineweb.Filter(max_repeated=0.1),
     )
     duplicates: Sequence[Any] = (ByUrl(), ByText(), MinHash())
     lines: SharedLines | None = None
