@@ -23,6 +23,8 @@ TAGS = {
 _LIMIT = {hints.COMMENTS: 0.8, hints.HIDDEN: 0.4, hints.BOILERPLATE: 0.4, hints.MINOR: 0.2}
 # On a short page, a few teasers hold more prose than the text does; below this much prose a part of a sure name may hold up to 0.8.
 _SMALL = 1000
+# What bears one class is judged together, too: every paragraph may be named alike.
+_SHARED_LIMIT = 0.6
 # A teaser: a linked heading and at most a few sentences.
 _TEASER_PROSE = 600
 _TEASER_SHARE = 0.3
@@ -60,7 +62,8 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
     for sure in (True, False):
         prose = list(accumulate((value if a else 0 for value, a in zip(worth, result)), initial=0))
         everything, end = prose[-1], 0
-        for name, first, last in zip(found, page.first, page.last):
+        shared = _shared(page, found, prose)
+        for node, (name, first, last) in enumerate(zip(found, page.first, page.last)):
             if last <= end or first == last:
                 continue
             inside = prose[last] - prose[first]
@@ -71,12 +74,25 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
                 dead = False
             else:
                 limit = 0.8 if name == hints.BOILERPLATE and inside < _SMALL else _LIMIT[name]
-                dead = inside <= limit * everything and (sure or not inside or heads[last] == heads[first])
+                dead = inside <= limit * everything and shared.get(node, 0) <= _SHARED_LIMIT * everything and (sure or not inside or heads[last] == heads[first])
             if dead:
                 result[first:last] = bytes(last - first)
                 end = last
     _kill_teasers(page, worth, result)
     return result
+
+
+def _shared(page: Page, found: list[int], prose: list[int]) -> dict[int, int]:
+    """For each node whose class is boilerplate and that has prose, the prose of all nodes of that class: they are judged together."""
+    classes = {
+        node: hints.class_of(page.attributes[node])
+        for node, name in enumerate(found)
+        if name >= hints.BOILERPLATE and prose[page.last[node]] > prose[page.first[node]]
+    }
+    sums = {}
+    for node, name in classes.items():
+        sums[name] = sums.get(name, 0) + prose[page.last[node]] - prose[page.first[node]]
+    return {node: sums[name] for node, name in classes.items() if name}
 
 
 def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
@@ -86,6 +102,7 @@ def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
         int(a and link * 10 >= len(text) * 9 and page.tag[node] in HEADINGS) for a, text, link, node in zip(living, page.text, page.link, page.node)
     ]
     count = list(accumulate(heads, initial=0))
+    titles = list(accumulate((int(page.tag[node] == "h1") for node in page.node), initial=0))
     if count[-1] < 2:  # one is the title of the page
         return
     limit = min(_TEASER_PROSE, _TEASER_SHARE * prose[-1])
@@ -94,7 +111,8 @@ def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
             node = page.node[block]
             for _ in range(_TEASER_LEVELS):
                 parent = page.parent[node]
-                if parent <= 0 or count[page.last[parent]] - count[page.first[parent]] > 1:
+                first, last = page.first[parent], page.last[parent]
+                if parent <= 0 or count[last] - count[first] > 1 or titles[last] > titles[first]:
                     break
                 node = parent
             first, last = page.first[node], page.last[node]

@@ -19,7 +19,6 @@ _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _SAMPLE, _DENSE_SHARE = 4000, 0.2
 # A page with less prose than this is judged by all its unlinked text: a short poem, a form of data.
 _LITTLE = 250
-_CLASS = re.compile(' class="[^"]*"')
 _CONTENT_SHARE = 0.4  # of the prose: an element named as content that has less is not the one
 _NESTED_SHARE = 0.5
 _DOMINANT_SHARE = 0.8  # of the prose: the smallest element that holds as much holds the text
@@ -90,9 +89,13 @@ def _container(page: Page, worth: list[int], found: list[int]) -> int:
 
 
 def _together(page: Page, named: list[int], best: int, prose: list[int]) -> int:
-    """The node around the pieces of a text that is cut into several elements of the best one's class; 0 if it is one."""
-    name = _CLASS.search(page.attributes[best])
-    pieces = [node for node in named if name and name[0] in page.attributes[node]]
+    """The node around the pieces of a text that is cut into several elements of the best one's name; 0 if it is one."""
+    names = hints.content_names(page.attributes[best])
+    pieces, end = [], 0
+    for node in named:
+        if page.first[node] >= end and not names.isdisjoint(hints.content_names(page.attributes[node])):
+            pieces.append(node)
+            end = page.last[node]
     if len(pieces) < 2:
         return 0
     first, last = page.first[pieces[0]], max(page.last[node] for node in pieces)

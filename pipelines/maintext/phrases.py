@@ -19,7 +19,7 @@ _LABELS = frozenset(
         "reklama|czytaj więcej|czytaj też|czytaj także|zobacz także|udostępnij|komentarze|reklam|annons|läs mer|läs också|dela|annonse|les mer|les også|"
         "læs mere|læs også|advertentie|lees meer|lees ook|delen|mainos|lue lisää|lue myös|hirdetés|olvasson tovább|publicitate|citește și|"
         "devamını oku|paylaş|ilgili haberler|реклама|читайте также|читайте ещё|читать далее|поделиться|комментарии|подписаться|читайте також|"
-        "広告|関連記事|続きを読む|シェア|印刷する|广告|相关阅读|相关新闻|相关文章|阅读全文|分享到|推荐阅读|责任编辑|廣告|相關新聞|광고|관련기사|공유하기|댓글|إعلان|اقرأ أيضا|شارك|विज्ञापन|यह भी पढ़ें"
+        "広告|関連記事|続きを読む|シェア|印刷する|分享|为你推荐|广告|相关阅读|相关新闻|相关文章|阅读全文|分享到|推荐阅读|责任编辑|廣告|相關新聞|광고|관련기사|공유하기|댓글|إعلان|اقرأ أيضا|شارك|विज्ञापन|यह भी पढ़ें"
     ).split("|")
 )
 _CREDIT = re.compile(
