@@ -20,6 +20,8 @@ _SAMPLE, _DENSE_SHARE = 4000, 0.2
 # A page with less prose than this is judged by all its unlinked text: a short poem, a form of data.
 _LITTLE = 250
 _CONTENT_SHARE = 0.4  # of the prose: an element named as content that has less is not the one
+_ARTICLE_SHARE = 0.3  # of the prose: an article element with the title in it needs less, since its author says what it is
+_MOST_TITLES = 10
 _NESTED_SHARE = 0.5
 _DOMINANT_SHARE = 0.8  # of the prose: the smallest element that holds as much holds the text
 _TITLE_DISTANCE = 30  # blocks between the title and the text: dates, authors, buttons
@@ -85,7 +87,16 @@ def _container(page: Page, worth: list[int], found: list[int]) -> int:
     for node in range(1, len(prose)):
         if page.parent[node] == best and prose[node] >= _DOMINANT_SHARE * prose[0]:
             best = node
+    for node in _articles_with_title(page):
+        if page.first[best] <= page.first[node] and page.last[node] <= page.last[best] and prose[node] >= _ARTICLE_SHARE * prose[best]:
+            return node
     return best
+
+
+def _articles_with_title(page: Page) -> list[int]:
+    titles = [block for block, node in enumerate(page.node) if page.tag[node] == "h1"][:_MOST_TITLES]
+    articles = [node for node, tag in enumerate(page.tag) if tag == "article"]
+    return [node for node in articles if any(page.first[node] <= block < page.last[node] for block in titles)]
 
 
 def _together(page: Page, named: list[int], best: int, prose: list[int]) -> int:

@@ -54,6 +54,13 @@ _MINOR_WORDS = frozenset(
         "banner follow timestamp dateline date tools print categories fact"
     ).split()
 )
+# Words run together: socialshare, cookiebanner.
+_PREFIXES = tuple(
+    (
+        "breadcrumb cookie newsletter advert subscri socials socialm sharebu sharetoo modald modalw modalc popupw relateda relatedc relatedl relatedp "
+        "recommend outbrain taboola pagination sidebar navbar mostread mostpop"
+    ).split()
+)
 _PHRASES = ("read more", "more on", "see also", "also read", "read also", "read next", "up next", "sign up", "most read")
 _HIDING = frozenset("hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible u-hidden is-hidden noscreen".split())
 # First words of names that tell a state of the page, its place in a taxonomy (WordPress), or a page builder's box, and not a content.
@@ -116,7 +123,7 @@ def _token(token: str) -> int:
         words = [word for word in words if word not in _FRAMES or word in inner]
     if not _COMMENT_WORDS.isdisjoint(words):
         return COMMENTS
-    if not _BOILERPLATE_WORDS.isdisjoint(words):
+    if not _BOILERPLATE_WORDS.isdisjoint(words) or any(word.startswith(_PREFIXES) for word in words):
         return BOILERPLATE
     if not _MINOR_WORDS.isdisjoint(words):
         return MINOR
