@@ -27,6 +27,7 @@ _DOMINANT_SHARE = 0.8  # of the prose: the smallest element that holds as much h
 _TITLE_DISTANCE = 30  # blocks between the title and the text: dates, authors, buttons
 _LEAD = 80  # characters of a paragraph between the title and the text that is its lead
 _TAIL = 40  # characters; behind the last prose, less is a remnant unless it is a paragraph or an item
+_LISTS, _LIST_LEVELS = ("ul", "ol", "dl", "table"), 5
 _ITEMS = ("p", "li", "td", "dd")
 
 
@@ -74,14 +75,12 @@ def _container(page: Page, worth: list[int], found: list[int]) -> int:
     named = [node for node, name in enumerate(found) if name == hints.CONTENT and prose[node]]
     if named:
         best = max(named, key=prose.__getitem__)
-        together = _together(page, named, best, prose)
-        if together:
-            return together
+        for node in named:  # the innermost of nested ones
+            inside = page.first[node] >= page.first[best] and page.last[node] <= page.last[best]
+            if node > best and inside and prose[node] >= _NESTED_SHARE * prose[best]:
+                best = node
+        best = _together(page, named, best, prose) or best
         if prose[best] >= _CONTENT_SHARE * prose[0]:
-            for node in named:  # the innermost of nested ones
-                inside = page.first[node] >= page.first[best] and page.last[node] <= page.last[best]
-                if node > best and inside and prose[node] >= _NESTED_SHARE * prose[best]:
-                    best = node
             return best
     best = 0
     for node in range(1, len(prose)):
@@ -124,11 +123,13 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
         if living[block] and page.tag[page.node[block]] == "h1":
             start = block
             break
+    linked = list(accumulate(page.link, initial=0))
+    sizes = list(accumulate(map(len, page.text), initial=0))
     chosen = []
     for block in range(start, last):
         if living[block]:
             tag, text = page.tag[page.node[block]], page.text[block]
-            if page.link[block] * 2 > len(text) and tag not in HEADINGS or phrases.is_label(text):
+            if page.link[block] * 2 > len(text) and tag not in HEADINGS and _is_of_links(page, block, linked, sizes) or phrases.is_label(text):
                 continue
             if block < first and not worth[block] and tag != "h1" and len(text) < _LEAD:
                 continue
@@ -139,6 +140,21 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
     while len(chosen) > 1 and phrases.is_call(page.text[chosen[-1]]):
         chosen.pop()
     return _without_empty_sections(page, worth, chosen)
+
+
+def _is_of_links(page: Page, block: int, linked: list[int], sizes: list[int]) -> bool:
+    """True for a block of links that is not one of few in a list or a table of text, and has no sentence around them."""
+    if len(page.text[block]) - page.link[block] >= _LEAD:
+        return False
+    node = page.node[block]
+    for _ in range(_LIST_LEVELS):
+        if page.tag[node] in _LISTS:
+            first, last = page.first[node], page.last[node]
+            return (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first]
+        node = page.parent[node]
+        if node <= 0:
+            break
+    return True
 
 
 def _in_place(page: Page, block: int, first_prose: int, last_prose: int) -> bool:
