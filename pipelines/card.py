@@ -14,8 +14,10 @@ from pipelines.funnel import Funnel, rows
 _TEMPLATE = pathlib.Path(__file__).with_name("card.html")
 
 
-def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], config: Any, fingerprint: str, unit: str = "characters") -> str:
-    """The page as HTML. `facts` is what `corpus.merge_facts` returns; `unit` is what its lengths count."""
+def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], config: Any, fingerprint: str, unit: str = "characters", benchmarks=None) -> str:
+    """The page as HTML. `facts` is what `corpus.merge_facts` returns; `unit` is what its lengths count; `benchmarks` are the rows of
+    contamination_report.write, None where no benchmark was looked for.
+    """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -28,6 +30,7 @@ def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], c
         unit=unit,
         documents=funnel.kept,
         facts=facts,
+        benchmarks=benchmarks,
         fingerprint=fingerprint,
         funnel=[(fate, reason, count, count / funnel.read if funnel.read else 0.0) for fate, reason, count in rows(funnel)],
         histogram=_histogram(facts["lengths"]),

@@ -5,6 +5,7 @@
       dead_letter/SSSSS-of-NNNNN.jsonl      see pipelines/dead_letters.py
       rejected/REASON/SSSSS-of-NNNNN.parquet     on request: the documents rejected, with the column `measure`
       duplicates/SSSSS-of-NNNNN.parquet     which document stays for each one removed, see pipelines/duplicates_table.py
+      contamination.json, .html             benchmark passages found, where a job looks for them, see pipelines/contamination_report.py
       card.html                             the data card
       manifest.json                         written last: shards with size and SHA-256, funnel, configuration, fingerprints, inputs
 
@@ -27,7 +28,7 @@ from typing import Any
 
 import msgpack
 
-from pipelines import dead_letters, duplicates_table
+from pipelines import contamination_report, dead_letters, duplicates_table
 from pipelines.document import DeadLetter, Document, Element, Rejection, document_id, pack, unpack
 from pipelines.funnel import Funnel, total
 from tasks import storage
@@ -158,7 +159,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
 
     `lines`, if not None, is the filters.c4_lines.SharedLines by which documents are cut to the lines they own.
     """
-    funnel, removals, letters, clusters = Funnel(), {}, [], {}
+    funnel, removals, letters, clusters, findings = Funnel(), {}, [], {}, contamination_report.Findings()
     removed: list[tuple] = []
     owned: dict[str, set[bytes]] = {}
     kept: list[tuple[str, bytes]] = []
@@ -181,6 +182,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 kept.append((element.id, body))
             elif isinstance(element, Rejection):
                 funnel.reject(element.reason)
+                findings.add(element.document, element.reason)
                 rejected.append((element.reason, element.document.id, body))
             else:
                 letters.append(element)
@@ -204,6 +206,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
             else:
                 funnel.kept += 1
                 facts.add(element)
+                findings.add(element)
         previous = identifier
     entry = {"shard": {"file": shard_file(shard, num_shards), **writer.close()}}
     for letter in letters:
@@ -212,7 +215,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
     if keep_rejects:
         _write_rejects(staging, shard, num_shards, rejected)
     duplicates_table.write(staging, shard, num_shards, removed)
-    entry.update(clusters=clusters, funnel=funnel.to_json(), facts=facts.to_json(), rejected_samples=_rejected_samples(rejected))
+    entry.update(clusters=clusters, contamination=findings.to_json(), funnel=funnel.to_json(), facts=facts.to_json(), rejected_samples=_rejected_samples(rejected))
     storage.makedirs(storage.join(staging, _ENTRIES))
     storage.write_json_atomic(storage.join(staging, _ENTRIES, f"{shard:05d}.json"), entry)
 
@@ -232,7 +235,7 @@ def commit(staging: str, output: str, manifest: dict[str, Any]) -> None:
     storage.remove(storage.join(output, MANIFEST))
     storage.remove_tree(storage.join(staging, _ENTRIES))
     for name in storage.list_files(output):
-        if name.startswith("documents-") or name in (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, FAILED):
+        if name.startswith("documents-") or name in (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, FAILED, contamination_report.JSON, contamination_report.PAGE):
             path = storage.join(output, name)
             storage.remove_tree(path) if storage.is_directory(path) else storage.remove(path)
     for name in storage.list_files(staging):

@@ -19,7 +19,7 @@ from pipelines.media.measures import MeasureClip
 from pipelines.media_job import MediaJob
 from pipelines.sandbox import Sandbox
 from pipelines.sink import WriteCorpus
-from pipelines.stages import Apply, Check
+from pipelines.stages import Apply, Through
 
 
 @gin.configurable
@@ -34,7 +34,5 @@ class Job(MediaJob):
     modality: ClassVar[str] = "video"
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("decode", self.measure, self.limits)
-        for rule in self.rules:
-            elements |= Check(rule)
+        elements = pipeline | self.read() | Apply("decode", self.measure, self.limits) | Through(self.rules)
         return (elements, elements | ExactDuplicates(bytes_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

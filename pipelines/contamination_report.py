@@ -1,0 +1,137 @@
+"""What decontamination found, for people: contamination.json and contamination.html beside the corpus.
+
+Each shard of the corpus tells what its documents have under `contamination` in their metadata (pipelines/decontamination.py), rejected
+documents included; the launcher adds the shards up. Sums, sets of items and the strongest passages by a total order do not depend on how the
+corpus was cut or run, and their size is bounded: a set of items is written as ranges, passages are PASSAGES a file of a benchmark. Text of
+strangers is escaped by the template engine. This file knows no Beam.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines.document import Document
+from tasks import storage
+
+JSON, PAGE = "contamination.json", "contamination.html"
+PASSAGES = 20
+REASONS = "decontamination."
+
+_TEMPLATE = pathlib.Path(__file__).with_name("contamination.html")
+
+
+class Findings:
+    """What was found, by benchmark file."""
+
+    def __init__(self):
+        self.files: dict[str, dict[str, Any]] = {}
+
+    def add(self, document: Document, reason: str = "") -> None:
+        """Takes note of a document, kept or rejected for `reason`; one that another rule turned away had its copies cut out before."""
+        facts = document.metadata.get("contamination")
+        if not isinstance(facts, Mapping):
+            return
+        for file, numbers in facts["items"].items():
+            mine = self._of(file)
+            mine["rejected" if reason.startswith(REASONS) else "cut"] += 1
+            mine["items"] = to_ranges({*of_ranges(mine["items"]), *of_ranges(numbers)})
+        for match in facts["matches"]:
+            mine = self._of(match["file"])
+            mine["longest"] = max(mine["longest"], match["span"])
+            mine["passages"].append({**match, "document": document.id, "source": _plain(document.source), "passage": _plain(match["passage"])})
+        self._bound()
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Adds what `to_json` of another one says."""
+        for file, theirs in other.items():
+            mine = self._of(file)
+            for name in ("rejected", "cut"):
+                mine[name] += theirs[name]
+            mine["items"] = to_ranges({*of_ranges(mine["items"]), *of_ranges(theirs["items"])})
+            mine["longest"] = max(mine["longest"], theirs["longest"])
+            mine["passages"] += theirs["passages"]
+        self._bound()
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(sorted(self.files.items()))
+
+    def _of(self, file: str) -> dict[str, Any]:
+        return self.files.setdefault(file, _empty())
+
+    def _bound(self) -> None:
+        for mine in self.files.values():
+            mine["passages"] = sorted(mine["passages"], key=_strongest)[:PASSAGES]
+
+
+def write(staging: str, name: str, part: Any, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """Writes both files, if anything in the configuration `part` of a job looks for benchmarks; returns the rows of the report, else None."""
+    totals = _totals(part)
+    if totals is None:
+        return None
+    findings = Findings()
+    for entry in entries:
+        findings.merge(entry)
+    empty = _empty()
+    rows = []
+    for file, total in sorted(totals.items()):
+        found = findings.files.get(file, empty)
+        rows.append({"file": file, **found, "matched": len(of_ranges(found["items"])), "items_matched": found["items"], **total})
+    storage.write_json_atomic(storage.join(staging, JSON), {"corpus": name, "benchmarks": rows})
+    storage.write_bytes_atomic(storage.join(staging, PAGE), render(name, rows).encode("utf-8"))
+    return rows
+
+
+def render(name: str, rows: list[dict[str, Any]]) -> str:
+    """The page as HTML."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(name=name, rows=rows)
+
+
+def to_ranges(numbers: Iterable[int]) -> str:
+    """{0, 1, 2, 5} -> `0-2,5`."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def of_ranges(text: str) -> list[int]:
+    """The inverse of `to_ranges`."""
+    numbers: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def _empty() -> dict[str, Any]:
+    return {"rejected": 0, "cut": 0, "items": "", "longest": 0, "passages": []}
+
+
+def _totals(part: Any) -> dict[str, dict[str, Any]] | None:
+    """The totals that a part of a configuration tells by `benchmark_totals()`, or None where none does."""
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if isinstance(part, (list, tuple)):
+        found = [totals for item in part if (totals := _totals(item)) is not None]
+        return {file: total for totals in found for file, total in totals.items()} if found else None
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return None
+    if hasattr(part, "benchmark_totals"):
+        return part.benchmark_totals()
+    return _totals([getattr(part, field.name) for field in dataclasses.fields(part)])
+
+
+def _strongest(match: Mapping[str, Any]) -> tuple:
+    return -match["span"], -match["coverage"], match["document"], json.dumps(match, sort_keys=True)
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,144 @@
+"""Benchmarks kept out of a corpus: documents that hold copies of benchmark questions or answers are turned away, or the copies cut out of them.
+
+    web.Job.filters = [..., @decontamination.Decontaminate()]             one line in any job's rules, BENCHMARKS names the folder
+
+What counts as a copy is in pipelines/contamination.py, how benchmarks are read in pipelines/benchmark_files.py. What was found goes into the
+document's metadata under `contamination`, and from there into contamination.json and contamination.html beside the corpus
+(pipelines/contamination_report.py). The content of the benchmarks is part of a job's fingerprint: a changed benchmark redoes the job.
+This file knows no Beam.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gin
+import numpy as np
+
+from pipelines import benchmark_files, benchmark_index, contamination_report
+from pipelines.benchmark_files import Benchmark
+from pipelines.benchmark_index import Seeds
+from pipelines.contamination import Match, Thresholds, find
+from pipelines.document import Document, Element, Rejection
+from pipelines.view import TextView, view
+from tasks import storage
+from tasks.errors import ConfigurationError
+
+gin.configurable(Seeds, module="decontamination")
+gin.configurable(Thresholds, module="decontamination")
+
+ACTIONS = ("reject", "cut")
+_MATCHES_A_FILE = 3
+_PASSAGE = 400
+
+
+@gin.configurable(module="decontamination")
+@dataclasses.dataclass(frozen=True)
+class Decontaminate:
+    """Document -> Document, or a Rejection as `decontamination.BENCHMARK` after the benchmark of the longest span.
+
+    root: folder of the benchmarks. benchmarks: which files, in which format (benchmark_files.PUBLISHED as default).
+    action: `reject` turns the document away; `cut` takes out each copy and `margin` characters to each side, drops what is left in pieces of
+      fewer than `min_piece` characters, and turns away what came to more than `max_pieces`: Brown et al. 2020, arXiv 2005.14165, appendix C.
+    """
+
+    root: str = ""
+    benchmarks: Sequence[Benchmark] = benchmark_files.PUBLISHED
+    seeds: Seeds = Seeds()
+    thresholds: Thresholds = Thresholds()
+    action: str = "reject"
+    margin: int = 200
+    min_piece: int = 200
+    max_pieces: int = 10
+
+    name: ClassVar[str] = "decontamination"
+
+    def __post_init__(self):
+        object.__setattr__(self, "benchmarks", tuple(self.benchmarks))
+        if not self.root:
+            raise ConfigurationError("decontamination has no benchmarks.", "Name their folder: --gin.BENCHMARKS='\"eval\"'.")
+        if self.action not in ACTIONS:
+            raise ConfigurationError(f"decontamination.Decontaminate.action is {self.action!r}.", f"It is one of {', '.join(ACTIONS)}.")
+
+    def prepare(self) -> None:
+        self._index()
+
+    def __call__(self, document: Document) -> Element:
+        if not document.text:
+            return document
+        seen = view(document.text)
+        matches = find(seen, self._index(), self.thresholds)
+        if not matches:
+            return document
+        best = max(matches, key=_span)
+        reason = f"decontamination.{best.entry.benchmark}"
+        document = document.with_metadata(contamination=_facts(document.text, matches, self.action))
+        if self.action == "reject":
+            return Rejection(document, reason, _measure(best, matches))
+        pieces = _pieces(seen, matches, self.margin)
+        kept = [piece for piece in pieces if len(piece) >= self.min_piece]
+        if not kept or len(pieces) > self.max_pieces:
+            return Rejection(document, reason, f"{_measure(best, matches)}; {len(pieces)} pieces left of it")
+        return document.replace(text="\n\n".join(kept))
+
+    def reads(self) -> dict[str, str]:
+        """{name: path} of every file read, for the job's fingerprint."""
+        found = [path for benchmark in self.benchmarks for path in benchmark_files.paths(self.root, benchmark)]
+        for path in self.seeds.background:
+            found += [storage.join(path, name) for name in benchmark_index.parquet_files(path)] if storage.is_directory(path) else [path]
+        return {path: path for path in found}
+
+    def benchmark_totals(self) -> dict[str, dict[str, Any]]:
+        """{file: {benchmark, items, searched}}: how many items each file has, and how many have a passage long enough to look for."""
+        return self._index().totals(self.thresholds.min_words)
+
+    def _index(self) -> benchmark_index.Index:
+        return benchmark_index.load(self.root, self.benchmarks, self.seeds)
+
+
+def _span(match: Match) -> tuple:
+    return match.span, match.coverage, match.run, match.entry.benchmark, match.entry.item
+
+
+def _measure(best: Match, matches: list[Match]) -> str:
+    others = len({match.entry.item for match in matches}) - 1
+    more = f"; {others} more items" if others else ""
+    return f"{best.entry.item} {best.entry.part}: {best.kind}, span {best.span} tokens, run {best.run}, coverage {best.coverage:.2f}{more}"
+
+
+def _facts(text: str, matches: list[Match], action: str) -> dict[str, Any]:
+    """What the report needs to know of one document: all items, and the strongest matches of each file with their passages."""
+    items: dict[str, set[int]] = {}
+    strongest: dict[str, list[Match]] = {}
+    for match in sorted(matches, key=_span, reverse=True):
+        items.setdefault(match.entry.file, set()).add(match.entry.number)
+        if len(strongest.setdefault(match.entry.file, [])) < _MATCHES_A_FILE:
+            strongest[match.entry.file].append(match)
+    return {
+        "action": action,
+        "items": {file: contamination_report.to_ranges(numbers) for file, numbers in sorted(items.items())},
+        "matches": [_described(text, match) for _, found in sorted(strongest.items()) for match in found],
+    }
+
+
+def _described(text: str, match: Match) -> dict[str, Any]:
+    facts = {name: getattr(match, name) for name in ("kind", "run", "span", "coverage", "ngrams", "begin", "end")}
+    passage = text[match.begin : match.end]
+    passage = passage if len(passage) <= _PASSAGE else passage[: _PASSAGE // 2] + " ... " + passage[-_PASSAGE // 2 :]
+    return {"file": match.entry.file, "item": match.entry.item, "part": match.entry.part, **facts, "passage": passage}
+
+
+def _pieces(seen: TextView, matches: list[Match], margin: int) -> list[str]:
+    """What is left of a text when the matches and `margin` characters about them are gone, cut at whole words."""
+    edges = np.zeros(len(seen.text) + 1, np.int64)
+    for match in matches:
+        begin, end = max(0, match.begin - margin), min(len(seen.text), match.end + margin)
+        word = np.searchsorted(seen.word_ends, begin, side="right")
+        begin = min(begin, int(seen.word_starts[word])) if word < seen.num_words else begin
+        word = np.searchsorted(seen.word_starts, end, side="left") - 1
+        end = max(end, int(seen.word_ends[word])) if word >= 0 else end
+        edges[begin] += 1
+        edges[end] -= 1
+    gone = np.cumsum(edges[:-1]) > 0
+    changes = np.flatnonzero(np.diff(np.concatenate(([True], gone, [True]))))
+    return [piece for a, b in zip(changes[::2], changes[1::2]) if (piece := seen.text[a:b].strip())]
