@@ -3,7 +3,7 @@
 import argparse
 import difflib
 
-JOBS = ("web", "code", "image", "audio", "video", "vocabulary", "tokenize", "replay")
+JOBS = ("web", "code", "image", "audio", "video", "vocabulary", "tokenize", "quality-train", "replay")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,4 +52,4 @@ def make_job(name: str):
         from pipelines import replay
 
         return replay.make_job()
-    return importlib.import_module(f"pipelines.{name}").Job()
+    return importlib.import_module(f"pipelines.{name.replace('-', '_')}").Job()

@@ -10,10 +10,11 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsSingleton
 
-from pipelines import corpus, dead_letters, samplings
+from pipelines import dead_letters, samplings
 from pipelines.document import DeadLetter, Document, Element, Rejection
+from pipelines.funnel import Funnel
 from pipelines.samplings import Row
-from pipelines.stages import Read, read_counts
+from pipelines.stages import Read, Source, read_counts
 from tasks import audio, codecs, sentencepieces, storage, streams
 
 _PATCHES = {"image": (streams.IMAGE_PATCH, 0.0, 1.0), "audio": (streams.AUDIO_PATCH, audio.FLOOR_DB, audio.STEP_DB)}
@@ -21,12 +22,12 @@ _MOST_MILLIDECIBELS = 100_000  # what an array without any error counts as
 
 
 class DrawFrom(beam.PTransform):
-    """Pipeline -> elements of one corpus: the `count` documents of the draw, a Rejection for each other one."""
+    """Pipeline -> elements of one source (a corpus, or pages): the `count` documents of the draw, a Rejection for each other one."""
 
-    def __init__(self, index: int, directory: str, count: int):
+    def __init__(self, index: int, source: Source, count: int):
         super().__init__(label=f"draw {index}")
         self._index = index
-        self._source = corpus.CorpusSource(directory)
+        self._source = source
         self._count = count
 
     def expand(self, root):
@@ -34,17 +35,17 @@ class DrawFrom(beam.PTransform):
             root
             | "shards" >> beam.Create(self._source.files(), reshuffle=False)
             | "spread" >> beam.Reshuffle()
-            | "places" >> beam.Map(samplings.places_in_shard, self._count)
+            | "places" >> beam.Map(_places, self._source, self._count)
             | "smallest" >> beam.CombineGlobally(_Smallest(self._count))
         )
         return root | Read(self._source) | "choose" >> beam.Map(samplings.Draw(self._index), AsSingleton(drawn))
 
 
-class Keep(beam.PTransform):
-    """Prepared elements -> their rows. Samples go to files under `staging`, fates of the others into its funnel and dead letters."""
+class Account(beam.PTransform):
+    """Elements -> nothing: the fate of every record goes into `funnel.json` under `staging`, dead letters beside it."""
 
     def __init__(self, staging: str):
-        super().__init__(label="keep")
+        super().__init__(label="account")
         self._staging = staging
 
     def expand(self, elements):
@@ -52,7 +53,17 @@ class Keep(beam.PTransform):
         fates = [elements | "fates" >> beam.Map(_fate), *reads] | beam.Flatten() | "count" >> beam.CombinePerKey(sum)
         _ = fates | "all fates" >> beam.combiners.ToList() | "funnel" >> beam.Map(_write_pairs, storage.join(self._staging, "funnel.json"))
         letters = elements | "dead" >> beam.Filter(_is_dead) | "all dead" >> beam.combiners.ToList()
-        _ = letters | "letters" >> beam.Map(_write_letters, self._staging)
+        return letters | "letters" >> beam.Map(_write_letters, self._staging)
+
+
+class Keep(beam.PTransform):
+    """Prepared elements -> their rows. Samples go to files under `staging`."""
+
+    def __init__(self, staging: str):
+        super().__init__(label="keep")
+        self._staging = staging
+
+    def expand(self, elements):
         return elements | "rows" >> beam.FlatMap(_keep, storage.join(self._staging, "samples")) | "spread" >> beam.Reshuffle()
 
 
@@ -116,6 +127,17 @@ class MeasurePieces(beam.PTransform):
         return sums | "all" >> beam.combiners.ToList() | "write" >> beam.Map(_write_pairs, self._path)
 
 
+def read_funnel(staging: str) -> Funnel:
+    """What `Account` wrote."""
+    funnel = Funnel()
+    for (fate, reason), count in storage.read_json(storage.join(staging, "funnel.json")):
+        if fate in ("read", "kept"):
+            setattr(funnel, fate, count)
+        else:
+            (funnel.rejected if fate == "rejected" else funnel.dead_letters)[reason] = count
+    return funnel
+
+
 class _Smallest(beam.CombineFn):
     """The `count` smallest integers, ascending, of lists of integers."""
 
@@ -165,6 +187,10 @@ class _SumTuples(beam.CombineFn):
 
     def extract_output(self, accumulator):
         return accumulator
+
+
+def _places(uri: str, source, count: int) -> list[int]:
+    return samplings.places_in(source, uri, count)
 
 
 def _keep(element: Element, folder: str) -> Iterable[Row]:

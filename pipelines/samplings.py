@@ -1,4 +1,4 @@
-"""What the vocabulary job sees of a corpus: a deterministic draw of documents, each cut down to the text and arrays that are fitted to.
+"""What a job that fits something sees of a corpus: a deterministic draw of documents, for the vocabulary each cut down to its text and arrays.
 
 A document is drawn if the hash of its id is among the N smallest of its corpus: the same documents on every runner, whatever the order,
 and a larger draw contains a smaller one. Its place in that order is its rank; every eighth rank is held out of the fit of the codecs, to
@@ -9,10 +9,12 @@ import bisect
 import dataclasses
 import heapq
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgpack
 import numpy as np
 
+from pipelines.corpus import CorpusSource
 from pipelines.document import BadInput, Document, Rejection
 from pipelines.media.clips import decode_video
 from pipelines.media.images import decode_image
@@ -21,7 +23,7 @@ from tasks import audio, hashing, image, storage, streams
 from tasks.errors import CorpusError
 
 HELD_OUT_EVERY = 8
-NOT_DRAWN = "vocabulary.not_drawn"
+NOT_DRAWN = "draw.not_drawn"
 _SEED = 0
 
 
@@ -46,6 +48,13 @@ def places_in_shard(path: str, count: int) -> list[int]:
     return smallest(map(place_of, ids), count)
 
 
+def places_in(source: Any, uri: str, count: int) -> list[int]:
+    """The `count` smallest places of the documents of one file of any source; of a corpus the ids alone are read."""
+    if isinstance(source, CorpusSource):
+        return places_in_shard(uri, count)
+    return smallest((place_of(element.id) for element in source.read(uri) if isinstance(element, Document)), count)
+
+
 def smallest(places: Iterable[int], count: int) -> list[int]:
     """The `count` smallest, ascending: the bounded state of the draw."""
     return heapq.nsmallest(count, places)
@@ -53,7 +62,7 @@ def smallest(places: Iterable[int], count: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """Document -> the Document with its corpus and rank as metadata, or a Rejection with nothing but its name."""
+    """Document -> the Document with its corpus, rank and URL as metadata, or a Rejection with nothing but its name."""
 
     corpus: int
 
@@ -64,7 +73,7 @@ class Draw:
         rank = bisect.bisect_left(drawn, place)
         if rank == len(drawn) or drawn[rank] != place:
             return Rejection(Document(element.id, element.source, element.modality), NOT_DRAWN)
-        return element.replace(metadata={"corpus": self.corpus, "rank": rank})
+        return element.replace(metadata={"corpus": self.corpus, "rank": rank, "url": element.metadata.get("url", "")})
 
 
 @dataclasses.dataclass(frozen=True)

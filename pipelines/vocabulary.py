@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import gin
 
 from pipelines import corpus, dead_letters
-from pipelines.funnel import Funnel
 from pipelines.job import BaseJob, check_funnel
 from pipelines.samplings import Prepare
 from pipelines.sandbox import Sandbox
@@ -68,12 +67,14 @@ class Job(BaseJob):
     def build(self, pipeline, staging):
         import apache_beam as beam
 
-        from pipelines.fitting import DrawFrom, FitCodec, Keep, MeasureCodec, MeasurePieces, TrainPieces
+        from pipelines.fitting import Account, DrawFrom, FitCodec, Keep, MeasureCodec, MeasurePieces, TrainPieces
         from pipelines.stages import Apply
 
         prepare = Prepare(self.document_characters, self.image_token_budget, self.frame_token_budget, self.frames_per_second)
-        drawn = [pipeline | DrawFrom(i, directory, self._count(directory)) for i, directory in enumerate(self.corpora)] | beam.Flatten()
-        rows = drawn | Apply("prepare", prepare, self.limits) | Keep(staging)
+        drawn = [pipeline | DrawFrom(i, corpus.CorpusSource(directory), self._count(directory)) for i, directory in enumerate(self.corpora)] | beam.Flatten()
+        prepared = drawn | Apply("prepare", prepare, self.limits)
+        prepared | Account(staging)
+        rows = prepared | Keep(staging)
         model = rows | TrainPieces(self.pieces, self.text_bytes, storage.join(staging, MODEL_FILE))
         (rows, model) | MeasurePieces(storage.join(staging, "pieces.json"))
         for kind, codes in (("image", self.image_codes), ("audio", self.audio_codes)):
@@ -84,7 +85,9 @@ class Job(BaseJob):
         return {"corpora": [corpus.load_manifest(directory)["fingerprint"] for directory in self.corpora]}
 
     def finish(self, staging: str) -> dict[str, Any]:
-        funnel = self._funnel(staging)
+        from pipelines.fitting import read_funnel
+
+        funnel = read_funnel(staging)
         check_funnel(funnel, self.name, self.dead_letter_threshold)
         fitted = {kind: self._codec(staging, name) for kind, name in CODEC_FILES.items()}
         vocabulary = Vocabulary(storage.read_bytes(storage.join(staging, MODEL_FILE)), fitted["image"], fitted["audio"], self.pieces)
@@ -120,15 +123,6 @@ class Job(BaseJob):
 
     def _count(self, directory: str) -> int:
         return self.documents if corpus.load_manifest(directory)["modality"] in _TEXT else self.media
-
-    def _funnel(self, staging: str) -> Funnel:
-        funnel = Funnel()
-        for (fate, reason), count in storage.read_json(storage.join(staging, "funnel.json")):
-            if fate in ("read", "kept"):
-                setattr(funnel, fate, count)
-            else:
-                (funnel.rejected if fate == "rejected" else funnel.dead_letters)[reason] = count
-        return funnel
 
     def _codec(self, staging: str, name: str) -> codecs.Codec | None:
         path = storage.join(staging, name)

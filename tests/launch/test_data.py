@@ -99,6 +99,21 @@ def test_replay(raw, tmp_path):
     assert corpus.load_manifest(str(tmp_path / "again"))["name"] == "mended"
 
 
+def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
+    for name, shelf in (("good", "history"), ("web", "shop")):
+        lines = [json.dumps({"text": f"{SENTENCE} The {shelf} {shelf} has {i} things on {shelf} {chr(97 + i % 26)}{i // 26}."}) for i in range(120)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    train = [f"--gin.{key}={[str(tmp_path / name)]!r}" for key, name in (("REFERENCE", "good.jsonl"), ("SAMPLE", "web*.jsonl"))]
+    assert castor("quality-train", *train, f"--gin.OUTPUT={str(tmp_path / 'model')!r}", "--gin.KEPT_SHARE=0.05") == 0
+    assert "AUC 1.0000 on " in capsys.readouterr().out and (tmp_path / "model" / "report.html").is_file()
+    line = "--gin.web.Job.filters=[@quality_model.Classify()]"
+    extra = ["--gin_file=pipelines/web.gin", line, f"--gin.quality_model.Classify.model={str(tmp_path / 'model')!r}"]
+    assert castor("web", *flags(tmp_path, tmp_path / "out", INPUTS=["*.jsonl"]), *extra) == 0
+    documents = list(corpus.read_corpus(str(tmp_path / "out")))
+    assert len(documents) >= 110 and all("history" in d.text and d.metadata["quality_score"] > 0.5 for d in documents)
+    assert corpus.load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] >= 110
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -112,6 +127,8 @@ def test_replay(raw, tmp_path):
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.NUM_SHARDS=0"], "NUM_SHARDS is 0"),
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.DEAD_LETTER_THRESHOLD=0.0"], "over the threshold"),
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.gopher_quality.Filter.min_word=3"], "min_word"),
+        (["quality-train", "--gin.REFERENCE=['{raw}']", "--gin.SAMPLE=['x']"], "OUTPUT"),
+        (["quality-train", "--gin.REFERENCE=['{raw}']", "--gin.SAMPLE=['x']", "--gin.OUTPUT='{out}'"], "not finished or not a corpus"),
         (["replay", "--gin.CORPUS='{raw}'", "--gin.OUTPUT='{out}'"], "not finished or not a corpus"),
     ],
 )

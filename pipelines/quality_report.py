@@ -1,0 +1,27 @@
+"""The report of a linear model: one self-contained HTML page, the same for the same model. Words of strangers are escaped by the template engine."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from pipelines.funnel import Funnel, rows
+from pipelines.linear_model import HIGH, LinearModel
+
+FILE = "report.html"
+_TEMPLATE = pathlib.Path(__file__).with_name("quality_report.html")
+
+
+def render(model: LinearModel, ngrams: Mapping[str, Sequence[tuple[str, float]]]) -> str:
+    """The page as HTML. ngrams: of "for" and "against", (words, weight), strongest first."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        facts=model.facts,
+        measures=model.facts["measures"],
+        side="at least" if model.keep == HIGH else "at most",
+        funnel=rows(Funnel.from_json(model.facts["funnel"])),
+        ngrams=ngrams,
+        config=json.dumps(model.facts["config"], indent=1, sort_keys=True, ensure_ascii=False),
+    )
