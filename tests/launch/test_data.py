@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import pathlib
+import random
 import tarfile
 
 import pytest
@@ -100,8 +101,10 @@ def test_replay(raw, tmp_path):
 
 
 def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
+    draw = random.Random(0)
     for name, shelf in (("good", "history"), ("web", "shop")):
-        lines = [json.dumps({"text": f"{SENTENCE} The {shelf} {shelf} has {i} things on {shelf} {chr(97 + i % 26)}{i // 26}."}) for i in range(120)]
+        words = [f"{shelf}{a}{b}" for a in "abcdef" for b in "aeiou"] + SENTENCE.split()
+        lines = [json.dumps({"text": f"{shelf} " + " ".join(draw.choices(words, k=40))}) for _ in range(120)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     train = [f"--gin.{key}={[str(tmp_path / name)]!r}" for key, name in (("REFERENCE", "good.jsonl"), ("SAMPLE", "web*.jsonl"))]
     assert castor("quality-train", *train, f"--gin.OUTPUT={str(tmp_path / 'model')!r}", "--gin.KEPT_SHARE=0.05") == 0
@@ -110,8 +113,9 @@ def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
     extra = ["--gin_file=pipelines/web.gin", line, f"--gin.quality_model.Classify.model={str(tmp_path / 'model')!r}"]
     assert castor("web", *flags(tmp_path, tmp_path / "out", INPUTS=["*.jsonl"]), *extra) == 0
     documents = list(corpus.read_corpus(str(tmp_path / "out")))
-    assert len(documents) >= 110 and all("history" in d.text and d.metadata["quality_score"] > 0.5 for d in documents)
-    assert corpus.load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] >= 110
+    assert sum("history" in d.text for d in documents) == 120 and 121 <= len(documents) < 140  # a twentieth of the sample passes: so it was asked
+    assert all(0 < d.metadata["quality_score"] <= 1 for d in documents)
+    assert corpus.load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] == 240 - len(documents)
 
 
 @pytest.mark.parametrize(
