@@ -74,7 +74,7 @@ _SHOWS_WHERE = re.compile(
     r"|x+|\*+|\.+|_+|-+|0+|user(?:name)?|pass(?:word|wd|phrase|code)?\d{0,4}|pwd\d{0,4}|p[a@]ss(?:w[o0]rd)?\d{0,4}!?|secret|test(?:ing|pass(?:word)?)?\d{0,4}|guest|root"
     r"|admin\d{0,4}|foo(?:bar)?|bar|baz|token|key|postgres|mysql|redis|rabbitmq|mongo|minio|localhost|hunter2|s3cr[e3]t|none|null|true|false|port|host|[a-z]{1,3})$"
 )
-_WORDS = re.compile(r"^[a-zA-Z]+(?:[._:/-][a-zA-Z]+)+\d*$|^(?:[A-Z]?[a-z]+)+\d{0,3}$|^[A-Z_]+\d*$")
+_WORDS = re.compile(r"^[a-zA-Z]+(?:[._:/-][a-zA-Z]+)+\d*$|^(?:[a-z]|[A-Z][a-z])+\d{0,3}$|^[A-Z_]+\d*$")
 _LOCATION = re.compile(r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc|local)\b")
 _HEX = re.compile(r"^(?:0x)?[0-9a-fA-F]+$")
 

@@ -171,3 +171,8 @@ def test_any_text(text):
 def test_traps_end(unit):
     for text in (unit * (100_000 // len(unit)), (unit + "\n") * 2000):
         assert len(secrets.replace(text, secrets.KINDS)[0]) >= 0
+
+
+def test_a_long_value_that_is_nearly_words_ends():
+    value = "qwrtzpsdkfhxvmnbtrewqplkmnzxcvhgwr" * 5 + "9!"
+    assert [s.kind for s in secrets.find(f'token = "{value}"')] == ["secret"]
