@@ -316,7 +316,7 @@ def _international(written: str) -> int:
     digits = re.sub(r"[^0-9]", "", written)
     if digits[0] in "17" and len(digits) > 11:  # such numbers have eleven digits; the next number has begun
         digits, written = digits[:11], re.match(r"(?:[^0-9]*[0-9]){11}", written).group()
-    enough = 8 if re.search(r"[0-9][^0-9]", written) else 9
+    enough = 11 if digits[0] in "17" else 8 if re.search(r"[0-9][^0-9]", written) else 9
     return len(written) if _COUNTRY_CODES.match(digits) and enough <= len(digits) <= 15 else 0
 
 

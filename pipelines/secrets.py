@@ -72,7 +72,7 @@ _KEYWORDS = ("secret", "token", "credential", "key", "auth", "pass", "pwd", "SEC
 _SHOWS_WHERE = re.compile(
     r"(?i)^(?:.*(?:example|sample|dummy|placeholder|changeme|change_me|your[_-]|redacted|insert|replace|xxxx|\*\*\*|\.\.\.|1234567|abcdefg|deadbeef|todo).*"
     r"|x+|\*+|\.+|_+|-+|0+|user(?:name)?|pass(?:word|wd|phrase|code)?\d{0,4}|pwd\d{0,4}|p[a@]ss(?:w[o0]rd)?\d{0,4}!?|secret|test(?:ing|pass(?:word)?)?\d{0,4}|guest|root"
-    r"|admin\d{0,4}|foo(?:bar)?|bar|baz|token|key|postgres|mysql|redis|rabbitmq|mongo|minio|localhost|hunter2|s3cr[e3]t|none|null|true|false|port|host|[a-z]{1,3})$"
+    r"|admin\d{0,4}|foo(?:bar)?|bar|baz|token|key|postgres|mysql|redis|rabbitmq|mongo|minio|localhost|hunter2|s3cr[e3]t|none|null|true|false|port|host|[a-z]{1,3}|[a-z0-9_]+_password)$"
 )
 _WORDS = re.compile(r"^[a-zA-Z]+(?:[._:/-][a-zA-Z]+)+\d*$|^(?:[a-z]|[A-Z][a-z])+\d{0,3}$|^[A-Z_]+\d*$")
 _LOCATION = re.compile(r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc|local)\b")
@@ -224,7 +224,7 @@ def _last_name(before: str) -> str:
 def _kind_of(name: str, value: str, min_length: int, min_entropy: float) -> str | None:
     """What an assigned value is: `password`, `aws_secret_key`, `secret`, or None if it is nothing that was drawn at random."""
     is_password = _PASSWORD_NAME.search(name)
-    if not is_password and not _SECRET_NAME.search(name):
+    if not is_password and (not _SECRET_NAME.search(name) or "public" in name.lower()):
         return None
     aws = len(value) == 40 and "aws" in name.lower() and re.fullmatch(r"[A-Za-z0-9/+=]{40}", value)
     if aws and entropy(value) >= min_entropy:

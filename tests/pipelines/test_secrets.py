@@ -120,6 +120,8 @@ def test_assigned_and_connected(kind, text, value):
         "theAKIAIsNoKey = 1",
         "Bearer eyJ",
         "x = data[key:value]",
+        'publicKeyToken="1fc8b3b9a1e18e3b"',
+        'password = "caching_sha2_password"',
     ],
 )
 def test_what_is_no_secret(text):
