@@ -115,6 +115,12 @@ def test_gap_budget():
     assert not found(index, planted(" ".join(long[50:78:2])))
 
 
+def test_every_fourth_word_replaced(index):
+    reworded = ["stranger" if i % 4 == 3 else word for i, word in enumerate(QUESTION.split(" "))]
+    [match] = found(index, planted(" ".join(reworded)))
+    assert match.kind == "span" and match.run == 3
+
+
 def test_numbers_alone_are_no_evidence():
     index = Index([passage("sum of " + " ".join(map(str, range(1, 40))))])
     assert not found(index, planted(" ".join(map(str, range(1, 60)))))
