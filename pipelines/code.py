@@ -1,6 +1,7 @@
 """The code job: repositories, as folders and tar snapshots, to a corpus of source files.
 
-read with licences -> decode, name the language (one turn in the sandbox) -> rule sets -> licence -> exact duplicates -> corpus
+read with licences -> decode, name the language, the file's own licence, secrets out (one turn in the sandbox) -> rule sets -> duplicates
+    -> on request, the files of a repository together -> corpus
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ from pipelines.licence_headers import Declare
 from pipelines.minhash import MinHash
 from pipelines.notebooks import Notebooks
 from pipelines.repositories import RepositorySource
+from pipelines.repository_documents import JoinRepositories
+from pipelines.repository_layout import Layout
 from pipelines.sandbox import Sandbox
 from pipelines.secrets import Remove
 from pipelines.sink import WriteCorpus
@@ -34,7 +37,7 @@ del MinHash, santacoder  # imported so that gin knows them
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(RefineJob):
     """max_file_bytes, max_notebook_bytes: larger files are rejected unread. filters: rule sets and functions, applied in order.
-    duplicates: rules of deduplication, in order.
+    duplicates: rules of deduplication, in order. repositories: how the files of a repository become one document; None to leave them files.
     """
 
     max_file_bytes: int = 1 << 20
@@ -43,6 +46,7 @@ class Job(RefineJob):
     secrets: Remove = Remove()
     filters: Sequence[Any] = (generated.Filter(), stack.Filter(), licence.Filter())
     duplicates: Sequence[Any] = (ByText(),)
+    repositories: Layout | None = None
     sandbox: Sandbox = Sandbox(cpu_seconds=5.0, memory_bytes=1 << 30)
 
     modality: ClassVar[str] = "code"
@@ -57,4 +61,7 @@ class Job(RefineJob):
             | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
             | Through(self.filters)
         )
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        removals = elements | Deduplicate(self.duplicates)
+        if self.repositories is not None:
+            elements = (elements, removals) | JoinRepositories(self.repositories, self.name)
+        return (elements, removals) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

@@ -204,7 +204,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
             elif (problem := writer.add(element)) is not None:
                 letters.append(DeadLetter(element.id, element.source, "sink", *problem))
             else:
-                funnel.kept += 1
+                funnel.kept += element.records
                 facts.add(element)
                 findings.add(element)
         previous = identifier

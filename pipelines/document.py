@@ -42,6 +42,12 @@ class Document:
     bytes: "bytes | None" = None  # quoted: the name is the field itself by the time Python reads the annotation
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def records(self) -> int:
+        """How many records of the source it stands for: of a repository document (pipelines/repository_layout.py) its members, else 1."""
+        members = self.metadata.get("members") if self.modality == "code" else None
+        return sum(not member.get("piece") for member in members) if members else 1
+
     def replace(self, **changes) -> "Document":
         return dataclasses.replace(self, **changes)
 

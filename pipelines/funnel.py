@@ -2,6 +2,7 @@
 
     read == kept + sum(rejected by reason) + sum(duplicates by kind) + sum(dead letters by stage and error)
 
+A document that was made of several records (a repository document) counts as kept once for each of them, so `kept` may exceed the number of documents.
 The left side is counted where records are read, the right side where they arrive, in the data itself, so neither retries nor lost counters
 can bend it. A sink adds up the funnels of its shards; a job whose two sides differ does not commit.
 """

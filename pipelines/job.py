@@ -147,7 +147,7 @@ class RefineJob(BaseJob):
             "name": self.name,
             "modality": self.modality,
             "shards": [entry["shard"] for entry in entries],
-            "documents": funnel.kept,
+            "documents": sum(entry["shard"]["records"] for entry in entries),
             "funnel": funnel.to_json(),
             "clusters": duplicates_table.sum_clusters(entry["clusters"] for entry in entries),
             "config": config,

@@ -102,7 +102,7 @@ class RepositorySource(FileSource):
                     governing.add(_inside(item.name), item.data)
                 elif item.name and isinstance(item, tars.Fault) and item.error == "too_large" and licences.is_licence_file(item.name):
                     governing.add(_inside(item.name), None)
-        repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", posixpath.basename(uri), flags=re.IGNORECASE)
+        repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", self.relative(uri), flags=re.IGNORECASE)
         seen: dict[str, int] = {}
         with open_regular(uri) as raw:
             for item in tars.read_members(_Forward(raw, uri, total), max(self.max_file_bytes, self.max_notebook_bytes)):

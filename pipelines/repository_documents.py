@@ -1,0 +1,114 @@
+"""The Beam half of repository documents: the kept files of each repository meet, and go on as one document or a few (pipelines/repository_layout.py).
+
+    removals = elements | Deduplicate(rules)
+    joined = (elements, removals) | JoinRepositories(layout, corpus="code")
+    (joined, removals) | WriteCorpus(...)
+
+Per-file rules and deduplication come before: what they turn away is no part of any document. How the funnel still adds up: a repository document
+stands for the records that its `members` name (Document.records), and the sink counts as kept what it finds named in the documents that it writes; a
+file that got lost on the way, or stood in two documents, would be missing or too many, and the job would not commit. Files removed as
+duplicates go on as they were, without their text, since it is the sink that counts them.
+
+The shuffle: texts cross one here, keyed by 16 bytes of the repository, beside the one in the sink. It cannot be saved: whether a file stays is known
+only after deduplication has seen the whole corpus, long after the one worker that read the repository has let go of it. What finds out which files
+are gone moves ids and keys alone. A group is one repository's kept files, held in memory to be put in order: the archive's limit on its size
+(repositories.RepositorySource.max_archive_bytes) bounds it.
+"""
+
+import hashlib
+
+import apache_beam as beam
+
+from pipelines.document import Document, pack, unpack
+from pipelines.repository_layout import Layout, key_of
+
+_GONE, _FILE = b"G", b"F"
+_PAIR = tuple[bytes, bytes]
+
+
+class JoinRepositories(beam.PTransform):
+    """(elements, removals) -> elements, with a repository document or several in place of the documents that were not removed."""
+
+    def __init__(self, layout: Layout, corpus: str):
+        super().__init__(label="repositories")
+        self._layout = layout
+        self._corpus = corpus
+
+    def expand(self, inputs):
+        elements, removals = inputs
+        homes = elements | "homes" >> beam.FlatMap(_home).with_output_types(_PAIR)
+        removed = removals | "removed" >> beam.FlatMap(_removed).with_output_types(_PAIR)
+        gone = (homes, removed) | "either" >> beam.Flatten() | "by id" >> beam.GroupByKey() | "gone" >> beam.FlatMap(_gone).with_output_types(_PAIR)
+        files = elements | "files" >> beam.FlatMap(_file).with_output_types(_PAIR)
+        joined = (
+            (files, gone)
+            | "all" >> beam.Flatten()
+            | "by repository" >> beam.GroupByKey()
+            | "join" >> beam.FlatMap(_join, self._layout, self._corpus)
+        )
+        return (elements | "others" >> beam.FlatMap(_others), joined) | "elements" >> beam.Flatten()
+
+
+def _repository(document: Document) -> bytes:
+    return hashlib.blake2b(key_of(document).encode("utf-8", "surrogatepass"), digest_size=16, person=b"castor.repo.v1").digest()
+
+
+def _joins(element) -> bool:
+    """True for documents that can be part of one: a text that UTF-8 cannot carry goes to the sink alone, and becomes a dead letter alone."""
+    if not isinstance(element, Document) or element.text is None:
+        return False
+    try:
+        (element.text + str(element.metadata.get("path", ""))).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _home(element):
+    if _joins(element):
+        yield bytes.fromhex(element.id), _repository(element)
+
+
+def _removed(row):
+    identifier, _, _, size = row
+    if not size:  # a row with a size is of a document that stays
+        yield bytes.fromhex(identifier), b""
+
+
+def _gone(group):
+    identifier, rows = group
+    homes, removed = set(), False
+    for row in rows:
+        homes.add(row) if row else None
+        removed = removed or not row
+    if removed:
+        for home in sorted(homes):
+            yield home, _GONE + identifier
+
+
+def _file(element):
+    if _joins(element):
+        yield _repository(element), _FILE + pack(element)
+
+
+def _others(element):
+    if not _joins(element):
+        yield element
+
+
+def _join(group, layout: Layout, corpus: str):
+    gone, files = set(), {}
+    for row in group[1]:
+        if row[:1] == _GONE:
+            gone.add(row[1:].hex())
+        else:
+            document = unpack(row[1:])
+            files.setdefault(document.id, []).append(document)
+    kept = []
+    for identifier, same in sorted(files.items()):
+        if identifier in gone:
+            yield from (document.replace(text=None) for document in same)
+        else:
+            kept.append(same[0])
+            yield from same[1:]  # an id that occurs twice stands in a document once, and is accounted for beside it
+    yield from layout.documents(corpus, kept)
