@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= castor-demo
 
-.PHONY: demo test install lock clean
+.PHONY: demo test test-engines install lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/castor demo --output=$(DEMO)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# Real engines (Prism, a Flink cluster, a bucket emulator), fetched once; needs Java, Maven and Go, and skips what cannot be had.
+test-engines: $(VENV)/installed
+	$(BIN)/python -m pytest -m engine
 
 install: $(VENV)/installed
 

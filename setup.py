@@ -24,7 +24,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.13",
     packages=[*setuptools.find_packages(include=[f"{room}*" for room in ROOMS]), "castor_gin"],
     package_dir={"castor_gin": "gin"},
-    package_data={"castor_gin": GIN_FILES, "": ["*.html", "*.txt", "*.json"], "pipelines": ["wordlists/*.txt"]},
+    package_data={"castor_gin": GIN_FILES, "": ["*.html", "*.txt", "*.json"], "pipelines": ["wordlists/*.txt"], "launch.engines": ["pom.xml"]},
     install_requires=[*TASKS, *DATA, *MEDIA, *SEQIO, *TRAIN],
     extras_require={
         "tpu": ["jax[tpu]"],

@@ -58,6 +58,18 @@ SUBCOMMANDS = (
         takes_rest=True,
     ),
     Subcommand(
+        "launch",
+        "launch.submit",
+        "run a data job on another engine: local worker processes, Prism, or a Flink cluster",
+        tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
+        (
+            "castor launch flink --local web --gin.INPUT_ROOT='\"crawl\"' --gin.OUTPUT='\"corpora/web\"'",
+            "castor launch flink tokenize --flink_master=flink:8081 --worker_image=castor --gin_file=my_web.gin",
+            "castor launch prism web --gin_file=my_web.gin",
+        ),
+        takes_rest=True,
+    ),
+    Subcommand(
         "tasks",
         "launch.tasks",
         "list, show, verify and preview task caches, and trace a batch back to its documents",

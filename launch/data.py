@@ -13,20 +13,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, flags) -> int:
     """Runs the job. Its gin file is pipelines/JOB.gin unless --gin_file names others."""
+    job = configure(arguments.job, flags)
+    from pipelines import job as jobs
+
+    jobs.run(job, arguments.rest)
+    return 0
+
+
+def configure(name: str, flags):
+    """The job `name` as gin files and flags say. Raises ConfigurationError for a job, macro or binding that there is not."""
     from tasks import configuration
     from tasks.errors import ConfigurationError
 
-    if arguments.job not in JOBS:
-        close = difflib.get_close_matches(arguments.job, JOBS, n=1)
-        raise ConfigurationError(
-            f"no data job {arguments.job!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}."
-        )
-    configuration.parse(flags.or_files(f"pipelines/{arguments.job}.gin"))
+    if name not in JOBS:
+        close = difflib.get_close_matches(name, JOBS, n=1)
+        raise ConfigurationError(f"no data job {name!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}.")
+    configuration.parse(flags.or_files(f"pipelines/{name}.gin"))
     _check_required()
-    from pipelines import job as jobs
-
-    jobs.run(make_job(arguments.job), arguments.rest)
-    return 0
+    return make_job(name)
 
 
 def _check_required() -> None:

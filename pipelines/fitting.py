@@ -79,7 +79,7 @@ class TrainPieces(beam.PTransform):
 
 
 class FitCodec(beam.PTransform):
-    """Rows -> one PatchCodec for "image" or "audio", or None where the sample has no such data; it also goes to `path`."""
+    """Rows -> a tuple of one PatchCodec for "image" or "audio", empty where the sample has no such data; the codec also goes to `path`."""
 
     def __init__(self, kind: str, num_codes: int, path: str):
         super().__init__(label=f"{kind} codec")
@@ -238,15 +238,18 @@ def _advance(state, total):
     return state.advance(total) if state is not None and total else None
 
 
-def _save_codec(codec: codecs.PatchCodec | None, path: str) -> codecs.PatchCodec | None:
-    if codec is not None:
-        codec.save(path)
-    return codec
+def _save_codec(codec: codecs.PatchCodec | None, path: str) -> tuple[codecs.PatchCodec, ...]:
+    """None or one: not every runner carries None to a side input (Beam's Flink runner does not)."""
+    if codec is None:
+        return ()
+    codec.save(path)
+    return (codec,)
 
 
-def _errors(row: Row, kind: str, codec: codecs.PatchCodec | None):
-    if codec is None or not row.arrays(kind):
+def _errors(row: Row, kind: str, fitted: tuple[codecs.PatchCodec, ...]):
+    if not fitted or not row.arrays(kind):
         return
+    (codec,) = fitted
     for array in row.sample().arrays(kind):
         difference = np.rint((array.astype(np.float64) - codec.decode(codec.encode(array))) / codec.step)  # in whole levels of the codec
         error, elements = int((difference**2).sum()), array.size

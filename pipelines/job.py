@@ -27,7 +27,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pipelines import card, contamination_report, corpus, duplicates_table, lists
@@ -210,16 +210,32 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline, staging)
         with _shown(job.name, quiet), _without_noise():
-            try:
-                pipeline.run().wait_until_finish()
-            except Exception as error:
-                raise (_castor_error(error) or error) from error
+            wait(pipeline.run)
         manifest = job.finish(staging)
     finally:
         storage.remove_tree(staging)
     if not quiet:
         _report(job, manifest, time.monotonic() - started)
     return manifest
+
+
+def wait(start: Callable[[], Any]) -> None:
+    """Starts a pipeline and returns when it is done. Raises what stopped it, as the CastorError it began as if it was one, or CorpusError for a
+    pipeline that ended in any other state; an interrupt cancels it.
+    """
+    result = None
+    try:
+        result = start()
+        state = result.wait_until_finish()
+    except KeyboardInterrupt:
+        if result is not None:
+            with contextlib.suppress(Exception):
+                result.cancel()
+        raise
+    except Exception as error:
+        raise (_castor_error(error) or error) from error
+    if state != "DONE":
+        raise CorpusError(f"the pipeline ended in state {state}, not DONE; nothing was committed.", "Look at the runner's log, then run the job again.")
 
 
 def new_staging(output: str) -> str:
@@ -355,9 +371,8 @@ class _Noise(logging.Filter):
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    loggers = [
-        logging.getLogger(f"apache_beam.runners.{name}") for name in ("common", "worker.sdk_worker", "portability.local_job_service")
-    ]
+    names = ("common", "worker.sdk_worker", "portability.local_job_service")
+    loggers = [logging.getLogger(), *(logging.getLogger(f"apache_beam.runners.{name}") for name in names)]  # a remote runner's words come by the root
     noise = _Noise()
     for logger in loggers:
         logger.addFilter(noise)

@@ -1,0 +1,169 @@
+"""A Flink cluster on this machine: one job manager, several task managers and Beam's job server, each a Java process of its own.
+
+The Python harness runs in processes of its own too, started by the task managers (Beam's PROCESS environment). Jobs run as Flink's batch
+jobs, since every source is bounded: a stage ends before the next that shuffles begins, a bundle is a task's whole share, and a failed task
+fails the job (no restarts), which then has committed nothing.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import gin
+
+from launch.engines import harness, packages
+from launch.engines.processes import Engine, free_ports, listens, running, workspace
+
+_LOGGING = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.console.ref = console
+appender.console.name = console
+appender.console.type = CONSOLE
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
+"""
+# What Flink's own start script opens to it on Java 17.
+_OPENED = (
+    *("java.lang", "java.lang.reflect", "java.net", "java.io", "java.nio", "java.text", "java.time", "java.util"),
+    *("java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.net.util"),
+)
+_CLUSTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+_TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+_JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+_FRAMEWORK_HEAP_MB = 128
+_SHUFFLE_BUFFERS = 64  # of 32 KiB, for each shuffle that a task writes. Flink's 512 are for wide shuffles; a job here may have twenty narrow ones
+
+
+@gin.configurable(module="engines")
+@dataclasses.dataclass(frozen=True)
+class Flink:
+    """A cluster for one machine. Memory in MiB.
+
+    task_managers, slots: processes, and tasks that run at a time in each; their product is the parallelism of a job.
+    heap_mb, managed_mb, network_mb: of a task manager: for tasks, for sorting, for what moves between tasks.
+    job_manager_mb, job_server_mb: heaps of the other two.
+    keep_harness_seconds: how long a Python process waits for the next stage; starting one takes a few seconds of CPU.
+    start_seconds: how long each process may take to answer.
+    """
+
+    task_managers: int = 2
+    slots: int = 1
+    heap_mb: int = 768
+    managed_mb: int = 256
+    network_mb: int = 512
+    job_manager_mb: int = 512
+    job_server_mb: int = 512
+    keep_harness_seconds: float = 60.0
+    start_seconds: float = 120.0
+
+    def prepare(self) -> None:
+        """Fetches what is not there. Raises EngineError naming what is missing."""
+        packages.java(), packages.flink(), packages.flink_job_server()
+
+    @contextlib.contextmanager
+    def start(self) -> Iterator[Engine]:
+        """The cluster with all task managers registered, and the job server; ended with the block."""
+        with workspace("flink") as folder, running(folder) as start:
+            rpc, blob, rest = free_ports(3)
+            self._configure(folder, rpc, blob, rest)
+            jars = packages.flink()
+            heap = f"-Djobmanager.memory.heap.size={self.job_manager_mb}m"
+            manager = start("job-manager", [*self._jvm(folder, self.job_manager_mb, jars), _CLUSTER, "--configDir", folder, heap])
+            manager.wait_for(_Answers(rest), self.start_seconds)
+            command = [*self._jvm(folder, self.heap_mb + _FRAMEWORK_HEAP_MB, jars), _TASK_MANAGER, "--configDir", folder]
+            workers = [start(f"task-manager-{i}", command) for i in range(self.task_managers)]
+            with self._job_server(start, folder, f"localhost:{rest}") as options:
+                for worker in workers:
+                    worker.wait_for(_Answers(rest, self.task_managers), self.start_seconds)
+                parallelism = self.task_managers * self.slots
+                cached = f"--environment_cache_millis={round(1000 * self.keep_harness_seconds)}"
+                options = (*options, f"--parallelism={parallelism}", cached, *harness.process_options(folder))
+                facts = {"flink": _ask(rest)["flink-version"], "task managers": str(self.task_managers)}
+                yield Engine("flink", f"localhost:{rest}", options, folder, facts)
+
+    @contextlib.contextmanager
+    def connect(self, master: str, image: str = "") -> Iterator[Engine]:
+        """A job server here for a cluster that is there already: `master` is the host:port of its REST service, `image` the workers' container
+        (none: the caller names Beam's environment itself). Its Flink must be of the job server's version.
+        """
+        with workspace("flink") as folder, running(folder) as start:
+            (folder / "log4j.properties").write_text(_LOGGING)
+            (folder / "config.yaml").write_text("classloader.resolve-order: parent-first\n")
+            environment = ("--environment_type=DOCKER", f"--environment_config={image}") if image else ()
+            with self._job_server(start, folder, master) as options:
+                yield Engine("flink", master, (*options, *environment), folder)
+
+    @contextlib.contextmanager
+    def _job_server(self, start, folder: pathlib.Path, master: str) -> Iterator[tuple[str, ...]]:
+        job, artifact, expansion = free_ports(3)
+        jars = [*packages.flink_job_server(), *packages.flink()]
+        ports = [f"--flink-master={master}", f"--job-port={job}", f"--artifact-port={artifact}", f"--expansion-port={expansion}"]
+        files = [f"--flink-conf-dir={folder}", f"--artifacts-dir={folder / 'artifacts'}"]
+        server = start("job-server", [*self._jvm(folder, self.job_server_mb, jars), _JOB_SERVER, *ports, *files])
+        server.wait_for(lambda: listens(job), self.start_seconds)
+        yield "--runner=PortableRunner", f"--job_endpoint=localhost:{job}", f"--artifact_endpoint=localhost:{artifact}"
+
+    def _jvm(self, folder: pathlib.Path, megabytes: int, jars: list[pathlib.Path]) -> list[str]:
+        """A Java command up to its class. The quick compiler: a job of minutes never pays back the other's work."""
+        opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
+        logging = f"-Dlog4j.configurationFile={folder / 'log4j.properties'}"
+        path = ":".join(str(jar) for jar in jars)
+        return [packages.java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Xmx{megabytes}m", logging, *opened, "-cp", path]
+
+    def _configure(self, folder: pathlib.Path, rpc: int, blob: int, rest: int) -> None:
+        settings = {
+            "jobmanager.rpc.address": "localhost",
+            "jobmanager.rpc.port": rpc,
+            "jobmanager.bind-host": "localhost",
+            "blob.server.port": blob,
+            "rest.address": "localhost",
+            "rest.bind-address": "localhost",
+            "rest.port": rest,
+            "taskmanager.host": "localhost",
+            "taskmanager.bind-host": "localhost",
+            "taskmanager.numberOfTaskSlots": self.slots,
+            "taskmanager.cpu.cores": self.slots,
+            "taskmanager.memory.framework.heap.size": f"{_FRAMEWORK_HEAP_MB}m",
+            "taskmanager.memory.framework.off-heap.size": "128m",
+            "taskmanager.memory.task.heap.size": f"{self.heap_mb}m",
+            "taskmanager.memory.task.off-heap.size": "128m",
+            "taskmanager.memory.managed.size": f"{self.managed_mb}m",
+            "taskmanager.memory.network.min": f"{self.network_mb}m",
+            "taskmanager.memory.network.max": f"{self.network_mb}m",
+            "taskmanager.network.sort-shuffle.min-buffers": _SHUFFLE_BUFFERS,
+            "taskmanager.memory.jvm-metaspace.size": "256m",
+            "taskmanager.memory.jvm-overhead.min": "128m",
+            "taskmanager.memory.jvm-overhead.max": "128m",
+            "parallelism.default": self.task_managers * self.slots,
+            "restart-strategy.type": "none",
+            "classloader.resolve-order": "parent-first",
+            "io.tmp.dirs": folder / "tmp",
+        }
+        (folder / "tmp").mkdir()
+        (folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
+        (folder / "log4j.properties").write_text(_LOGGING)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answers:
+    """Whether a cluster's REST service answers, and has that many task managers."""
+
+    port: int
+    task_managers: int = 0
+
+    def __call__(self) -> bool:
+        overview = _ask(self.port)
+        return overview is not None and overview.get("taskmanagers", 0) >= self.task_managers
+
+
+def _ask(port: int) -> dict[str, Any] | None:
+    """What the REST service says of its cluster, or None while it does not."""
+    try:
+        with urllib.request.urlopen(f"http://localhost:{port}/overview", timeout=5) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):
+        return None

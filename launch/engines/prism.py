@@ -1,0 +1,34 @@
+"""Beam's Prism on this machine: one process that runs a pipeline, and starts the Python harness beside itself."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import gin
+
+from launch.engines import harness, packages
+from launch.engines.processes import Engine, free_ports, listens, running, workspace
+
+
+@gin.configurable(module="engines")
+@dataclasses.dataclass(frozen=True)
+class Prism:
+    """start_seconds: how long it may take to answer."""
+
+    start_seconds: float = 60.0
+
+    def prepare(self) -> None:
+        """Fetches what is not there. Raises EngineError naming what is missing."""
+        packages.program(packages.PRISM)
+
+    @contextlib.contextmanager
+    def start(self) -> Iterator[Engine]:
+        """Prism, listening; ended with the block."""
+        program = packages.program(packages.PRISM)
+        with workspace("prism") as folder, running(folder) as start:
+            (port,) = free_ports(1)
+            server = start("prism", [program, f"--job_port={port}", "--serve_http=false", "--log_kind=text", "--log_level=warn"])
+            server.wait_for(lambda: listens(port), self.start_seconds)
+            address = f"localhost:{port}"
+            options = ("--runner=PortableRunner", f"--job_endpoint={address}", *harness.process_options(folder))
+            yield Engine("prism", address, options, folder, {"prism": packages.PRISM.version})

@@ -1,0 +1,65 @@
+"""`castor launch ENGINE JOB`: a data job on an engine other than this process.
+
+    castor launch local web ...             two worker processes of Beam's own on this machine
+    castor launch prism web ...             Beam's Prism, brought up here for this job
+    castor launch flink --local web ...     a Flink cluster (job manager, task managers, job server), brought up here for this job
+    castor launch flink web --flink_master=HOST:PORT ...     a Flink cluster that is there; only the job server is brought up here
+
+The job is the same, and so is every byte that it writes. Engines are fetched on first use (launch/engines/packages.py).
+"""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+
+import launch.data
+from launch.engines.flink import Flink
+from launch.engines.prism import Prism
+from launch.engines.processes import Engine
+from tasks.errors import ConfigurationError
+
+ENGINES = ("local", "prism", "flink")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the engine and the job; everything that is neither gin's nor ours goes to Beam."""
+    parser.add_argument("engine", metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(launch.data.JOBS)}")
+    parser.add_argument("--local", action="store_true", help="flink: bring up a cluster on this machine for the job")
+    parser.add_argument("--flink_master", default="", help="flink: HOST:PORT of a cluster's REST service")
+    parser.add_argument("--worker_image", default="", help="flink: container image of the workers (launch/Dockerfile)")
+    parser.add_argument("--workers", type=int, default=2, help="local: worker processes (2)")
+
+
+def run(arguments: argparse.Namespace, flags) -> int:
+    """Brings the engine up, runs the job on it, takes the engine down again."""
+    if arguments.engine not in ENGINES:
+        raise ConfigurationError(f"no engine {arguments.engine!r}.", f"The engines are {', '.join(ENGINES)}.")
+    job = launch.data.configure(arguments.job, flags)
+    with _engine(arguments) as engine:
+        from pipelines import job as jobs
+
+        jobs.run(job, [*engine.options, *arguments.rest])
+    return 0
+
+
+@contextlib.contextmanager
+def _engine(arguments: argparse.Namespace) -> Iterator[Engine]:
+    if arguments.engine == "local":
+        yield Engine("local", "", ("--direct_running_mode=multi_processing", f"--direct_num_workers={arguments.workers}"), None)
+    elif arguments.engine == "prism":
+        with Prism().start() as engine:
+            yield engine
+    elif arguments.local:
+        with Flink().start() as engine:
+            yield engine
+    else:
+        if not arguments.flink_master:
+            raise ConfigurationError("castor launch flink: which cluster?", "Name it (--flink_master=HOST:PORT), or bring one up here (--local).")
+        named = any(option.startswith("--environment_type") for option in arguments.rest)
+        if not arguments.worker_image and not named:
+            raise ConfigurationError(
+                "castor launch flink: how are the workers to be started?", "Name their image (--worker_image=IMAGE), or Beam's --environment_type."
+            )
+        with Flink().connect(arguments.flink_master, arguments.worker_image) as engine:
+            yield engine

@@ -1,0 +1,93 @@
+"""One job, several engines, the same bytes: every file that the web, vocabulary and tokenize jobs write on Beam's in-process runner, two worker
+processes, Prism and a Flink cluster, by SHA-256; and errors that arrive as themselves from wherever they were raised.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+
+import gin
+import pytest
+import small_job
+
+from launch import data
+from launch.demo_corpus import _write_web
+from pipelines import job
+from tasks import configuration
+from tasks.errors import CorpusError, VocabularyError
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+PAGES = 60
+WEB = {"INPUTS": ["*.warc.gz"], "NUM_SHARDS": 3, "KEEP_REJECTS": True}
+VOCABULARY = {"VOCAB_SIZE": 600, "SAMPLE_DOCUMENTS": 40}
+TOKENIZE = {"NUM_SHARDS": 2, "SPLITS": {"train": 0.8, "validation": 0.2}}
+
+
+def make(name: str, **macros):
+    """The job as its gin file configures it."""
+    bindings = tuple(f"{key} = {value!r}" for key, value in macros.items())
+    configuration.parse(configuration.Flags((f"pipelines/{name}.gin",), bindings))
+    try:
+        return data.make_job(name)
+    finally:
+        gin.clear_config()
+
+
+def digests(directory) -> dict[str, str]:
+    """SHA-256 of every file under a directory, hidden ones included, by relative path."""
+    root = pathlib.Path(directory)
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def say(capsys, engine: str, name: str, found: dict[str, str]) -> None:
+    """One line of the log: the digest of all digests, and the manifest's."""
+    whole = hashlib.sha256("".join(f"{digest}  {path}\n" for path, digest in sorted(found.items())).encode()).hexdigest()
+    with capsys.disabled():
+        print(f"\nengine={engine} job={name} files={len(found)} sha256={whole} manifest={found['manifest.json']}", flush=True)
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """The three jobs run on FnApiRunner: {name: (job, digests of its output)}. Each reads what the one before it wrote."""
+    home = tmp_path_factory.mktemp("engines")
+    _write_web(home / "crawl", PAGES)
+    web = make("web", INPUT_ROOT=str(home / "crawl"), OUTPUT=str(home / "web"), **WEB)
+    made = {"web": web}
+    job.run(web, quiet=True)
+    made["vocabulary"] = make("vocabulary", CORPORA=[web.output], OUTPUT=str(home / "vocabulary"), **VOCABULARY)
+    job.run(made["vocabulary"], quiet=True)
+    made["tokenize"] = make("tokenize", NAME="web", CORPUS=web.output, VOCABULARY=str(home / "vocabulary"), OUTPUT=str(home / "tasks"), **TOKENIZE)
+    job.run(made["tokenize"], quiet=True)
+    return {name: (one, digests(one.output)) for name, one in made.items()}
+
+
+@pytest.mark.parametrize("name", ["web", "vocabulary", "tokenize"])
+def test_every_engine_writes_the_same_bytes(engine, jobs, name, tmp_path, capsys):
+    one, expected = jobs[name]
+    say(capsys, "FnApiRunner", name, expected)
+    manifest = job.run(dataclasses.replace(one, output=str(tmp_path / name)), engine.options, quiet=True)
+    found = digests(tmp_path / name)
+    say(capsys, engine.name, name, found)
+    assert found == expected
+    assert manifest["funnel"]["read"] >= PAGES / 2
+
+
+def test_an_error_for_the_user_arrives_as_itself(engine, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("vocabulary\n")
+    with pytest.raises(VocabularyError, match="^the vocabulary is gone. Bring it back.$"):
+        job.run(lines(tmp_path), engine.options, quiet=True)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_too_many_dead_letters_commit_nothing(engine, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("good\nzero\nbad x\n")
+    with pytest.raises(CorpusError, match=r"2 of 3 records \(66.7%\) are dead letters .*Nothing was committed"):
+        job.run(lines(tmp_path), engine.options, quiet=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".failed"]
+
+
+def lines(folder: pathlib.Path):
+    return small_job.Job(name="lines", input_root=str(folder / "in"), inputs=("*",), output=str(folder / "out"), num_shards=2)
