@@ -213,6 +213,10 @@ def _head(cursor: _Cursor) -> bytes:
         for mark in (b"\r\n\r\n", b"\n\n"):
             found = cursor.buffer.find(mark, max(0, searched - 3), MAX_HEADER_BYTES)
             if found >= 0:
+                other = _RESYNC.search(cursor.buffer, 1, found)
+                if other:
+                    cursor.drop(other.start(1))
+                    raise BadInput("short_header", "another record begins inside the record header")
                 head = bytes(cursor.buffer[: found + len(mark)])
                 cursor.drop(found + len(mark))
                 return head

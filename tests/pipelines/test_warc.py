@@ -133,7 +133,7 @@ def test_arc(tmp_path):
     assert faults(items) == ["not_arc"] and len(bodies(items)) == 2
 
 
-@pytest.mark.parametrize("keep", [120, 200, 380])
+@pytest.mark.parametrize("keep", [14, 40, 60, 90, 120, 200, 380])
 def test_a_record_cut_short_costs_itself_alone_where_borders_are_all_there_is(tmp_path, keep):
     first, second, third = (record(b) for b in BODIES)
     items = read(tmp_path, first[:keep] + second + third, "x.warc")
