@@ -78,7 +78,8 @@ class HashedSet:
         packed = bytearray()
         for entry in entries:
             packed += _digest(entry)
-        self._hashes = np.unique(np.frombuffer(bytes(packed), "<u8"))
+        self._hashes = np.frombuffer(packed, "<u8")
+        self._hashes.sort()  # in place: a list of millions should not stand in memory twice
 
     def __len__(self) -> int:
         return len(self._hashes)

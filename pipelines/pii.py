@@ -275,11 +275,12 @@ _NORTH_AMERICAN = re.compile(
 _AFTER_LABEL = re.compile(rf"(?:{_BRACKETED}|[0-9]{{1,5}}{_BRACKETED})?(?:{_GAP}[0-9]){{4,14}}(?!\w|[.,:/-][0-9])", re.ASCII)
 _LABEL = re.compile(
     r"(?:(?<![^\W\d_])(?:tel|tele?phone?|telefon|tel\u00e9fono|t\u00e9l\u00e9phone|telefax|fax|mobil|mobile|handy|phone|call|ph|t\u00e9l"
-    r"|\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d)|\u7535\u8bdd|\u96fb\u8a71|\u624b\u673a|\uc804\ud654|\u260e|\U0001f4de)"
+    r"|\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d)|(?:\u7535\u8bdd|\u96fb\u8a71|\u624b\u673a|\u4f20\u771f)(?:\u53f7\u7801?)?|\uc804\ud654|\u260e|\U0001f4de)"
     r"[.:\uff1a)\]]{0,2}\s?[:\uff1a]?\s?\Z",
     re.IGNORECASE,
 )
 _DATE = re.compile(r"(?:19|20)[0-9]{2}[-./ ]|[0-3]?[0-9][./-][01]?[0-9][./-](?:19|20)[0-9]{2}\b|(?:19|20)[0-9]{2}[-\u2013](?:19|20)[0-9]{2}\Z")
+_DECIMAL = re.compile(r"\+[0-9]+\.[0-9]+")
 _COUNTRY_CODES = re.compile(
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[1-368]|22[0-9]|23[0-9]|24[0-9]|25[0-8]|26[0-9]|29[0179]|35[0-9]|37[0-9]|38[0-35-79]"
     r"|42[013]|50[0-9]|59[0-9]|67[0-9]|68[0-35-9]|69[0-2]|8(?:00|5[02356]|8[0-368])|96[0-8]|97[0-79]|99[2-68]"
@@ -313,6 +314,8 @@ def _phones(runs: _Runs) -> Iterator[Span]:
 
 def _international(written: str) -> int:
     """How much of a text that begins as a number with `+` is one; 0 for none of it."""
+    if _DECIMAL.fullmatch(written):
+        return 0
     digits = re.sub(r"[^0-9]", "", written)
     if digits[0] in "17" and len(digits) > 11:  # such numbers have eleven digits; the next number has begun
         digits, written = digits[:11], re.match(r"(?:[^0-9]*[0-9]){11}", written).group()

@@ -1,5 +1,6 @@
 """The media jobs run whole on small corpora: what is kept, that the funnel adds up, that damage is somebody's dead letter."""
 
+import hashlib
 import json
 import pathlib
 
@@ -9,9 +10,10 @@ import small_media
 
 from pipelines import audio, dead_letters, image, job, video
 from pipelines.corpus import read_corpus
+from pipelines.filters import image_lists
 from pipelines.filters.datacomp_basic import DataCompBasic
 from pipelines.filters.sound_quality import SoundQuality
-from pipelines.media import sounds
+from pipelines.media import fingerprints, images, sounds
 from tasks import configuration
 
 
@@ -39,6 +41,17 @@ def pictures(tmp_path_factory):
     (folder / "page.jpg").write_text("<!DOCTYPE html>")
     (folder / "notes.md").write_text("not of this kind")
     return folder
+
+
+def test_pictures_on_a_list_are_turned_away(pictures, tmp_path):
+    big = [small_media.encode_picture(small_media.picture(240, 220, seed)) for seed in range(3)]
+    (tmp_path / "files.txt").write_text("# known\n" + hashlib.sha256(big[0]).hexdigest())
+    again = fingerprints.perceptual_hash(images.decode_image(big[1]))
+    (tmp_path / "likenesses.txt").write_text(fingerprints.to_hex(again ^ 0b101))
+    rule = image_lists.Filter(files=(str(tmp_path / "files.txt"),), perceptual=(str(tmp_path / "likenesses.txt"),), min_detail=0.0)
+    manifest = run(image.Job, pictures, tmp_path / "out", rules=(rule,), keep_rejects=True)
+    assert manifest["funnel"]["rejected"] == {"image_lists.file": 2, "image_lists.perceptual": 1} and accounted(manifest) == 9
+    assert set(manifest["files"]) == {str(tmp_path / "files.txt"), str(tmp_path / "likenesses.txt")}
 
 
 def test_image_job(pictures, tmp_path):
