@@ -23,6 +23,10 @@ TAGS = {
 _LIMIT = {hints.COMMENTS: 0.8, hints.HIDDEN: 0.4, hints.BOILERPLATE: 0.4, hints.MINOR: 0.2}
 # On a short page, a few teasers hold more prose than the text does; below this much prose a part of a sure name may hold up to 0.8.
 _SMALL = 1000
+# What bears one class is judged together, too: every paragraph may be named alike.
+_SHARED_LIMIT = 0.6
+# If less than this share of the prose is left, the names did not mean what they say.
+_LEFT = 0.1
 # A teaser: a linked heading and at most a few sentences.
 _TEASER_PROSE = 600
 _TEASER_SHARE = 0.3
@@ -50,6 +54,7 @@ def verdicts(page: Page) -> list[int]:
 def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
     """1 for each block outside boilerplate. `found` are the verdicts."""
     result = bytearray(b"\1") * len(page.text)
+    nodes = [node for node, (first, last) in enumerate(zip(page.first, page.last)) if last - first > 1 or (found[node] and last > first)]
     linked = list(accumulate(page.link, initial=0))
     sizes = list(accumulate(map(len, page.text), initial=0))
     heads = [0] * (len(page.text) + 1)  # blocks that stand for the whole page: its main element, its title
@@ -58,11 +63,15 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
             heads[first] += 1
     heads = list(accumulate(heads, initial=0))
     for sure in (True, False):
+        before = bytes(result)
         prose = list(accumulate((value if a else 0 for value, a in zip(worth, result)), initial=0))
         everything, end = prose[-1], 0
-        for name, first, last in zip(found, page.first, page.last):
-            if last <= end or first == last:
+        shared = _shared(page, found, prose)
+        for node in nodes:
+            last = page.last[node]
+            if last <= end:
                 continue
+            name, first = found[node], page.first[node]
             inside = prose[last] - prose[first]
             if name < hints.BOILERPLATE:
                 # no prose, and mostly links: a menu, a list of links
@@ -71,12 +80,27 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
                 dead = False
             else:
                 limit = 0.8 if name == hints.BOILERPLATE and inside < _SMALL else _LIMIT[name]
-                dead = inside <= limit * everything and (sure or not inside or heads[last] == heads[first])
+                dead = inside <= limit * everything and shared.get(node, 0) <= _SHARED_LIMIT * everything and (sure or not inside or heads[last] == heads[first])
             if dead:
                 result[first:last] = bytes(last - first)
                 end = last
+        if not sure and sum(value for value, a in zip(worth, result) if a) < _LEFT * everything:
+            result[:] = before
     _kill_teasers(page, worth, result)
     return result
+
+
+def _shared(page: Page, found: list[int], prose: list[int]) -> dict[int, int]:
+    """For each node whose class is boilerplate and that has prose, the prose of all nodes of that class: they are judged together."""
+    classes = {
+        node: hints.class_of(page.attributes[node])
+        for node, name in enumerate(found)
+        if name >= hints.BOILERPLATE and prose[page.last[node]] > prose[page.first[node]]
+    }
+    sums = {}
+    for node, name in classes.items():
+        sums[name] = sums.get(name, 0) + prose[page.last[node]] - prose[page.first[node]]
+    return {node: sums[name] for node, name in classes.items() if name}
 
 
 def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
@@ -86,6 +110,7 @@ def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
         int(a and link * 10 >= len(text) * 9 and page.tag[node] in HEADINGS) for a, text, link, node in zip(living, page.text, page.link, page.node)
     ]
     count = list(accumulate(heads, initial=0))
+    titles = list(accumulate((int(page.tag[node] == "h1") for node in page.node), initial=0))
     if count[-1] < 2:  # one is the title of the page
         return
     limit = min(_TEASER_PROSE, _TEASER_SHARE * prose[-1])
@@ -94,7 +119,8 @@ def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
             node = page.node[block]
             for _ in range(_TEASER_LEVELS):
                 parent = page.parent[node]
-                if parent <= 0 or count[page.last[parent]] - count[page.first[parent]] > 1:
+                first, last = page.first[parent], page.last[parent]
+                if parent <= 0 or count[last] - count[first] > 1 or titles[last] > titles[first]:
                     break
                 node = parent
             first, last = page.first[node], page.last[node]

@@ -19,13 +19,15 @@ _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _SAMPLE, _DENSE_SHARE = 4000, 0.2
 # A page with less prose than this is judged by all its unlinked text: a short poem, a form of data.
 _LITTLE = 250
-_CLASS = re.compile(' class="[^"]*"')
 _CONTENT_SHARE = 0.4  # of the prose: an element named as content that has less is not the one
+_ARTICLE_SHARE = 0.3  # of the prose: an article element with the title in it needs less, since its author says what it is
+_MOST_TITLES = 10
 _NESTED_SHARE = 0.5
 _DOMINANT_SHARE = 0.8  # of the prose: the smallest element that holds as much holds the text
 _TITLE_DISTANCE = 30  # blocks between the title and the text: dates, authors, buttons
 _LEAD = 80  # characters of a paragraph between the title and the text that is its lead
 _TAIL = 40  # characters; behind the last prose, less is a remnant unless it is a paragraph or an item
+_LISTS, _LIST_LEVELS = ("ul", "ol", "dl", "table"), 5
 _ITEMS = ("p", "li", "td", "dd")
 
 
@@ -36,12 +38,14 @@ def choose(page: Page, comments: bool = False) -> list[int]:
     sample = "".join(page.text)[:_SAMPLE]
     letters = 2 if len(_DENSE.findall(sample)) > _DENSE_SHARE * len(sample) else 1
     worth = _worth(page, letters)
+    if sum(worth) < _LITTLE:
+        worth = _unlinked(page, letters)
     found = boilerplate.verdicts(page)
     living = boilerplate.alive(page, worth, found)
     by_readers = _by_readers(page, worth, found) if comments else set()
     worth = [value if a else 0 for value, a in zip(worth, living)]
     if sum(worth) < _LITTLE:
-        worth = [len(text) * letters if a and link * 3 < len(text) else 0 for text, link, a in zip(page.text, page.link, living)]
+        worth = [value if a else 0 for value, a in zip(_unlinked(page, letters), living)]
     chosen = _sequence(page, worth, living, _container(page, worth, found))
     return sorted(by_readers.union(chosen)) if by_readers else chosen
 
@@ -66,6 +70,11 @@ def _worth(page: Page, letters: int) -> list[int]:
     return result
 
 
+def _unlinked(page: Page, letters: int) -> list[int]:
+    """For each block its length in letters if it is not of links, else 0."""
+    return [len(text) * letters if link * 3 < len(text) else 0 for text, link in zip(page.text, page.link)]
+
+
 def _container(page: Page, worth: list[int], found: list[int]) -> int:
     """The node that holds the main text: one whose name says so, or the smallest one that holds most of the prose."""
     sums = list(accumulate(worth, initial=0))
@@ -73,26 +82,37 @@ def _container(page: Page, worth: list[int], found: list[int]) -> int:
     named = [node for node, name in enumerate(found) if name == hints.CONTENT and prose[node]]
     if named:
         best = max(named, key=prose.__getitem__)
-        together = _together(page, named, best, prose)
-        if together:
-            return together
+        for node in named:  # the innermost of nested ones
+            inside = page.first[node] >= page.first[best] and page.last[node] <= page.last[best]
+            if node > best and inside and prose[node] >= _NESTED_SHARE * prose[best]:
+                best = node
+        best = _together(page, named, best, prose) or best
         if prose[best] >= _CONTENT_SHARE * prose[0]:
-            for node in named:  # the innermost of nested ones
-                inside = page.first[node] >= page.first[best] and page.last[node] <= page.last[best]
-                if node > best and inside and prose[node] >= _NESTED_SHARE * prose[best]:
-                    best = node
             return best
     best = 0
     for node in range(1, len(prose)):
         if page.parent[node] == best and prose[node] >= _DOMINANT_SHARE * prose[0]:
             best = node
+    for node in _articles_with_title(page):
+        if page.first[best] <= page.first[node] and page.last[node] <= page.last[best] and prose[node] >= _ARTICLE_SHARE * prose[best]:
+            return node
     return best
 
 
+def _articles_with_title(page: Page) -> list[int]:
+    titles = [block for block, node in enumerate(page.node) if page.tag[node] == "h1"][:_MOST_TITLES]
+    articles = [node for node, tag in enumerate(page.tag) if tag == "article"]
+    return [node for node in articles if any(page.first[node] <= block < page.last[node] for block in titles)]
+
+
 def _together(page: Page, named: list[int], best: int, prose: list[int]) -> int:
-    """The node around the pieces of a text that is cut into several elements of the best one's class; 0 if it is one."""
-    name = _CLASS.search(page.attributes[best])
-    pieces = [node for node in named if name and name[0] in page.attributes[node]]
+    """The node around the pieces of a text that is cut into several elements of the best one's name; 0 if it is one."""
+    names = hints.content_names(page.attributes[best])
+    pieces, end = [], 0
+    for node in named:
+        if page.first[node] >= end and not names.isdisjoint(hints.content_names(page.attributes[node])):
+            pieces.append(node)
+            end = page.last[node]
     if len(pieces) < 2:
         return 0
     first, last = page.first[pieces[0]], max(page.last[node] for node in pieces)
@@ -110,11 +130,13 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
         if living[block] and page.tag[page.node[block]] == "h1":
             start = block
             break
+    linked = list(accumulate(page.link, initial=0))
+    sizes = list(accumulate(map(len, page.text), initial=0))
     chosen = []
     for block in range(start, last):
         if living[block]:
             tag, text = page.tag[page.node[block]], page.text[block]
-            if page.link[block] * 2 > len(text) and tag not in HEADINGS or phrases.is_label(text):
+            if page.link[block] * 2 > len(text) and tag not in HEADINGS and _is_of_links(page, block, linked, sizes) or phrases.is_label(text):
                 continue
             if block < first and not worth[block] and tag != "h1" and len(text) < _LEAD:
                 continue
@@ -125,6 +147,21 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
     while len(chosen) > 1 and phrases.is_call(page.text[chosen[-1]]):
         chosen.pop()
     return _without_empty_sections(page, worth, chosen)
+
+
+def _is_of_links(page: Page, block: int, linked: list[int], sizes: list[int]) -> bool:
+    """True for a block of links that is not one of few in a list or a table of text, and has no sentence around them."""
+    if len(page.text[block]) - page.link[block] >= _LEAD:
+        return False
+    node = page.node[block]
+    for _ in range(_LIST_LEVELS):
+        if page.tag[node] in _LISTS:
+            first, last = page.first[node], page.last[node]
+            return (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first]
+        node = page.parent[node]
+        if node <= 0:
+            break
+    return True
 
 
 def _in_place(page: Page, block: int, first_prose: int, last_prose: int) -> bool:

@@ -25,7 +25,12 @@ _CONTENT = frozenset(
         "blog-content text-content main-text maintext field-name-body field--name-body mw-parser-output"
     ).split()
 )
-_COMMENT_WORDS = frozenset("comment comments commentlist commentform commentaire commentaires kommentar kommentare disqus respond replies livefyre".split())
+_COMMENT_WORDS = frozenset(
+    (
+        "comment comments commentlist commentform commentaire commentaires kommentar kommentare kommentarer komentarze komentare comentarios commenti "
+        "reacties yorum yorumlar pinglun disqus respond replies livefyre"
+    ).split()
+)
 # Words for what stands beside any text of the site.
 _BOILERPLATE_WORDS = frozenset(
     (
@@ -34,15 +39,26 @@ _BOILERPLATE_WORDS = frozenset(
         "subscribe subscription newsletter signup related relatedposts recommend recommended recommendation recommendations recirc recirculation "
         "outbrain taboola teaser teasers promo promos promotion ad ads adv advert adverts advertisement advertising sponsor sponsored adsbygoogle "
         "werbung anzeige publicidad publicite cookie cookies consent gdpr cmp modal popup overlay lightbox tooltip pagination pager paging "
-        "toolbar mostread trending noprint"
+        "toolbar mostread trending noprint "
+        # The same in other languages of the web, as their sites spell them in names.
+        "empfehlungen verwandte teilen annonce advertentie annons reklama reklam reklame hirdetes guanggao pubblicita partage partager lireaussi "
+        "relacionados relacionadas compartir compartilhar correlati condividi udostepnij polecane powiazane gerelateerd delen dela souvisejici "
+        "kapcsolodo paylas ilgili tuijian xiangguan fenxiang daohang kanren osusume"
     ).split()
 )
 # Words for what belongs to one text and is not of it, and such as sites use for other things, too.
 _MINOR_WORDS = frozenset(
     (
-        "tags taglist tagcloud keywords byline author authors authorbox vcard meta metadata postmeta toc popular latest recent login register paywall "
+        "tags taglist tagcloud keywords byline author authors authorbox vcard meta metadata postmeta toc popular latest recent login register "
         "copyright legal disclaimer imprint caption captions credit credits gallery slideshow carousel slider swiper rating ratings feedback search "
         "banner follow timestamp dateline date tools print categories fact"
+    ).split()
+)
+# Words run together: socialshare, cookiebanner.
+_PREFIXES = tuple(
+    (
+        "breadcrumb cookie newsletter advert subscri socials socialm sharebu sharetoo modald modalw modalc popupw relateda relatedc relatedl relatedp "
+        "recommend outbrain taboola pagination sidebar navbar mostread mostpop"
     ).split()
 )
 _PHRASES = ("read more", "more on", "see also", "also read", "read also", "read next", "up next", "sign up", "most read")
@@ -53,6 +69,10 @@ _STATES = frozenset("has no is with not without tag category format type status 
 _FRAMES = frozenset("nav navbar navigation menu footer sidebar sidebars widget widgets banner modal overlay".split())
 _ROLES = frozenset("navigation banner contentinfo complementary search menu menubar dialog alert alertdialog toolbar tablist".split())
 
+_MOST_WORDS_OF_ID = 3
+_SECTIONS = frozenset("section level1 level2 level3 level4 sect1 sect2 sect3 sect4".split())  # Sphinx, Pandoc, DocBook and AsciiDoc
+
+_LONGEST_NAME = 100  # characters
 _MAX_TOKENS_KEPT = 100_000
 _kept: dict[str, int] = {}  # verdicts on tokens, which repeat within a site and between sites
 
@@ -60,14 +80,15 @@ _kept: dict[str, int] = {}  # verdicts on tokens, which repeat within a site and
 def verdict(attributes: str) -> int:
     """CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN or 0, for attributes as they stand in canonical HTML."""
     result = 0
-    for name, value in _ATTRIBUTE.findall(attributes):
+    found_attributes = _ATTRIBUTE.findall(attributes)
+    for name, value in found_attributes:
         if name == "class" or name == "id":
+            if name == "id" and _is_slug(value, found_attributes):
+                continue
             for token in value.split():
                 found = _kept.get(token)
                 if found is None:
-                    if len(_kept) >= _MAX_TOKENS_KEPT:
-                        _kept.clear()
-                    found = _kept[token] = _token(token)
+                    found = _learn(token)
                 if found > result:
                     result = found
         elif name == "style":
@@ -82,6 +103,15 @@ def verdict(attributes: str) -> int:
         elif value in _ROLES:
             result = max(result, BOILERPLATE)
     return result
+
+
+def _learn(token: str) -> int:
+    if len(token) > _LONGEST_NAME:
+        return 0
+    if len(_kept) >= _MAX_TOKENS_KEPT:
+        _kept.clear()
+    _kept[token] = _token(token)
+    return _kept[token]
 
 
 def _token(token: str) -> int:
@@ -101,12 +131,19 @@ def _token(token: str) -> int:
         words = [word for word in words if word not in _FRAMES or word in inner]
     if not _COMMENT_WORDS.isdisjoint(words):
         return COMMENTS
-    if not _BOILERPLATE_WORDS.isdisjoint(words):
+    if not _BOILERPLATE_WORDS.isdisjoint(words) or any(word.startswith(_PREFIXES) for word in words):
         return BOILERPLATE
     if not _MINOR_WORDS.isdisjoint(words):
         return MINOR
     joined = " ".join(words)
     return BOILERPLATE if any(phrase in joined for phrase in _PHRASES) else 0
+
+
+def _is_slug(identifier: str, attributes: list[tuple[str, str]]) -> bool:
+    """True for an id made of the words of a heading, as of the sections of a manual, which say what they are about."""
+    if len(_SEPARATORS.split(identifier)) > _MOST_WORDS_OF_ID:
+        return True
+    return any(name == "class" and not _SECTIONS.isdisjoint(value.split()) for name, value in attributes)
 
 
 def _words(token: str) -> list[str]:
@@ -117,3 +154,13 @@ def _words(token: str) -> list[str]:
             words += _CAPITALISED.findall(part)
         words.append(part)
     return [word.lower() for word in words if word]
+
+
+def content_names(attributes: str) -> frozenset[str]:
+    """The class tokens that name an element as the one around an article's text."""
+    return frozenset(token for name, value in _ATTRIBUTE.findall(attributes) if name == "class" for token in value.lower().split()) & _CONTENT
+
+
+def class_of(attributes: str) -> str:
+    """The value of the attribute class, empty if there is none."""
+    return next((value for name, value in _ATTRIBUTE.findall(attributes) if name == "class"), "")

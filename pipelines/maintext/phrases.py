@@ -19,7 +19,7 @@ _LABELS = frozenset(
         "reklama|czytaj więcej|czytaj też|czytaj także|zobacz także|udostępnij|komentarze|reklam|annons|läs mer|läs också|dela|annonse|les mer|les også|"
         "læs mere|læs også|advertentie|lees meer|lees ook|delen|mainos|lue lisää|lue myös|hirdetés|olvasson tovább|publicitate|citește și|"
         "devamını oku|paylaş|ilgili haberler|реклама|читайте также|читайте ещё|читать далее|поделиться|комментарии|подписаться|читайте також|"
-        "広告|関連記事|続きを読む|シェア|印刷する|广告|相关阅读|相关新闻|相关文章|阅读全文|分享到|推荐阅读|责任编辑|廣告|相關新聞|광고|관련기사|공유하기|댓글|إعلان|اقرأ أيضا|شارك|विज्ञापन|यह भी पढ़ें"
+        "広告|関連記事|続きを読む|シェア|印刷する|分享|为你推荐|广告|相关阅读|相关新闻|相关文章|阅读全文|分享到|推荐阅读|责任编辑|廣告|相關新聞|광고|관련기사|공유하기|댓글|إعلان|اقرأ أيضا|شارك|विज्ञापन|यह भी पढ़ें"
     ).split("|")
 )
 _CREDIT = re.compile(
@@ -32,10 +32,16 @@ _CALL = re.compile(
     r"folgen sie uns|abonnieren|abonnez-vous|suscríb|síguenos|iscriviti|seguici|inscreva-se|siga-nos|prenumerera|подпис[аы]|구독",
     re.IGNORECASE,
 )
-_CONSENT = re.compile(
-    r"einverstanden, dass mir .{0,60}angezeigt|daten .{0,40}an drittplattformen|an dieser stelle find.{0,80}extern|externe[rn]? inhalt|"
-    r"contenu .{0,40}bloqué .{0,80}cookies|accept.{0,60} cookies to (?:view|see|watch)",
-    re.IGNORECASE | re.DOTALL,
+# What German and French law makes sites put in the place of an embedded post or film.
+_CONSENTS = (
+    "einverstanden, dass mir",
+    "externe inhalte",
+    "externer inhalt",
+    "externen inhalt",
+    "an drittplattformen übermittelt",
+    "redaktioneller inhalt",
+    "contenu bloqué",
+    "a été bloqué car vous n'avez pas accepté",
 )
 _LONGEST_LABEL, _LONGEST_CREDIT, _LONGEST_CALL, _LONGEST_CONSENT = 40, 120, 300, 500
 
@@ -43,9 +49,12 @@ _LONGEST_LABEL, _LONGEST_CREDIT, _LONGEST_CALL, _LONGEST_CONSENT = 40, 120, 300,
 def is_label(text: str) -> bool:
     """True for a label of the interface, a picture credit or a request for consent, wherever it stands."""
     size = len(text)
-    if size <= _LONGEST_LABEL and text.strip(_TRIMMED).casefold() in _LABELS:
+    if size > _LONGEST_CONSENT:
+        return False
+    lower = text.casefold()
+    if size <= _LONGEST_LABEL and lower.strip(_TRIMMED) in _LABELS or size <= _LONGEST_CREDIT and _CREDIT.match(lower):
         return True
-    return (size <= _LONGEST_CREDIT and _CREDIT.match(text) is not None) or (size <= _LONGEST_CONSENT and _CONSENT.search(text) is not None)
+    return any(consent in lower for consent in _CONSENTS)
 
 
 def is_call(text: str) -> bool:

@@ -22,7 +22,7 @@ STRUCTURE = HEADINGS | frozenset(
 )
 
 # A tag with its attributes, and the text up to the next tag. Possessive quantifiers: no backtracking on hostile pages.
-_TOKEN = re.compile(r'<(/?[^\s<>/"]+)((?:[^<>"]++|"[^"]*+")*+)>([^<]*+)')
+_TOKEN = re.compile(r'<(/?[^\s<>/"]++)([^<>"]*+(?:"[^"]*+"[^<>"]*+)*+)>([^<]*+)')
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _HREF = re.compile(r' href="([^"]*)"')
 _ALT = re.compile(r' alt="([^"]+)"')
