@@ -22,13 +22,14 @@ from pipelines.view import view
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _END_MARKS = np.array([ord(c) for c in languages.TERMINAL if c not in "'\u2026"])
-_SENTENCE_END = re.compile(r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f\uff61]+")
+_SENTENCE_END = re.compile(r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f\uff61\u104b\u1362\u17d4\u17d5\u0f0d]+")
+_CLAUSE_END = re.compile(r"[\u0e01-\u0edf][ \u00a0\n]+(?=[\u0e01-\u0edf])")  # Thai and Lao have no full stop: a blank ends a clause
 _DOT = ord(".")
 
 
 def count_sentences(text: str) -> int:
-    """Sentences, by their terminal punctuation."""
-    return len(_SENTENCE_END.findall(text))
+    """Sentences, by their terminal punctuation; in Thai and Lao, which have none, clauses, by the blank between two of their letters."""
+    return len(_SENTENCE_END.findall(text)) + len(_CLAUSE_END.findall(text))
 
 
 @gin.configurable(module="c4")

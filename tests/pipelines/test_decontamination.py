@@ -75,7 +75,7 @@ def test_in_a_job_with_its_report(step, tmp_path):
     }  # fmt: skip
     assert [p["item"] for p in row["passages"]] == ["ferry_test/0"] * 2
     page, card = ((tmp_path / "out" / name).read_text() for name in ("contamination.html", "card.html"))
-    assert "<script>" not in page and "ferry_test/0 question" in page and "contamination.html" in card
+    assert "built-in" not in page + card and "<script>" not in page and "ferry_test/0 question" in page and "contamination.html" in card
     one = dataclasses.replace(made, num_shards=1, output=str(tmp_path / "one"))
     job.run(one, quiet=True)
     assert (tmp_path / "one" / "contamination.json").read_bytes() == (tmp_path / "out" / "contamination.json").read_bytes()

@@ -51,6 +51,9 @@ def test_a_text_that_stays_is_not_copied():
         ("c4.few_sentences", "One sentence. Version 1.2.3 and no more"),
         ("c4.few_sentences", 'He said "Enough." And left'),
         (None, 'He said "Enough." And left! Why?'),
+        (None, PROSE["th"]),
+        (None, "\u1000\u1001 \u1002\u104b " * 3),
+        ("c4.few_sentences", "\u0e01\u0e02 " * 3),
     ],
 )
 def test_pages(reason, text):
