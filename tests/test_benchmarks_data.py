@@ -48,3 +48,22 @@ def test_seek(tmp_path):
     assert line["records"] == 300
     for state in ("cold", "planned", "warm"):
         assert line["batch_2"][state]["occurrences"] > 0 and line["batch_2"][state]["fill"] > 0.9
+
+
+def test_code_job(tmp_path):
+    import importlib.metadata
+    import tarfile
+
+    distribution = importlib.metadata.distribution("jinja2")
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "jinja2.tar.gz", "w:gz") as archive:
+        for file in distribution.files or ():
+            if ".." not in file.parts and file.suffix in (".py", ".txt") and file.locate().is_file():
+                archive.add(file.locate(), arcname=f"jinja2/{file}", recursive=False)
+    command = [sys.executable, str(BENCHMARKS / "code_job.py"), f"--corpus={tmp_path / 'in'}", "--files=20", "--rounds=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert {"read", "parse", "secrets", "generated", "stack", "licence", "all"} <= set(result["stages"])
+    assert all(stage["files_per_cpu_s"] > 0 for stage in result["stages"].values()) and result["comments"]["same_verdict"] > 0.9
+    job = result["job"]
+    assert job["languages"]["python"]["kept"] > 10 and sum(language["kept"] for language in job["languages"].values()) == job["funnel"]["kept"]
