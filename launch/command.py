@@ -48,7 +48,7 @@ SUBCOMMANDS = (
     Subcommand(
         "data",
         "launch.data",
-        "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize or replay",
+        "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize, quality-train or replay; or explain a document's fate",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
             "castor data web --gin.INPUT_ROOT='\"crawl\"' --gin.INPUTS='[\"*.warc.gz\"]' --gin.OUTPUT='\"corpora/web\"'",

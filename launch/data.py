@@ -1,18 +1,27 @@
-"""`castor data JOB`: one Beam job, configured by gin, with Beam's own options passed through; and `castor data replay`."""
+"""`castor data JOB`: one Beam job, configured by gin, with Beam's own options passed through; `castor data replay`; `castor data explain`."""
 
 import argparse
 import difflib
+
+from launch import explain
 
 JOBS = ("web", "code", "image", "audio", "video", "vocabulary", "tokenize", "quality-train", "replay")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the name of the job; everything that is neither gin's nor ours goes to Beam."""
-    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(JOBS)}")
+    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(JOBS)}; or explain")
+    explain.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
     """Runs the job. Its gin file is pipelines/JOB.gin unless --gin_file names others."""
+    from tasks.errors import ConfigurationError
+
+    if arguments.job == "explain":
+        return explain.run(arguments)
+    if foreign := explain.given(arguments):
+        raise ConfigurationError(f"{' '.join(foreign)}: known neither to castor data {arguments.job} nor to Beam.", "Only explain takes it.")
     job = configure(arguments.job, flags)
     from pipelines import job as jobs
 

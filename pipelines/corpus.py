@@ -5,6 +5,7 @@
       dead_letter/SSSSS-of-NNNNN.jsonl      see pipelines/dead_letters.py
       rejected/REASON/SSSSS-of-NNNNN.parquet     on request: the documents rejected, with the column `measure`
       duplicates/SSSSS-of-NNNNN.parquet     which document stays for each one removed, see pipelines/duplicates_table.py
+      fates/SSSSS-of-NNNNN.parquet          what became of every record read, see pipelines/fates.py
       contamination.json, .html             benchmark passages found, where a job looks for them, see pipelines/contamination_report.py
       card.html                             the data card
       manifest.json                         written last: shards with size and SHA-256, funnel, configuration, fingerprints, inputs
@@ -28,7 +29,7 @@ from typing import Any
 
 import msgpack
 
-from pipelines import contamination_report, dead_letters, duplicates_table
+from pipelines import contamination_report, dead_letters, duplicates_table, fates
 from pipelines.document import DeadLetter, Document, Element, Rejection, document_id, pack, unpack
 from pipelines.funnel import Funnel, total
 from tasks import storage
@@ -40,6 +41,7 @@ CARD = "card.html"
 REJECTED = "rejected"
 FAILED = ".failed"
 _ENTRIES = ".entries"
+_OWN = (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, fates.FOLDER, FAILED, contamination_report.JSON, contamination_report.PAGE)
 
 _ROW_GROUP_BYTES = 32 << 20
 _ROW_GROUP_ROWS = 4096
@@ -162,6 +164,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
     funnel, removals, letters, clusters, findings = Funnel(), {}, [], {}, contamination_report.Findings()
     removed: list[tuple] = []
     owned: dict[str, set[bytes]] = {}
+    became: list[fates.Fate] = []
     kept: list[tuple[str, bytes]] = []
     rejected: list[tuple[str, str, bytes]] = []
     for row in rows:
@@ -184,6 +187,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 funnel.reject(element.reason)
                 findings.add(element.document, element.reason)
                 rejected.append((element.reason, element.document.id, body))
+                became.append(fates.of_document(element.document, fates.REJECTED, element.reason, element.measure))
             else:
                 letters.append(element)
     writer = _ParquetShard(storage.join(staging, shard_file(shard, num_shards)))
@@ -192,30 +196,40 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
     for identifier, body in sorted(kept):
         if identifier == previous:
             funnel.duplicate("id")
+            became.append(fates.of_document(unpack(body), fates.DUPLICATE, "id", identifier))
         elif identifier in removals:
             kind, survivor = removals[identifier]
             funnel.duplicate(kind)
-            removed.append(duplicates_table.row(unpack(body), kind, survivor))
+            document = unpack(body)
+            removed.append(duplicates_table.row(document, kind, survivor))
+            became.append(fates.of_document(document, fates.DUPLICATE, kind, survivor))
         else:
-            element = unpack(body) if lines is None else lines.edit(unpack(body), owned.get(identifier, ()))
+            document = unpack(body)
+            element = document if lines is None else lines.edit(document, owned.get(identifier, ()))
             if isinstance(element, Rejection):
                 funnel.reject(element.reason)
                 rejected.append((element.reason, identifier, encode_element(element, keep_rejects)[1][1:]))
+                became.append(fates.of_document(document, fates.REJECTED, element.reason, element.measure))
             elif (problem := writer.add(element)) is not None:
                 letters.append(DeadLetter(element.id, element.source, "sink", *problem))
             else:
                 funnel.kept += element.records
                 facts.add(element)
                 findings.add(element)
+                cut = len(document.text or "") - len(element.text or "")
+                became.append(fates.of_document(element, fates.KEPT, measure=f"{cut} characters of shared lines cut" if cut else ""))
         previous = identifier
     entry = {"shard": {"file": shard_file(shard, num_shards), **writer.close()}}
     for letter in letters:
         funnel.dead(letter.stage, letter.error)
+        became.append(fates.of_letter(letter))
     _write(storage.join(staging, dead_letters.file_name(shard, num_shards)), dead_letters.encode(letters))
     if keep_rejects:
         _write_rejects(staging, shard, num_shards, rejected)
     duplicates_table.write(staging, shard, num_shards, removed)
-    entry.update(clusters=clusters, contamination=findings.to_json(), funnel=funnel.to_json(), facts=facts.to_json(), rejected_samples=_rejected_samples(rejected))
+    fates.write(staging, shard, num_shards, became)
+    entry.update(clusters=clusters, contamination=findings.to_json(), funnel=funnel.to_json(), facts=facts.to_json())
+    entry.update(rejected_samples=_rejected_samples(rejected))
     storage.makedirs(storage.join(staging, _ENTRIES))
     storage.write_json_atomic(storage.join(staging, _ENTRIES, f"{shard:05d}.json"), entry)
 
@@ -235,7 +249,7 @@ def commit(staging: str, output: str, manifest: dict[str, Any]) -> None:
     storage.remove(storage.join(output, MANIFEST))
     storage.remove_tree(storage.join(staging, _ENTRIES))
     for name in storage.list_files(output):
-        if name.startswith("documents-") or name in (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, FAILED, contamination_report.JSON, contamination_report.PAGE):
+        if name.startswith("documents-") or name in _OWN:
             path = storage.join(output, name)
             storage.remove_tree(path) if storage.is_directory(path) else storage.remove(path)
     for name in storage.list_files(staging):

@@ -1,7 +1,7 @@
 """Dead letters fed through again: a source cut down to the records that an earlier run could not process.
 
-A dead letter that names a record brings back that record; one that names a whole file (no `#` in its source) brings back every record of
-the file that is not in the corpus already, since the run never learned what else the file held. This file knows no Beam.
+A dead letter brings back its record, and every record of its file that has no fate yet: of a file that was cut or damaged the run never learned
+what else it held. This file knows no Beam.
 """
 
 import dataclasses
@@ -10,20 +10,20 @@ from typing import Any
 
 import gin
 
-from pipelines import corpus, dead_letters
+from pipelines import corpus, dead_letters, fates
 from pipelines import job as jobs
 from pipelines.document import Element, Rejection
+from pipelines.sources import unit_of
 from tasks.errors import CorpusError
 
 
 @dataclasses.dataclass(frozen=True)
 class Replayed:
-    """`source`, restricted to the records with ids in `records` and to the `whole` files, less the documents of the corpus `directory`."""
+    """`source`, restricted to the files `uris`, in them to the records `records` and those whose fate `directory` does not tell."""
 
     source: Any
     directory: str
     uris: tuple[str, ...]
-    whole: frozenset[str]
     records: frozenset[str]
 
     @classmethod
@@ -32,29 +32,27 @@ class Replayed:
         letters = list(dead_letters.read(directory))
         if not letters:
             raise CorpusError(f"{directory} has no dead letters.", "There is nothing to replay.")
-        references = {letter.source for letter in letters}
-        uris = tuple(uri for uri in source.files() if any(_is_of(r, uri) for r in references))
-        missing = [r for r in references if not any(_is_of(r, uri) for uri in uris)]
+        references, units = {letter.source for letter in letters}, source.files()
+        known = frozenset(units)
+        found = {reference: unit_of(reference, known) for reference in references}
+        wanted = frozenset(found.values())
+        uris = tuple(uri for uri in units if uri in wanted)
+        missing = [reference for reference, unit in found.items() if unit is None]
         if missing:
             raise CorpusError(
                 f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.", "Put them back."
             )
-        whole = frozenset(r for r in references if r in uris)
-        return cls(source, directory, uris, whole, frozenset(letter.id for letter in letters))
+        return cls(source, directory, uris, frozenset(letter.id for letter in letters))
 
     def files(self) -> list[str]:
         return list(self.uris)
 
     def read(self, uri: str) -> Iterator[Element]:
-        known = {document.id for document in corpus.read_corpus(self.directory)} if uri in self.whole else frozenset()
+        known = fates.seen_in(self.directory, self.uris)
         for element in self.source.read(uri):
             identifier = element.document.id if isinstance(element, Rejection) else element.id
-            if identifier in self.records or (uri in self.whole and identifier not in known):
+            if identifier in self.records or bytes.fromhex(identifier) not in known:
                 yield element
-
-
-def _is_of(reference: str, uri: str) -> bool:
-    return reference == uri or reference.startswith(uri + "#")
 
 
 @gin.configurable

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO, ClassVar
 
 from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
@@ -80,6 +80,14 @@ class FileSource:
 def reference(uri: str, key: str) -> str:
     """Where a record is: `path#offset=120`."""
     return f"{uri}#{key}" if key else uri
+
+
+def unit_of(source: str, units: Collection[str]) -> str | None:
+    """The one of `units`, URIs of a source, that holds a document or dead letter with this `source`: a file, or a folder (`a/`, `./`)."""
+    candidates = [source, *(source[:i] for i, character in enumerate(source) if character == "#")]
+    candidates += [source[: i + 1] for i, character in enumerate(source) if character == "/"]
+    candidates.append(source.rpartition("/")[0] + "/./")
+    return next((unit for unit in candidates if unit in units), None)
 
 
 def open_regular(uri: str) -> BinaryIO:

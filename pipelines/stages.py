@@ -91,7 +91,7 @@ class Apply(beam.PTransform):
 
     def __init__(self, name: str, function: Callable[[Document], Element], sandbox: Sandbox | None = None):
         super().__init__(label=name)
-        self._fn = _ApplyFn(name, function, sandbox)
+        self._fn = ApplyFn(name, function, sandbox)
 
     def expand(self, elements):
         return elements | beam.ParDo(self._fn)
@@ -102,7 +102,7 @@ class Check(beam.PTransform):
 
     def __init__(self, filter: Filter):
         super().__init__(label=filter.name)
-        self._fn = _ApplyFn(filter.name, Judge(filter), None)
+        self._fn = ApplyFn(filter.name, Judge(filter), None)
 
     def expand(self, elements):
         return elements | beam.ParDo(self._fn)
@@ -156,18 +156,20 @@ class _ReadFn(beam.DoFn):
         return DeadLetter(document_id("file", uri), uri, self._name, error, message[:1000])
 
 
-class _ApplyFn(beam.DoFn):
+class ApplyFn(beam.DoFn):
+    """What Apply and Check come to in a pipeline; explain finds the steps of a job by it."""
+
     def __init__(self, name, function, sandbox):
-        self._name = name
-        self._function = function
-        self._sandbox = sandbox
+        self.name = name
+        self.function = function
+        self.sandbox = sandbox
         self._child = None
 
     def setup(self):
-        if self._sandbox is not None:
-            self._child = Child(self._function, self._sandbox)
+        if self.sandbox is not None:
+            self._child = Child(self.function, self.sandbox)
         else:
-            prepare(self._function)
+            prepare(self.function)
 
     def teardown(self):
         if self._child is not None:
@@ -177,7 +179,7 @@ class _ApplyFn(beam.DoFn):
         if not isinstance(element, Document):
             yield element
             return
-        result = apply(self._name, self._child.call if self._child is not None else self._function, element)
+        result = apply(self.name, self._child.call if self._child is not None else self.function, element)
         if not isinstance(result, Document):
             beam.metrics.Metrics.counter(
                 NAMESPACE, result.reason if isinstance(result, Rejection) else f"{result.stage}.{result.error}"

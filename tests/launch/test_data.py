@@ -5,8 +5,10 @@ import io
 import json
 import pathlib
 import random
+import re
 import tarfile
 
+import pandas
 import pytest
 
 from launch.command import main
@@ -50,6 +52,16 @@ def raw(tmp_path_factory):
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return root
+
+
+def _archive(files):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return data.getvalue()
 
 
 def castor(*arguments):
@@ -118,6 +130,68 @@ def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
     assert corpus.load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] == 240 - len(documents)
 
 
+def explained(capsys, *arguments):
+    assert castor("explain", *map(str, arguments)) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def refined(raw, tmp_path_factory):
+    """The web corpus of the raw files, without kept rejects, with a rule that one of them breaks."""
+    output = tmp_path_factory.mktemp("explain") / "web"
+    assert castor("web", *flags(raw, output), "--gin.gopher_quality.Filter.min_words=142") == 0
+    return output
+
+
+def test_explain_tells_every_fate(refined, capsys):
+    funnel = corpus.load_manifest(str(refined))["funnel"]
+    rows = [row for name in sorted((refined / "fates").iterdir()) for row in pandas.read_parquet(name).to_dict("records")]
+    assert len(rows) == funnel["read"] and sum(row["fate"] == "kept" for row in rows) == funnel["kept"]
+    by_fate = {row["fate"]: row["id"].hex() for row in rows}
+    assert set(by_fate) == {"kept", "rejected", "duplicate", "dead letter"}
+    kept = explained(capsys, refined, f"--id={by_fate['kept']}")
+    assert "kept" in kept and "language_score: " in kept and "url: http://e.org/" in kept
+    rejected = explained(capsys, refined, f"--id={by_fate['rejected']}")
+    assert "rejected: gopher_quality.few_words, measured: 1" in rejected and "min_words = 142" in rejected
+    duplicate = explained(capsys, refined, f"--id={by_fate['duplicate']}")
+    assert "stays" in duplicate and re.search("[0-9a-f]{32} stays", duplicate)
+    assert "dead letter: source." in explained(capsys, refined, f"--id={by_fate['dead letter']}")
+    assert len(explained(capsys, refined, "--url=https://e.org/0").split("#offset=")) == 3  # the page and its copy
+    assert "b.jsonl#line=2" in explained(capsys, refined, "--source=b.jsonl#line=2")
+
+
+def test_explain_again_runs_the_steps_of_the_job(refined, capsys):
+    text = explained(capsys, refined, "--source=b.jsonl#line=1", "--again")
+    told = [line.strip().partition(": ")[::2] for line in text.partition("step by step:")[2].strip().splitlines()]
+    steps = dict(told)
+    assert steps["source"].startswith("passes; ") and steps["gopher_quality"].startswith("rejected as gopher_quality.few_words, measured: ")
+    assert steps["fineweb"] and "language = en" in steps["extract, Identify"]
+    assert "dead letter" in explained(capsys, refined, "--source=b.jsonl#line=2", "--again").partition("step by step:")[2]
+
+
+def test_replay_of_code_in_folders_and_archives(tmp_path):
+    """A file of a folder, a file directly under the root and the rest of a torn archive; what was rejected does not come again."""
+    inputs = tmp_path / "raw"
+    (inputs / "tool").mkdir(parents=True)
+    (inputs / "LICENSE").write_bytes(LICENSE.read_bytes())
+    source = "def give(book):\n    return book.owner\n"
+    for name in ("tool/a.py", "top.py"):
+        (inputs / name).write_bytes(b"# a\x80\xffb" * 20)
+    (inputs / "tool" / "b.py").write_text(source)
+    other = "import sys\n\nfor line in sys.stdin:\n    print(line.strip())\n"
+    whole = _archive({"r/c.py": source * 2, "r/LICENSE": LICENSE.read_text(), "r/d.bin": "\0\1\2", "r/e.py": other})
+    (inputs / "r.tar").write_bytes(whole[: -len(whole) // 2])
+    assert castor("code", *flags(inputs, tmp_path / "code", INPUTS=["**"], NAME="mended")) == 0
+    first = corpus.load_manifest(str(tmp_path / "code"))["funnel"]
+    assert first["dead_letters"]["parse.charset"] == 2 and sum(first["dead_letters"].values()) == 3
+    (inputs / "r.tar").write_bytes(whole)
+    (inputs / "tool" / "a.py").write_text(source * 4)
+    assert castor("replay", f"--gin.CORPUS={str(tmp_path / 'code')!r}", f"--gin.OUTPUT={str(tmp_path / 'again')!r}") == 0
+    again = {d.metadata["path"] for d in corpus.read_corpus(str(tmp_path / "again"))}
+    assert {"tool/a.py", "r/e.py"} <= again and not {"tool/b.py", "r/c.py"} & again
+    assert corpus.load_manifest(str(tmp_path / "again"))["funnel"]["dead_letters"] == {"parse.charset": 1}
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -133,6 +207,11 @@ def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.gopher_quality.Filter.min_word=3"], "min_word"),
         (["quality-train", "--gin.REFERENCE=['{raw}']", "--gin.SAMPLE=['x']"], "OUTPUT"),
         (["quality-train", "--gin.REFERENCE=['{raw}']", "--gin.SAMPLE=['x']", "--gin.OUTPUT='{out}'"], "not finished or not a corpus"),
+        (["web", "corpora/web"], "corpora/web: known neither to castor data web nor to Beam"),
+        (["explain", "{raw}"], "one of --id, --url and --source"),
+        (["explain", "{raw}", "--url=http://e.org"], "not finished or not a corpus"),
+        (["explain", "{raw}", "--id=12"], "no document id"),
+        (["explain", "{raw}", "--id=12", "--source=a"], "one of --id"),
         (["replay", "--gin.CORPUS='{raw}'", "--gin.OUTPUT='{out}'"], "not finished or not a corpus"),
     ],
 )

@@ -125,6 +125,7 @@ def test_a_smaller_corpus_leaves_nothing_of_a_larger_one(tmp_path):
         "dead_letter",
         "documents-00000-of-00002.parquet",
         "documents-00001-of-00002.parquet",
+        "fates",
         "manifest.json",
         "mine.txt",
     ]

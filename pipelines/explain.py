@@ -1,0 +1,144 @@
+"""Why a document is in a corpus or not: its row in the table of fates, the rule that decided with its thresholds, and on request the record
+read again and sent through the job's own steps, one by one.
+
+The steps are taken from the pipeline that the job builds, so what is told is what the job does, whatever steps it has. Beam is imported only
+for that (`steps`, `again`).
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipelines import corpus, duplicates_table, fates
+from pipelines import job as jobs
+from pipelines.document import Document, Element, Rejection
+from pipelines.fates import Fate
+from pipelines.functions import Chain, Judge, apply, prepare
+from pipelines.sources import unit_of
+from tasks import fingerprint, hashing, storage
+from tasks.errors import CorpusError
+
+
+def document(directory: str, manifest: Mapping[str, Any], identifier: str) -> Document | None:
+    """The document of a corpus with this id, read from its one shard; None if it was not kept."""
+    shard = manifest["shards"][hashing.shard_of(int(identifier[:16], 16), len(manifest["shards"]))]
+    path = storage.join(directory, shard["file"])
+    return next((found for found in corpus.read_shard(path) if found.id == identifier), None)
+
+
+def way_to_survivor(directory: str, fate: Fate) -> list[tuple[str, str]]:
+    """For a duplicate, the (kind, id) steps from it to the document that stays; a survivor of one rule may fall to another."""
+    return duplicates_table.survivor_of(list(duplicates_table.read(directory)), fate.id) or [(fate.reason, fate.measure)]
+
+
+def rule_of(config: Any, reason: str) -> tuple[str, dict[str, Any]] | None:
+    """(class, settings) of the rule set of a configuration that gives reasons like this one; None where none says so.
+
+    The settings that are numbers, texts or short lists are the rule's thresholds as this run had them.
+    """
+    if isinstance(config, Mapping):
+        kind = str(config.get("class", ""))
+        if kind and _name_of(kind) == reason.rpartition(".")[0]:
+            settings = {key: value for key, value in config.items() if key != "class" and not isinstance(value, Mapping) and len(str(value)) < 200}
+            return kind, settings
+        config = list(config.values())
+    if isinstance(config, list):
+        return next((found for item in config if (found := rule_of(item, reason)) is not None), None)
+    return None
+
+
+def _name_of(kind: str) -> str:
+    """The first half of the reasons that a class of Castor gives: its `name`, else the name of its module."""
+    module, _, name = kind.rpartition(".")
+    if module.split(".")[0] not in fingerprint.ROOMS:
+        return ""
+    try:
+        found = getattr(getattr(importlib.import_module(module), name, None), "name", None)
+    except ImportError:
+        return ""
+    return found if isinstance(found, str) else module.rpartition(".")[2]
+
+
+# The record again.
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one step of the job made of the record: `before` the step, and its result."""
+
+    name: str
+    before: Document
+    result: Element
+
+
+def again(directory: str, manifest: Mapping[str, Any], fate: Fate) -> Iterator[Step]:
+    """The steps of the job on the record, read again from where it was. After a rejection the rules that follow are asked too.
+
+    Raises CorpusError if the record is not there any more. The first Step is the record as its source gives it, named `source`.
+    """
+    job = jobs.rebuild(manifest["config"], output=directory)
+    element = _record(job.source(), fate)
+    current = element if isinstance(element, Document) else element.document if isinstance(element, Rejection) else None
+    yield Step("source", current or Document(fate.id, fate.source, job.modality), element)
+    if not isinstance(element, Document):
+        return
+    rejected = False
+    for name, function, sandbox in steps(job):
+        if rejected and not isinstance(function, Judge):
+            continue
+        result = _run(name, function, sandbox, current)
+        yield Step(name, current, result)
+        if isinstance(result, Document):
+            current = result
+        elif isinstance(result, Rejection) and isinstance(function, Judge):
+            rejected = True
+        else:
+            return
+
+
+def steps(job: Any) -> list[tuple[str, Any, Any]]:
+    """(name, function, sandbox or None) of the steps of the pipeline that a job builds, in order."""
+    import apache_beam as beam
+    from apache_beam.pipeline import PipelineVisitor
+
+    from pipelines.stages import ApplyFn
+
+    found = []
+
+    class Visitor(PipelineVisitor):
+        def visit_transform(self, node):
+            fn = getattr(node.transform, "fn", None)
+            if isinstance(fn, ApplyFn):
+                functions = fn.function.functions if isinstance(fn.function, Chain) else (fn.function,)
+                found.extend((_step_name(fn.name, function, len(functions)), function, fn.sandbox) for function in functions)
+
+    pipeline = beam.Pipeline(runner=jobs.beam_options([])[1])
+    job.build(pipeline, storage.join(job.output, jobs.STAGING + "explain"))
+    pipeline.visit(Visitor())
+    return found
+
+
+def _step_name(name: str, function: Any, count: int) -> str:
+    return name if count == 1 else f"{name}, {type(function).__name__}"
+
+
+def _record(source: Any, fate: Fate) -> Element:
+    unit = unit_of(fate.source, frozenset(source.files()))
+    for element in source.read(unit) if unit else ():
+        if (element.document.id if isinstance(element, Rejection) else element.id) == fate.id:
+            return element
+    raise CorpusError(f"the record {fate.source} is not to be found any more.", "Put its file back where it was.")
+
+
+def _run(name: str, function: Any, sandbox: Any, current: Document) -> Element:
+    from pipelines.sandbox import Child
+
+    if sandbox is None:
+        prepare(function)
+        return apply(name, function, current)
+    child = Child(function, sandbox)
+    try:
+        return apply(name, child.call, current)
+    finally:
+        child.close()

@@ -1,0 +1,157 @@
+"""What became of every record a job read, one row each, so that a document's fate can be told when its text is long gone.
+
+    fates/SSSSS-of-NNNNN.parquet      id, source, url, fate, reason, measure; cut and sorted by id like the corpus
+
+id       16 bytes
+source   where the record is
+url      64 bits of the hash of the normalised URL (duplicates.normalise_url), null where the record has none
+fate     kept, rejected, duplicate or dead letter
+reason   of a rejection its code, of a duplicate its kind, of a dead letter `stage.error`
+measure  of a rejection the offending value, of a duplicate the id of the document that stays, of a dead letter the message, of a document kept
+         what the sink cut from it
+
+About 50 bytes a record. This file knows no Beam.
+"""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from pipelines.document import DeadLetter, Document
+from pipelines.duplicates import condense, normalise_url
+from pipelines.sources import unit_of
+from tasks import hashing, storage
+from tasks.errors import CorpusError
+
+FOLDER = "fates"
+KEPT, REJECTED, DUPLICATE, DEAD = "kept", "rejected", "duplicate", "dead letter"
+
+_MEASURE = 300
+_ROW_GROUP = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Fate:
+    """One row; `url` is the 64-bit hash or None."""
+
+    id: str
+    source: str
+    url: int | None
+    fate: str
+    reason: str = ""
+    measure: str = ""
+
+
+def of_document(document: Document, fate: str, reason: str = "", measure: str = "") -> Fate:
+    """The row of a document that was kept, rejected or removed as a duplicate."""
+    url = document.metadata.get("url")
+    hashed = url_hash(url) if isinstance(url, str) and url else None
+    return Fate(document.id, _plain(document.source), hashed, fate, reason, _plain(measure)[:_MEASURE])
+
+
+def of_letter(letter: DeadLetter) -> Fate:
+    """The row of a dead letter."""
+    return Fate(letter.id, _plain(letter.source), None, DEAD, f"{letter.stage}.{letter.error}", _plain(letter.message)[:_MEASURE])
+
+
+def url_hash(url: str) -> int:
+    """What the table keeps of a URL."""
+    return int.from_bytes(condense(normalise_url(url).encode("utf-8", "surrogatepass"))[:8], "little", signed=True)
+
+
+def write(staging: str, shard: int, num_shards: int, fates: Iterable[Fate]) -> None:
+    """Writes the table of one shard, sorted."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = sorted(fates, key=_order)
+    kinds = {"id": pa.binary(16), "source": pa.string(), "url": pa.int64(), "fate": pa.string(), "reason": pa.string(), "measure": pa.string()}
+    columns = {name: [getattr(row, name) for row in rows] for name in kinds}
+    columns["id"] = [bytes.fromhex(identifier) for identifier in columns["id"]]
+    buffer = io.BytesIO()
+    table = pa.table(columns, schema=pa.schema(list(kinds.items())))
+    options = {"compression": "zstd", "compression_level": 3, "version": "2.6", "use_dictionary": ["fate", "reason"]}
+    pyarrow.parquet.write_table(table, buffer, row_group_size=_ROW_GROUP, **options)
+    storage.makedirs(storage.join(staging, FOLDER))
+    storage.write_bytes_atomic(storage.join(staging, file_name(shard, num_shards)), buffer.getvalue())
+
+
+def file_name(shard: int, num_shards: int) -> str:
+    """Name of a shard relative to the output directory."""
+    return f"{FOLDER}/{shard:05d}-of-{num_shards:05d}.parquet"
+
+
+def find(directory: str, *, id: str = "", url: str = "", source: str = "") -> Iterator[Fate]:
+    """The rows with this id, this URL or this source, in order of id; by id one shard is read, else all, a row group at a time.
+
+    A source is matched whole, or as its end after a slash (`a.warc.gz#offset=120`). Raises CorpusError where there is no table.
+    """
+    import pyarrow.parquet
+
+    folder, names = storage.join(directory, FOLDER), _tables(directory)
+    if id:
+        names = [names[hashing.shard_of(int(id[:16], 16), len(names))]]
+    column, wanted = ("id", bytes.fromhex(id)) if id else ("url", url_hash(url)) if url else ("source", source)
+    for name in names:
+        with storage.open_read(storage.join(folder, name)) as opened:
+            file = pyarrow.parquet.ParquetFile(opened)
+            for group in range(file.num_row_groups):
+                at = _places(file.read_row_group(group, columns=[column], use_threads=False).column(0), wanted)
+                if len(at):
+                    yield from map(_fate, file.read_row_group(group, use_threads=False).take(at).to_pylist())
+
+
+def _order(fate: Fate) -> tuple:
+    return fate.id, fate.fate, fate.reason, fate.source, fate.measure
+
+
+def _fate(row: dict[str, Any]) -> Fate:
+    return Fate(row["id"].hex(), row["source"], row["url"], row["fate"], row["reason"], row["measure"])
+
+
+@functools.lru_cache(maxsize=1)
+def seen_in(directory: str, units: tuple[str, ...]) -> frozenset[bytes]:
+    """Ids (16 bytes) of all records of some units of work (see sources.unit_of), whatever became of them: one pass over the table a process.
+
+    Raises CorpusError where there is no table.
+    """
+    import pyarrow.parquet
+
+    folder, wanted, found = storage.join(directory, FOLDER), frozenset(units), set()
+    for name in _tables(directory):
+        with storage.open_read(storage.join(folder, name)) as opened:
+            for batch in pyarrow.parquet.ParquetFile(opened).iter_batches(_ROW_GROUP, columns=["id", "source"], use_threads=False):
+                for identifier, source in zip(*(column.to_pylist() for column in batch.columns)):
+                    if unit_of(source, wanted) is not None:
+                        found.add(identifier)
+    return frozenset(found)
+
+
+def _tables(directory: str) -> list[str]:
+    folder = storage.join(directory, FOLDER)
+    names = sorted(storage.list_files(folder)) if storage.exists(folder) else []
+    if not names:
+        raise CorpusError(f"{directory} has no table of fates.", "Run its job again: older versions of Castor wrote none.")
+    return names
+
+
+def _places(column, wanted: bytes | int | str):
+    """Indices of the rows of a column that are what is wanted; a text may be the end of a path too.
+
+    By numpy: pyarrow's own indices_nonzero dies on a column without chunks (pyarrow 25).
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    same = pc.equal(column, pa.scalar(wanted, column.type))
+    if isinstance(wanted, str):
+        same = pc.or_(same, pc.ends_with(column, "/" + wanted.lstrip("/")))
+    return np.flatnonzero(pc.fill_null(same, False).to_numpy())
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
