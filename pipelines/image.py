@@ -12,27 +12,32 @@ from typing import Any, ClassVar
 
 import gin
 
-from pipelines.deduplication import ExactDuplicates, bytes_key
+from pipelines.deduplication import Deduplicate
+from pipelines.duplicates import ByBytes
 from pipelines.filters.datacomp_basic import DataCompBasic
 from pipelines.filters.still_image import StillImage
 from pipelines.media.measures import MeasureImage
+from pipelines.media.near_pictures import NearPictures
 from pipelines.media_job import MediaJob
 from pipelines.sandbox import Sandbox
 from pipelines.sink import WriteCorpus
 from pipelines.stages import Apply, Through
 
+del NearPictures  # imported so that gin knows it
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(MediaJob):
-    """See MediaJob for what can be configured."""
+    """See MediaJob for what can be configured. duplicates: rules of deduplication, in order (pipelines/duplicates.py, media/near_pictures.py)."""
 
     measure: MeasureImage = MeasureImage()
     limits: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=2 << 30)
     rules: Sequence[Any] = (StillImage(), DataCompBasic())
+    duplicates: Sequence[Any] = (ByBytes(),)
 
     modality: ClassVar[str] = "image"
 
     def build(self, pipeline, staging):
         elements = pipeline | self.read() | Apply("decode", self.measure, self.limits) | Through(self.rules)
-        return (elements, elements | ExactDuplicates(bytes_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)

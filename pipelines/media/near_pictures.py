@@ -1,0 +1,113 @@
+"""Near duplicates of pictures: perceptual hashes (pipelines/media/fingerprints.py) that differ in few bits. Pure functions; this file knows no Beam.
+
+All pairs within the distance are found, none but those: the 64 bits are cut into `blocks`; where two hashes differ in at most d bits, at least blocks - d
+blocks are the same (Manku, Jain, Das Sarma 2007, "Detecting Near-Duplicates for Web Crawling", section 3), so that they meet under a key for each choice
+of blocks - d blocks; those that meet are compared. More blocks mean more keys and smaller buckets: 9 blocks at a distance of 6 are 84 keys of 21 bits.
+
+The hash sees brightness alone: the same shape in red and in green is one picture to it. So this rule is not on by default.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+import gin
+import numpy as np
+
+from pipelines import duplicates
+from pipelines.document import Document
+from pipelines.media.fingerprints import BITS
+from tasks.errors import ConfigurationError
+
+MAX_DISTINCT = 1 << 16  # hashes that differ, in one bucket: comparing them takes some seconds
+
+
+@gin.configurable(module="near_pictures")
+@dataclasses.dataclass(frozen=True)
+class MostPixels:
+    """The largest picture stays, by the facts that MeasureImage wrote."""
+
+    def rank(self, document: Document) -> int:
+        return int(document.metadata.get("width", 0)) * int(document.metadata.get("height", 0))
+
+
+@gin.configurable(module="near_pictures")
+@dataclasses.dataclass(frozen=True)
+class NearPictures:
+    """The rule `image_near`, on what MeasureImage wrote.
+
+    max_distance: bits that may differ; an odd one is as good as the even one below it, since half of the bits of every hash are set.
+    blocks: see the top of this file. min_detail: pictures with less are exempt, their hash is noise. keep: which of a cluster stays.
+    rounds: see pipelines/components.py.
+    """
+
+    max_distance: int = 6
+    blocks: int = 9
+    min_detail: float = 4.0
+    keep: duplicates.Order = MostPixels()
+    rounds: int = 8
+
+    kind: ClassVar[str] = "image_near"
+    binding: ClassVar[str] = "near_pictures.NearPictures"
+
+    def __post_init__(self):
+        if not 0 <= self.max_distance < self.blocks <= 16:
+            raise ConfigurationError(
+                f"{self.binding}.max_distance is {self.max_distance} and blocks {self.blocks}.",
+                "Cut the hash into more blocks than bits may differ, at most 16.",
+            )
+
+    def keys(self, document: Document) -> list[bytes]:
+        facts = document.metadata
+        if "perceptual_hash" not in facts or facts.get("detail", 0.0) < self.min_detail:
+            return []
+        value = int(facts["perceptual_hash"], 16)
+        return [number.to_bytes(2, "big") + (value & mask).to_bytes(8, "big") for number, mask in enumerate(_masks(self.blocks, self.max_distance))]
+
+    def payload(self, document: Document) -> bytes:
+        """The hash itself, to be compared where keys meet."""
+        return bytes.fromhex(document.metadata.get("perceptual_hash", ""))
+
+    def links(self, bucket: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """(node, hash) pairs of one key -> (node, smaller node) pairs that join what hangs together within `max_distance`.
+
+        Passes over the bucket twice; in memory is one node for each hash. Raises ConfigurationError for over MAX_DISTINCT hashes.
+        """
+        smallest: dict[bytes, bytes] = {}
+        for node, value in bucket:
+            smallest[value] = min(node, smallest.get(value, node))
+            if len(smallest) > MAX_DISTINCT:
+                raise ConfigurationError(
+                    f"over {MAX_DISTINCT} different pictures meet under one key of near duplicates.",
+                    f"Raise {self.binding}.blocks (now {self.blocks}) or {self.binding}.min_detail (now {self.min_detail}).",
+                )
+        for node, value in bucket:
+            if node != smallest[value]:
+                yield node, smallest[value]
+        for group in _groups(sorted(smallest), self.max_distance):
+            yield from duplicates.star([smallest[value] for value in group])
+
+
+def _groups(values: list[bytes], distance: int) -> Iterator[list[bytes]]:
+    """Hashes -> those that hang together by steps of at most `distance` bits."""
+    hashes = np.frombuffer(b"".join(values), ">u8").astype(np.uint64)
+    waiting = np.arange(len(values))
+    while len(waiting):
+        group, frontier, waiting = [waiting[0]], [waiting[0]], waiting[1:]
+        while frontier and len(waiting):
+            near = np.bitwise_count(hashes[waiting] ^ hashes[frontier.pop()]) <= distance
+            found = waiting[near].tolist()
+            group += found
+            frontier += found
+            waiting = waiting[~near]
+        yield [values[i] for i in group]
+
+
+@functools.cache
+def _masks(blocks: int, distance: int) -> tuple[int, ...]:
+    """A mask of bits for every choice of blocks - distance of the blocks."""
+    edges = [BITS * i // blocks for i in range(blocks + 1)]
+    parts = [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
+    return tuple(sum(chosen) for chosen in itertools.combinations(parts, blocks - distance))
