@@ -21,6 +21,7 @@ from pipelines import duplicates
 from pipelines.components import ConnectedComponents
 from pipelines.document import Document
 from pipelines.duplicates import bytes_key, text_key
+from pipelines.stages import checked
 from tasks.errors import ConfigurationError
 
 __all__ = ["Deduplicate", "ExactDuplicates", "bytes_key", "text_key"]
@@ -34,7 +35,7 @@ class Deduplicate(beam.PTransform):
 
     def __init__(self, rules: Sequence[duplicates.Rule], label: str = "duplicates"):
         super().__init__(label=label)
-        self._rules = tuple(rules)
+        self._rules = checked(rules, "duplicates", _is_rule)
         for rule in self._rules[:-1]:
             if hasattr(rule, "links"):
                 raise ConfigurationError(f"the rule {rule.kind!r} ({rule.binding}) is not the last of the rules of deduplication.", "Put it last.")
@@ -47,6 +48,10 @@ class Deduplicate(beam.PTransform):
             sketches, found = sketches | f"{number}.{rule.kind}" >> step
             rows.append(found)
         return tuple(rows) | "rows" >> beam.Flatten(pipeline=elements.pipeline)
+
+
+def _is_rule(rule) -> bool:
+    return hasattr(rule, "kind") and hasattr(rule, "keys")
 
 
 class ExactDuplicates(beam.PTransform):

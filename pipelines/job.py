@@ -202,6 +202,7 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     own meaning of it is a binary that it downloads. Raises CorpusError or another CastorError; the output is then as it was before.
     """
     options, runner = beam_options(beam_args)
+    job.config()  # what a manifest cannot carry is told now, not after a day's work
     import apache_beam as beam
 
     started = time.monotonic()
@@ -291,6 +292,8 @@ def describe(value: Any) -> Any:
         return os.fspath(value)
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
+    if isinstance(value, type):
+        raise ConfigurationError(f"a job's configuration holds the class {value.__module__}.{value.__qualname__}.", "Make one of it: @name() in gin, with both brackets.")
     raise ConfigurationError(f"a job's configuration holds a {type(value).__name__}, which a manifest cannot carry.", "Use plain values.")
 
 

@@ -27,7 +27,7 @@ import apache_beam as beam
 from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
 from pipelines.functions import Chain, Judge, apply, prepare
 from pipelines.sandbox import Child, Sandbox
-from tasks.errors import CastorError
+from tasks.errors import CastorError, ConfigurationError
 
 __all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "Through", "read_counts"]
 
@@ -116,7 +116,7 @@ class Through(beam.PTransform):
 
     def __init__(self, steps: Sequence[Any], name: str = "rules"):
         super().__init__(label=name)
-        self._steps = tuple(steps)
+        self._steps = checked(steps, name, _is_step)
 
     def expand(self, elements):
         seen: Counter = Counter()
@@ -185,6 +185,20 @@ class ApplyFn(beam.DoFn):
                 NAMESPACE, result.reason if isinstance(result, Rejection) else f"{result.stage}.{result.error}"
             ).inc()
         yield result
+
+
+def checked(steps: Sequence[Any], name: str, is_one: Callable[[Any], bool]) -> tuple:
+    """The steps of a job's list as a tuple. Raises ConfigurationError for what is no list, or holds what `is_one` does not know."""
+    if not isinstance(steps, (list, tuple)):
+        raise ConfigurationError(f"the {name} of the job are {steps!r}, not a list.", "Write a list: [@length.Filter()].")
+    for step in steps:
+        if not is_one(step):
+            raise ConfigurationError(f"{step!r} cannot be one of the {name} of the job.", "Write its name in gin's way: [@length.Filter()].")
+    return tuple(steps)
+
+
+def _is_step(step: Any) -> bool:
+    return hasattr(step, "name") and (hasattr(step, "check") or callable(step))
 
 
 def _by_uri(uri: str) -> tuple[bytes, bytes]:

@@ -13,6 +13,7 @@ from pipelines.filters import c4, refinedweb
 from pipelines.filters.reason import Reason
 from pipelines.view import view
 from tasks import configuration
+from tasks.errors import ConfigurationError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,21 @@ def test_funnel_of_the_default_rules(made):
     assert funnel["rejected"] == {"gopher_quality.few_words": 1, "gopher_repetition.duplicate_lines": 1, "url.mirror": 1}
     assert funnel["kept"] == 3 and funnel["duplicates"] == {"exact": 1}  # once its menu is gone, a page is another's twin
     assert {d.metadata["language"] for d in corpus.read_corpus(made.output)} == {"en", "de", "zh"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"filters": (c4.Filter,)}, "with both brackets"),
+        ({"lines": c4.Filter}, "with both brackets"),
+        ({"filters": c4.Filter()}, "not a list"),
+        ({"filters": ("c4.Filter",)}, "cannot be one of the rules"),
+        ({"duplicates": (c4.Filter(),)}, "cannot be one of the duplicates"),
+    ],
+)
+def test_a_job_put_together_wrongly_says_so_at_once(made, changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        job.run(dataclasses.replace(made, **changes), quiet=True)
 
 
 def test_all_rules_of_a_document_share_one_view(made):
