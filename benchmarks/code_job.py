@@ -2,13 +2,14 @@
 
     python benchmarks/code_job.py --corpus FOLDER [--output FOLDER] [--files 1500] [--rounds 3] [--detect_secrets PEER/bin/python]
 
-FOLDER holds archives of repositories. One process takes the same files through every stage of the job, `--rounds` times; a stage's time is the median of
-its CPU seconds. Then the job itself runs once on all archives (FnApiRunner, one worker), with the CPU seconds of its sandbox. Prints one JSON line.
+FOLDER holds archives of repositories. One process takes the same files through every stage of the job, `--rounds` times; a stage's time is
+the median of its CPU seconds. Then the job itself runs once on all archives (FnApiRunner, one worker), with the CPU seconds of its sandbox.
+Prints one JSON line.
 
 Peers, on the same texts: for secrets, detect-secrets, which StarCoder's authors used (its plugins at their defaults, file by file, in the interpreter
 given); for the share of comments, what SantaCoder's published code does (Python: tokenize and ast; other languages: pygments), on the files of the
-languages it was published for. For the rules themselves, licences and generated files no packaged peer was found: bigcode's are a script over a Hugging
-Face dataset with licences in its columns, and datatrove 0.10.1 has no filters for source code.
+languages it was published for. For the rules themselves, licences and generated files no packaged peer was found: bigcode's are a script over a
+Hugging Face dataset with licences in its columns, and datatrove 0.10.1 has no filters for source code.
 """
 
 import argparse
@@ -108,7 +109,13 @@ def rates(rounds: list[dict[str, dict]], megabytes: float, reading: float) -> di
             "share": round(s / total, 3),
         }
         for name, s in medians.items()
-    } | {"all": {"files_per_cpu_s": round(files["read"] / total), "mb_per_cpu_s": round(megabytes / total, 1), "ms_per_file": round(1000 * total / files["read"], 3)}}
+    } | {
+        "all": {
+            "files_per_cpu_s": round(files["read"] / total),
+            "mb_per_cpu_s": round(megabytes / total, 1),
+            "ms_per_file": round(1000 * total / files["read"], 3),
+        }
+    }
 
 
 def published_share(text: str, language: str) -> float:
@@ -117,7 +124,9 @@ def published_share(text: str, language: str) -> float:
         from pygments import lex, token
         from pygments.lexers import get_lexer_by_name
 
-        return sum(len(t) for kind, t in lex(text, get_lexer_by_name(language)) if kind in (token.Comment.Multiline, token.Comment.Single)) / len(text)
+        return sum(len(t) for kind, t in lex(text, get_lexer_by_name(language)) if kind in (token.Comment.Multiline, token.Comment.Single)) / len(
+            text
+        )
     total = 0
     try:
         for node in ast.walk(ast.parse(text)):
@@ -188,10 +197,13 @@ def whole(folder: str, output: str) -> dict:
             fates[d.metadata.get("language") or "unread"][path.parent.name] += 1
     for row in duplicates_table.read(output):
         fates[sourcecode.language_of(row["source"], "") or "unread"][f"duplicate.{row['kind']}"] += 1
-    languages = {name: {"files": kept[name] + fates[name].total(), "kept": kept[name], **dict(fates[name].most_common(4))} for name in {*kept, *fates}}
+    languages = {
+        name: {"files": kept[name] + fates[name].total(), "kept": kept[name], **dict(fates[name].most_common(4))} for name in {*kept, *fates}
+    }
     return {
         "funnel": funnel, "files_per_cpu_s": round(funnel["read"] / spent), "cpu_s": round(spent, 1), "wall_s": round(time.monotonic() - wall, 1),
-        "kept_mb": round(characters / 1e6, 1), "languages": dict(sorted(languages.items(), key=_most_files)[:16]), "licences": dict(licences_.most_common(12)),
+        "kept_mb": round(characters / 1e6, 1), "languages": dict(sorted(languages.items(), key=_most_files)[:16]),
+            "licences": dict(licences_.most_common(12)),
         "licence_from": dict(origins), "secrets": dict(removed),
     }  # fmt: skip
 
@@ -228,7 +240,8 @@ def main(argv=None) -> None:
     parsed = measured[0][1]
     result = {
         "benchmark": "code_job", "machine": machine(),
-        "files": len(files), "mb": round(megabytes, 1), "stages": rates([m[0] for m in measured], megabytes, reading), "comments": comments_peer(parsed),
+        "files": len(files), "mb": round(megabytes, 1), "stages": rates([m[0] for m in measured], megabytes, reading),
+            "comments": comments_peer(parsed),
     }  # fmt: skip
     if args.detect_secrets:
         result["secrets"] = secrets_peer(parsed, args.detect_secrets)

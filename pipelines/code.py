@@ -55,12 +55,7 @@ class Job(RefineJob):
         return RepositorySource(self.name, self.input_root, tuple(self.inputs), self.max_file_bytes, self.max_notebook_bytes)
 
     def build(self, pipeline, staging):
-        elements = (
-            pipeline
-            | self.read()
-            | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
-            | Through(self.filters)
-        )
+        elements = pipeline | self.read() | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox) | Through(self.filters)
         removals = elements | Deduplicate(self.duplicates)
         if self.repositories is not None:
             elements = (elements, removals) | JoinRepositories(self.repositories, self.name)

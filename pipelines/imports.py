@@ -5,8 +5,8 @@
 A light expression a language finds what is named; what it names is looked for among the repository's own files, as the language would look for it,
 and of several the nearest to the file that asks is taken (the longest common folder, then the smallest path). What is not there is somebody else's.
 
-    Python                 import, from ... import, relative too; a module's name begins above the outermost folder with an __init__.py, or up to three
-                           folders below the top (src/, lib/)
+    Python                 import, from ... import, relative too; a module's name begins above the outermost folder with an
+                           __init__.py, or up to three folders below the top (src/, lib/)
     JavaScript, TypeScript from, require, import() of ./ and ../, with the endings and index files that resolvers try
     C, C++, CUDA           #include beside the file, else any file whose path ends so
     Go                     imported packages: all files of the folder whose path ends as the import does

@@ -35,7 +35,9 @@ MAX_FILES = 1000
 
 _SIDECAR = ".license"
 _MANIFESTS = ("package.json", "Cargo.toml", "pyproject.toml", "setup.cfg")
-_SPDX_NAME = re.compile(r"^(?:LicenseRef-[\w.-]+|[A-Za-z0-9][A-Za-z0-9.]*(?:-[A-Za-z0-9.]+)+|MIT|ISC|Zlib|Unlicense|WTFPL|PostgreSQL|0BSD|NCSA|HPND|X11)$")
+_SPDX_NAME = re.compile(
+    r"^(?:LicenseRef-[\w.-]+|[A-Za-z0-9][A-Za-z0-9.]*(?:-[A-Za-z0-9.]+)+|MIT|ISC|Zlib|Unlicense|WTFPL|PostgreSQL|0BSD|NCSA|HPND|X11)$"
+)
 _OFFERS = re.compile(r"(?i)\beither\b|\bdual\b|\byour (?:choice|option)\b|\bor\b")
 
 
@@ -137,9 +139,7 @@ class Governing:
     def _points(self, folder: str, name: str) -> bool:
         """True for an unknown text that only points to its neighbours."""
         text = self._unknown.get((folder, name), "")
-        return len(text) < 2000 and any(
-            other in text for other in self._texts[folder] if other != name and (folder, other) not in self._unknown
-        )
+        return len(text) < 2000 and any(other in text for other in self._texts[folder] if other != name and (folder, other) not in self._unknown)
 
 
 def _decision(expression: str, path: str) -> Decision:
@@ -232,5 +232,12 @@ def _manifest(name: str, text: str) -> str:
     if not isinstance(declared, str) or not 0 < len(declared) <= 200 or "\n" in declared:
         return ""
     named = declared.replace("/", " OR ")  # Cargo's old way to say it
-    plain = {"mit license": "MIT", "apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache-2": "Apache-2.0", "bsd": "BSD-3-Clause", "isc license": "ISC"}
+    plain = {
+        "mit license": "MIT",
+        "apache 2.0": "Apache-2.0",
+        "apache license 2.0": "Apache-2.0",
+        "apache-2": "Apache-2.0",
+        "bsd": "BSD-3-Clause",
+        "isc license": "ISC",
+    }
     return plain.get(named.lower().strip(), named.strip())

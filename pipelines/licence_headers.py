@@ -4,8 +4,9 @@
     Declare()(document)    the same for a Document: the file's own word replaces what its repository says
 
 Only the comment that a file begins with is read, since programs about licences quote them further down. Several SPDX tags are met together
-(REUSE specification 3.3); several licences named in prose likewise, unless the words are those of a choice (`dual licensed`, `alternatively`, `either of`).
-A header that only points to a file (`a BSD-style license that can be found in the LICENSE file`) says nothing of its own. This file knows no Beam.
+(REUSE specification 3.3); several licences named in prose likewise, unless the words are those of a choice (`dual licensed`,
+`alternatively`, `either of`). A header that only points to a file (`a BSD-style license that can be found in the LICENSE file`) says
+nothing of its own. This file knows no Beam.
 """
 
 import dataclasses
@@ -26,15 +27,20 @@ _LINE = re.compile(r"\s*(?:$|#|//|--|;|%|!|\*|'|\"|\.\.|@?rem\b|dnl\b|<\?|<!|[rb
 _OPENS = (("/*", "*/"), ('"""', '"""'), ("'''", "'''"), ("<!--", "-->"), ("(*", "*)"), ("{-", "-}"), ("=begin", "=end"))
 _MARKS = re.compile(r"[\s*#/;>|_!\"'%<{}()-]+")
 _CHOICE = re.compile(
-    r"\balternatively\b|\bdual(?:ly)?[ -]?licen[cs]ed\b|\bunder (?:the terms of )?(?:either|one|any) of\b|\beither of (?:the|these|those|two|following)\b"
-    r"|\byour choice\b|\beither the\b|\bat your option under\b|\b(?:mit|bsd|apache|gpl|lgpl|mpl)[^.]{0,40} or (?:the )?[^.]{0,40}(?:mit|bsd|apache|gpl|lgpl|mpl)\b"
+    r"\balternatively\b|\bdual(?:ly)?[ -]?licen[cs]ed\b|\bunder (?:the terms of )?(?:either|one|any) of\b|\beither of (?:the|these|those"
+    r"|two|following)\b"
+    r"|\byour choice\b|\beither the\b|\bat your option under\b|\b(?:mit|bsd|apache|gpl|lgpl|mpl)[^.]{0,40} or (?:the )?[^.]{0,40}(?:mit|bsd"
+    r"|apache|gpl|lgpl|mpl)\b"
 )
 _POINTS = re.compile(
-    r"licen[cs]e that can be found in|see (?:the )?(?:accompanying )?(?:file )?(?:licen[cs]e|copying|notice)|for (?:full|complete) licen[cs]e|licen[cs]e file"
+    r"licen[cs]e that can be found in|see (?:the )?(?:accompanying )?(?:file )?(?:licen[cs]e|copying|notice)|for (?:full"
+    r"|complete) licen[cs]e|licen[cs]e file"
 )
 _REFUSED = re.compile(
-    r"\bproprietary and confidential\b|\bconfidential and proprietary\b|\btrade secrets?\b|\bunauthori[sz]ed (?:copying|use|reproduction|distribution|disclosure)\b"
-    r"|\bstrictly (?:prohibited|confidential)\b|\bmay not be (?:copied|reproduced|distributed|used|disclosed)\b[^.]{0,80}\bwithout\b[^.]{0,60}\b(?:permission|consent)\b"
+    r"\bproprietary and confidential\b|\bconfidential and proprietary\b|\btrade secrets?\b|\bunauthori[sz]ed (?:copying|use|reproduction"
+    r"|distribution|disclosure)\b"
+    r"|\bstrictly (?:prohibited|confidential)\b|\bmay not be (?:copied|reproduced|distributed|used"
+    r"|disclosed)\b[^.]{0,80}\bwithout\b[^.]{0,60}\b(?:permission|consent)\b"
     r"|\bcompany confidential\b|\bfor internal use only\b|\bdo not (?:re)?distribute\b"
 )
 _GNU = re.compile(r"\bgnu (affero |lesser |library )?general public licen[cs]e")
@@ -44,7 +50,8 @@ _GNU_NAMES = {"": "GPL", "affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL
 
 # Sentences of headers, blanks and comment marks as one blank, lower case.
 _SENTENCES = (
-    ("Apache-2.0", r"licensed under the apache license,? version 2\.0|under the terms of the apache license,? version 2\.0|licensed to the apache software foundation asf under one or more"),
+    ("Apache-2.0", r"licensed under the apache license,? version 2\.0|under the terms of the apache license,? version 2\.0"
+                   r"|licensed to the apache software foundation asf under one or more"),
     ("MIT", r"permission is hereby granted, free of charge, to any person obtaining a copy"),
     ("PSF-2.0", r"licensed to psf under a contributor agreement|python software foundation license version 2"),
     ("ISC", r"permission to use, copy, modify, and or distribute this software for any purpose with or without fee is hereby granted"),
@@ -70,7 +77,8 @@ _SENTENCES = (
 )  # fmt: skip
 # Short names, where a sentence says that they are meant: `released under the MIT license`, `License: BSD 3-Clause`.
 _CLAUSE = re.compile(
-    r"(?:\blicen[cs]ed|\breleased|\bdistributed|\bavailable|\bpublished|\bcovered|\bprovided) (?:under|by|with) ([^.]{2,160}(?:\.[0-9][^.]{0,60})?)|\blicen[cs]e ?: ?([^.]{2,60}(?:\.[0-9][^.]{0,40})?)"
+    r"(?:\blicen[cs]ed|\breleased|\bdistributed|\bavailable|\bpublished|\bcovered|\bprovided) (?:under|by"
+    r"|with) ([^.]{2,160}(?:\.[0-9][^.]{0,60})?)|\blicen[cs]e ?: ?([^.]{2,60}(?:\.[0-9][^.]{0,40})?)"
 )
 _SHORT = (
     ("MIT", r"\bmit\b(?! 0)|\bexpat\b"),
@@ -88,14 +96,16 @@ _SHORT = (
     ("Unlicense", r"\bunlicense\b"),
     ("WTFPL", r"\bwtfpl\b"),
 )
-_DOMAIN = re.compile(r"\b(?:placed|released|put|dedicated|contributed|given)?(?: hereby)? ?(?:in|into|to) the public domain\b|\bis (?:in )?(?:the )?public domain\b")
+_DOMAIN = re.compile(
+    r"\b(?:placed|released|put|dedicated|contributed|given)?(?: hereby)? ?(?:in|into|to) the public domain\b|\bis (?:in )?(?:the )?public domain\b"
+)
 _FAMILY = ("BSD-4-Clause", "BSD-3-Clause", "BSD-2-Clause")
 _PROSE = ("text", "markdown", "rst", "json", "jupyter", "tex")
 
 
 @dataclasses.dataclass(frozen=True)
 class Declare:
-    """Document -> Document. Where its text declares a licence: metadata `licence` (the SPDX expression), `licences` (its ids) and `licence_from` ([path])."""
+    """Document -> Document. Where its text declares a licence: metadata `licence` (the expression), `licences` (ids) and `licence_from` ([path])."""
 
     def __call__(self, document: Document) -> Document:
         prose = document.metadata.get("language") in _PROSE

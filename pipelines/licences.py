@@ -40,9 +40,7 @@ PERMISSIVE = (
     "LicenseRef-public-domain",
 )
 
-_NAMES = re.compile(
-    r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt|md|rst))?$"
-)
+_NAMES = re.compile(r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt|md|rst))?$")
 _NOT_NAMES = re.compile(r"(?i)\.(?:py|pyi|c|h|cc|cpp|js|ts|json|html|css|go|rs|java|sh|yml|yaml|toml|svg|png)$")
 _NOT_LICENCES = re.compile(
     r"(?i)^(?:authors|contributors|contributing|notice|readme|thanks|credits|changes|changelog|metadata|record|wheel)(?:[-_.].*)?$"
@@ -57,9 +55,7 @@ _TOKEN = re.compile(r"\(|\)|[^\s()]+")
 _SENTENCES = (
     (
         "MIT",
-        (
-            "permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files",
-        ),
+        ("permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files",),
     ),
     ("Apache-2.0", ("apache license version 2.0, january 2004",)),
     ("Apache-2.0", ("licensed under the apache license, version 2.0",)),

@@ -20,12 +20,8 @@ from typing import Any
 
 from pipelines.document import BadInput
 
-_MARKS = {
-    "//": ("javascript", "typescript", "java", "scala", "kotlin", "c", "c++", "cpp", "c#", "csharp", "f#", "fsharp", "go", "rust", "swift", "groovy", "php"),
-    "--": ("sql", "haskell", "lua"),
-    "%": ("matlab", "octave", "prolog"),
-    "!": ("fortran",),
-}
+_SLASHED = "javascript typescript java scala kotlin c c++ cpp c# csharp f# fsharp go rust swift groovy php"
+_MARKS = {"//": _SLASHED.split(), "--": ("sql", "haskell", "lua"), "%": ("matlab", "octave", "prolog"), "!": ("fortran",)}
 _MARK_OF = {language: mark for mark, languages in _MARKS.items() for language in languages}
 _MAGIC = re.compile(r"[ \t]*(?:%(?!%)[a-zA-Z]|[!?]|%%)|[\w.]+\?{1,2}$")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]")
@@ -35,7 +31,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 @dataclasses.dataclass(frozen=True)
 class Notebooks:
-    """max_bytes: of the JSON. outputs: whether to keep what cells printed or returned as text; max_output_characters: of one cell; max_outputs_characters:
+    """max_bytes: of the JSON. outputs: whether to keep what cells printed or returned as text; max_output_characters: of one cell;
+    max_outputs_characters:
     of the whole notebook.
     """
 

@@ -41,10 +41,7 @@ class JoinRepositories(beam.PTransform):
         gone = (homes, removed) | "either" >> beam.Flatten() | "by id" >> beam.GroupByKey() | "gone" >> beam.FlatMap(_gone).with_output_types(_PAIR)
         files = elements | "files" >> beam.FlatMap(_file).with_output_types(_PAIR)
         joined = (
-            (files, gone)
-            | "all" >> beam.Flatten()
-            | "by repository" >> beam.GroupByKey()
-            | "join" >> beam.FlatMap(_join, self._layout, self._corpus)
+            (files, gone) | "all" >> beam.Flatten() | "by repository" >> beam.GroupByKey() | "join" >> beam.FlatMap(_join, self._layout, self._corpus)
         )
         return (elements | "others" >> beam.FlatMap(_others), joined) | "elements" >> beam.Flatten()
 

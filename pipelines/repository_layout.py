@@ -4,14 +4,14 @@
     ...the text of src/a.py, to the character...<file_sep>src/b.py
     ...
 
-The layout is StarCoder2's (Lozhkov et al. 2024, arXiv 2402.19173, section 5); the marks are plain text, which a vocabulary may hold as symbols. A file
-that has the marks in its text can pretend to be two: what is true is `metadata["members"]`, one entry a file or piece of one,
+The layout is StarCoder2's (Lozhkov et al. 2024, arXiv 2402.19173, section 5); the marks are plain text, which a vocabulary may hold as
+symbols. A file that has the marks in its text can pretend to be two: what is true is `metadata["members"]`, one entry a file or piece of one,
 
     {"id": ..., "path": ..., "start": 24, "end": 730, "piece": 1}      text[start:end] is the file; `piece` only where it was cut, from 0
 
-Order: directories and files by name; before each file, those it needs (pipelines/imports.py), each as soon as it is first needed. That is a depth-first
-walk, so neighbours in use are neighbours in the document; of a cycle, the file that the walk comes to first is last. Everything follows from the
-paths, texts and ids of the files alone, in whatever order they come. This file knows no Beam.
+Order: directories and files by name; before each file, those it needs (pipelines/imports.py), each as soon as it is first needed. That is a
+depth-first walk, so neighbours in use are neighbours in the document; of a cycle, the file that the walk comes to first is last. Everything
+follows from the paths, texts and ids of the files alone, in whatever order they come. This file knows no Beam.
 """
 
 import dataclasses

@@ -31,11 +31,17 @@ _FORMATS = {
     "aws_access_key": (("AKIA", "ASIA", "ABIA", "ACCA"), rf"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{{16}}{_END}"),
     "google_api_key": (("AIza",), rf"AIza[A-Za-z0-9_-]{{35}}{_END}"),
     "google_oauth_token": (("ya29.", "GOCSPX-"), rf"(?:ya29\.[A-Za-z0-9_-]{{30,}}|GOCSPX-[A-Za-z0-9_-]{{28}}){_END}"),
-    "github_token": (("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), rf"(?:gh[pousr]_[A-Za-z0-9]{{36,255}}|github_pat_[A-Za-z0-9_]{{60,255}}){_END}"),
+    "github_token": (
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        rf"(?:gh[pousr]_[A-Za-z0-9]{{36,255}}|github_pat_[A-Za-z0-9_]{{60,255}}){_END}",
+    ),
     "gitlab_token": (("glpat-", "gldt-", "glrt-"), rf"gl(?:pat|dt|rt)-[A-Za-z0-9_-]{{20,}}{_END}"),
     "slack_token": (("xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xoxe-", "xapp-"), r"x(?:ox[abeprs]|app)-[A-Za-z0-9-]{12,}"),
     "slack_webhook": (("hooks.slack.com/services/T",), r"hooks\.slack\.com/services/T[A-Za-z0-9_]{6,}/B[A-Za-z0-9_]{6,}/[A-Za-z0-9_]{16,}"),
-    "stripe_key": (("sk_live_", "rk_live_", "sk_test_", "rk_test_", "whsec_"), rf"(?:[sr]k_(?:live|test)_[A-Za-z0-9]{{16,}}|whsec_[A-Za-z0-9+/]{{24,}}){_END}"),
+    "stripe_key": (
+        ("sk_live_", "rk_live_", "sk_test_", "rk_test_", "whsec_"),
+        rf"(?:[sr]k_(?:live|test)_[A-Za-z0-9]{{16,}}|whsec_[A-Za-z0-9+/]{{24,}}){_END}",
+    ),
     "jwt": (("eyJ",), r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
     "npm_token": (("npm_",), rf"npm_[A-Za-z0-9]{{36}}{_END}"),
     "pypi_token": (("pypi-AgE",), r"pypi-AgE[A-Za-z0-9_-]{50,}"),
@@ -61,18 +67,43 @@ _KEY_PIECE = re.compile(r"\\[nrt]|([A-Za-z0-9+/=]{16,}+)")
 _MAX_KEY = 16_000
 _URL_PASSWORD = re.compile(r"(?<=[a-z0-9+])://[^\s/:@\"'`<>{}()$%\\,]{0,64}+:([^\s/@\"'`<>{}()$\\,]{3,128}+)@(?=[A-Za-z0-9\[])")
 _QUOTED = re.compile(r"""[:=]>?[ \t]*+(?:[rbuRBU]|new )?(["'`])([^\s"'`\\<>{}()$,;]{8,200}+)\1""")
-_BARE = re.compile(r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9+/_=~-]{16,200}+)[ \t]*+$")
+_BARE = re.compile(
+    r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9+/_=~-]{16,200}+)[ \t]*+$"
+)
 _NAME = re.compile(r"""["'`\])]*[ \t]*$""")
 _PASSWORD_NAME = re.compile(r"(?i)(?:pass(?:word|wd|phrase|code)?|pwd|passwort)(?:[_-]?\d)?$")
 _SECRET_NAME = re.compile(
-    r"(?i)(?:secret|token|credential|(?:api|access|auth|private|encryption|signing|master|service|account|storage|client|app|shared|session|license)[_-]?key"
+    r"(?i)(?:secret|token|credential|(?:api|access|auth|private|encryption|signing|master|service|account|storage|client|app|shared|session"
+    r"|license)[_-]?key"
     r"|apikey|secret[_-]?(?:access[_-]?)?key|auth)(?:[_-]?(?:id|key(?:[_-]?base)?|value|base64|b64|hex|string|\d))?$"
 )
-_KEYWORDS = ("secret", "token", "credential", "key", "auth", "pass", "pwd", "SECRET", "TOKEN", "KEY", "AUTH", "PASS", "PWD", "Secret", "Token", "Key", "Pass", "Auth")
+_KEYWORDS = (
+    "secret",
+    "token",
+    "credential",
+    "key",
+    "auth",
+    "pass",
+    "pwd",
+    "SECRET",
+    "TOKEN",
+    "KEY",
+    "AUTH",
+    "PASS",
+    "PWD",
+    "Secret",
+    "Token",
+    "Key",
+    "Pass",
+    "Auth",
+)
 _SHOWS_WHERE = re.compile(
-    r"(?i)^(?:.*(?:example|sample|dummy|placeholder|changeme|change_me|your[_-]|redacted|insert|replace|xxxx|\*\*\*|\.\.\.|1234567|abcdefg|deadbeef|todo).*"
-    r"|x+|\*+|\.+|_+|-+|0+|user(?:name)?|pass(?:word|wd|phrase|code)?\d{0,4}|pwd\d{0,4}|p[a@]ss(?:w[o0]rd)?\d{0,4}!?|secret|test(?:ing|pass(?:word)?)?\d{0,4}|guest|root"
-    r"|admin\d{0,4}|foo(?:bar)?|bar|baz|token|key|postgres|mysql|redis|rabbitmq|mongo|minio|localhost|hunter2|s3cr[e3]t|none|null|true|false|port|host|[a-z]{1,3}|[a-z0-9_]+_password)$"
+    r"(?i)^(?:.*(?:example|sample|dummy|placeholder|changeme|change_me|your[_-]|redacted|insert|replace|xxxx|\*\*\*|\.\.\.|1234567|abcdefg"
+    r"|deadbeef|todo).*"
+    r"|x+|\*+|\.+|_+|-+|0+|user(?:name)?|pass(?:word|wd|phrase|code)?\d{0,4}|pwd\d{0,4}|p[a@]ss(?:w[o0]rd)?\d{0,4}!?|secret|test(?:ing"
+    r"|pass(?:word)?)?\d{0,4}|guest|root"
+    r"|admin\d{0,4}|foo(?:bar)?|bar|baz|token|key|postgres|mysql|redis|rabbitmq|mongo|minio|localhost|hunter2|s3cr[e3]t|none|null|true"
+    r"|false|port|host|[a-z]{1,3}|[a-z0-9_]+_password)$"
 )
 _WORDS = re.compile(r"^[a-zA-Z]+(?:[._:/-][a-zA-Z]+)+\d*$|^(?:[a-z]|[A-Z][a-z])+\d{0,3}$|^[A-Z_]+\d*$")
 _LOCATION = re.compile(r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc|local)\b")

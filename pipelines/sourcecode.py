@@ -17,13 +17,12 @@ _MAX_CONTROL = 0.001
 _FEW = 0.05
 _WESTERN = re.compile("[\xa0-\xff\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u2013-\u2026\u20ac\u2122]")
 # Tags of identify that name no language.
-_GENERIC = frozenset(
-    ("text", "binary", "file", "executable", "non-executable", "header", "plain-text", "image", "icon", "audio", "zip", "directory")
-)
+_GENERIC = frozenset(("text", "binary", "file", "executable", "non-executable", "header", "plain-text", "image", "icon", "audio", "zip", "directory"))
 _PLAIN = "text"
 # Where a name allows several languages, content decides; the last is the default.
 _CPP = re.compile(
-    r"(?m)^\s*(?:class\s+\w+|namespace\s+\w*|template\s*<|using\s+namespace|public:|private:)|\bstd::|#include\s*<(?:iostream|string|vector|map|memory)>"
+    r"(?m)^\s*(?:class\s+\w+|namespace\s+\w*|template\s*<|using\s+namespace|public:|private:)|\bstd::|#include\s*<(?:iostream|string|vector"
+    r"|map|memory)>"
 )
 
 

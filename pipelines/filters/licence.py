@@ -39,7 +39,9 @@ class Filter:
         path = facts.get("path", "")
         if facts.get("licence_from") == [path] and not licences.is_licence_file(path):
             return Reason("licence.of_file", expression)
-        return Reason("licence.unknown" if licences.UNKNOWN in facts.get("licences", ()) else "licence.not_permissive", _with_source(expression, facts))
+        return Reason(
+            "licence.unknown" if licences.UNKNOWN in facts.get("licences", ()) else "licence.not_permissive", _with_source(expression, facts)
+        )
 
 
 def _with_source(expression: str, facts) -> str:

@@ -31,16 +31,22 @@ def decide(files, path):
         ({"LICENSE": MIT, "vendor/x/COPYING": GPL}, "vendor/y/b.c", "MIT", ("LICENSE",)),
         ({"LICENSE": MIT, "NOTES-LICENSE": GPL}, "b.c", "MIT AND GPL-3.0", ("LICENSE", "NOTES-LICENSE")),
         ({"LICENSE": "SPDX-License-Identifier: MIT OR GPL-2.0-only"}, "b.c", "MIT OR GPL-2.0-only", ("LICENSE",)),
-        ({"LICENSE": "You may use either LICENSE.MIT or LICENSE.GPL.", "LICENSE.MIT": MIT, "LICENSE.GPL": GPL}, "b.c", "GPL-3.0 OR MIT", ("LICENSE", "LICENSE.GPL", "LICENSE.MIT")),
-        ({"LICENSE": "Both LICENSE.MIT and LICENSE.GPL apply.", "LICENSE.MIT": MIT, "LICENSE.GPL": GPL}, "b.c", "GPL-3.0 AND MIT", ("LICENSE", "LICENSE.GPL", "LICENSE.MIT")),
+        ({"LICENSE": "You may use either LICENSE.MIT or LICENSE.GPL.", "LICENSE.MIT": MIT, "LICENSE.GPL": GPL}, "b.c", "GPL-3.0 OR MIT",
+            ("LICENSE", "LICENSE.GPL", "LICENSE.MIT")),
+        ({"LICENSE": "Both LICENSE.MIT and LICENSE.GPL apply.", "LICENSE.MIT": MIT, "LICENSE.GPL": GPL}, "b.c", "GPL-3.0 AND MIT", ("LICENSE",
+            "LICENSE.GPL", "LICENSE.MIT")),
         ({"LICENSE": "All rights reserved."}, "b.c", licences.UNKNOWN, ("LICENSE",)),
         ({"LICENSE": None}, "b.c", licences.UNKNOWN, ("LICENSE",)),
         ({"LICENSES/CC-BY-4.0.txt": "An unknown text."}, "b.c", "CC-BY-4.0", ("LICENSES/CC-BY-4.0.txt",)),
         ({"LICENSES/MIT.txt": MIT, "b.c.license": "SPDX-License-Identifier: 0BSD"}, "b.c", "0BSD", ("b.c.license",)),
-        ({"LICENSE": MIT, "REUSE.toml": 'version = 1\n[[annotations]]\npath = ["docs/**", "*.md"]\nSPDX-License-Identifier = "CC-BY-4.0"\n'}, "docs/a/b.py", "CC-BY-4.0", ("REUSE.toml",)),
-        ({"LICENSE": MIT, "REUSE.toml": 'version = 1\n[[annotations]]\npath = "docs/*"\nSPDX-License-Identifier = "CC-BY-4.0"\n'}, "docs/a/b.py", "MIT", ("LICENSE",)),
-        ({"sub/REUSE.toml": '[[annotations]]\npath = "**"\nSPDX-License-Identifier = ["MIT", "ISC"]\n'}, "sub/x/b.py", "MIT AND ISC", ("sub/REUSE.toml",)),
-        ({"LICENSE": MIT, ".reuse/dep5": "Format: x\n\nFiles: data/* *.csv\nCopyright: me\nLicense: CC0-1.0 or MIT\n text\n"}, "data/x/y.py", "CC0-1.0 OR MIT", (".reuse/dep5",)),
+        ({"LICENSE": MIT, "REUSE.toml": 'version = 1\n[[annotations]]\npath = ["docs/**", "*.md"]\nSPDX-License-Identifier = "CC-BY-4.0"\n'},
+            "docs/a/b.py", "CC-BY-4.0", ("REUSE.toml",)),
+        ({"LICENSE": MIT, "REUSE.toml": 'version = 1\n[[annotations]]\npath = "docs/*"\nSPDX-License-Identifier = "CC-BY-4.0"\n'}, "docs/a/b.py",
+            "MIT", ("LICENSE",)),
+        ({"sub/REUSE.toml": '[[annotations]]\npath = "**"\nSPDX-License-Identifier = ["MIT", "ISC"]\n'}, "sub/x/b.py", "MIT AND ISC",
+            ("sub/REUSE.toml",)),
+        ({"LICENSE": MIT, ".reuse/dep5": "Format: x\n\nFiles: data/* *.csv\nCopyright: me\nLicense: CC0-1.0 or MIT\n text\n"}, "data/x/y.py",
+            "CC0-1.0 OR MIT", (".reuse/dep5",)),
         ({"package.json": '{"license": "MIT"}'}, "src/a.js", "MIT", ("package.json",)),
         ({"package.json": '{"license": {"type": "ISC"}}'}, "a.js", "ISC", ("package.json",)),
         ({"Cargo.toml": '[package]\nlicense = "MIT/Apache-2.0"\n'}, "src/a.rs", "MIT OR Apache-2.0", ("Cargo.toml",)),
@@ -60,7 +66,11 @@ def test_nothing_decides_without_files():
 
 
 def test_ids_are_those_of_the_expression():
-    assert governing(LICENSE="SPDX-License-Identifier: MIT OR (GPL-2.0-only WITH Classpath-exception-2.0 AND ISC)").of("a").ids == ("GPL-2.0-only", "ISC", "MIT")
+    assert governing(LICENSE="SPDX-License-Identifier: MIT OR (GPL-2.0-only WITH Classpath-exception-2.0 AND ISC)").of("a").ids == (
+        "GPL-2.0-only",
+        "ISC",
+        "MIT",
+    )
 
 
 def test_a_pattern_of_stars_is_not_slow():

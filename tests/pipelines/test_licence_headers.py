@@ -91,6 +91,9 @@ def test_ids_and_case():
     assert not licences.allows("GPL-2.0-or-later", frozenset(licences.PERMISSIVE))
 
 
-@pytest.mark.parametrize("unit", ["# license ", "licensed under ", "\n", "# ", "SPDX-License-Identifier:", "gnu general public license ", "/*", '"""', "may not be copied "])
+@pytest.mark.parametrize(
+    "unit",
+    ["# license ", "licensed under ", "\n", "# ", "SPDX-License-Identifier:", "gnu general public license ", "/*", '"""', "may not be copied "],
+)
 def test_traps_end(unit):
     assert declared("# copyright\n" + unit * 50_000) is None or declared("# copyright\n" + unit * 50_000)

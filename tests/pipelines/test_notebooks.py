@@ -59,15 +59,23 @@ def test_outputs_on_request_and_cut():
 
 
 def test_other_kernels_and_the_old_format():
-    old = {"worksheets": [{"cells": [{"cell_type": "heading", "level": 2, "source": "H"}, {"cell_type": "code", "language": "python", "input": ["a\n", "b"]}]}]}
+    old = {
+        "worksheets": [
+            {"cells": [{"cell_type": "heading", "level": 2, "source": "H"}, {"cell_type": "code", "language": "python", "input": ["a\n", "b"]}]}
+        ]
+    }
     assert Notebooks().script(json.dumps(old)) == ("# %% [markdown]\n# ## H\n\n# %%\na\nb\n", "python")
-    scala = {"cells": [{"cell_type": "markdown", "source": "S"}, {"cell_type": "code", "source": "%x\nval a = 1"}], "metadata": {"language_info": {"name": "Scala"}}}
+    scala = {
+        "cells": [{"cell_type": "markdown", "source": "S"}, {"cell_type": "code", "source": "%x\nval a = 1"}],
+        "metadata": {"language_info": {"name": "Scala"}},
+    }
     assert Notebooks().script(json.dumps(scala)) == ("// %% [markdown]\n// S\n\n// %%\n%x\nval a = 1\n", "scala")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "1", '"x"', "{}", '{"cells": {}}', '{"cells": [1]}', '{"worksheets": [1]}', '{"worksheets": [{"cells": [[]]}]}', "[" * 100_000, '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}"],
+    ["", "{", "[]", "null", "1", '"x"', "{}", '{"cells": {}}', '{"cells": [1]}', '{"worksheets": [1]}', '{"worksheets": [{"cells": [[]]}]}',
+        "[" * 100_000, '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}"],
 )  # fmt: skip
 def test_what_is_no_notebook(text):
     with pytest.raises(BadInput, match="notebook"):
@@ -83,7 +91,11 @@ def test_size_is_looked_at_first():
 
 
 def test_cells_of_odd_make_are_passed_over():
-    cells = [{}, {"cell_type": 1, "source": {"a": 1}}, {"cell_type": "code", "source": ["a", 1, None], "outputs": [1, {"output_type": "stream"}, {"output_type": "display_data", "data": 3}]}]
+    cells = [
+        {},
+        {"cell_type": 1, "source": {"a": 1}},
+        {"cell_type": "code", "source": ["a", 1, None], "outputs": [1, {"output_type": "stream"}, {"output_type": "display_data", "data": 3}]},
+    ]
     assert Notebooks(outputs=True).script(json.dumps({"cells": cells, "metadata": [], "nbformat": "x"})) == ("# %%\na\n", "python")
     assert Notebooks().script('{"cells": [{"cell_type": "code", "source": "\\ud800"}]}')[0] == "# %%\n\ufffd\n"
 
@@ -91,17 +103,25 @@ def test_cells_of_odd_make_are_passed_over():
 def test_parsing_makes_scripts_of_them():
     document = Document("0" * 32, "s", "code", None, json.dumps(NOTEBOOK).encode(), {"path": "r/a.ipynb"})
     parsed = Parse()(document)
-    assert parsed.text == SCRIPT and parsed.metadata == {"path": "r/a.ipynb", "language": "jupyter", "encoding": "utf-8", "notebook_language": "python"}
+    assert parsed.text == SCRIPT and parsed.metadata == {
+        "path": "r/a.ipynb",
+        "language": "jupyter",
+        "encoding": "utf-8",
+        "notebook_language": "python",
+    }
     empty = Parse()(document.replace(bytes=b'{"cells": []}'))
     assert isinstance(empty, Rejection) and empty.reason == "code.empty"
     with pytest.raises(BadInput, match="notebook"):
         Parse()(document.replace(bytes=b"no json"))
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), lambda x: st.lists(x, max_size=4) | st.dictionaries(st.sampled_from(["cells", "source", "cell_type", "outputs", "text", "data", "metadata", "kernelspec", "language", "x"]), x, max_size=4), max_leaves=20)  # fmt: skip
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), lambda x: st.lists(x,
+    max_size=4) | st.dictionaries(st.sampled_from(["cells", "source", "cell_type", "outputs", "text", "data", "metadata", "kernelspec",
+        "language", "x"]), x, max_size=4), max_leaves=20)  # fmt: skip
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["cell_type", "source", "input", "outputs", "level", "language"]), JSON | st.sampled_from(["code", "markdown", "raw", "heading"]), max_size=5), max_size=4), JSON)  # fmt: skip
+@given(st.lists(st.dictionaries(st.sampled_from(["cell_type", "source", "input", "outputs", "level", "language"]), JSON | st.sampled_from(["code",
+    "markdown", "raw", "heading"]), max_size=5), max_size=4), JSON)  # fmt: skip
 def test_any_cells(cells, metadata):
     script, language = Notebooks(outputs=True).script(json.dumps({"cells": cells, "metadata": metadata}))
     assert (script == "" or script.endswith("\n")) and language and script.encode() is not None

@@ -20,7 +20,14 @@ TWO_WORKERS = ["--direct_num_workers=2", "--direct_running_mode=multi_processing
 
 
 def file(path, text, language="python", **facts):
-    return Document(document_id("c", path), f"/in/r.tar.gz#member={path}", "code", text, None, {"path": path, "repository": "r", "language": language, "licences": ["MIT"], **facts})
+    return Document(
+        document_id("c", path),
+        f"/in/r.tar.gz#member={path}",
+        "code",
+        text,
+        None,
+        {"path": path, "repository": "r", "language": language, "licences": ["MIT"], **facts},
+    )
 
 
 FILES = [
@@ -106,7 +113,11 @@ def test_a_text_that_utf8_cannot_carry_stays_out():
 def raw(tmp_path_factory):
     """Two archives of the same name in two folders, and a folder; one file stands in both archives, one twice under a name, one is rejected."""
     root = tmp_path_factory.mktemp("raw")
-    members = {f"p/m{i}.py": f"import p.m{i + 1}\nvalue_{{n}}_{i} = {i}  # of many\n" for i in range(6)} | {"p/__init__.py": "# a package\n", "p/same.py": "def same():\n    return 'in both'\n", "p/short.py": "x"}
+    members = {f"p/m{i}.py": f"import p.m{i + 1}\nvalue_{{n}}_{i} = {i}  # of many\n" for i in range(6)} | {
+        "p/__init__.py": "# a package\n",
+        "p/same.py": "def same():\n    return 'in both'\n",
+        "p/short.py": "x",
+    }
     for number, folder in enumerate(("one", "two")):
         (root / folder).mkdir()
         with tarfile.open(root / folder / "r.tar.gz", "w:gz") as archive:
@@ -127,7 +138,9 @@ def make(raw, output, **changes):
 
 
 def files_of(directory):
-    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()
+    }
 
 
 def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):

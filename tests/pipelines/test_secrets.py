@@ -156,7 +156,26 @@ def test_documents_carry_the_counts():
 
 
 PIECES = st.sampled_from(
-    [*SECRETS.values(), BEGIN, END, KEY, "://u:", "@h", "password='", "api_key = \"", "'", '"', "\n", " ", "=", "\\n", "a@b.co", "8.8.8.8", drawn(20), "EXAMPLE"]
+    [
+        *SECRETS.values(),
+        BEGIN,
+        END,
+        KEY,
+        "://u:",
+        "@h",
+        "password='",
+        'api_key = "',
+        "'",
+        '"',
+        "\n",
+        " ",
+        "=",
+        "\\n",
+        "a@b.co",
+        "8.8.8.8",
+        drawn(20),
+        "EXAMPLE",
+    ]
 )
 
 
@@ -169,7 +188,10 @@ def test_any_text(text):
     assert sum(counts.values()) == len(secrets.find(text)) and (cleaned == text) == (not counts)
 
 
-@pytest.mark.parametrize("unit", ["a", "a.", "a@", "://", "x:y@", "::", "1.", 'key="', "password=", "\n-", BEGIN, "eyJ", "sk-", ":AA", "\\n", 'api_key="A1b2C3d4E5f6G7h8J9" '])
+@pytest.mark.parametrize(
+    "unit",
+    ["a", "a.", "a@", "://", "x:y@", "::", "1.", 'key="', "password=", "\n-", BEGIN, "eyJ", "sk-", ":AA", "\\n", 'api_key="A1b2C3d4E5f6G7h8J9" '],
+)
 def test_traps_end(unit):
     for text in (unit * (100_000 // len(unit)), (unit + "\n") * 2000):
         assert len(secrets.replace(text, secrets.KINDS)[0]) >= 0

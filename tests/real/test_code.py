@@ -48,7 +48,8 @@ def test_every_file_of_the_odd_repository_is_rejected_for_its_reason(real_data, 
 
 
 def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
-    """Without the rule on licences: encodings told, the licence that each file is under named, the secret replaced, the funnel the same when joined."""
+    """Without the rule on licences: encodings told, the licence that each file is under named, the secret replaced, the funnel the same"
+    " when joined."""
     rules = (generated.Filter(), stack.Filter())
     manifest = job.run(odd(real_data, tmp_path / "files", filters=rules), quiet=True)
     documents = {d.metadata["path"].partition("/")[2]: d for d in corpus.read_corpus(str(tmp_path / "files"))}
@@ -62,7 +63,9 @@ def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
     joined = job.run(odd(real_data, tmp_path / "joined", filters=rules, repositories=Layout()), quiet=True)
     assert joined["funnel"] == manifest["funnel"] and joined["documents"] == 1
     [document] = corpus.read_corpus(str(tmp_path / "joined"))
-    assert {m["id"] for m in document.metadata["members"]} == {d.id for d in documents.values()} and document.metadata["secrets"] == {"aws_secret_key": 1}
+    assert {m["id"] for m in document.metadata["members"]} == {d.id for d in documents.values()} and document.metadata["secrets"] == {
+        "aws_secret_key": 1
+    }
 
 
 def test_installed_packages(tmp_path):
@@ -89,10 +92,17 @@ def test_a_notebook_of_another_project(tmp_path):
     (tmp_path / "in" / "r").mkdir(parents=True)
     for number, path in enumerate(sorted(map(str, installed))[:3]):
         (tmp_path / "in" / "r" / f"{number}.ipynb").write_bytes(pathlib.Path(path).read_bytes())
-    own = {"cells": [{"cell_type": "code", "source": "total = sum(range(10))\nprint(total)", "outputs": []}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    own = {
+        "cells": [{"cell_type": "code", "source": "total = sum(range(10))\nprint(total)", "outputs": []}],
+        "metadata": {},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     (tmp_path / "in" / "r" / "own.ipynb").write_text(json.dumps(own))
     (tmp_path / "in" / "r" / "broken.ipynb").write_text(json.dumps(own)[:-9])
-    made = code.Job(name="n", input_root=str(tmp_path / "in"), inputs=("**",), output=str(tmp_path / "out"), filters=(), num_shards=1, dead_letter_threshold=0.6)
+    made = code.Job(
+        name="n", input_root=str(tmp_path / "in"), inputs=("**",), output=str(tmp_path / "out"), filters=(), num_shards=1, dead_letter_threshold=0.6
+    )
     manifest = job.run(made, quiet=True)
     documents = list(corpus.read_corpus(str(tmp_path / "out")))
     assert manifest["funnel"]["dead_letters"] == {"parse.notebook": 1} and len(documents) == min(3, len(installed)) + 1
