@@ -30,6 +30,8 @@ def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], c
         unit=unit,
         documents=funnel.kept,
         facts=facts,
+        rejected=funnel.rejected,
+        keep_rejects=bool(isinstance(config, Mapping) and config.get("keep_rejects")),
         benchmarks=benchmarks,
         fingerprint=fingerprint,
         funnel=[(fate, reason, count, count / funnel.read if funnel.read else 0.0) for fate, reason, count in rows(funnel)],

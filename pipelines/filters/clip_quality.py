@@ -11,6 +11,7 @@ from typing import ClassVar
 import gin
 
 from pipelines.document import Document
+from pipelines.filters.reason import Reason
 
 
 @gin.configurable
@@ -32,15 +33,15 @@ class ClipQuality:
         facts = document.metadata
         aspect = facts["width"] / facts["height"]
         if facts["seconds"] < self.min_seconds:
-            return "clip_quality.short"
+            return Reason("clip_quality.short", facts["seconds"])
         if facts["seconds"] > self.max_seconds:
-            return "clip_quality.long"
+            return Reason("clip_quality.long", facts["seconds"])
         if min(facts["width"], facts["height"]) < self.min_side:
-            return "clip_quality.side"
+            return Reason("clip_quality.side", f"{facts['width']} x {facts['height']}")
         if not self.min_aspect <= aspect <= self.max_aspect:
-            return "clip_quality.aspect"
+            return Reason("clip_quality.aspect", aspect)
         if facts["motion"] < self.min_motion:
-            return "clip_quality.motion"
+            return Reason("clip_quality.motion", facts["motion"])
         if self.require_text and not (document.text or "").strip():
-            return "clip_quality.no_text"
+            return Reason("clip_quality.no_text")
         return None

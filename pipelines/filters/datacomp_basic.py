@@ -9,6 +9,7 @@ from typing import ClassVar
 import gin
 
 from pipelines.document import Document
+from pipelines.filters.reason import Reason
 
 
 @gin.configurable
@@ -30,13 +31,13 @@ class DataCompBasic:
         caption = (document.text or "").strip()
         width, height = document.metadata["width"], document.metadata["height"]
         if not caption and (self.min_words or self.min_chars):
-            return "datacomp_basic.no_caption"
-        if len(caption.split()) < self.min_words:
-            return "datacomp_basic.words"
+            return Reason("datacomp_basic.no_caption")
+        if (count := len(caption.split())) < self.min_words:
+            return Reason("datacomp_basic.words", count)
         if len(caption) < self.min_chars:
-            return "datacomp_basic.chars"
+            return Reason("datacomp_basic.chars", len(caption))
         if min(width, height) < self.min_side:
-            return "datacomp_basic.side"
+            return Reason("datacomp_basic.side", f"{width} x {height}")
         if max(width, height) > self.max_aspect * min(width, height):
-            return "datacomp_basic.aspect"
+            return Reason("datacomp_basic.aspect", f"{width} x {height}")
         return None

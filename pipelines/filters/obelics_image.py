@@ -10,6 +10,7 @@ from typing import ClassVar
 import gin
 
 from pipelines.document import Document
+from pipelines.filters.reason import Reason
 
 
 @gin.configurable
@@ -27,11 +28,11 @@ class ObelicsImage:
     def check(self, document: Document) -> str | None:
         width, height = document.metadata["width"], document.metadata["height"]
         if document.metadata["format"] not in self.formats:
-            return "obelics_image.format"
+            return Reason("obelics_image.format", document.metadata["format"])
         if min(width, height) < self.min_side:
-            return "obelics_image.small"
+            return Reason("obelics_image.small", f"{width} x {height}")
         if max(width, height) > self.max_side:
-            return "obelics_image.large"
+            return Reason("obelics_image.large", f"{width} x {height}")
         if max(width, height) > self.max_aspect * min(width, height):
-            return "obelics_image.aspect"
+            return Reason("obelics_image.aspect", f"{width} x {height}")
         return None

@@ -10,6 +10,7 @@ from typing import ClassVar
 import gin
 
 from pipelines.document import Document
+from pipelines.filters.reason import Reason
 
 
 @gin.configurable
@@ -29,15 +30,15 @@ class SoundQuality:
     def check(self, document: Document) -> str | None:
         facts = document.metadata
         if facts["seconds"] < self.min_seconds:
-            return "sound_quality.short"
+            return Reason("sound_quality.short", facts["seconds"])
         if facts["seconds"] > self.max_seconds:
-            return "sound_quality.long"
+            return Reason("sound_quality.long", facts["seconds"])
         if facts["sample_rate"] < self.min_sample_rate:
-            return "sound_quality.sample_rate"
+            return Reason("sound_quality.sample_rate", facts["sample_rate"])
         if facts["silence"] > self.max_silence:
-            return "sound_quality.silence"
+            return Reason("sound_quality.silence", facts["silence"])
         if facts["clipping"] > self.max_clipping:
-            return "sound_quality.clipping"
+            return Reason("sound_quality.clipping", facts["clipping"])
         if self.require_text and not (document.text or "").strip():
-            return "sound_quality.no_text"
+            return Reason("sound_quality.no_text")
         return None

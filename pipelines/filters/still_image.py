@@ -6,6 +6,7 @@ from typing import ClassVar
 import gin
 
 from pipelines.document import Document
+from pipelines.filters.reason import Reason
 
 
 @gin.configurable
@@ -18,4 +19,5 @@ class StillImage:
     name: ClassVar[str] = "still_image"
 
     def check(self, document: Document) -> str | None:
-        return "still_image.animated" if document.metadata["frames"] > self.max_frames else None
+        frames = document.metadata["frames"]
+        return Reason("still_image.animated", f"{frames} frames") if frames > self.max_frames else None

@@ -96,3 +96,12 @@ def test_sound_quality(facts, reason):
 def test_clip_quality(facts, reason):
     assert check(ClipQuality(), "title", **{**CLIP, **facts}) == (reason and f"clip_quality.{reason}")
     assert check(ClipQuality(require_text=True), None, **CLIP) == "clip_quality.no_text"
+
+
+def test_reasons_carry_the_offending_value():
+    assert check(DataCompBasic(), "a shirt", **IMAGE).measure == "2"
+    assert check(DataCompBasic(), "a red shirt", **{**IMAGE, "width": 199}).measure == "199 x 300"
+    assert check(StillImage(), "", **{**IMAGE, "frames": 2}).measure == "2 frames"
+    assert check(SoundQuality(), None, **{**SOUND, "silence": 0.51}).measure == "0.51"
+    assert check(ClipQuality(), None, **{**CLIP, "width": 701, "height": 300}).measure == "2.337"
+    assert check(ObelicsImage(), None, **{**IMAGE, "format": "GIF"}).measure == "GIF"
