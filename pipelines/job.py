@@ -344,6 +344,11 @@ def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
 _RAISED = re.compile(r"tasks\.errors\.(\w+): (.*)")
 
 
+def _interrupted(error: BaseException) -> bool:
+    """True if Ctrl-C is what ended the pipeline: Beam makes an error of it, in whose text alone it can be told."""
+    return str(error).startswith("KeyboardInterrupt [while running")
+
+
 def _castor_error(error: BaseException) -> CastorError | None:
     """The CastorError inside what a runner raised: in the chain of causes, or, after another process, in the text of the trace."""
     cause: BaseException | None = error

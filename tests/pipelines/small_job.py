@@ -39,6 +39,8 @@ def shout(document: Document):
         return Rejection(document, "shout.asked", "1")
     if first == "vocabulary":
         raise VocabularyError("the vocabulary is gone.", "Bring it back.")
+    if first == "interrupt":
+        raise KeyboardInterrupt
     if first == "slow":
         time.sleep(0.2)
     return document.replace(text=document.text.upper())

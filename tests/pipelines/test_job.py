@@ -150,6 +150,16 @@ def test_an_error_for_the_user_stops_the_job_as_itself(tmp_path, arguments):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_an_interrupt_is_one(tmp_path):
+    """Beam makes an error of the pipeline of Ctrl-C."""
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / "a.txt").write_text("interrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        job.run(make(root, tmp_path / "out"), quiet=True)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_empty_and_misnamed_input(tmp_path):
     with pytest.raises(CorpusError, match="no file under"):
         job.run(make(tmp_path, tmp_path / "out", inputs=("*.nothing",)), quiet=True)
