@@ -6,11 +6,12 @@
 DATA is a folder with `web/crawl/*.warc.gz` (real pages); without it the pages are those of the demo's corpus. Documents are made of pages of at most
 LARGEST bytes: in each copy WORDS of a hundred words are replaced by others of the same pages, but every NEARth copy differs in a few words and
 every EXACTth in none, so that deduplication has to work at every size. They stand in WARC files of PER_FILE pages, a gzip member each, and
-go through `castor data web` (more options of it follow after `--`) with two worker processes of Beam's local runner. The corpus gets a shard
-for every PER_SHARD documents, since a worker holds a shard while it writes it.
+go through `castor launch ENGINE web` (more options of it follow after `--`): a Flink cluster of two task managers on this machine, or two worker
+processes of Beam's local runner. The corpus gets a shard for every PER_SHARD documents, since a worker holds a shard while it writes it.
 
-That runner keeps what it shuffles in its own process, so `runner_mb` grows with the corpus by design; what must stay flat is a worker: `worker_mb` is
-the largest of the workers at its peak, `sandbox_mb` of the processes that parse pages. slope: of log CPU seconds over log documents (all processes),
+Peaks of resident memory, each of the largest process of its kind: `worker_mb` of those that run the job's code, `sandbox_mb` of those that parse
+pages, `engine_mb` of Flink's (their heaps are fixed), `launcher_mb` of the command's own. Beam's local runner keeps what it shuffles in the launcher and
+sends a worker all of its share at once, so both grow with the corpus by design; on Flink all must stay flat. slope: of log CPU seconds over log documents (all processes),
 from the first size to the last; slope_wall the same of wall time. Prints one JSON line.
 """
 
@@ -33,7 +34,7 @@ import fuzz
 
 LARGEST, PER_FILE, PER_SHARD = 30_000, 500, 1_000
 WORDS, NEAR, EXACT = 40, 10, 50
-TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+ENGINES = {"flink": ("flink", "--local"), "local": ("local",)}
 _TEXT = re.compile(rb">[^<>]{3,}<")
 _WORD = re.compile(rb"[A-Za-z\x80-\xff]{3,}")
 
@@ -73,7 +74,7 @@ class Watch(threading.Thread):
     def __init__(self, pid: int, period: float = 0.5):
         super().__init__(daemon=True)
         self._root, self._period = pid, period
-        self.peak = {"runner_mb": 0, "worker_mb": 0, "sandbox_mb": 0}
+        self.peak = {"launcher_mb": 0, "engine_mb": 0, "worker_mb": 0, "sandbox_mb": 0}
         self._cpu: dict[int, float] = {}
         self.done = threading.Event()
 
@@ -82,7 +83,7 @@ class Watch(threading.Thread):
             self.look()
 
     @property
-    def cpu_s(self) -> float:
+    def cpu_s(self) -> float | None:
         return sum(self._cpu.values())
 
     def look(self) -> None:
@@ -102,7 +103,8 @@ class Watch(threading.Thread):
             if ancestor != self._root:
                 continue
             self._cpu[pid] = parents[pid][1]
-            kind = "runner_mb" if pid == self._root else "sandbox_mb" if b"pipelines.sandbox" in names[pid] else "worker_mb"
+            kind = "launcher_mb" if pid == self._root else "sandbox_mb" if b"pipelines.sandbox" in names[pid] else "worker_mb"
+            kind = "engine_mb" if b"java" in names[pid].split(b"\0")[0] else kind
             try:
                 status = pathlib.Path("/proc", str(pid), "status").read_text()
             except OSError:
@@ -112,15 +114,15 @@ class Watch(threading.Thread):
                 self.peak[kind] = max(self.peak[kind], int(found.group(1)) // 1024)
 
 
-def measure(count: int, pages: list[tuple[str, bytes]], work: pathlib.Path, more: list[str]) -> dict:
+def measure(count: int, pages: list[tuple[str, bytes]], work: pathlib.Path, engine: str, more: list[str]) -> dict:
     """One size: makes the documents, runs the job, removes both."""
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         folder, output = pathlib.Path(scratch, "pages"), pathlib.Path(scratch, "corpus")
         size = make(folder, count, pages)
-        command = [sys.executable, "-m", "launch.command", "data", "web", f"--gin.INPUT_ROOT={str(folder)!r}", f"--gin.OUTPUT={str(output)!r}"]
+        command = [sys.executable, "-m", "launch.command", "launch", *ENGINES[engine], "web", f"--gin.INPUT_ROOT={str(folder)!r}", f"--gin.OUTPUT={str(output)!r}"]
         command.append(f"--gin.NUM_SHARDS={math.ceil(count / PER_SHARD)}")
         started = time.monotonic()
-        child = subprocess.Popen([*command, *TWO_WORKERS, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         watch = Watch(child.pid)
         watch.start()
         error = child.stderr.read()
@@ -137,15 +139,16 @@ def measure(count: int, pages: list[tuple[str, bytes]], work: pathlib.Path, more
     return {**figures, "kept": funnel["kept"], **ends, "duplicates_by": funnel["duplicates"]}
 
 
-def slope(rows: list[dict], figure: str) -> float:
+def slope(rows: list[dict], figure: str) -> float | None:
     first, last = rows[0], rows[-1]
-    return round(math.log(last[figure] / first[figure]) / math.log(last["documents"] / first["documents"]), 3) if len(rows) > 1 else float("nan")
+    return round(math.log(last[figure] / first[figure]) / math.log(last["documents"] / first["documents"]), 3) if len(rows) > 1 else None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="")
     parser.add_argument("--sizes", default="10000,30000,100000")
+    parser.add_argument("--engine", default="flink", choices=sorted(ENGINES))
     parser.add_argument("--work", default=tempfile.gettempdir())
     parser.add_argument("rest", nargs="*", help="more options of castor data web, after --")
     arguments = parser.parse_args()
@@ -153,11 +156,11 @@ def main() -> int:
     pages = [page for page in fuzz.pages(arguments.data, work) if len(page[1]) <= LARGEST]
     rows = []
     for count in map(int, arguments.sizes.split(",")):
-        rows.append(measure(count, pages, work, arguments.rest))
+        rows.append(measure(count, pages, work, arguments.engine, arguments.rest))
         print(json.dumps(rows[-1]), file=sys.stderr)
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     figures = {"slope": slope(rows, "cpu_s"), "slope_wall": slope(rows, "wall_s"), "worker_growth": round(rows[-1]["worker_mb"] / rows[0]["worker_mb"], 2)}
-    print(json.dumps({"benchmark": "scale", **figures, "pages": len(pages), "sizes": rows, "machine": machine}))
+    print(json.dumps({"benchmark": "scale", "engine": arguments.engine, **figures, "pages": len(pages), "sizes": rows, "machine": machine}))
     return 0
 
 
