@@ -15,7 +15,7 @@ _TEMPLATE = pathlib.Path(__file__).with_name("card.html")
 
 
 def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], config: Any, fingerprint: str, unit: str = "characters", benchmarks=None) -> str:
-    """The page as HTML. `facts` is what `corpus.merge_facts` returns; `unit` is what its lengths count; `benchmarks` are the rows of
+    """The page as HTML. `facts` is what `card_facts.merge` returns; `unit` is what its lengths count; `benchmarks` are the rows of
     contamination_report.write, None where no benchmark was looked for.
     """
     import jinja2

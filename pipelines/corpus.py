@@ -29,7 +29,7 @@ from typing import Any
 
 import msgpack
 
-from pipelines import contamination_report, dead_letters, duplicates_table, fates
+from pipelines import card_facts, contamination_report, dead_letters, duplicates_table, fates
 from pipelines.document import DeadLetter, Document, Element, Rejection, document_id, pack, unpack
 from pipelines.funnel import Funnel, total
 from tasks import storage
@@ -45,8 +45,6 @@ _OWN = (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, fates.FOLD
 
 _ROW_GROUP_BYTES = 32 << 20
 _ROW_GROUP_ROWS = 4096
-_EXCERPT = 600
-_SAMPLES_KEPT, _SAMPLES_REJECTED = 12, 4
 _READ_ROWS = 64
 _REASON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -134,7 +132,7 @@ def encode_element(element: Element, keep_rejects: bool) -> tuple[str, bytes]:
         raise ValueError(f"reason {element.reason!r} cannot name a folder: letters, digits, '.', '_' and '-' only, a letter or digit first")
     if isinstance(element, Rejection) and not keep_rejects:
         document = element.document
-        element = dataclasses.replace(element, document=document.replace(text=document.text and document.text[:_EXCERPT], bytes=None))
+        element = dataclasses.replace(element, document=document.replace(text=document.text and document.text[:card_facts.EXCERPT], bytes=None))
     return (element.document.id if isinstance(element, Rejection) else element.id), b"E" + pack(element)
 
 
@@ -191,7 +189,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
             else:
                 letters.append(element)
     writer = _ParquetShard(storage.join(staging, shard_file(shard, num_shards)))
-    facts = _Facts()
+    facts = card_facts.Facts()
     previous = None
     for identifier, body in sorted(kept):
         if identifier == previous:
@@ -229,7 +227,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
     duplicates_table.write(staging, shard, num_shards, removed)
     fates.write(staging, shard, num_shards, became)
     entry.update(clusters=clusters, contamination=findings.to_json(), funnel=funnel.to_json(), facts=facts.to_json())
-    entry.update(rejected_samples=_rejected_samples(rejected))
+    entry.update(rejected_samples=card_facts.rejected_samples(rejected))
     storage.makedirs(storage.join(staging, _ENTRIES))
     storage.write_json_atomic(storage.join(staging, _ENTRIES, f"{shard:05d}.json"), entry)
 
@@ -274,17 +272,6 @@ def sum_funnels(entries: list[dict[str, Any]]) -> Funnel:
     return total(Funnel.from_json(entry["funnel"]) for entry in entries)
 
 
-def merge_facts(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Lengths, languages and samples of the whole job, for its data card."""
-    merged = _Facts()
-    rejected: dict[str, list] = {}
-    for entry in entries:
-        merged.merge(entry["facts"])
-        for reason, samples in entry["rejected_samples"].items():
-            rejected.setdefault(reason, []).extend(samples)
-    return {**merged.to_json(), "rejected_samples": {r: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for r, s in sorted(rejected.items())}}
-
-
 # Writing: one shard.
 
 
@@ -293,75 +280,9 @@ def _write(path: str, data: bytes) -> None:
     storage.write_bytes_atomic(path, data)
 
 
-def _by_id(sample: dict) -> str:
-    return sample["id"]
-
-
-def _sample(document: Document, reason: str = "", measure: str = "") -> dict[str, Any]:
-    text = document.text if document.text is not None else ""
-    facts = json.dumps(document.metadata, ensure_ascii=True, sort_keys=True, default=str)
-    return {
-        "id": document.id,
-        "source": _plain(document.source),
-        "text": _plain(text[:_EXCERPT]),
-        "metadata": facts[:_EXCERPT],
-        "reason": reason,
-        "measure": _plain(measure),
-    }
-
-
 def _plain(text: str) -> str:
     """Text that UTF-8 can carry: lone surrogates escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _rejected_samples(rejected: list[tuple[str, str, bytes]]) -> dict[str, list]:
-    samples: dict[str, list] = {}
-    for reason, _, body in sorted(rejected):
-        if len(samples.setdefault(reason, [])) < _SAMPLES_REJECTED:
-            rejection = unpack(body)
-            samples[reason].append(_sample(rejection.document, reason, rejection.measure))
-    return samples
-
-
-class _Facts:
-    """What a data card tells of the documents kept: a histogram of lengths by powers of two, languages, a few samples."""
-
-    def __init__(self):
-        self.lengths: dict[str, int] = {}
-        self.languages: dict[str, int] = {}
-        self.characters = 0
-        self.bytes = 0
-        self.samples: list[dict] = []
-
-    def add(self, document: Document) -> None:
-        length = len(document.text or "")
-        self.characters += length
-        self.bytes += len(document.bytes or b"")
-        bucket = str(length.bit_length())
-        self.lengths[bucket] = self.lengths.get(bucket, 0) + 1
-        language = document.metadata.get("language")
-        if isinstance(language, str):
-            self.languages[_plain(language)] = self.languages.get(_plain(language), 0) + 1
-        if len(self.samples) < _SAMPLES_KEPT:
-            self.samples.append(_sample(document))
-
-    def merge(self, other: dict[str, Any]) -> None:
-        for mine, theirs in ((self.lengths, other["lengths"]), (self.languages, other["languages"])):
-            for key, count in theirs.items():
-                mine[key] = mine.get(key, 0) + count
-        self.characters += other["characters"]
-        self.bytes += other["bytes"]
-        self.samples = sorted(self.samples + other["samples"], key=_by_id)[:_SAMPLES_KEPT]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "lengths": self.lengths,
-            "languages": self.languages,
-            "characters": self.characters,
-            "bytes": self.bytes,
-            "samples": self.samples,
-        }
 
 
 def schema(with_measure: bool = False):

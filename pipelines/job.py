@@ -30,7 +30,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from pipelines import card, contamination_report, corpus, duplicates_table, lists
+from pipelines import card, card_facts, contamination_report, corpus, duplicates_table, lists
 from pipelines.funnel import Funnel, table
 from tasks import errors, fingerprint, storage
 from tasks.errors import CastorError, ConfigurationError, CorpusError
@@ -157,7 +157,7 @@ class RefineJob(BaseJob):
             "files": self.files_read(),
         }
         benchmarks = contamination_report.write(staging, self.name, self, [entry["contamination"] for entry in entries])
-        page = card.render(self.name, self.modality, funnel, corpus.merge_facts(entries), config, name_of_run, benchmarks=benchmarks)
+        page = card.render(self.name, self.modality, funnel, card_facts.merge(entries), config, name_of_run, benchmarks=benchmarks)
         storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
         corpus.commit(staging, self.output, manifest)
         return manifest

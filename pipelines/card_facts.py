@@ -1,0 +1,98 @@
+"""What a data card tells of the documents of a corpus: lengths, languages, samples of the kept and of the rejected, the latter by reason.
+
+Each shard of the corpus adds up its own (`Facts`, `rejected_samples`), the launcher the shards' (`merge`). Samples are those with the smallest ids, so
+they follow from the documents alone. This file knows no Beam.
+"""
+
+import json
+from typing import Any
+
+from pipelines.document import Document, unpack
+
+EXCERPT = 600
+"""Characters of a text that samples show, and that are kept of a rejected document unless rejects are kept whole."""
+
+_SAMPLES_KEPT, _SAMPLES_REJECTED = 12, 4
+
+
+class Facts:
+    """Of the documents kept: a histogram of lengths by powers of two, languages, a few samples. Documents come in order of id."""
+
+    def __init__(self):
+        self.lengths: dict[str, int] = {}
+        self.languages: dict[str, int] = {}
+        self.characters = 0
+        self.bytes = 0
+        self.samples: list[dict] = []
+
+    def add(self, document: Document) -> None:
+        length = len(document.text or "")
+        self.characters += length
+        self.bytes += len(document.bytes or b"")
+        bucket = str(length.bit_length())
+        self.lengths[bucket] = self.lengths.get(bucket, 0) + 1
+        language = document.metadata.get("language")
+        if isinstance(language, str):
+            self.languages[_plain(language)] = self.languages.get(_plain(language), 0) + 1
+        if len(self.samples) < _SAMPLES_KEPT:
+            self.samples.append(_sample(document))
+
+    def merge(self, other: dict[str, Any]) -> None:
+        for mine, theirs in ((self.lengths, other["lengths"]), (self.languages, other["languages"])):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        self.characters += other["characters"]
+        self.bytes += other["bytes"]
+        self.samples = sorted(self.samples + other["samples"], key=_by_id)[:_SAMPLES_KEPT]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "lengths": self.lengths,
+            "languages": self.languages,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "samples": self.samples,
+        }
+
+
+def rejected_samples(rejected: list[tuple[str, str, bytes]]) -> dict[str, list]:
+    """{reason: samples} of one shard's rejections, each as (reason, id, packed Rejection)."""
+    samples: dict[str, list] = {}
+    for reason, _, body in sorted(rejected):
+        if len(samples.setdefault(reason, [])) < _SAMPLES_REJECTED:
+            rejection = unpack(body)
+            samples[reason].append(_sample(rejection.document, reason, rejection.measure))
+    return samples
+
+
+def merge(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Lengths, languages and samples of the whole job, from the entries of its shards."""
+    merged = Facts()
+    rejected: dict[str, list] = {}
+    for entry in entries:
+        merged.merge(entry["facts"])
+        for reason, samples in entry["rejected_samples"].items():
+            rejected.setdefault(reason, []).extend(samples)
+    return {**merged.to_json(), "rejected_samples": {r: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for r, s in sorted(rejected.items())}}
+
+
+def _sample(document: Document, reason: str = "", measure: str = "") -> dict[str, Any]:
+    text = document.text if document.text is not None else ""
+    facts = json.dumps(document.metadata, ensure_ascii=True, sort_keys=True, default=str)
+    return {
+        "id": document.id,
+        "source": _plain(document.source),
+        "text": _plain(text[:EXCERPT]),
+        "metadata": facts[:EXCERPT],
+        "reason": reason,
+        "measure": _plain(measure),
+    }
+
+
+def _by_id(sample: dict) -> str:
+    return sample["id"]
+
+
+def _plain(text: str) -> str:
+    """Text that UTF-8 can carry: lone surrogates escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
