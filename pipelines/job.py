@@ -234,6 +234,8 @@ def wait(start: Callable[[], Any]) -> None:
                 result.cancel()
         raise
     except Exception as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         raise (_castor_error(error) or error) from error
     if state != "DONE":
         raise CorpusError(f"the pipeline ended in state {state}, not DONE; nothing was committed.", "Look at the runner's log, then run the job again.")
