@@ -33,7 +33,10 @@ COUNTRIES = {
     "at": "de", "au": "en", "br": "pt", "cl": "es", "cn": "zh", "cz": "cs", "dk": "da", "gov": "en", "gr": "el", "jp": "ja", "kr": "ko", "mx": "es",
     "se": "sv", "tw": "zh", "ua": "uk", "uk": "en", "vn": "vi", **{code: code for code in "bg de es fi fr hr hu it nl no pl pt ro ru tr".split()},
 }  # fmt: skip
-SCRIPTS = {"ar": "\u0600-\u06ff", "bg ru uk": "\u0400-\u04ff", "bn": "\u0980-\u09ff", "el": "\u0370-\u03ff", "hi": "\u0900-\u097f", "ja zh": "\u3040-\u30ff\u4e00-\u9fff", "ko": "\uac00-\ud7a3"}
+SCRIPTS = {
+    "ar": "\u0600-\u06ff", "bg ru uk": "\u0400-\u04ff", "bn": "\u0980-\u09ff", "el": "\u0370-\u03ff", "hi": "\u0900-\u097f",
+    "ja zh": "\u3040-\u30ff\u4e00-\u9fff", "ko": "\uac00-\ud7a3",
+}  # fmt: skip
 LANG = re.compile(rb"<html[^>]*?\blang\s*=\s*[\"']?([a-z]{2})\b", re.IGNORECASE)
 NAMED = re.compile(r"\.([a-z]{2})(?:-[a-z]+)?\.(?:html|php)\b")
 

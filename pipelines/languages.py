@@ -96,5 +96,8 @@ WORD_LENGTHS: Mapping[str, tuple[float, float]] = {
 }
 """Least and greatest mean length of words, in characters, where it is not that of the languages that Gopher's bounds of 3 and 10 suit."""
 
-TERMINAL = ".!?\"'\u2019\u201d\u2026\u203c\u2047\u2048\u2049\u00bb\u0589\u061f\u06d4\u0964\u0965\u104b\u1362\u17d4\u3002\uff01\uff0e\uff1f\uff61\u300d\u300f"
+TERMINAL = (
+    ".!?\"'\u2019\u201d\u2026\u203c\u2047\u2048\u2049\u00bb\u0589\u061f\u06d4\u0964\u0965\u104b\u1362\u17d4"
+    "\u3002\uff01\uff0e\uff1f\uff61\u300d\u300f"
+)
 """Characters that end a sentence, and quotation marks that close one, of all scripts: no line is thrown away for the full stop of its own."""

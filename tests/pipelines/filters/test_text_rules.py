@@ -24,7 +24,9 @@ def test_prose_of_any_language_is_left_as_it_is(rules, language):
     assert rules(document(PROSE[language], language)) == document(PROSE[language], language)
 
 
-HOSTILE = ["x" * 2_000_000, "a " * 1_000_000, "\n" * 2_000_000, "\u3002" * 1_000_000, "...." * 500_000, "[" * 1_000_000, "a\n" * 1_000_000, "1 " * 1_000_000]
+HOSTILE = [
+    "x" * 2_000_000, "a " * 1_000_000, "\n" * 2_000_000, "\u3002" * 1_000_000, "...." * 500_000, "[" * 1_000_000, "a\n" * 1_000_000, "1 " * 1_000_000,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda t: repr(t[:4]))

@@ -1,0 +1,161 @@
+"""What does a web page cost, from WARC to corpus, by stage and in all, beside datatrove on the same pages with the same rules?
+
+    python benchmarks/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=3] [--trafilatura]
+
+Whole jobs run as processes of their own; their CPU seconds are those of the process and of all its children, start and imports included. Castor
+runs `castor data web` with the rules of FineWeb's published recipe (pipelines/web_fineweb.gin; every language, as datatrove here has no
+language filter; no deduplication, no list of addresses, no replacement of personal data, which datatrove's pipeline has not either), and then
+its default recipe, which has all of these. With --trafilatura Castor extracts with Trafilatura too. Archives are read `repeat` times under as
+many names by Castor and once by datatrove. datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter lacks a part.
+
+Then each stage of Castor's job alone, in this process, in milliseconds of CPU a document that reaches it.
+
+Prints one JSON line: CPU milliseconds a page, pages and megabytes of HTML a CPU second, pages read, kept and lost (read, yet in no row of the
+funnel), and the ratios to datatrove.
+"""
+
+import argparse
+import collections
+import glob
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+from pipelines import charset, corpus, functions, html, language, pages, web
+from pipelines.document import Document
+from tasks import configuration
+
+SAME_RULES = (
+    "language.Identify.languages=()", "language.Identify.min_score=0.0", "web.Job.admission=()", "web.Job.duplicates=()",
+    "web.Job.filters=[@gopher_repetition.Filter(), @gopher_quality.Filter(), @c4.Clean(), @c4.Filter(), @fineweb.Filter()]",
+)  # fmt: skip
+
+
+def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
+    """CPU seconds of a command with all its children, and what it prints."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr.decode(errors='replace')[-3000:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def row(seconds: float, num_pages: int, megabytes: float, **facts) -> dict:
+    """The rates of a job over pages whose HTML is `megabytes` in all."""
+    return {
+        "cpu_seconds": round(seconds, 2),
+        "ms_a_page": round(1000 * seconds / num_pages, 2),
+        "pages_a_cpu_second": round(num_pages / seconds, 1),
+        "html_mb_a_cpu_second": round(megabytes / seconds, 2),
+        **facts,
+    }
+
+
+def castor(root: pathlib.Path, recipe: str, bindings: tuple[str, ...], num_pages: int, megabytes: float) -> dict:
+    """Runs the job as its users do."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = os.path.join(folder, "out")
+        values = (f"INPUT_ROOT={str(root)!r}", f"OUTPUT={output!r}", 'INPUTS=["**"]', "NUM_SHARDS=4", *bindings)
+        command = [sys.executable, "-m", "launch.command", "data", "web", f"--gin_file=pipelines/{recipe}.gin", *(f"--gin.{v}" for v in values)]
+        seconds, _ = cpu(command, dict(os.environ))
+        funnel = corpus.load_manifest(output)["funnel"]
+    ended = funnel["kept"] + sum(sum(funnel[fate].values()) for fate in ("rejected", "duplicates", "dead_letters"))
+    facts = {"read": funnel["read"], "kept": funnel["kept"], "lost": funnel["read"] - ended, "dead_letters": sum(funnel["dead_letters"].values())}
+    return row(seconds, num_pages, megabytes, **facts)
+
+
+def datatrove(python: str, root: str, num_pages: int, megabytes: float) -> dict:
+    """Runs datatrove's pipeline in its own interpreter."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "DATATROVE_COLORIZE_LOGS": "0"}
+        seconds, printed = cpu([python, str(pathlib.Path(__file__).with_name("datatrove_peer.py")), "web", root, folder], environment)
+    steps = json.loads(printed.splitlines()[-1])
+    read, extract = steps["read"]["counts"]["documents"], steps["extract"]["counts"]
+    failed = {name: count for name, count in extract.items() if name in ("timeout", "broken_process", "clean_error")}
+    facts = {"read": read, "kept": steps["write"]["counts"].get("total", 0), "lost": num_pages - read, "failed": failed, "steps": steps}
+    return row(seconds, num_pages, megabytes, **facts)
+
+
+def stages(root: str) -> tuple[dict[str, float], int, float]:
+    """({stage: CPU milliseconds a document that reaches it}, pages, MB of HTML), each stage called as the job calls it but for the sandbox."""
+    configuration.parse(configuration.Flags(("pipelines/web.gin",), ("INPUT_ROOT = ''", "OUTPUT = ''")))
+    job = web.Job()
+    seconds, reached = collections.Counter(), collections.Counter()
+
+    def timed(name, function, *arguments):
+        started = time.process_time()
+        result = function(*arguments)
+        seconds[name] += time.process_time() - started
+        reached[name] += 1
+        return result
+
+    steps = [("extract", job.extract), ("language", job.identify)]
+    steps += [(rule.name, functions.Judge(rule) if hasattr(rule, "check") else rule) for rule in job.filters]
+    for _, step in steps:
+        functions.prepare(step)
+    language.identify("warm")
+    source, num_pages, size, rows = pages.PageSource("web_job", root, ("**",)), 0, 0, []
+    for uri in source.files():
+        elements = source.read(uri)
+        while (element := timed("read", next, elements, None)) is not None:
+            if not isinstance(element, Document):
+                continue
+            num_pages, size = num_pages + 1, size + len(element.bytes)
+            timed("decode (part of extract)", charset.decode_html, element.bytes, "")
+            for name, step in steps:
+                element = timed(name, functions.apply, name, step, element)
+                if not isinstance(element, Document):
+                    break
+            rows.append(timed("pack", corpus.encode_element, element, False)[1])
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        corpus.write_shard(folder, 0, 1, rows)
+        seconds["write"], reached["write"] = time.process_time() - started, len(rows)
+    return {name: round(1000 * seconds[name] / reached[name], 3) for name in seconds}, num_pages, size / 1e6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="a folder of WARC files")
+    parser.add_argument("--peer-python", default="", help="an interpreter that has datatrove")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--trafilatura", action="store_true", help="measure Castor with Trafilatura too")
+    arguments = parser.parse_args()
+    by_stage, num_pages, megabytes = stages(arguments.root)
+    result = {
+        "benchmark": "web_job",
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "pages": num_pages,
+        "html_mb": round(megabytes, 1),
+        "stages_ms": by_stage,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for copy in range(arguments.repeat):
+            for path in glob.glob(os.path.join(arguments.root, "*")):
+                os.symlink(os.path.abspath(path), os.path.join(folder, f"{copy}-{os.path.basename(path)}"))
+        size = (num_pages * arguments.repeat, megabytes * arguments.repeat)
+        result["castor"] = castor(pathlib.Path(folder), "web_fineweb", SAME_RULES, *size)
+        result["castor_default_recipe"] = castor(pathlib.Path(folder), "web", (), *size)
+        if arguments.trafilatura:
+            bindings = (*SAME_RULES, "html.Extract.extractor='trafilatura'")
+            result["castor_trafilatura"] = castor(pathlib.Path(arguments.root), "web_fineweb", bindings, num_pages, megabytes)
+            result["trafilatura"] = importlib.metadata.version("trafilatura")
+    if arguments.peer_python:
+        peer = result["datatrove"] = datatrove(arguments.peer_python, arguments.root, num_pages, megabytes)
+        for name in ("castor", "castor_default_recipe", "castor_trafilatura"):
+            if name in result:
+                result[name]["times_datatrove"] = round(peer["ms_a_page"] / result[name]["ms_a_page"], 1)
+    print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
