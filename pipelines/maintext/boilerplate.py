@@ -9,6 +9,7 @@ from itertools import accumulate
 from pipelines.maintext import hints
 from pipelines.maintext.stream import HEADINGS, Page
 
+# Tags that say as much as a name; nav, menu and footer as sure a one as that of comments.
 TAGS = {
     "nav": hints.COMMENTS,
     "menu": hints.COMMENTS,
@@ -80,7 +81,8 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
                 dead = False
             else:
                 limit = 0.8 if name == hints.BOILERPLATE and inside < _SMALL else _LIMIT[name]
-                dead = inside <= limit * everything and shared.get(node, 0) <= _SHARED_LIMIT * everything and (sure or not inside or heads[last] == heads[first])
+                dead = inside <= limit * everything and shared.get(node, 0) <= _SHARED_LIMIT * everything
+                dead = dead and (sure or not inside or heads[last] == heads[first])
             if dead:
                 result[first:last] = bytes(last - first)
                 end = last

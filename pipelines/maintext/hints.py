@@ -27,14 +27,16 @@ _CONTENT = frozenset(
 )
 _COMMENT_WORDS = frozenset(
     (
-        "comment comments commentlist commentform commentaire commentaires kommentar kommentare kommentarer komentarze komentare comentarios commenti "
+        "comment comments commentlist commentform commentaire commentaires kommentar kommentare "
+        "kommentarer komentarze komentare comentarios commenti "
         "reacties yorum yorumlar pinglun disqus respond replies livefyre"
     ).split()
 )
 # Words for what stands beside any text of the site.
 _BOILERPLATE_WORDS = frozenset(
     (
-        "nav navbar navi navigation subnav topnav mainnav menu menus submenu mainmenu megamenu footer subfooter sidebar sidebars sidenav widget widgets "
+        "nav navbar navi navigation subnav topnav mainnav menu menus submenu mainmenu megamenu footer "
+        "subfooter sidebar sidebars sidenav widget widgets "
         "breadcrumb breadcrumbs share shares sharing sharebar sharetools sharedaddy social socials sociallinks socialmedia addthis addtoany likes "
         "subscribe subscription newsletter signup related relatedposts recommend recommended recommendation recommendations recirc recirculation "
         "outbrain taboola teaser teasers promo promos promotion ad ads adv advert adverts advertisement advertising sponsor sponsored adsbygoogle "
@@ -57,12 +59,15 @@ _MINOR_WORDS = frozenset(
 # Words run together: socialshare, cookiebanner.
 _PREFIXES = tuple(
     (
-        "breadcrumb cookie newsletter advert subscri socials socialm sharebu sharetoo modald modalw modalc popupw relateda relatedc relatedl relatedp "
+        "breadcrumb cookie newsletter advert subscri socials socialm sharebu sharetoo modald modalw "
+        "modalc popupw relateda relatedc relatedl relatedp "
         "recommend outbrain taboola pagination sidebar navbar mostread mostpop"
     ).split()
 )
 _PHRASES = ("read more", "more on", "see also", "also read", "read also", "read next", "up next", "sign up", "most read")
-_HIDING = frozenset("hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible u-hidden is-hidden noscreen".split())
+_HIDING = frozenset(
+    "hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible u-hidden is-hidden noscreen".split()
+)
 # First words of names that tell a state of the page, its place in a taxonomy (WordPress), or a page builder's box, and not a content.
 _STATES = frozenset("has no is with not without tag category format type status elementor et vc wpb fusion".split())
 # Words that in a name of the form block__element say which part of the page the block is, and nothing about the element.

@@ -7,23 +7,29 @@ import re
 _TRIMMED = " \t\n:.…!»«›‹→>|[]()+*–—-"
 _LABELS = frozenset(
     (
-        "advertisement|advertisements|advertising|article continues below|sponsored|sponsored content|read more|continue reading|more|share|share this|"
-        "share this article|share on facebook|tweet|print|embed|related|related articles|related stories|related posts|read also|see also|you may also like|"
-        "recommended|recommended videos|most read|comments|leave a comment|loading|copy link|link copied|follow us|subscribe|sign up|log in|back to top|"
+        "advertisement|advertisements|advertising|article continues below|sponsored|sponsored content|"
+        "read more|continue reading|more|share|share this|"
+        "share this article|share on facebook|tweet|print|embed|related|related articles|related stories|"
+        "related posts|read also|see also|you may also like|"
+        "recommended|recommended videos|most read|comments|leave a comment|loading|copy link|"
+        "link copied|follow us|subscribe|sign up|log in|back to top|"
         "anzeige|werbung|weiterlesen|mehr|mehr lesen|mehr zum thema|lesen sie auch|auch interessant|das könnte sie auch interessieren|teilen|"
-        "artikel teilen|drucken|kommentare|empfohlener redaktioneller inhalt|externen inhalt anzeigen|player wird geladen|nach oben|dieses thema im programm|"
+        "artikel teilen|drucken|kommentare|empfohlener redaktioneller inhalt|externen inhalt anzeigen|"
+        "player wird geladen|nach oben|dieses thema im programm|"
         "publicité|lire la suite|lire aussi|à lire aussi|partager|imprimer|commentaires|en savoir plus|sur le même sujet|"
         "publicidad|leer más|lea también|lee también|te puede interesar|compartir|imprimir|comentarios|noticias relacionadas|"
         "publicidade|leia mais|leia também|leia tambem|compartilhar|partilhar|continua após a publicidade|"
         "pubblicità|leggi anche|leggi tutto|condividi|stampa|commenti|potrebbe interessarti|"
-        "reklama|czytaj więcej|czytaj też|czytaj także|zobacz także|udostępnij|komentarze|reklam|annons|läs mer|läs också|dela|annonse|les mer|les også|"
+        "reklama|czytaj więcej|czytaj też|czytaj także|zobacz także|udostępnij|komentarze|reklam|annons|"
+        "läs mer|läs också|dela|annonse|les mer|les også|"
         "læs mere|læs også|advertentie|lees meer|lees ook|delen|mainos|lue lisää|lue myös|hirdetés|olvasson tovább|publicitate|citește și|"
         "devamını oku|paylaş|ilgili haberler|реклама|читайте также|читайте ещё|читать далее|поделиться|комментарии|подписаться|читайте також|"
         "広告|関連記事|続きを読む|シェア|印刷する|分享|为你推荐|广告|相关阅读|相关新闻|相关文章|阅读全文|分享到|推荐阅读|责任编辑|廣告|相關新聞|광고|관련기사|공유하기|댓글|إعلان|اقرأ أيضا|شارك|विज्ञापन|यह भी पढ़ें"
     ).split("|")
 )
 _CREDIT = re.compile(
-    r"(?:©|\(c\)|copyright\b|all rights reserved|(?:foto|photo|image|bild|picture|fotograf|titelbild|imagen|immagine|zdjęcie|фото)s?(?: credits?| by)?:|"
+    r"(?:©|\(c\)|copyright\b|all rights reserved|(?:foto|photo|image|bild|picture|fotograf|titelbild|"
+    r"imagen|immagine|zdjęcie|фото)s?(?: credits?| by)?:|"
     r"credits?:|crédits?|写真[:：＝=]|图片来源|사진[=:])",
     re.IGNORECASE,
 )

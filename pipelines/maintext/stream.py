@@ -11,7 +11,8 @@ import re
 # What shows no text of the page, or text of the interface. Removed before the serialisation, since the content of some is not escaped.
 INVISIBLE = (
     "script,style,noscript,template,svg,math,iframe,object,embed,applet,canvas,audio,video,map,xmp,noembed,noframes,plaintext,textarea,select,"
-    "datalist,option,button,dialog,progress,meter,span.sr-only,span.visually-hidden,span.screen-reader-text,span.mw-editsection,sup.reference"
+    "datalist,option,button,dialog,progress,meter,span.katex-html,span.sr-only,span.visually-hidden,span.screen-reader-text,"
+    "span.mw-editsection,sup.reference"
 )
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 STRUCTURE = HEADINGS | frozenset(
@@ -26,6 +27,7 @@ _TOKEN = re.compile(r'<(/?[^\s<>/"]++)([^<>"]*+(?:"[^"]*+"[^<>"]*+)*+)>([^<]*+)'
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _HREF = re.compile(r' href="([^"]*)"')
 _ALT = re.compile(r' alt="([^"]+)"')
+_DISPLAY_STYLE = re.compile(r"\{\\displaystyle (.*)\}")  # MediaWiki puts it around every formula
 _BREAK = "\v"  # stands for <br>; a blank to str.split, and in no page
 _CLOSING = {f"/{tag}" for tag in STRUCTURE}
 
@@ -50,11 +52,33 @@ class Page:
 
 
 def canonical(tree) -> str:
-    """The body of a resiliparse HTMLTree as canonical HTML, the invisible elements removed from the tree."""
+    """The body of a resiliparse HTMLTree as canonical HTML, the invisible elements removed from the tree and formulas as TeX in their places."""
     body = tree.body
     for element in body.query_selector_all(INVISIBLE).values():
-        element.decompose()
+        tag = element.tag
+        formula = _formula(element, tag) if tag == "math" or tag == "script" else ""
+        if formula and element.parent:
+            element.replace_with(tree.create_text_node(formula))
+        else:
+            element.decompose()
     return body.html
+
+
+def _formula(element, tag: str) -> str:
+    """The TeX of a formula, in dollar signs, if it carries its source: MathML with alttext or an annotation (MediaWiki, LaTeXML, KaTeX), and
+    scripts of MathJax 2; else empty."""
+    if tag == "script":
+        kind = element.getattr("type") or ""
+        tex, display = (element.text, "mode=display" in kind) if kind.startswith("math/tex") else ("", False)
+    else:
+        tex, display = element.getattr("alttext"), element.getattr("display") == "block"
+        if not tex:
+            annotation = element.query_selector('annotation[encoding="application/x-tex"]')
+            tex = annotation.text if annotation else ""
+    tex = " ".join((tex or "").split())
+    styled = _DISPLAY_STYLE.fullmatch(tex)
+    tex = styled[1].strip() if styled else tex
+    return "" if not tex else f"$${tex}$$" if display else f"${tex}$"
 
 
 def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:

@@ -20,7 +20,8 @@ def page(data, **metadata):
 
 
 def test_main_text_title_and_encoding():
-    html = f"<html><head><title> A \n title</title></head><body><nav><a href=/>Home</a><a href=/x>About</a></nav><main><article>{BODY}</article></main></body></html>"
+    head, nav = "<head><title> A \n title</title></head>", "<nav><a href=/>Home</a><a href=/x>About</a></nav>"
+    html = f"<html>{head}<body>{nav}<main><article>{BODY}</article></main></body></html>"
     found = Extract()(page(html.encode("utf-16-le"), url="http://a/", charset="utf-16"))
     assert found.text.startswith("The library keeps") and "About" not in found.text and found.bytes is None
     assert found.metadata == {"url": "http://a/", "title": "A title", "encoding": "utf-16-le"}

@@ -5,12 +5,16 @@ import pytest
 from pipelines.maintext import phrases
 
 
-@pytest.mark.parametrize("text", ["Advertisement", "» Read more …", "ANZEIGE", "Czytaj więcej", "広告", "© dpa", "Foto: Anna Muster/dpa", "Image credits: NASA"])
+@pytest.mark.parametrize(
+    "text", ["Advertisement", "» Read more …", "ANZEIGE", "Czytaj więcej", "広告", "© dpa", "Foto: Anna Muster/dpa", "Image credits: NASA"]
+)
 def test_labels(text):
     assert phrases.is_label(text)
 
 
-@pytest.mark.parametrize("text", ["Advertisement pays for this page, we were told.", "More than ever", "Photographs were lost in the fire.", "Mehr Licht!"])
+@pytest.mark.parametrize(
+    "text", ["Advertisement pays for this page, we were told.", "More than ever", "Photographs were lost in the fire.", "Mehr Licht!"]
+)
 def test_no_labels(text):
     assert not phrases.is_label(text)
 

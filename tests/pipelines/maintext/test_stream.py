@@ -1,5 +1,6 @@
 """Canonical HTML to nodes and blocks."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
@@ -21,8 +22,8 @@ def test_blocks_nodes_and_links():
 
 
 def test_what_is_not_shown_is_no_text():
-    page = read("<body><script>if (a<b) x('<p>no</p>')</script><style>p{}</style><p>yes<!-- <p>no</p> --><noscript>no</noscript><select><option>no</select>")
-    assert page.text == ["yes"]
+    hidden = "<!-- <p>no</p> --><noscript>no</noscript><select><option>no</select>"
+    assert read(f"<body><script>if (a<b) x('<p>no</p>')</script><style>p{{}}</style><p>yes{hidden}").text == ["yes"]
     assert read("<p>a<span class='x sr-only'>no</span>b").text == ["ab"]
 
 
@@ -47,10 +48,31 @@ def test_addresses_and_alternative_texts_on_request():
     assert read(html).text == ["See here"]
 
 
+ANNOTATION = "<annotation encoding='application/x-tex'>"
+
+
+@pytest.mark.parametrize(
+    "html, text",
+    [
+        (r'<span style="display:none"><math alttext="{\displaystyle x^{2}}"><mi>x</mi></math></span><img alt=x>', "a $x^{2}$ b"),
+        (rf"<math display=block><semantics><mi>y</mi>{ANNOTATION}\frac{{y}}{{2}}</annotation></semantics></math>", r"a $$\frac{y}{2}$$ b"),
+        (f"<span><span class=katex-mathml><math>{ANNOTATION}z</annotation></math></span><span class=katex-html>z</span></span>", "a $z$ b"),
+        ('<script type="math/tex; mode=display">a &lt; b < c</script>', "a $$a &lt; b < c$$ b"),
+        ("<math><mi>q</mi></math><script type=text/javascript>q</script>", "a b"),
+        ("<template><math alttext=t></math></template><svg><math alttext=s></math></svg>", "a b"),
+    ],
+)
+def test_formulas_are_kept_as_tex(html, text):
+    assert read(f"<p>a {html} b</p>").text == [text]
+
+
+TAGS = (
+    "p|/p|div class='share'|/div|a href='x'|/a|h1|/h2|table|tr|td|/table|li|ul|/ul|pre|/pre|br|hr|b|/i|!--|script|/script|svg|frameset|plaintext|"
+    "textarea|main|article|footer|/body|math alttext=x|/math|template"
+)
 PIECES = st.sampled_from(
-    ["<p>", "</p>", "<div class='share'>", "</div>", "<a href='x'>", "</a>", "<h1>", "</h2>", "<table>", "<tr>", "<td>", "</table>", "<li>", "<ul>", "</ul>"]
-    + ["<pre>", "</pre>", "<br>", "<hr>", "<b>", "</i>", "<!--", "-->", "<script>", "</script>", "<", ">", '"', "'", "&", "&nbsp;", "\n", "\v", "\xad", "\0"]
-    + ["<svg><p>", "<frameset>", "<plaintext>", "<textarea>", "<main>", "<article>", "<footer>", "</body>", "A sentence of some length, ended as usual.", "字。"]
+    [f"<{tag}>" for tag in TAGS.split("|")]
+    + ["-->", "<", ">", '"', "'", "&", "&nbsp;", "\n", "\v", "\xad", "\0", "A sentence of some length, ended as usual.", "字。"]
 )
 
 
