@@ -60,3 +60,8 @@ class Job(RefineJob):
         if self.repositories is not None:
             elements = (elements, removals) | JoinRepositories(self.repositories, self.name)
         return (elements, removals) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+
+    def report(self, manifest):
+        if self.repositories is None:
+            return []
+        return [f"{manifest['funnel']['kept']:,} files in {manifest['documents']:,} documents of repositories"]
