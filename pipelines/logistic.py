@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 _HISTORY = 8
+_BLOCK = 1 << 22
 _ARMIJO = 1e-4
 
 
@@ -26,7 +27,7 @@ class Rows:
     @staticmethod
     def of(rows: list[np.ndarray], columns: int) -> "Rows":
         starts = np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64)
-        return Rows(starts, np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32), columns)
+        return Rows(starts, np.concatenate(rows, dtype=np.int32), columns)
 
     @property
     def scales(self) -> np.ndarray:
@@ -35,11 +36,23 @@ class Rows:
 
     def times(self, weights: np.ndarray) -> np.ndarray:
         """[columns] -> [rows]."""
-        return np.add.reduceat(weights[self.indices], self.starts[:-1]) * self.scales
+        parts = [np.add.reduceat(weights[self._entries(a, b)], self.starts[a:b] - self.starts[a]) for a, b in self._blocks()]
+        return np.concatenate(parts) * self.scales
 
     def transposed_times(self, values: np.ndarray) -> np.ndarray:
         """[rows] -> [columns]."""
-        return np.bincount(self.indices, np.repeat(values * self.scales, np.diff(self.starts)), self.columns)
+        values, total = values * self.scales, np.zeros(self.columns)
+        for a, b in self._blocks():
+            total += np.bincount(self._entries(a, b), np.repeat(values[a:b], np.diff(self.starts[a : b + 1])), self.columns)
+        return total
+
+    def _entries(self, first: int, end: int) -> np.ndarray:
+        return self.indices[self.starts[first] : self.starts[end]]
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        """Runs of rows with some millions of entries each, so that memory is that of the indices and little more."""
+        cuts = np.flatnonzero(np.diff(self.starts[:-1] // _BLOCK, prepend=-1))
+        return list(zip(cuts.tolist(), [*cuts[1:].tolist(), len(self.starts) - 1], strict=True))
 
 
 def fit(rows: Rows, labels: np.ndarray, l2: float, most_steps: int = 200, tolerance: float = 1e-5) -> tuple[np.ndarray, float, int]:
@@ -145,7 +158,8 @@ def table(scores: np.ndarray, labels: np.ndarray, shares=(0.01, 0.02, 0.05, 0.1,
     for share in shares:
         threshold = threshold_for(scores[~labels], share)
         recall, false = float((scores[labels] >= threshold).mean()), float((scores[~labels] >= threshold).mean())
-        rows.append({"share": share, "threshold": threshold, "kept": round(false, 6), "recall": round(recall, 6), "precision": round(recall / (recall + false), 6)})
+        precision = recall / (recall + false)
+        rows.append({"share": share, "threshold": threshold, "kept": round(false, 6), "recall": round(recall, 6), "precision": round(precision, 6)})
     return rows
 
 

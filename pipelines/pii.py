@@ -134,9 +134,11 @@ def _free(new: list[Span], taken: list[Span]) -> list[Span]:
 # E-mail: from each `@`, a bounded step to either side (RFC 5321: 64 and 255 characters).
 
 _LOCAL_REVERSED = re.compile(r"[A-Za-z0-9_+-](?:[A-Za-z0-9._%+'-]{0,62}[A-Za-z0-9_+])?(?![A-Za-z0-9._%+@])")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,40})(?![A-Za-z0-9@_-]|\.[A-Za-z0-9])")
+_DOMAIN = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,40})(?![A-Za-z0-9@_-]|\.[A-Za-z0-9])"
+)
 _NOT_DOMAINS = frozenset(
-    "avif bmp css csv eps gif htm html ico jpeg jpg js json jsx map md mov mp3 mp4 pdf php png psd py scss svg tif tiff ts txt webm webp woff xml zip".split()
+    "avif bmp css csv eps gif htm html ico jpeg jpg js json jsx mp3 mp4 pdf php png psd scss svg tif tiff ts txt webm webp woff xml".split()
 )
 _RESERVED_LABELS = ("example", "invalid", "test", "localhost", "local")
 _RESERVED_DOMAINS = ("example.com", "example.org", "example.net")
@@ -161,7 +163,9 @@ def _emails(runs: _Runs) -> Iterator[Span]:
 
 _IPV4 = re.compile(r"(?<![\w.+-])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w-]|\.\w)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])", re.ASCII)
-_VERSION = re.compile(r"(?:\b(?:version|versie|versi\u00f3n|ver|v|release|rev|build|firmware|section|chapter|kapitel|abschnitt|art|no|nr)\.?|\u00a7)\s{0,3}$", re.IGNORECASE)
+_VERSION = re.compile(
+    r"(?:\b(?:version|versie|versi\u00f3n|ver|v|release|rev|build|firmware|section|chapter|kapitel|abschnitt|art|no|nr)\.?|\u00a7)\s{0,3}\Z", re.IGNORECASE
+)
 
 
 def _ips(runs: _Runs) -> Iterator[Span]:
@@ -275,14 +279,16 @@ _NORTH_AMERICAN = re.compile(
 _AFTER_LABEL = re.compile(rf"(?:{_BRACKETED}|[0-9]{{1,5}}{_BRACKETED})?(?:{_GAP}[0-9]){{4,14}}(?!\w|[.,:/-][0-9])", re.ASCII)
 _LABEL = re.compile(
     r"(?:(?<![^\W\d_])(?:tel|tele?phone?|telefon|tel\u00e9fono|t\u00e9l\u00e9phone|telefax|fax|mobil|mobile|handy|phone|call|ph|t\u00e9l"
-    r"|\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d)|(?:\u7535\u8bdd|\u96fb\u8a71|\u624b\u673a|\u4f20\u771f)(?:\u53f7\u7801?)?|\uc804\ud654|\u260e|\U0001f4de)"
+    r"|\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d)"
+    r"|(?:\u7535\u8bdd|\u96fb\u8a71|\u624b\u673a|\u4f20\u771f)(?:\u53f7\u7801?)?|\uc804\ud654|\u260e|\U0001f4de)"
     r"[.:\uff1a)\]]{0,2}\s?[:\uff1a]?\s?\Z",
     re.IGNORECASE,
 )
 _DATE = re.compile(r"(?:19|20)[0-9]{2}[-./ ]|[0-3]?[0-9][./-][01]?[0-9][./-](?:19|20)[0-9]{2}\b|(?:19|20)[0-9]{2}[-\u2013](?:19|20)[0-9]{2}\Z")
 _DECIMAL = re.compile(r"\+[0-9]+\.[0-9]+")
 _COUNTRY_CODES = re.compile(
-    r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[1-368]|22[0-9]|23[0-9]|24[0-9]|25[0-8]|26[0-9]|29[0179]|35[0-9]|37[0-9]|38[0-35-79]"
+    r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[1-368]|22[0-9]|23[0-9]|24[0-9]|25[0-8]|26[0-9]|29[0179]|35[0-9]"
+    r"|37[0-9]|38[0-35-79]"
     r"|42[013]|50[0-9]|59[0-9]|67[0-9]|68[0-35-9]|69[0-2]|8(?:00|5[02356]|8[0-368])|96[0-8]|97[0-79]|99[2-68]"
 )
 

@@ -1,4 +1,4 @@
-"""What quality-train keeps of a drawn document: its features, which set and which side of the split it belongs to, and for a few the text's beginning.
+"""What quality-train keeps of a drawn document: its features, its set, its part of the split, and of a few how the text begins.
 
 Pure functions; the Beam half is pipelines/fitting.py's draw and `pipelines/quality_train.py`. This file imports no Beam.
 """
@@ -24,7 +24,7 @@ _EXCERPT = 4000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """buckets: [features] int64; reference: of the reference set, else of the sample; part: FITTED, CALIBRATED or HELD_OUT; excerpt: empty for most."""
+    """buckets: [features] uint32; reference: of the reference set, else of the sample; part: one of PARTS; excerpt: empty for most."""
 
     id: str
     source: str
@@ -69,7 +69,7 @@ def part_of(name: str, held_out: float) -> str:
 def unpack(data: bytes) -> Row:
     """The inverse of what Measure packs."""
     identifier, source, reference, part, buckets, excerpt = msgpack.unpackb(data, unicode_errors="surrogatepass")
-    return Row(identifier, source, reference, part, np.frombuffer(buckets, "<u4").astype(np.int64), excerpt)
+    return Row(identifier, source, reference, part, np.frombuffer(buckets, "<u4"), excerpt)
 
 
 def keyed(element: Element) -> Iterator[tuple[int, bytes]]:

@@ -6,7 +6,7 @@ draw by hash of the id -> features of each document drawn (at most a few KB) -> 
 
 What is good is said by example: pages that look like the reference rather than like the web. For safety the reference is what is not wanted, and
 KEEP is "low". Only features of a bounded draw reach the launcher, so the cost of the fit does not grow with the corpora: 100,000 documents take
-about 500 MB and a few minutes. A reference must not hold the questions of benchmarks: the model would choose pages that are like them.
+about 0.7 GB and a few minutes. A reference must not hold the questions of benchmarks: the model would choose pages that are like them.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ _DIGITS = 4  # of what calibrates, few enough that the last bits of a machine's 
 class Job(BaseJob):
     """reference, sample: corpora (directories) or files of JSON lines, which may have `*` in their names; text_field: where those have the text.
 
-    documents: drawn from each of them. held_out: share that nothing is fitted to, half as many again calibrate; split_by: "id", or "site" where documents have URLs, so that the
-    model is measured on sites that it has not seen. kept_share: of the held-out sample, from which the threshold follows. keep: "high", or "low" for
-    a model of what is not wanted. l2: strength of the regularisation. min_documents: a feature in fewer has no weight. excerpts: documents of
-    each source that give the n-grams of the report their words.
+    documents: drawn from each of them. held_out: share that nothing is fitted to, half as many again calibrate; split_by: "id", or "site" where
+    documents have URLs, so that the model is measured on sites that it has not seen. kept_share: of the held-out sample, from which the threshold
+    follows. keep: "high", or "low" for a model of what is not wanted. l2: strength of the regularisation. min_documents: a feature in fewer has
+    no weight. excerpts: documents of each source that give the n-grams of the report their words.
     """
 
     reference: Sequence[str]
@@ -142,7 +142,7 @@ class Job(BaseJob):
                         f"job {self.name}: only {count} different documents of the {which} are {part.replace('_', ' ')}; {_LEAST} is the least.",
                         "Give it more, raise SAMPLE_DOCUMENTS, change HELD_OUT, or split by id.",
                     )
-        known, columns = _columns(parts["fitted"], self.min_documents)
+        known, columns = _columns(parts["fitted"], self.features.bits, self.min_documents)
         weights, bias, steps = logistic.fit(logistic.Rows.of(columns, len(known)), labels["fitted"], self.l2)
         everything = np.zeros(1 << self.features.bits)
         everything[known] = weights
@@ -186,7 +186,7 @@ class Job(BaseJob):
         held = measures["documents"]["held_out"]
         side = "at least" if manifest["keep"] == HIGH else "at most"
         return [
-            f"AUC {measures['auc']:.4f} on {held['reference']:,} documents of the reference and {held['sample']:,} of the sample that the fit has not seen",
+            f"AUC {measures['auc']:.4f} on documents that the fit has not seen, {held['reference']:,} of the reference and {held['sample']:,} of the sample",
             f"a score of {side} {measures['threshold']:g} keeps {measures['kept_of_sample']:.1%} of the sample, "
             f"{measures['kept_of_reference']:.1%} of the reference",
             f"calibration error {measures['calibration_error']:.3f}; {measures['features']:,} features; {measures['steps']} steps",
@@ -218,15 +218,17 @@ def without_repeats(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if first[row.buckets.tobytes()] is row]
 
 
-def _columns(rows: Sequence[Row], least: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def _columns(rows: Sequence[Row], bits: int, least: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """(buckets that stand in at least so many rows, each row as indices into them; a row that has none of them gets the first)."""
-    found, counts = np.unique(np.concatenate([row.buckets for row in rows]), return_counts=True)
-    known = found[counts >= least]
-    if not len(known):
-        known = found
+    counts = np.zeros(1 << bits, np.int64)
+    for row in rows:
+        counts[row.buckets] += 1
+    known = np.flatnonzero(counts >= min(least, counts.max()))
+    places = np.full(1 << bits, -1, np.int32)
+    places[known] = np.arange(len(known))
     result = []
     for row in rows:
-        places = np.minimum(np.searchsorted(known, row.buckets), len(known) - 1)
-        own = places[known[places] == row.buckets]
-        result.append(own if len(own) else np.zeros(1, np.int64))
+        own = places[row.buckets]
+        own = own[own >= 0]
+        result.append(own if len(own) else np.zeros(1, np.int32))
     return known, result

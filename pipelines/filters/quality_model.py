@@ -1,4 +1,4 @@
-"""What a model says of a page, kept in its metadata, and pages turned away by it. One file serves quality and safety: the model says which end is good.
+"""What a model says of a page, kept in its metadata, and pages turned away by it: quality and safety alike, the model says which end is good.
 
     web.Job.filters = [..., @quality_model.Classify()]                    score and reject, one line
     quality_model.Classify.model = "models/quality"

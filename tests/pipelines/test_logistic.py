@@ -16,7 +16,9 @@ def problem(count=300, columns=40, seed=0):
     return logistic.Rows.of(rows, columns), labels
 
 
-def test_sparse_products_are_dense_ones():
+@pytest.mark.parametrize("block", [1, 16, 1 << 22])
+def test_sparse_products_are_dense_ones(block, monkeypatch):
+    monkeypatch.setattr(logistic, "_BLOCK", block)
     rows, _ = problem()
     dense = np.zeros((300, 40))
     for i in range(300):
