@@ -144,6 +144,13 @@ def encode_removal(identifier: str, kind: str, survivor: str = "", size: int = 0
     return identifier, b"R" + msgpack.packb([identifier, kind, survivor, size])
 
 
+def encode_members(element: Element) -> Iterator[tuple[str, bytes]]:
+    """(id, row) for each record that stands in a repository document (pipelines/repository_layout.py): what became of it."""
+    for member in element.members if isinstance(element, Document) else ():
+        if not member.get("piece"):
+            yield member["id"], b"M" + msgpack.packb([member["id"], member["source"], element.id], unicode_errors="surrogatepass")
+
+
 def encode_line(identifier: bytes, key: bytes) -> tuple[str, bytes]:
     """(id, row) that says that a document owns the line with this key (pipelines/line_owners.py)."""
     return identifier.hex(), b"L" + identifier + key
@@ -175,6 +182,9 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 duplicates_table.count_cluster(clusters, duplicate, size)
             else:
                 removals[identifier] = min((duplicate, survivor), removals.get(identifier, (duplicate, survivor)))
+        elif kind == b"M":
+            member, source, document_of_it = msgpack.unpackb(body, unicode_errors="surrogatepass")
+            became.append(fates.Fate(member, source, None, fates.KEPT, "", f"stands in {document_of_it}"))
         elif kind == b"L":
             owned.setdefault(body[:16].hex(), set()).add(body[16:])
         else:

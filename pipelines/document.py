@@ -7,7 +7,7 @@ which is what makes the funnel add up. This file knows neither Beam nor any file
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -43,10 +43,14 @@ class Document:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def members(self) -> Sequence[Mapping[str, Any]]:
+        """Of a repository document (pipelines/repository_layout.py), the files in it and pieces of files; of any other, nothing."""
+        return self.metadata.get("members", ()) if self.modality == "code" else ()
+
+    @property
     def records(self) -> int:
-        """How many records of the source it stands for: of a repository document (pipelines/repository_layout.py) its members, else 1."""
-        members = self.metadata.get("members") if self.modality == "code" else None
-        return sum(not member.get("piece") for member in members) if members else 1
+        """How many records of the source it stands for: of a repository document the files that are, or begin, in it; else 1."""
+        return sum(not member.get("piece") for member in self.members) if self.members else 1
 
     def replace(self, **changes) -> "Document":
         return dataclasses.replace(self, **changes)

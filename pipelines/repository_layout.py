@@ -7,7 +7,9 @@
 The layout is StarCoder2's (Lozhkov et al. 2024, arXiv 2402.19173, section 5); the marks are plain text, which a vocabulary may hold as
 symbols. A file that has the marks in its text can pretend to be two: what is true is `metadata["members"]`, one entry a file or piece of one,
 
-    {"id": ..., "path": ..., "start": 24, "end": 730, "piece": 1}      text[start:end] is the file; `piece` only where it was cut, from 0
+    {"id": ..., "path": ..., "source": ..., "start": 24, "end": 730, "piece": 1}
+
+text[start:end] is the file; `piece`, from 0, is there where it was cut. The table of fates has a row for each file, which says where it stands.
 
 Order: directories and files by name; before each file, those it needs (pipelines/imports.py), each as soon as it is first needed. That is a
 depth-first walk, so neighbours in use are neighbours in the document; of a cycle, the file that the walk comes to first is last. Everything
@@ -85,7 +87,7 @@ class Layout:
                     yield "".join(texts), members, inside
                     texts, members, inside, length = [begin], [], [], len(begin)
                 start = length + len(mark)
-                member = {"id": file.id, "path": _path(file), "start": start, "end": start + len(piece)}
+                member = {"id": file.id, "path": _path(file), "source": _plain(file.source), "start": start, "end": start + len(piece)}
                 members.append(member | ({"piece": number} if len(pieces) > 1 else {}))
                 texts += (mark, piece)
                 inside.append(file)
@@ -159,6 +161,10 @@ def _facts(repository: str, text: str, members: list[dict], files: list[Document
         "members": members,
     }
     return found | ({"secrets": secrets} if secrets else {})
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _path(file: Document) -> str:

@@ -1,5 +1,7 @@
 """The Beam half of writing a corpus: everything meets once, by shard, and each shard is written by one call of `corpus.write_shard`."""
 
+from collections.abc import Iterator
+
 import apache_beam as beam
 
 from pipelines import corpus
@@ -32,7 +34,7 @@ class WriteCorpus(beam.PTransform):
         elements, *removals = inputs if isinstance(inputs, tuple) else (inputs,)
         n = self._num_shards
         pairs = tuple[int, bytes]
-        rows = [elements | "place elements" >> beam.Map(_place_element, n, self._keep_rejects).with_output_types(pairs)]
+        rows = [elements | "place elements" >> beam.FlatMap(_place_element, n, self._keep_rejects).with_output_types(pairs)]
         for i, removal in enumerate(removals):
             rows.append(removal | f"place removals {i}" >> beam.Map(_place_removal, n).with_output_types(pairs))
         for i, counts in enumerate(read_counts(elements.pipeline)):
@@ -54,8 +56,10 @@ def _place(identifier: str, row: bytes, num_shards: int) -> tuple[int, bytes]:
     return hashing.shard_of(int(identifier[:16], 16), num_shards), row
 
 
-def _place_element(element: Element, num_shards: int, keep_rejects: bool) -> tuple[int, bytes]:
-    return _place(*corpus.encode_element(element, keep_rejects), num_shards)
+def _place_element(element: Element, num_shards: int, keep_rejects: bool) -> Iterator[tuple[int, bytes]]:
+    yield _place(*corpus.encode_element(element, keep_rejects), num_shards)
+    for member in corpus.encode_members(element):
+        yield _place(*member, num_shards)
 
 
 def _place_removal(removal: tuple, num_shards: int) -> tuple[int, bytes]:

@@ -1,5 +1,6 @@
 """Repositories as documents: order, layout and cuts as pure functions; in the job, a funnel that adds up and the same bytes however it is run."""
 
+import dataclasses
 import hashlib
 import io
 import pathlib
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import code, corpus, job, repository_documents
+from pipelines import code, corpus, fates, job, repository_documents
 from pipelines.document import Document, document_id
 from pipelines.filters import licence
 from pipelines.repository_layout import Layout, cut, dependencies_first
@@ -105,6 +106,11 @@ def test_bad_configuration():
         Layout(max_characters=-1)
 
 
+def test_a_source_that_utf8_cannot_carry_is_escaped():
+    [document] = Layout().documents("c", [dataclasses.replace(FILES[0], source="/in/\udcff/r/main.py")])
+    assert document.metadata["members"][0]["source"] == "/in/\\udcff/r/main.py"
+
+
 def test_a_text_that_utf8_cannot_carry_stays_out():
     assert not repository_documents._joins(file("r/a.py", "\ud800")) and repository_documents._joins(FILES[0])
 
@@ -153,6 +159,9 @@ def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):
     members = [(m, d) for d in documents for m in d.metadata["members"]]
     assert sorted(m["id"] for m, _ in members) == sorted(files)  # each kept file once, and nothing else
     assert all(d.text[m["start"] : m["end"]] == files[m["id"]].text for m, d in members)
+    for identifier, file in files.items():  # a file's fate can still be told, and where it stands
+        [fate] = fates.find(str(tmp_path / "together"), id=identifier)
+        assert fate.fate == "kept" and fate.source == file.source and fate.measure in {f"stands in {d.id}" for d in documents}
     assert {d.metadata["repository"] for d in documents} == {"one/r", "two/r", "three"}
     first = next(d for d in documents if d.metadata["repository"] in ("one/r", "two/r"))
     assert [m["path"] for m in first.metadata["members"] if "/m" in m["path"]] == [f"p/m{i}.py" for i in range(5, -1, -1)]
