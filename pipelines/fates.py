@@ -10,7 +10,7 @@ reason   of a rejection its code, of a duplicate its kind, of a dead letter `sta
 measure  of a rejection the offending value, of a duplicate the id of the document that stays, of a dead letter the message, of a document kept
          what the sink cut from it, or the document that it is now a part of
 
-About 50 bytes a record. Where files of a repository are joined to documents, these have rows as well, and the files' rows lie in their shards. This file knows no Beam.
+About 35 bytes a record. Where files of a repository are joined to documents, these have rows as well, and the files' rows lie in their shards. This file knows no Beam.
 """
 
 import dataclasses
