@@ -60,12 +60,12 @@ SUBCOMMANDS = (
     Subcommand(
         "launch",
         "launch.submit",
-        "run a data job on another engine: local worker processes, Prism, or a Flink cluster",
+        "run a data job on another engine: local worker processes, Prism, a Flink cluster or Dataflow",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
             "castor launch flink --local web --gin.INPUT_ROOT='\"crawl\"' --gin.OUTPUT='\"corpora/web\"'",
             "castor launch flink tokenize --flink_master=flink:8081 --worker_image=castor --gin_file=my_web.gin",
-            "castor launch prism web --gin_file=my_web.gin",
+            "castor launch dataflow web --gin_file=my_web.gin --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE",
         ),
         takes_rest=True,
     ),

@@ -4,6 +4,8 @@
     castor launch prism web ...             Beam's Prism, brought up here for this job
     castor launch flink --local web ...     a Flink cluster (job manager, task managers, job server), brought up here for this job
     castor launch flink web --flink_master=HOST:PORT ...     a Flink cluster that is there; only the job server is brought up here
+    castor launch dataflow web ... [--submit [--detach]]     Dataflow: validated here, offline, and sent only with --submit (launch/dataflow.py)
+    castor launch commit OUTPUT             commits what a detached job has written
 
 The job is the same, and so is every byte that it writes. Engines are fetched on first use (launch/engines/packages.py).
 """
@@ -18,28 +20,62 @@ from launch.engines.prism import Prism
 from launch.engines.processes import Engine
 from tasks.errors import ConfigurationError
 
-ENGINES = ("local", "prism", "flink")
+ENGINES = ("local", "prism", "flink", "dataflow")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the engine and the job; everything that is neither gin's nor ours goes to Beam."""
-    parser.add_argument("engine", metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
-    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(launch.data.JOBS)}")
+    parser.add_argument("engine", metavar="ENGINE", help=f"one of {', '.join(ENGINES)}; or commit")
+    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(launch.data.JOBS)}; of commit, the output directory")
     parser.add_argument("--local", action="store_true", help="flink: bring up a cluster on this machine for the job")
     parser.add_argument("--flink_master", default="", help="flink: HOST:PORT of a cluster's REST service")
     parser.add_argument("--worker_image", default="", help="flink: container image of the workers (launch/Dockerfile)")
+    parser.add_argument("--submit", action="store_true", help="dataflow: send the job after it has been validated, wait for it and commit its output")
+    parser.add_argument("--detach", action="store_true", help="dataflow, with --submit: do not wait; castor launch commit OUTPUT when it is done")
     parser.add_argument("--workers", type=int, default=2, help="local: worker processes (2)")
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
     """Brings the engine up, runs the job on it, takes the engine down again."""
+    if arguments.engine == "commit":
+        return _commit(arguments.job)
     if arguments.engine not in ENGINES:
         raise ConfigurationError(f"no engine {arguments.engine!r}.", f"The engines are {', '.join(ENGINES)}.")
     job = launch.data.configure(arguments.job, flags)
+    if arguments.engine == "dataflow":
+        return _dataflow(job, arguments)
     with _engine(arguments) as engine:
         from pipelines import job as jobs
 
         jobs.run(job, [*engine.options, *arguments.rest])
+    return 0
+
+
+def _dataflow(job, arguments: argparse.Namespace) -> int:
+    from launch import dataflow
+    from pipelines import detached
+    from pipelines import job as jobs
+
+    options = dataflow.options(job.name, arguments.rest)
+    dataflow.check_paths(job)
+    print("\n".join(dataflow.lines(dataflow.translate(job, options))))
+    if not arguments.submit:
+        print("valid; nothing was sent. --submit sends it.")
+    elif arguments.detach:
+        print(f"sent as {detached.submit(job, options)}. When it is done: castor launch commit {job.output}")
+    else:
+        jobs.run(job, options)
+    return 0
+
+
+def _commit(output: str) -> int:
+    from pipelines import detached
+    from pipelines.funnel import Funnel, table
+
+    manifest = detached.commit(output)
+    import rich
+
+    rich.print(table(Funnel.from_json(manifest["funnel"]), f"{manifest['name']}: {output}"))
     return 0
 
 

@@ -6,11 +6,11 @@ plain file is one member). A caller reads pieces of at most PIECE_BYTES, hears o
 member.
 """
 
-import os
 import zlib
 from typing import BinaryIO
 
 from pipelines.document import BadInput
+from tasks import storage
 
 PIECE_BYTES = 1 << 18
 _READ_BYTES = 1 << 16
@@ -35,7 +35,7 @@ class Plain:
     def advance(self) -> bool:
         """Goes to the next member; False if there is none. Raises Damaged if what is there is no member."""
         first, self._opened = not self._opened, True
-        return first and os.fstat(self._file.fileno()).st_size > 0
+        return first and storage.size_of(self._file) > 0
 
     def piece(self) -> bytes:
         """The next bytes of this member, at most PIECE_BYTES; empty at its end. Raises Damaged."""
@@ -58,7 +58,7 @@ class Members:
 
     def __init__(self, file: BinaryIO):
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = storage.size_of(file)
         self._engine = None
         self._input = b""
         self._ready = b""  # decompressed, not yet given out

@@ -260,8 +260,7 @@ def commit(staging: str, output: str, manifest: dict[str, Any]) -> None:
         if name.startswith("documents-") or name in _OWN:
             path = storage.join(output, name)
             storage.remove_tree(path) if storage.is_directory(path) else storage.remove(path)
-    for name in storage.list_files(staging):
-        storage.rename(storage.join(staging, name), storage.join(output, name))
+    storage.move(staging, output, storage.list_files(staging))
     storage.remove_tree(staging)
     storage.write_json_atomic(storage.join(output, MANIFEST), manifest)
 

@@ -124,12 +124,11 @@ class RefineJob(BaseJob):
         return Read(Replayed.of(self.source(), self.replay_of))
 
     def input_state(self) -> dict[str, Any]:
-        """{relative path: [bytes, mtime_ns]} of every matched file, and the fingerprint of a corpus that is replayed."""
+        """{relative path: [bytes, mtime_ns or generation]} of every matched file, and the fingerprint of a corpus that is replayed."""
         source = self.source()
         state: dict[str, Any] = {}
         for uri in getattr(source, "input_files", source.files)():
-            status = os.stat(uri) if os.path.exists(uri) else os.lstat(uri)  # a dangling link has a state too
-            state[_plain(os.path.relpath(uri, self.input_root))] = [status.st_size, status.st_mtime_ns]
+            state[_plain(os.path.relpath(uri, self.input_root))] = storage.state(uri)  # a dangling link has a state too
         return {"files": state, "corpus": corpus.load_manifest(self.replay_of)["fingerprint"]} if self.replay_of else {"files": state}
 
     def finish(self, staging: str) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What the image, audio and video jobs share: samples as their source, a measuring stage in the sandbox, a list of rules."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pipelines.job import RefineJob
 from pipelines.samples import Samples
 from pipelines.sandbox import Sandbox
+from tasks import storage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,5 @@ class MediaJob(RefineJob):
         for uri in source.files():
             for path in source.sidecars(uri).values():
                 name = source.relative(path).encode("utf-8", "backslashreplace").decode()
-                status = os.stat(path)
-                state["files"].setdefault(name, [status.st_size, status.st_mtime_ns])
+                state["files"].setdefault(name, storage.state(path))
         return state

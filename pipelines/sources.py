@@ -92,7 +92,7 @@ def unit_of(source: str, units: Collection[str]) -> str | None:
 
 def open_regular(uri: str) -> BinaryIO:
     """Opens a regular file for reading. A folder, FIFO, socket or device raises BadInput, at once: reading a FIFO would wait for ever."""
-    mode = os.stat(uri).st_mode
+    mode = storage.mode(uri)
     if not stat.S_ISREG(mode):
         raise BadInput("not_a_file", stat.filemode(mode))
     return storage.open_read(uri)
@@ -105,20 +105,16 @@ def match(root: str, patterns: tuple[str, ...] | list[str]) -> list[str]:
     """
     if isinstance(patterns, str):
         raise CorpusError(f"INPUTS is the text {patterns!r}.", f"Write a list: INPUTS=[{patterns!r}].")
-    if not os.path.isdir(root):
+    if not storage.is_directory(root):
         raise CorpusError(f"the input folder {root} does not exist.", "Correct INPUT_ROOT.")
     expressions = [_compile(pattern.removeprefix("./").rstrip("/")) for pattern in patterns]
     found = []
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        relative = os.path.relpath(folder, root)
-        for name in names:
-            path = name if relative == "." else f"{relative}/{name}"
-            for expression in expressions:
-                m = expression.match(path)
-                if m and not any(part.startswith(".") for part in path[m.end() :].split("/")):
-                    found.append(path)
-                    break
+    for path in storage.walk(root):
+        for expression in expressions:
+            m = expression.match(path)
+            if m and not any(part.startswith(".") for part in path[m.end() :].split("/")):
+                found.append(path)
+                break
     return sorted(found)
 
 

@@ -116,6 +116,9 @@ def shard_paths(manifest: Mapping[str, Any]) -> list[str]:
 
 def list_paths(directory: str) -> list[str]:
     """Names of the files of a cache, relative to it, one folder deep, without hidden ones and without plans."""
+    if storage.is_remote(directory):  # where each look at a name is a question to a bucket
+        parts = [path.split("/") for path in storage.walk(directory)]
+        return sorted("/".join(p) for p in parts if len(p) <= 2 and p[0] != PLANS_FOLDER and not any(part.startswith(".") for part in p))
     names = []
     for name in storage.list_files(directory):
         if name.startswith(".") or name == PLANS_FOLDER:

@@ -36,6 +36,7 @@ class CacheReader:
     """
 
     def __init__(self, directory: str, split: str = "train"):
+        storage.look_over(directory)
         self.manifest = load_manifest(directory)
         self.directory = directory
         self.split = split

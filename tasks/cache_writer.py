@@ -225,7 +225,7 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
     for name in sorted(staged):
         if "/" in name:
             storage.makedirs(storage.join(output_dir, name.rpartition("/")[0]))
-        storage.rename(storage.join(staging_dir, name), storage.join(output_dir, name))
+    storage.move(staging_dir, output_dir, sorted(staged))
     for name in cache.list_paths(output_dir):
         if cache.is_own_file(name) and name not in staged:
             storage.remove(storage.join(output_dir, name))

@@ -218,7 +218,7 @@ def find_vocabulary(manifest: cache.Manifest) -> str:
             except (ValueError, OSError, AttributeError):
                 found = None
             if found == wanted:
-                return os.path.normpath(candidate)
+                return storage.normal(candidate)
             other = other or candidate
     if other:
         raise VocabularyError(

@@ -1,36 +1,52 @@
 """Every file of a cache, a corpus or a manifest is touched here and nowhere else.
 
-Paths are local today. Everything above speaks only these functions, so that a bucket can stand behind them later; that is why they are few,
-take whole files where they can, and promise only what an object store can promise too: a file appears whole or not at all. This file
+A path names a file of this machine (tasks/storage_local.py) or, beginning with gs://, an object of Google Cloud Storage (tasks/storage_gcs.py).
+Everything above speaks only these functions; that is why they are few, take whole files where they can, and promise only what a bucket can
+promise too: a file appears whole or not at all. What is missing is FileNotFoundError, and whatever else goes wrong another OSError. This file
 knows no format.
 """
 
-import ctypes
 import gc
 import hashlib
 import json
-import mmap
 import os
-import pathlib
-import shutil
-import uuid
-import weakref
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from tasks import storage_local
+from tasks.storage_local import will_need
+
+__all__ = ["will_need"]
+
 Path = str | os.PathLike
 
 _CHUNK_BYTES = 1 << 20
-_PROT_READ, _MAP_SHARED, _MAP_FAILED, _MADV_WILLNEED = 1, 1, ctypes.c_void_p(-1).value, 3
 
 
 class Identity(NamedTuple):
-    """What tells a file from any other that ever stood under its name, as far as a look from outside can."""
+    """What tells a file from any other that ever stood under its name, as far as a look from outside can. Of an object, `inode` is its
+    generation.
+    """
 
     inode: int
     size: int
     mtime_ns: int
+
+
+def is_remote(path: Path) -> bool:
+    """True for an object or folder of a bucket."""
+    return os.fspath(path).startswith("gs://")
+
+
+def _of(path: Path):
+    """The module that knows how to deal with a path."""
+    if not is_remote(path):
+        return storage_local
+    from tasks import storage_gcs
+
+    return storage_gcs
 
 
 def join(*parts: Path) -> str:
@@ -38,14 +54,20 @@ def join(*parts: Path) -> str:
     return os.path.join(*(os.fspath(part) for part in parts))
 
 
+def normal(path: Path) -> str:
+    """A path without `.`, `..` and repeated slashes."""
+    path = os.fspath(path)
+    return "gs://" + os.path.normpath(path.removeprefix("gs://")) if is_remote(path) else os.path.normpath(path)
+
+
 def open_read(path: Path) -> BinaryIO:
-    """Opens a file for reading bytes."""
-    return open(path, "rb")
+    """Opens a file for reading bytes. Of an object, reads the generation that is there now, whatever becomes of its name."""
+    return _of(path).open_read(os.fspath(path))
 
 
 def open_write(path: Path) -> BinaryIO:
-    """Opens a new or emptied file for writing bytes. Use it under a staging directory only: it is not atomic."""
-    return open(path, "wb")
+    """Opens a new or emptied file of this machine for writing bytes. Use it under a staging directory only: it is not atomic."""
+    return storage_local.open_write(os.fspath(path))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -56,64 +78,38 @@ def read_bytes(path: Path) -> bytes:
 
 def map_bytes(path: Path) -> np.ndarray:
     """A read-only view of a whole file, uint8 [bytes], mapped, not read: what is never looked at costs no memory, and it holds no file
-    descriptor. A file that is cut while it is mapped kills the process that reads beyond its end: see `is_still`.
+    descriptor. A file that is cut while it is mapped kills the process that reads beyond its end: see `is_still`. An object is copied to
+    this machine first, once a generation (see tasks/storage_gcs.py).
     """
-    with open_read(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            return np.zeros(0, np.uint8)
-        if _libc is None:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        return np.asarray(_Mapping(file.fileno(), size))
-
-
-class _Mapping:
-    """A mapping as numpy takes it, undone with the last array on it. Python's own keeps a file descriptor open for each."""
-
-    def __init__(self, descriptor: int, size: int):
-        address = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, descriptor, 0)
-        if address == _MAP_FAILED:
-            raise OSError(ctypes.get_errno(), f"a file of {size} bytes cannot be mapped: {os.strerror(ctypes.get_errno())}")
-        weakref.finalize(self, _libc.munmap, address, size).atexit = False
-        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, True), "version": 3}
-
-
-def _load_libc():
-    """The C library with mmap declared, or None where there is no such thing."""
-    try:
-        library = ctypes.CDLL(None, use_errno=True)
-        library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-        library.mmap.restype = ctypes.c_void_p
-        library.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    except (OSError, TypeError, AttributeError):
-        return None
-    return library
-
-
-_libc = _load_libc()
-
-
-def will_need(data: np.ndarray, begin: int, end: int) -> None:
-    """Tells the system that bytes [begin, end) of a mapped file will be read soon. Changes no value; does nothing where it cannot."""
-    begin, end = max(begin, 0), min(end, len(data))
-    if _libc is not None and begin < end:
-        start = (data.ctypes.data + begin) // mmap.PAGESIZE * mmap.PAGESIZE
-        _libc.madvise(start, data.ctypes.data + end - start, _MADV_WILLNEED)
+    return _of(path).map_bytes(os.fspath(path))
 
 
 def identity(path: Path) -> Identity:
     """Of a file as it stands now. Raises OSError where there is none."""
-    found = os.stat(path)
-    return Identity(found.st_ino, found.st_size, found.st_mtime_ns)
+    return Identity(*_of(path).identity(os.fspath(path)))
 
 
 def is_still(path: Path, known: Identity) -> bool:
-    """False if a file was replaced, cut, written to or removed since `known` was taken."""
-    try:
-        return identity(path) == known
-    except OSError:
-        return False
+    """False if a file was replaced, cut, written to or removed since `known` was taken. Of an object this may be known a minute late; what was
+    mapped of it stays what it was.
+    """
+    return _of(path).is_still(os.fspath(path), known)
+
+
+def look_over(directory: Path) -> None:
+    """Makes the next looks at files of a directory cheap where each would be a question to a bucket; does nothing elsewhere."""
+    if is_remote(directory):
+        _of(directory).look_over(os.fspath(directory))
+
+
+def state(path: Path) -> list[int]:
+    """What a fingerprint says of an input file: [bytes, time of change in ns], of an object [bytes, generation]."""
+    return _of(path).state(os.fspath(path))
+
+
+def mode(path: Path) -> int:
+    """Type and permissions of a file, as stat has them."""
+    return _of(path).mode(os.fspath(path))
 
 
 def write_bytes_atomic(path: Path, data: bytes, sync: bool = True) -> None:
@@ -121,18 +117,7 @@ def write_bytes_atomic(path: Path, data: bytes, sync: bool = True) -> None:
 
     sync: wait until it is on the disk, so that it also outlives a crash of the machine.
     """
-    path = os.fspath(path)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
+    _of(path).write_bytes_atomic(os.fspath(path), data, sync)
 
 
 def read_json(path: Path) -> Any:
@@ -156,45 +141,66 @@ def write_json_atomic(path: Path, value: Any, indent: int = 1) -> None:
 
 def exists(path: Path) -> bool:
     """True for a file or directory that is there."""
-    return os.path.exists(path)
+    return _of(path).exists(os.fspath(path))
 
 
 def is_directory(path: Path) -> bool:
     """True for a directory."""
-    return os.path.isdir(path)
+    return _of(path).is_directory(os.fspath(path))
 
 
 def size(path: Path) -> int:
     """Size of a file in bytes."""
-    return os.stat(path).st_size
+    return _of(path).size(os.fspath(path))
+
+
+def size_of(file: BinaryIO) -> int:
+    """Size in bytes of a file that is open for reading, wherever it is; its position stays."""
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size
 
 
 def list_files(directory: Path) -> list[str]:
     """Sorted names of the entries of a directory (files and folders); empty where there is no such directory."""
-    try:
-        return sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return _of(directory).list_files(os.fspath(directory))
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Relative paths of all files under a directory, in no particular order."""
+    return _of(root).walk(os.fspath(root))
 
 
 def makedirs(directory: Path) -> None:
     """Makes a directory and its parents; fine if it is there."""
-    os.makedirs(directory, exist_ok=True)
+    _of(directory).makedirs(os.fspath(directory))
 
 
 def rename(source: Path, target: Path) -> None:
-    """Moves a file onto `target` of the same file system, replacing it atomically."""
-    os.replace(source, target)
+    """Moves a file or directory onto `target` of the same file system or bucket. A file replaces what was there, atomically; an object is copied
+    and then removed, a folder of objects one by one.
+    """
+    _of(source).rename(os.fspath(source), os.fspath(target))
+
+
+def move(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Renames each of `names` from one directory into another; in a bucket many at a time."""
+    if is_remote(source):
+        _of(source).move(os.fspath(source), os.fspath(target), list(names))
+    else:
+        for name in names:
+            rename(join(source, name), join(target, name))
 
 
 def remove(path: Path) -> None:
     """Removes a file; fine if it is gone."""
-    pathlib.Path(path).unlink(missing_ok=True)
+    _of(path).remove(os.fspath(path))
 
 
 def remove_tree(directory: Path) -> None:
     """Removes a directory and all in it; fine if it is gone."""
-    shutil.rmtree(directory, ignore_errors=True)
+    _of(directory).remove_tree(os.fspath(directory))
 
 
 def sha256(path: Path) -> str:
@@ -214,18 +220,16 @@ class HashingWriter:
     """
 
     def __init__(self, path: Path):
-        directory, name = os.path.split(os.fspath(path))
         self._path = os.fspath(path)
-        self._temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
         self._digest = hashlib.sha256()
         self.bytes_written = 0
 
     def __enter__(self) -> "HashingWriter":
-        self._file = open_write(self._temporary)
+        self._unfinished = _of(self._path).Unfinished(self._path)
         return self
 
     def write(self, data: bytes) -> None:
-        self._file.write(data)
+        self._unfinished.file.write(data)
         self._digest.update(data)
         self.bytes_written += len(data)
 
@@ -233,9 +237,7 @@ class HashingWriter:
         return self._digest.hexdigest()
 
     def __exit__(self, kind, *_) -> None:
-        try:
-            self._file.close()  # which writes what is left, and so may find the disk full
-            if kind is None:
-                rename(self._temporary, self._path)
-        finally:
-            remove(self._temporary)
+        if kind is None:
+            self._unfinished.finish()
+        else:
+            self._unfinished.abandon()

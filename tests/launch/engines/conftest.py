@@ -8,12 +8,14 @@ import pytest
 
 from launch.engines.flink import Flink
 from launch.engines.prism import Prism
-from launch.engines.processes import Engine, EngineError
+from launch.engines.processes import Engine
 
-SMALL_JOB = str(pathlib.Path(__file__).parents[2] / "pipelines")  # its folder: importable here and in every worker
-if SMALL_JOB not in sys.path:
-    sys.path.append(SMALL_JOB)
+HERE = pathlib.Path(__file__).parent
+SMALL_JOB = str(HERE.parents[1] / "pipelines")  # its folder: importable here and in every worker
+sys.path.extend(folder for folder in (str(HERE), SMALL_JOB) if folder not in sys.path)
 os.environ["PYTHONPATH"] = os.pathsep.join([SMALL_JOB, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+from engine_jobs import prepare
 
 ENGINES = {"prism": Prism, "flink": Flink}
 
@@ -28,13 +30,3 @@ def engine(request):
     prepare(made)
     with made.start() as running:
         yield running
-
-
-def prepare(engine) -> None:
-    """Fetches what an engine is made of, or skips the test."""
-    try:
-        engine.prepare()
-    except EngineError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"this engine cannot be had here: {error}")

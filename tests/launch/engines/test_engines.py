@@ -3,48 +3,19 @@ processes, Prism and a Flink cluster, by SHA-256; and errors that arrive as them
 """
 
 import dataclasses
-import hashlib
 import pathlib
 
-import gin
 import pytest
 import small_job
+from engine_jobs import TOKENIZE, VOCABULARY, WEB, digests, make, say
 
-from launch import data
 from launch.demo_corpus import _write_web
 from pipelines import job
-from tasks import configuration
 from tasks.errors import CorpusError, VocabularyError
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 PAGES = 60
-WEB = {"INPUTS": ["*.warc.gz"], "NUM_SHARDS": 3, "KEEP_REJECTS": True}
-VOCABULARY = {"VOCAB_SIZE": 600, "SAMPLE_DOCUMENTS": 40}
-TOKENIZE = {"NUM_SHARDS": 2, "SPLITS": {"train": 0.8, "validation": 0.2}}
-
-
-def make(name: str, **macros):
-    """The job as its gin file configures it."""
-    bindings = tuple(f"{key} = {value!r}" for key, value in macros.items())
-    configuration.parse(configuration.Flags((f"pipelines/{name}.gin",), bindings))
-    try:
-        return data.make_job(name)
-    finally:
-        gin.clear_config()
-
-
-def digests(directory) -> dict[str, str]:
-    """SHA-256 of every file under a directory, hidden ones included, by relative path."""
-    root = pathlib.Path(directory)
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def say(capsys, engine: str, name: str, found: dict[str, str]) -> None:
-    """One line of the log: the digest of all digests, and the manifest's."""
-    whole = hashlib.sha256("".join(f"{digest}  {path}\n" for path, digest in sorted(found.items())).encode()).hexdigest()
-    with capsys.disabled():
-        print(f"\nengine={engine} job={name} files={len(found)} sha256={whole} manifest={found['manifest.json']}", flush=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,62 @@
+"""A job whose launcher does not wait: sent off with a note of what it is, and committed from the note when its engine is done.
+
+A job's output is committed by a launcher, after the pipeline: it adds the shards' entries up, checks the funnel, and writes the manifest last.
+Detached, the staging folder holds the note (.pending.json) until `commit` does the same from it. Whether the engine is done need not be
+asked: each shard's entry is written last, so a job is whole when every entry is there, and `commit` says what is missing where it is not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines import job as jobs
+from tasks import storage
+from tasks.errors import CorpusError
+
+NOTE = ".pending.json"
+
+
+def submit(job: jobs.BaseJob, beam_args: Sequence[str]) -> str:
+    """Starts a job and returns the engine's name for it, as far as it has one, without waiting."""
+    import apache_beam as beam
+
+    options, runner = jobs.beam_options(beam_args)
+    staging = jobs.new_staging(job.output)
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+        job.build(pipeline, staging)
+        note = {"job": jobs.describe(job), "fingerprint": job.fingerprint(), "id": ""}
+        storage.write_json_atomic(storage.join(staging, NOTE), note)
+        result = pipeline.run()
+        identifier = result.job_id() if callable(getattr(result, "job_id", None)) else ""
+        storage.write_json_atomic(storage.join(staging, NOTE), {**note, "id": identifier})
+    except BaseException:
+        storage.remove_tree(staging)
+        raise
+    return identifier
+
+
+def commit(output: str) -> Mapping[str, Any]:
+    """Commits what a detached job has staged under `output`; returns the manifest. Raises CorpusError if there is none, if it has not written
+    everything yet, or if inputs, configuration or code are no longer those it was sent with.
+    """
+    staging = next((s for s in _stagings(output) if storage.exists(storage.join(s, NOTE))), None)
+    if staging is None:
+        raise CorpusError(f"no detached job has been sent for {output}.", "Send it: castor launch dataflow JOB ... --submit --detach.")
+    note = storage.read_json(storage.join(staging, NOTE))
+    job = jobs.rebuild(note["job"], output=output)
+    if job.fingerprint() != note["fingerprint"]:
+        raise CorpusError(
+            f"the inputs, the configuration or the code of {job.name} changed since job {note['id']} was sent.", "Put them back, or send it anew."
+        )
+    storage.remove(storage.join(staging, NOTE))
+    try:
+        return job.finish(staging)
+    except FileNotFoundError as error:
+        raise CorpusError(f"job {note['id']} of {job.name} has not written {error.filename} yet.", "Commit when it is done.") from error
+    finally:
+        if storage.list_files(staging):  # not committed, and not given up either
+            storage.write_json_atomic(storage.join(staging, NOTE), note)
+
+
+def _stagings(output: str) -> list[str]:
+    return [storage.join(output, name) for name in storage.list_files(output) if name.startswith(jobs.STAGING)]

@@ -1,0 +1,203 @@
+"""gs:// paths against an emulator of Google Cloud Storage, by google-cloud-storage itself: storage's promises, then jobs and batches in a bucket."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import threading
+
+import numpy as np
+import pytest
+from engine_jobs import TOKENIZE, VOCABULARY, WEB, digests, make, prepare, say
+
+import tasks
+from launch.demo_corpus import _write_web
+from launch.engines.gcs import FakeGcs
+from pipelines import corpus, job, sources
+from tasks import storage, storage_gcs
+from tasks.errors import CacheError, ConfigurationError, CorpusError
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """gs://BUCKET of a running emulator."""
+    emulator = FakeGcs()
+    prepare(emulator)
+    before = os.environ.get("CASTOR_CACHE")
+    os.environ["CASTOR_CACHE"] = str(tmp_path_factory.mktemp("objects"))
+    with emulator.start():
+        storage_gcs._client_of.cache_clear()
+        yield f"gs://{emulator.bucket}"
+    storage_gcs._client_of.cache_clear()
+    os.environ.pop("CASTOR_CACHE") if before is None else os.environ.update(CASTOR_CACHE=before)
+
+
+def test_files_are_written_read_listed_and_removed(bucket):
+    root = f"{bucket}/plain"
+    storage.makedirs(root)
+    assert not storage.exists(root) and storage.list_files(root) == []
+    storage.write_bytes_atomic(f"{root}/a/b.txt", b"castor")
+    storage.write_json_atomic(f"{root}/c.json", {"x": 1})
+    storage.write_bytes_atomic(f"{root}/empty", b"")
+    assert storage.list_files(root) == ["a", "c.json", "empty"] and sorted(storage.walk(root)) == ["a/b.txt", "c.json", "empty"]
+    assert storage.exists(root) and storage.is_directory(f"{root}/a") and not storage.is_directory(f"{root}/c.json")
+    assert storage.read_bytes(f"{root}/a/b.txt") == b"castor" and storage.size(f"{root}/a/b.txt") == 6 and storage.read_bytes(f"{root}/empty") == b""
+    assert storage.read_json(f"{root}/c.json") == {"x": 1}
+    assert storage.sha256(f"{root}/a/b.txt") == hashlib.sha256(b"castor").hexdigest()
+    storage.write_bytes_atomic(f"{root}/c.json", b"new")
+    assert storage.read_bytes(f"{root}/c.json") == b"new"
+    storage.rename(f"{root}/a", f"{root}/moved")
+    storage.rename(f"{root}/c.json", f"{root}/moved/d.json")
+    assert sorted(storage.walk(root)) == ["empty", "moved/b.txt", "moved/d.json"]
+    storage.remove(f"{root}/empty")
+    storage.remove(f"{root}/empty")
+    storage.remove_tree(root)
+    assert not storage.exists(root)
+
+
+def test_what_is_missing_is_told_as_of_a_file_system(bucket):
+    for call in (storage.read_bytes, storage.size, storage.identity, storage.map_bytes, storage.mode):
+        with pytest.raises(FileNotFoundError, match="absent"):
+            call(f"{bucket}/absent")
+    with pytest.raises(FileNotFoundError):
+        storage.rename(f"{bucket}/absent", f"{bucket}/there")
+    with pytest.raises(FileNotFoundError, match="bucket"):
+        storage.write_bytes_atomic("gs://no-such-bucket/a", b"x")
+    with pytest.raises(ConfigurationError, match="names no bucket"):
+        storage.exists("gs:///a")
+    assert storage.normal("gs://b/tasks/web/../vocabulary") == "gs://b/tasks/vocabulary"
+
+
+def test_reading_in_ranges_and_of_one_generation(bucket):
+    data = np.random.default_rng(0).integers(0, 256, 20_000_000, dtype=np.uint8).tobytes()
+    path = f"{bucket}/large"
+    with storage.HashingWriter(path) as file:
+        file.write(data[:5])
+        file.write(data[5:])
+    assert file.hexdigest() == storage.sha256(path) and file.bytes_written == storage.size(path) == len(data)
+    with storage.open_read(path) as file:
+        assert file.read(10) == data[:10] and file.tell() == 10
+        file.seek(15_000_000)
+        assert file.read(3) == data[15_000_000:15_000_003]
+        file.seek(-4, io.SEEK_END)
+        assert file.read() == data[-4:] and file.read() == b""
+    mapped = storage.map_bytes(path)
+    assert mapped.tobytes() == data and not mapped.flags.writeable
+    known = storage.identity(path)
+    assert storage.is_still(path, known)
+    storage.write_bytes_atomic(path, b"another")
+    assert not storage.is_still(path, known) and mapped[-4:].tobytes() == data[-4:]  # the copy stays what it was
+    assert storage.map_bytes(path).tobytes() == b"another"
+    storage.remove(path)
+    assert not storage.is_still(path, known)
+
+
+def test_an_object_appears_whole_or_not_at_all(bucket):
+    with pytest.raises(RuntimeError), storage.HashingWriter(f"{bucket}/half") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert not storage.exists(f"{bucket}/half")
+
+
+def test_two_tries_at_the_same_file_end_as_one(bucket):
+    path, errors = f"{bucket}/contended", []
+
+    def write():
+        try:
+            for _ in range(5):
+                storage.write_bytes_atomic(path, b"the same bytes")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and storage.read_bytes(path) == b"the same bytes"
+
+
+def test_patterns_match_as_on_disk(bucket, tmp_path):
+    names = ("a.txt", "b/c.txt", "b/.hidden/d.txt", ".e.txt", "b/f.bin")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+        storage.write_bytes_atomic(f"{bucket}/match/{name}", name.encode())
+    for patterns in (("*.txt",), ("**/*.txt",), ("b",), ("*",), ("**/f.*", "a.txt")):
+        assert sources.match(f"{bucket}/match", patterns) == sources.match(str(tmp_path), patterns) != []
+    with pytest.raises(CorpusError, match="gs://castor/nowhere does not exist"):
+        sources.match(f"{bucket}/nowhere", ("*",))
+    with sources.open_regular(f"{bucket}/match/b/c.txt") as file:
+        assert file.read() == b"b/c.txt"
+
+
+@pytest.fixture(scope="module")
+def made(bucket, tmp_path_factory):
+    """Web, vocabulary and tokenize, from a bucket into it: (folder of local copies of the outputs, the jobs)."""
+    home = tmp_path_factory.mktemp("bucket")
+    _write_web(home / "crawl", 40)
+    for path in (home / "crawl").iterdir():
+        storage.write_bytes_atomic(f"{bucket}/crawl/{path.name}", path.read_bytes())
+    web = make("web", INPUT_ROOT=f"{bucket}/crawl", OUTPUT=f"{bucket}/web", **WEB)
+    job.run(web, quiet=True)
+    vocabulary = make("vocabulary", CORPORA=[web.output], OUTPUT=f"{bucket}/vocabulary", **VOCABULARY)
+    job.run(vocabulary, quiet=True)
+    tokenize = make("tokenize", NAME="web", CORPUS=web.output, VOCABULARY=vocabulary.output, OUTPUT=f"{bucket}/tasks/web", **TOKENIZE)
+    job.run(tokenize, quiet=True)
+    return web, vocabulary, tokenize
+
+
+def fetched(remote: str, folder) -> dict[str, str]:
+    """The digests of what lies under gs://..., after a copy to `folder`."""
+    for name in storage.walk(remote):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(storage.read_bytes(f"{remote}/{name}"))
+    return digests(folder)
+
+
+def test_jobs_from_a_bucket_into_a_bucket_write_what_they_write_on_disk(made, bucket, tmp_path, capsys):
+    """The same job with only its output elsewhere: byte for byte. Nothing of the staging stays in the bucket."""
+    for name, one in zip(("web", "vocabulary", "tokenize"), made):
+        found = fetched(one.output, tmp_path / "fetched" / name)
+        job.run(dataclasses.replace(one, output=str(tmp_path / "disk" / name)), quiet=True)
+        say(capsys, "bucket", name, found)
+        assert found == digests(tmp_path / "disk" / name)
+    assert not [name for name in storage.walk(bucket) if ".staging" in name]
+    assert job.up_to_date(made[0])
+    storage.write_bytes_atomic(f"{bucket}/crawl/pages-00000.warc.gz", storage.read_bytes(f"{bucket}/crawl/pages-00000.warc.gz"))
+    storage_gcs._looks.clear()
+    assert not job.up_to_date(made[0])  # another generation
+
+
+def test_batches_out_of_a_bucket(made, bucket, tmp_path):
+    fetched(made[2].output, tmp_path / "web")
+    arguments = {"batch_size": 4, "lengths": {"targets": 64}, "seed": 1}
+    here = tasks.Batches(tasks.Mixture("m", {str(tmp_path / "web"): 1.0}), **arguments)
+    there = tasks.Batches(tasks.Mixture("m", {f"{bucket}/tasks/web": 1.0}), **arguments)
+    for step in (0, 3, 11):
+        for name, array in here.batch(step).items():
+            np.testing.assert_array_equal(array, there.batch(step)[name])
+        spans = [[dataclasses.replace(span, cache="") for row in batches.lineage(step) for span in row] for batches in (here, there)]
+        assert spans[0] == spans[1] and spans[0]
+
+
+def test_a_cache_written_anew_is_told_from_the_one_opened(made, bucket):
+    from tasks.cache_reader import CacheReader
+
+    reader = CacheReader(f"{bucket}/tasks/web")
+    assert len(reader.tokens(0))
+    path = reader.path(0)
+    storage.write_bytes_atomic(path, storage.read_bytes(path))
+    with pytest.raises(CacheError, match="was changed or replaced while in use"):
+        reader.check(0)
+
+
+def test_a_run_killed_before_its_manifest_is_no_corpus(made, bucket):
+    storage.write_bytes_atomic(f"{bucket}/killed/.staging-x/.entries/00000.json", b"{}")
+    storage.write_bytes_atomic(f"{bucket}/killed/documents-00000-of-00001.parquet", b"half")
+    with pytest.raises(CorpusError, match="not finished.*Run the job"):
+        list(corpus.read_corpus(f"{bucket}/killed"))
+    job.run(dataclasses.replace(made[0], output=f"{bucket}/killed"), quiet=True)
+    assert [d.id for d in corpus.read_corpus(f"{bucket}/killed")] and not [n for n in storage.walk(f"{bucket}/killed") if "staging" in n or "00001.parquet" in n]
