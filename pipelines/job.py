@@ -204,6 +204,7 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     job.config()  # what a manifest cannot carry is told now, not after a day's work
     import apache_beam as beam
 
+    lists.forget()
     started = time.monotonic()
     staging = new_staging(job.output)
     try:

@@ -18,13 +18,13 @@ This file knows no Beam.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from pipelines import lists
 from pipelines import view as views
 from tasks import storage
 from tasks.errors import CorpusError
@@ -169,9 +169,9 @@ def load(directory: str) -> LinearModel:
     return LinearModel(features, np.frombuffer(storage.read_bytes(weights), "<i2"), step, bias, manifest["keep"], threshold, manifest)
 
 
-@functools.lru_cache(maxsize=8)
+@lists.kept
 def cached(directory: str) -> LinearModel:
-    """`load`, once a process."""
+    """`load`, once a job."""
     return load(directory)
 
 

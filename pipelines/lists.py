@@ -25,6 +25,22 @@ OWN = "castor/"
 _FOLDER = pathlib.Path(__file__).parent / "wordlists"
 
 
+_KEPT: list = []
+
+
+def kept(function):
+    """A cache of what a function of names reads from files, until `forget`; with a bound, since a process may run many jobs."""
+    cache = functools.lru_cache(maxsize=32)(function)
+    _KEPT.append(cache)
+    return cache
+
+
+def forget() -> None:
+    """Empties every such cache: a job begins with the files as they are now, as its fingerprint does."""
+    for cache in _KEPT:
+        cache.cache_clear()
+
+
 def find(name: str) -> str:
     """The path of a list. Raises ConfigurationError for one that is not there."""
     path = str(_FOLDER / name.removeprefix(OWN)) if name.startswith(OWN) else name
@@ -65,7 +81,7 @@ def lines(name: str) -> Iterator[str]:
                 yield entry.lower()
 
 
-@functools.lru_cache(maxsize=32)
+@kept
 def words(names: tuple[str, ...]) -> frozenset[str]:
     """The entries of several lists as a set: for lists of thousands."""
     return frozenset(entry for name in names for entry in lines(name))
@@ -94,7 +110,7 @@ class HashedSet:
         return candidates[found[0]] if len(found) else None
 
 
-@functools.lru_cache(maxsize=8)
+@kept
 def hashed(names: tuple[str, ...]) -> HashedSet:
     """The entries of several lists, hashed; `www.` in front of a domain does not count."""
     return HashedSet(entry.removeprefix("www.") for name in names for entry in lines(name))
@@ -121,7 +137,7 @@ class Substrings:
         return None
 
 
-@functools.lru_cache(maxsize=8)
+@kept
 def substrings(names: tuple[str, ...]) -> Substrings:
     """The entries of several lists, to be looked for inside of texts."""
     return Substrings(words(names))

@@ -9,7 +9,6 @@ letter by letter, so an accent still makes another word. Blanks and punctuation 
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -68,7 +67,7 @@ def occurrences(text: str, name: str) -> list[str]:
     return found
 
 
-@functools.lru_cache(maxsize=64)
+@lists.kept
 def _index(name: str) -> dict[int, tuple[np.ndarray, dict[tuple[str, ...], str]]]:
     """{tokens: (sorted hashes of the entries with so many tokens, {their tokens: the entry})}."""
     phrases: dict[int, dict[tuple[str, ...], str]] = {}

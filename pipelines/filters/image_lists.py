@@ -8,7 +8,6 @@ A perceptual match is a likeness, no proof: keep rejects and look. Costs a milli
 """
 
 import dataclasses
-import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -61,7 +60,7 @@ class Filter:
         return Reason("image_lists.perceptual", f"{written}, {distance} bits from a known one") if distance <= self.max_distance else None
 
 
-@functools.lru_cache(maxsize=4)
+@lists.kept
 def _files(names: tuple[str, ...]) -> dict[int, frozenset[str]]:
     """{hex digits: hashes of that length}."""
     known: dict[int, set[str]] = {}
@@ -73,7 +72,7 @@ def _files(names: tuple[str, ...]) -> dict[int, frozenset[str]]:
     return {length: frozenset(entries) for length, entries in sorted(known.items())}
 
 
-@functools.lru_cache(maxsize=4)
+@lists.kept
 def _perceptual(names: tuple[str, ...]) -> np.ndarray:
     """Perceptual hashes, [entries] uint64."""
     known = set()

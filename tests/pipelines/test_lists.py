@@ -25,6 +25,16 @@ def test_lines(tmp_path):
         list(lists.lines(str(tmp_path / "c.txt")))
 
 
+def test_what_is_kept_of_a_file_is_forgotten_when_asked(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    assert lists.words((str(path),)) == {"one"}
+    path.write_text("two")
+    assert lists.words((str(path),)) == {"one"}
+    lists.forget()
+    assert lists.words((str(path),)) == {"two"}
+
+
 def test_every_list_of_our_own_is_sound():
     names = [lists.OWN + path.name for path in sorted(lists._FOLDER.glob("*.txt"))]
     assert len(names) >= 7
