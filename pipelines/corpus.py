@@ -225,7 +225,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 facts.add(element)
                 findings.add(element)
                 cut = len(document.text or "") - len(element.text or "")
-                became += fates.of_kept(element, f"{cut} characters of shared lines cut" if cut else "")
+                became.append(fates.of_document(element, fates.KEPT, measure=f"{cut} characters of shared lines cut" if cut else ""))
         previous = identifier
     entry = {"shard": {"file": shard_file(shard, num_shards), **writer.close()}}
     for letter in letters:

@@ -8,9 +8,9 @@ url      64 bits of the hash of the normalised URL (duplicates.normalise_url), n
 fate     kept, rejected, duplicate or dead letter
 reason   of a rejection its code, of a duplicate its kind, of a dead letter `stage.error`
 measure  of a rejection the offending value, of a duplicate the id of the document that stays, of a dead letter the message, of a document kept
-         what the sink cut from it, or the document that it is now a part of
+         what the sink cut from it, or the repository document in which it stands
 
-About 35 bytes a record. Where files of a repository are joined to documents, these have rows as well, and the files' rows lie in their shards. This file knows no Beam.
+About 35 bytes a record. Where files of a repository are joined to documents, these have rows as well. This file knows no Beam.
 """
 
 import dataclasses
@@ -53,15 +53,6 @@ def of_document(document: Document, fate: str, reason: str = "", measure: str = 
     return Fate(document.id, _plain(document.source), hashed, fate, reason, _plain(measure)[:_MEASURE])
 
 
-def of_kept(document: Document, measure: str = "") -> list[Fate]:
-    """The row of a document that was kept; for a repository as one document, those of the files in it too, which say where they are."""
-    rows = [of_document(document, KEPT, measure=measure)]
-    if document.modality == "code":
-        files = [member for member in document.metadata.get("members", ()) if not member.get("piece")]
-        rows += [Fate(file["id"], rows[0].source, None, KEPT, "", _plain(f"in {document.id} as {file['path']}")[:_MEASURE]) for file in files]
-    return rows
-
-
 def of_letter(letter: DeadLetter) -> Fate:
     """The row of a dead letter."""
     return Fate(letter.id, _plain(letter.source), None, DEAD, f"{letter.stage}.{letter.error}", _plain(letter.message)[:_MEASURE])
@@ -95,7 +86,7 @@ def file_name(shard: int, num_shards: int) -> str:
 
 
 def find(directory: str, *, id: str = "", url: str = "", source: str = "") -> Iterator[Fate]:
-    """The rows with this id, this URL or this source, in order of id; by id one shard is read if it is there, else all, a row group at a time.
+    """The rows with this id, this URL or this source, in order of id; by id one shard is read, else all, a row group at a time.
 
     A source is matched whole, or as its end after a slash (`a.warc.gz#offset=120`). Raises CorpusError where there is no table.
     """
@@ -103,18 +94,13 @@ def find(directory: str, *, id: str = "", url: str = "", source: str = "") -> It
 
     folder, names = storage.join(directory, FOLDER), _tables(directory)
     if id:
-        likely = hashing.shard_of(int(id[:16], 16), len(names))
-        names = [names[likely], *names[:likely], *names[likely + 1 :]]
+        names = [names[hashing.shard_of(int(id[:16], 16), len(names))]]
     column, wanted = ("id", bytes.fromhex(id)) if id else ("url", url_hash(url)) if url else ("source", source)
-    found = False
     for name in names:
-        if found and id:
-            return
         with storage.open_read(storage.join(folder, name)) as opened:
             file = pyarrow.parquet.ParquetFile(opened)
             for group in range(file.num_row_groups):
                 at = _places(file.read_row_group(group, columns=[column], use_threads=False).column(0), wanted)
-                found = found or bool(len(at))
                 if len(at):
                     yield from map(_fate, file.read_row_group(group, use_threads=False).take(at).to_pylist())
 
