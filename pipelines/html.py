@@ -64,7 +64,9 @@ class Extract:
         from resiliparse.extract import html2text
         from resiliparse.parse import html
 
-        del html2text, html
+        from pipelines import maintext
+
+        del html2text, html, maintext
         if self.extractor == "trafilatura":
             _trafilatura()
 

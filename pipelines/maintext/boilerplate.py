@@ -24,6 +24,8 @@ TAGS = {
 _LIMIT = {hints.COMMENTS: 0.8, hints.HIDDEN: 0.4, hints.BOILERPLATE: 0.4, hints.MINOR: 0.2}
 # On a short page, a few teasers hold more prose than the text does; below this much prose a part of a sure name may hold up to 0.8.
 _SMALL = 1000
+# And a part of a sure name with less than this goes, whatever the page has besides: a page may be nothing but its menu.
+_LITTLE = 100
 # What bears one class is judged together, too: every paragraph may be named alike.
 _SHARED_LIMIT = 0.6
 # If less than this share of the prose is left, the names did not mean what they say.
@@ -82,6 +84,7 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
             else:
                 limit = 0.8 if name == hints.BOILERPLATE and inside < _SMALL else _LIMIT[name]
                 dead = inside <= limit * everything and shared.get(node, 0) <= _SHARED_LIMIT * everything
+                dead = dead or name == hints.COMMENTS and inside < _LITTLE
                 dead = dead and (sure or not inside or heads[last] == heads[first])
             if dead:
                 result[first:last] = bytes(last - first)

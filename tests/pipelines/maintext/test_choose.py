@@ -87,6 +87,7 @@ def test_short_pages_are_judged_by_all_their_text():
 
 def test_pages_without_text():
     assert extract("") == extract("<frameset><frame src=x></frameset>") == extract("<body><nav><a href=/>Home</a></nav>") == ""
+    assert extract("<body><nav>Home</nav><footer>Imprint</footer>") == ""
 
 
 def test_whole_page():
