@@ -1,59 +1,58 @@
 """Blocks to text, as a model reads it.
 
 Paragraphs and headings stand apart by a blank line; <br> is a line end. List items are lines that begin with `- `, one list without blank
-lines. The cells of a table row stand in one line with ` | ` between them, one line a row, unless cells hold long text, as where a table
-makes the layout: then each is a paragraph. Terms and descriptions are lines. <pre> is kept as it is.
+lines. The cells of a table row stand in one line with ` | ` between them, one line a row; a cell of long text or of many blocks, as where a
+table makes the layout, is no datum, and its blocks are paragraphs. Terms and descriptions are lines. <pre> is kept as it is.
 """
 
 from collections.abc import Iterable
 
 from pipelines.maintext.stream import Page
 
-_LONG_CELL = 200  # characters; data is shorter, and a column of a layout longer
+_LONGEST_DATUM = 200  # characters; a column of a layout holds more
+_MOST_BLOCKS = 3  # of a datum
+_LEVELS = 4  # from a block's element up to its list item or table row
 
 
 def render(page: Page, chosen: Iterable[int]) -> str:
     """The text of the chosen blocks, in order."""
     parts = []
-    before, item_before, row_before = -1, -1, -1
+    tag_before, item_before, row_before, cell_before = "", -1, -1, -1
     for block in chosen:
-        text, node = page.text[block], page.node[block]
-        item, row = _around(page, node)
-        tag = page.tag[node]
-        if before < 0:
+        node = page.node[block]
+        tag, text = page.tag[node], page.text[block]
+        item, row, cell = _place(page, node)
+        if not parts:
             separator = ""
-        elif row >= 0 and row_before >= 0 and len(text) <= _LONG_CELL and len(page.text[before]) <= _LONG_CELL:
-            cell, cell_before = _cell(page, node), _cell(page, page.node[before])
+        elif row >= 0 and row_before >= 0:
             separator = " " if cell == cell_before else " | " if row == row_before else "\n"
-        elif item >= 0 and item_before >= 0 or tag in ("dd", "dt") and page.tag[page.node[before]] in ("dd", "dt"):
+        elif (item >= 0 and item_before >= 0) or (tag in ("dd", "dt") and tag_before in ("dd", "dt")):
             separator = "\n"
         else:
             separator = "\n\n"
-        if row >= 0 and "\n" in text:
-            text = text.replace("\n", " ")
         bullet = "- " if item >= 0 and item != item_before else ""
-        parts += (separator, bullet, text)
-        before, item_before, row_before = block, item, row
+        parts += (separator, bullet, text.replace("\n", " ") if row >= 0 else text)
+        tag_before, item_before, row_before, cell_before = tag, item, row, cell
     return "".join(parts)
 
 
-def _around(page: Page, node: int) -> tuple[int, int]:
-    """The list item and the table row that a block's node is (part of), -1 for none; a few levels up at most."""
-    for _ in range(4):
+def _place(page: Page, node: int) -> tuple[int, int, int]:
+    """The list item, and the table row and cell, that a block's element is (part of), -1 for none; nodes."""
+    cell = -1
+    for _ in range(_LEVELS):
         tag = page.tag[node]
         if tag == "li":
-            return node, -1
-        if tag == "tr":
-            return -1, node
+            return node, -1, -1
+        if tag == "td" or tag == "th":
+            cell = node
+        elif tag == "tr":
+            return (-1, node, cell) if cell >= 0 and _is_datum(page, cell) else (-1, -1, -1)
         node = page.parent[node]
         if node <= 0:
             break
-    return -1, -1
+    return -1, -1, -1
 
 
-def _cell(page: Page, node: int) -> int:
-    for _ in range(4):
-        if page.tag[node] in ("td", "th") or node <= 0:
-            break
-        node = page.parent[node]
-    return node
+def _is_datum(page: Page, cell: int) -> bool:
+    first, last = page.first[cell], page.last[cell]
+    return last - first <= _MOST_BLOCKS and sum(map(len, page.text[first:last])) <= _LONGEST_DATUM
