@@ -4,8 +4,8 @@
 
 ROOT holds web/ and image/ (real pages and pictures). Parts:
 
-curve       near copies at several rates of edits, exact Jaccard similarity of the sets of 5-grams beside whether they meet; the theory's 1 - (1 - s^r)^b;
-            the classic minima beside one-permutation hashing; recall at a similarity of 0.8, precision of all pairs that meet
+curve       near copies at several rates of edits, exact Jaccard similarity of the sets of 5-grams beside whether they meet; the theory's
+            1 - (1 - s^r)^b; the classic minima beside one-permutation hashing; recall at a similarity of 0.8, precision of all pairs that meet
 natural     the pairs of pages that web/near_duplicates.jsonl names
 signatures  CPU time of a signature, and of datatrove's MinhashDedupSignature on the same texts (its own interpreter, turns taken, medians)
 job         10,000 documents (and 2,500) through Beam's FnApiRunner: without deduplication, with each rule more
@@ -157,7 +157,8 @@ def signatures(texts: list[str], rule: MinHash, peer_python: str | None, turns: 
     if peer_python:
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
             json.dump(texts, file)
-        peer = subprocess.Popen([peer_python, "-c", PEER, file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        peer = subprocess.Popen([peer_python, "-c", PEER, file.name], text=True, **pipes)
         if peer.stdout.readline().strip() != "ready":
             sys.exit("the peer does not start")
         times["datatrove"] = []
@@ -184,7 +185,7 @@ def signatures(texts: list[str], rule: MinHash, peer_python: str | None, turns: 
 
 
 def job(texts: list[str], sizes: tuple[int, ...]) -> dict:
-    """Seconds of CPU of one process for a corpus of each size: near copies of the texts at the rates of edits, some of one address, some word for word."""
+    """Seconds of CPU for a corpus of each size: near copies of the texts at the rates of edits, some of one address, some word for word."""
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 

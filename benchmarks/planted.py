@@ -1,7 +1,8 @@
 """What benchmarks/deduplication.py works on: real texts and pictures, seeded edits of them, and what they are compared with.
 
-`edited` makes a near copy of a text, `bent` one of a picture. `one_permutation` is the other way to sign a text: one hash, bins, and optimal densification of
-empty ones (Shrivastava 2017, "Optimal Densification for Fast and Accurate Minwise Hashing"), to compare with the classic minima of pipelines/minhash.py.
+`edited` makes a near copy of a text, `bent` one of a picture. `one_permutation` is the other way to sign a text: one hash, bins, and optimal
+densification of empty ones (Shrivastava 2017, "Optimal Densification for Fast and Accurate Minwise Hashing"), to compare with the classic minima
+of pipelines/minhash.py.
 """
 
 import glob
@@ -58,7 +59,7 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def one_permutation(hashes: np.ndarray, count: int) -> np.ndarray:
-    """uint64 [n], n > 0 -> [count] uint64: the least hash in each of `count` bins; an empty bin takes another's, the same for all texts with it empty."""
+    """uint64 [n], n > 0 -> [count] uint64: the least hash in each of `count` bins; an empty bin takes another's, by hashes of its number."""
     mixed = mix64(hashes)
     bins = ((mixed >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
     order = np.argsort((bins << np.uint64(32)) | (mixed & np.uint64(0xFFFFFFFF)))

@@ -3,13 +3,14 @@
     removals = elements | Deduplicate((ByUrl(), ByText(), MinHash()))
     (elements, removals) | WriteCorpus(...)
 
-Rules are applied one after the other (pipelines/duplicates.py): what one removes takes no part in the next, so a removed document never takes another with it.
-Exact rules come first; a near rule ends the list. The rows are (id, kind, survivor, 0) for each document that goes, with the id of the one that stays in its
-place, and (id, kind, "", size) for the one that stays, with the size of the cluster. The sink drops the documents, counts them under `kind` in the funnel
-and writes the rows down beside the corpus. A survivor may fall to a later rule itself: then its own row leads on.
+Rules are applied one after the other (pipelines/duplicates.py): what one removes takes no part in the next, so a removed document never takes
+another with it. Exact rules come first; a near rule ends the list. The rows are (id, kind, survivor, 0) for each document that goes, with the id
+of the one that stays in its place, and (id, kind, "", size) for the one that stays, with the size of the cluster. The sink drops the documents,
+counts them under `kind` in the funnel and writes the rows down beside the corpus. A survivor may fall to a later rule itself: then its own row
+leads on.
 
-Only hashes and ids are shuffled: an exact rule moves 24 bytes a document and what the later rules have to know (MinHash: 250 bytes), a near rule 40 bytes for
-each key. No bucket is held in memory, however many documents it has.
+Only hashes and ids are shuffled: an exact rule moves 24 bytes a document and what the later rules have to know (MinHash: 250 bytes), a near rule
+40 bytes for each key. No bucket is held in memory, however many documents it has.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,15 +1,15 @@
 """MinHash signatures of texts, and the bands of them under which near duplicates meet. Pure functions; this file knows no Beam.
 
-The shingles of a text are its runs of five tokens (pipelines/view.py: case, accents and punctuation do not count), every number counting as 0, which is
-what FineWeb's text normalisation comes to. Each of bands x rows permutations of the shingles' hashes, h -> a * h + b modulo 2**32 with odd a, gives the
-smallest image it has (Broder 1997); two texts agree in any one of them with the probability of their Jaccard similarity s. A band is `rows` of them; two
-texts meet if they agree in a whole band: with probability 1 - (1 - s**rows)**bands.
+The shingles of a text are its runs of five tokens (pipelines/view.py: case, accents and punctuation do not count), every number counting as 0,
+which is what FineWeb's text normalisation comes to. Each of bands x rows permutations of the shingles' hashes, h -> a * h + b modulo 2**32 with
+odd a, gives the smallest image it has (Broder 1997); two texts agree in any one of them with the probability of their Jaccard similarity s. A
+band is `rows` of them; two texts meet if they agree in a whole band: with probability 1 - (1 - s**rows)**bands.
 
 FineWeb (Penedo et al. 2024, arXiv 2406.17557, section 3.4): 5-grams, 14 bands of 8 rows: texts meet with 92% at s = 0.8, 77% at 0.75, 5% at 0.5.
 The Stack (Kocetkov et al. 2022, arXiv 2211.15533, and bigcode's code): 5-grams, 256 permutations, s = 0.7: `optimal_bands(0.7, 256)`.
 
-Short texts: one of fewer than five tokens has a single shingle, all of them, and so is a duplicate of what has the same tokens. One without tokens,
-or with fewer than `min_tokens`, has no signature and no near duplicates.
+Short texts: one of fewer than five tokens has a single shingle, all of them, and so is a duplicate of what has the same tokens. One without
+tokens, or with fewer than `min_tokens`, has no signature and no near duplicates.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
 """C4's deduplication of lines, as its code does it: Raffel et al. 2020, arXiv 1910.10683, section 2.2; tensorflow_datasets, text/c4_utils.py.
 
-Two lines are the same if they are so in lower case, stripped. Of all pages that have a line, one keeps it: the one with the smallest id (ids are hashes;
-C4 takes the smallest hash of the address). Within a page the first occurrence counts. A page that lost a line must have three sentences left, else
-it is rejected. (The paper speaks of spans of three sentences; the code, of lines.)
+Two lines are the same if they are so in lower case, stripped. Of all pages that have a line, one keeps it: the one with the smallest id (ids are
+hashes; C4 takes the smallest hash of the address). Within a page the first occurrence counts. A page that lost a line must have three sentences
+left, else it is rejected. (The paper speaks of spans of three sentences; the code, of lines.)
 
-A line that a page owns goes with it if the page is then rejected, as in C4. Pages removed as duplicates own nothing. Finding the owners is a transform
-(`OwnLines`, pipelines/line_owners.py); here is what it asks and what the sink does to a page.
+A line that a page owns goes with it if the page is then rejected, as in C4. Pages removed as duplicates own nothing. Finding the owners is a
+transform (`OwnLines`, pipelines/line_owners.py); here is what it asks and what the sink does to a page.
 """
 
 import dataclasses

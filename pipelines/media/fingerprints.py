@@ -1,8 +1,9 @@
 """Perceptual hashes of pictures: 64 bits that stay nearly the same when a picture is compressed again, scaled or lightly retouched.
 
-The hash is the one known as pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2): brightness, averaged
-over 32 x 32 equal rectangles; its cosine transform (DCT-II); of that the 8 x 8 lowest frequencies, the constant one's row and column left out; a bit
-says whether a frequency lies above their median. Turned or mirrored pictures have another hash, and so has a picture cropped by more than a few percent.
+The hash is the one known as pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2): brightness,
+averaged over 32 x 32 equal rectangles; its cosine transform (DCT-II); of that the 8 x 8 lowest frequencies, the constant one's row and column
+left out; a bit says whether a frequency lies above their median. Turned or mirrored pictures have another hash, and so has a picture cropped by
+more than a few percent.
 
 All arithmetic is on integers, or on floats that hold integers exactly, so a hash is the same on every machine and can be kept in block lists.
 Golden vectors in tests/pipelines/media/test_fingerprints.py keep it so. This file knows no Beam and no file format.

@@ -1,8 +1,9 @@
 """Near duplicates of pictures: perceptual hashes (pipelines/media/fingerprints.py) that differ in few bits. Pure functions; this file knows no Beam.
 
-All pairs within the distance are found, none but those: the 64 bits are cut into `blocks`; where two hashes differ in at most d bits, at least blocks - d
-blocks are the same (Manku, Jain, Das Sarma 2007, "Detecting Near-Duplicates for Web Crawling", section 3), so that they meet under a key for each choice
-of blocks - d blocks; those that meet are compared. More blocks mean more keys and smaller buckets: 9 blocks at a distance of 6 are 84 keys of 21 bits.
+All pairs within the distance are found, none but those: the 64 bits are cut into `blocks`; where two hashes differ in at most d bits, at least
+blocks - d blocks are the same (Manku, Jain, Das Sarma 2007, "Detecting Near-Duplicates for Web Crawling", section 3), so that they meet under a
+key for each choice of blocks - d blocks; those that meet are compared. More blocks mean more keys and smaller buckets: 9 blocks at a distance of
+6 are 84 keys of 21 bits.
 
 The hash sees brightness alone: the same shape in red and in green is one picture to it. So this rule is not on by default.
 """
