@@ -126,10 +126,11 @@ class RepositorySource(FileSource):
 
     def _file(self, uri: str, key: str, repository: str, path: str, data: bytes, governing: licence_files.Governing) -> Element:
         facts = {"path": _plain(path), "repository": _plain(repository)}
-        if _VERSION_CONTROL.search(path):
-            return self.reject(uri, key, "code.not_source", **facts)
+        aside = _VERSION_CONTROL.search(path)
+        if aside:
+            return self.reject(uri, key, "code.not_source", aside.group().strip("/"), **facts)
         if not data.strip():
-            return self.reject(uri, key, "code.empty", **facts)
+            return self.reject(uri, key, "code.empty", f"{len(data)} bytes", **facts)
         decision = governing.of(path)
         return self.document(
             uri, key, data=data, licence=decision.expression, licences=list(decision.ids), licence_from=[_plain(p) for p in decision.files], **facts

@@ -41,15 +41,16 @@ class Parse:
     def __call__(self, document: Document) -> Element:
         data, path = document.bytes, document.metadata["path"]
         if _is_binary(data):
-            return Rejection(document, "code.binary")
+            return Rejection(document, "code.binary", _zero_bytes(data))
         try:
             text, encoding = decode(data)
         except BadInput:
             if b"\0" in data:
-                return Rejection(document, "code.binary")
+                return Rejection(document, "code.binary", _zero_bytes(data))
             raise
-        if len(_CONTROL.findall(text)) > _MAX_CONTROL * len(text):
-            return Rejection(document, "code.binary")
+        controls = len(_CONTROL.findall(text))
+        if controls > _MAX_CONTROL * len(text):
+            return Rejection(document, "code.binary", f"{controls} control characters")
         language = language_of(path, text)
         if language is None or (language == _PLAIN and not self.plain_text):
             return Rejection(document, "code.unknown_language", path.rpartition("/")[2][:100])
@@ -57,7 +58,7 @@ class Parse:
         if language == "jupyter":
             text, facts["notebook_language"] = self.notebooks.script(text)
             if not text:
-                return Rejection(document, "code.empty")
+                return Rejection(document, "code.empty", "no cell holds anything")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         return document.replace(text=text, bytes=None).with_metadata(**facts)
 
@@ -116,6 +117,10 @@ def _by_pygments(path: str) -> str | None:
         return get_lexer_for_filename(path.rpartition("/")[2]).aliases[0]
     except (ClassNotFound, IndexError):
         return None
+
+
+def _zero_bytes(data: bytes) -> str:
+    return f"{data.count(0)} zero bytes"
 
 
 def _is_binary(data: bytes) -> bool:

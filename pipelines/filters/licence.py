@@ -33,7 +33,7 @@ class Filter:
         facts = document.metadata
         expression = facts.get("licence", " AND ".join(facts.get("licences", ())))
         if not expression:
-            return Reason("licence.none")
+            return Reason("licence.none", "no file says")
         if licences.allows(expression, frozenset(self.permissive)):
             return None
         path = facts.get("path", "")

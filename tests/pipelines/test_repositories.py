@@ -263,7 +263,8 @@ def test_encodings_and_binaries():
     assert decode("# -*- coding: cp1251 -*-\n# привет мир\n".encode("cp1251")) == ("# -*- coding: cp1251 -*-\n# привет мир\n", "cp1251")
     assert parse("a.py", b"a\r\nb\rc\n").text == "a\nb\nc\n"
     assert parse("a.py", b"\x00\x01\x02\x03\x04 binary").reason == "code.binary" == parse("a.py", b"abc" * 5000 + b"\0").reason
-    assert parse("a.py", b"\x01\x02\x03\x04").reason == "code.binary"
+    assert parse("a.py", b"\x01\x02\x03\x04").reason == "code.binary" and parse("a.py", b"\x01\x02\x03\x04").measure == "4 control characters"
+    assert parse("a.py", b"\x00\x01\x02\x03\x04 binary").measure == "1 zero bytes"
     assert parse("a.unheardof", b"text").reason == "code.unknown_language"
     with pytest.raises(BadInput, match="charset"):
         parse("a.py", bytes(range(128, 256)) * 9)
