@@ -33,7 +33,8 @@ _BLOCK_TOKENS, _OVERLAP_TOKENS = 1 << 16, 1 << 10  # of a document at a time, so
 class Seeds:
     """How candidates are found. Lengths are in words, see SCALES.
 
-    length: of a seed. Two of four words are left of nearly every question of which three words in ten were replaced (docs/decontamination.md).
+    length: of a seed. Three stand where every fourth word is replaced, and of 45 words with three of ten replaced at random five
+      seeds or so are whole; runs of two would take most of a language's phrases for candidates.
     evidence: length of the runs by which tokens are judged common (8, the least that GPT-3 used: Brown et al. 2020, arXiv 2005.14165, C).
     max_items: seeds and runs in more items of one file are phrases of the file, such as instructions, and no evidence.
     background: Parquet corpora or text files with ordinary documents; runs in more than `max_documents` of them are common phrases and no

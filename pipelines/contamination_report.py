@@ -41,7 +41,8 @@ class Findings:
             mine = self._of(match["file"])
             mine["longest"] = max(mine["longest"], match["span"])
             mine["passages"].append({**match, "document": document.id, "source": _plain(document.source), "passage": _plain(match["passage"])})
-        self._bound()
+            if len(mine["passages"]) > 8 * PASSAGES:
+                mine["passages"] = _most_telling(mine["passages"])
 
     def merge(self, other: Mapping[str, Any]) -> None:
         """Adds what `to_json` of another one says."""
@@ -51,18 +52,13 @@ class Findings:
                 mine[name] += theirs[name]
             mine["items"] = to_ranges({*of_ranges(mine["items"]), *of_ranges(theirs["items"])})
             mine["longest"] = max(mine["longest"], theirs["longest"])
-            mine["passages"] += theirs["passages"]
-        self._bound()
+            mine["passages"] = _most_telling(mine["passages"] + theirs["passages"])
 
     def to_json(self) -> dict[str, Any]:
-        return dict(sorted(self.files.items()))
+        return {file: {**found, "passages": _most_telling(found["passages"])} for file, found in sorted(self.files.items())}
 
     def _of(self, file: str) -> dict[str, Any]:
         return self.files.setdefault(file, _empty())
-
-    def _bound(self) -> None:
-        for mine in self.files.values():
-            mine["passages"] = sorted(mine["passages"], key=_strongest)[:PASSAGES]
 
 
 def write(staging: str, name: str, part: Any, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
@@ -127,6 +123,10 @@ def _totals(part: Any) -> dict[str, dict[str, Any]] | None:
     if hasattr(part, "benchmark_totals"):
         return part.benchmark_totals()
     return _totals([getattr(part, field.name) for field in dataclasses.fields(part)])
+
+
+def _most_telling(passages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(passages, key=_strongest)[:PASSAGES]
 
 
 def _strongest(match: Mapping[str, Any]) -> tuple:

@@ -40,12 +40,22 @@ def rule_of(config: Any, reason: str) -> tuple[str, dict[str, Any]] | None:
     if isinstance(config, Mapping):
         kind = str(config.get("class", ""))
         if kind and _name_of(kind) == reason.rpartition(".")[0]:
-            settings = {key: value for key, value in config.items() if key != "class" and not isinstance(value, Mapping) and len(str(value)) < 200}
-            return kind, settings
+            return kind, _settings(config)
         config = list(config.values())
     if isinstance(config, list):
         return next((found for item in config if (found := rule_of(item, reason)) is not None), None)
     return None
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Numbers, texts and short lists of a part of a configuration, those of its own parts as `part.setting`."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and "class" in value:
+            settings |= _settings(value, f"{prefix}{key}.")
+        elif key != "class" and not isinstance(value, Mapping) and len(str(value)) < 200:
+            settings[prefix + key] = value
+    return settings
 
 
 def _name_of(kind: str) -> str:
