@@ -11,6 +11,7 @@ import pytest
 from engine_jobs import TOKENIZE, VOCABULARY, WEB, digests, make, prepare, say
 
 import tasks
+from launch.command import main
 from launch.demo_corpus import _write_web
 from launch.engines.gcs import FakeGcs
 from pipelines import corpus, job, sources
@@ -169,6 +170,18 @@ def test_jobs_from_a_bucket_into_a_bucket_write_what_they_write_on_disk(made, bu
     storage.write_bytes_atomic(f"{bucket}/crawl/pages-00000.warc.gz", storage.read_bytes(f"{bucket}/crawl/pages-00000.warc.gz"))
     storage_gcs._looks.clear()
     assert not job.up_to_date(made[0])  # another generation
+
+
+def test_dataflows_submission_from_the_command(made, bucket, capsys):
+    """The web job's, its inputs listed in the bucket: validated, shown, not sent, and nothing is written."""
+    before = sorted(storage.walk(bucket))
+    macros = [f"--gin.INPUT_ROOT='{bucket}/crawl'", f"--gin.OUTPUT='{bucket}/elsewhere'", "--gin.INPUTS=['*.warc.gz']"]
+    given = ["--project=a-project", "--region=europe-west4", f"--temp_location={bucket}/tmp", "--sdk_container_image=example/castor:1"]
+    assert main(["launch", "dataflow", "web", *macros, *given, "--num_workers=4"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("--num_workers=4", "workers: example/castor:1; staged: ", "  extract: ", "  write: ", "valid; nothing was sent"):
+        assert part in shown
+    assert sorted(storage.walk(bucket)) == before
 
 
 def test_batches_out_of_a_bucket(made, bucket, tmp_path):
