@@ -70,7 +70,7 @@ class Flink:
         with workspace("flink") as folder, running(folder) as start:
             rpc, blob, rest = free_ports(3)
             self._configure(folder, rpc, blob, rest)
-            jars = packages.flink()
+            jars = [*packages.flink(), *packages.flink_job_server()]  # Beam keeps a harness between stages only if Flink's own loader has it
             heap = f"-Djobmanager.memory.heap.size={self.job_manager_mb}m"
             manager = start("job-manager", [*self._jvm(folder, self.job_manager_mb, jars), _CLUSTER, "--configDir", folder, heap])
             manager.wait_for(_Answers(rest), self.start_seconds)
