@@ -202,6 +202,7 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     """
     options, runner = beam_options(beam_args)
     job.config()  # what a manifest cannot carry is told now, not after a day's work
+    _refuse_own_input(job)
     import apache_beam as beam
 
     lists.forget()
@@ -218,6 +219,22 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     if not quiet:
         _report(job, manifest, time.monotonic() - started)
     return manifest
+
+
+_READ_FIELDS = ("input_root", "replay_of", "corpus", "corpora", "vocabulary", "reference", "sample")
+
+
+def _refuse_own_input(job: BaseJob) -> None:
+    """Raises ConfigurationError if the job would put its output where what it reads is: committing replaces what is there."""
+    output = _place_of(job.output)
+    for name in _READ_FIELDS:
+        read = getattr(job, name, None) or ()
+        if output in map(_place_of, [read] if isinstance(read, (str, os.PathLike)) else read):
+            raise ConfigurationError(f"OUTPUT {job.output} is what the job reads ({name}): it would be replaced.", "Choose another OUTPUT.")
+
+
+def _place_of(path: str) -> str:
+    return storage.normal(path) if storage.is_remote(path) else os.path.realpath(path)
 
 
 def wait(start: Callable[[], Any]) -> None:

@@ -217,6 +217,15 @@ def test_replay_reads_the_dead_letters_alone(tmp_path, lines, monkeypatch):
         job.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "third")), quiet=True)
 
 
+def test_output_never_replaces_what_is_read(lines, done):
+    made, output = files_of(done[1]), str(done[1])
+    with pytest.raises(ConfigurationError, match="replay_of"):
+        job.run(make(lines, f"{output}/.", replay_of=output), quiet=True)
+    with pytest.raises(ConfigurationError, match="input_root"):
+        job.run(make(lines, lines), quiet=True)
+    assert files_of(done[1]) == made
+
+
 def test_card_is_one_page_with_everything_and_nothing_alive(tmp_path):
     root = tmp_path / "in"
     root.mkdir()
