@@ -15,7 +15,7 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def wait_for_lines(path, count, child, timeout_s=60):
+def wait_for_lines(path, count, child, timeout_s=300):
     deadline = time.monotonic() + timeout_s
     while not path.exists() or path.read_text().count("\n") < count:
         assert child.poll() is None, child.communicate()
