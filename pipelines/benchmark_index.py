@@ -26,6 +26,7 @@ SCALES = (1.0, 1.6, 4.0)
 
 _FILTER_BITS = 24
 _PIECE_TOKENS = 512
+_SEEDS_A_SEED, _MOST_NEEDED = 14, 10  # a candidate needs one of so many of its seeds; a run of 13 has 11, a span of 25 with five strangers 10
 _BLOCK_TOKENS, _OVERLAP_TOKENS = 1 << 16, 1 << 10  # of a document at a time, so that memory is bounded; a piece fits the overlap
 
 
@@ -70,9 +71,12 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """Seeds of one class of script: sorted hashes; of hash i, the places `places[offsets[i]:offsets[i + 1]]`, first tokens in the index."""
+    """Seeds of one class of script. `needed`: of each entry, how many of its seeds make it a candidate. Sorted hashes; of hash i, the places
+    `places[offsets[i]:offsets[i + 1]]`, first tokens in the index.
+    """
 
     length: int
+    needed: np.ndarray
     filter: np.ndarray
     hashes: np.ndarray
     offsets: np.ndarray
@@ -120,7 +124,7 @@ class Index:
         self._tables = [self._table(script, scale) for script, scale in enumerate(SCALES)]
 
     def candidates(self, seen: TextView, min_seeds: int = 2) -> Iterator[Candidate]:
-        """Passages of which at least `min_seeds` seeds stand in the document near one another and in their order; most seeds first."""
+        """Passages of which `min_seeds` seeds, more of long ones, stand in the document near one another and in their order; most seeds first."""
         found = [
             self._candidates(table, runs[at : at + _BLOCK_TOKENS], at, min_seeds)
             for table in self._tables
@@ -172,9 +176,11 @@ class Index:
         first = np.flatnonzero(new)
         last = np.append(first[1:], len(new)) - 1
         seeds = last - first + 1
-        enough = np.flatnonzero(seeds >= min_seeds)
+        needed = np.maximum(table.needed[entries[first]], min_seeds)
+        enough = np.flatnonzero(seeds >= needed)
         distinct = np.array([len(np.unique(places[first[i] : last[i] + 1])) for i in enough], np.int64)
-        enough, distinct = enough[distinct >= min_seeds], distinct[distinct >= min_seeds]
+        sure = distinct >= needed[enough]
+        enough, distinct = enough[sure], distinct[sure]
         first, last = first[enough], last[enough]
         return entries[first], begins[first], slack[first] + begins[last] - begins[first], distinct
 
@@ -186,6 +192,7 @@ class Index:
         places, hashes, entries = self._runs(mine, length)
         common = self._common(hashes, entries)
         hashes, places = hashes[~common], places[~common]
+        needed = np.minimum(np.bincount(entries[~common], minlength=len(self.entries)) // _SEEDS_A_SEED, _MOST_NEEDED)
         by_seed = _covered(len(self.tokens), places, length)
         evidence = round(self.seeds.evidence * scale)
         runs_at, runs, runs_of = self._runs(mine, evidence)
@@ -194,7 +201,7 @@ class Index:
         self.informative |= by_seed & (_covered(len(self.tokens), runs_at[~common], evidence) | short)
         order = np.argsort(hashes, kind="stable")
         unique, offsets = np.unique(hashes[order], return_index=True)
-        return _Table(length, _filter_of(unique), unique, np.append(offsets, len(hashes)), places[order])
+        return _Table(length, needed, _filter_of(unique), unique, np.append(offsets, len(hashes)), places[order])
 
     def _runs(self, entries: list[int], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(first tokens, hashes, entries) of all runs of n tokens inside of entries."""
