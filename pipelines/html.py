@@ -27,6 +27,7 @@ _SPACES = re.compile(r"[ \t\xa0]+\n")
 _NEWLINES = re.compile(r"\n{3,}")
 _TAG = re.compile("<[a-zA-Z]")
 _RAW_TEXT = re.compile(r"<(script|style|textarea|title)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_QUOTED = re.compile(r"""=\s*+(?:"[^"]*+"?|'[^']*+'?)""")  # a value may hold as many blanks as it likes
 # A name, a blank and nothing else: the shortest attribute takes two characters.
 _SHORTEST_ATTRIBUTE = 2
 
@@ -109,7 +110,7 @@ def has_tag_of_attributes(page: str, limit: int) -> bool:
         return False
     for piece in _RAW_TEXT.sub(">", page).split(">"):
         tag = _TAG.search(piece)
-        if tag and len(piece[tag.start() :].split()) > limit + 1:
+        if tag and len(piece) > _SHORTEST_ATTRIBUTE * limit and len(_QUOTED.sub("= ", piece[tag.start() :]).split()) > limit + 1:
             return True
     return False
 

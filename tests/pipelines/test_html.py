@@ -69,6 +69,8 @@ def test_trafilatura_is_an_extra():
         ("<script>" + "if (a<b) c " * 200 + "</script><p>x", False),
         ("<script>" + "if (a<b) c " * 200, False),
         (f"<img src='data:{'A' * 2000}'>", False),
+        ("<div data-props = '" + '{ "a": 1 } ' * 200 + "'>x", False),
+        ('<div class="' + "a " * 200 + '" ' + "a='' " * 200 + ">x", True),
     ],
 )
 def test_tags_of_too_many_attributes(html, many):
