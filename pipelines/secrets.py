@@ -9,7 +9,8 @@ Three ways to know one, each behind a cheap look for what it cannot do without:
 formats       tokens that say by a prefix what they are (the public formats that GitHub, detect-secrets and the issuers document): one expression
               finds all prefixes, and only where it does is the token's own expression tried
 blocks        private keys between their BEGIN and END lines: the characters of the key go, its line ends, quotes and escapes stay
-assignments   a name such as `api_key` or `password` with a quoted value that looks drawn at random: long, of mixed characters, of high entropy
+assignments   a name such as `api_key` or `password` with a value that looks drawn at random: long, of mixed characters, of high entropy; quoted, or
+              alone on its line (.env, YAML), or between the semicolons of a connection string; and what stands behind `Bearer`
 
 A placeholder, `REDACTED_GITHUB_TOKEN`, is an identifier: it stands in a string, a YAML value, a URL or an unquoted shell variable without breaking
 it. Values that only show where a secret goes (`changeme`, `<token>`, `${TOKEN}`, `user:password@host`) stay. E-mail and IP addresses are
@@ -70,6 +71,10 @@ _QUOTED = re.compile(r"""[:=]>?[ \t]*+(?:[rbuRBU]|new )?(["'`])([^\s"'`\\<>{}()$
 _BARE = re.compile(
     r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9+/_=~-]{16,200}+)[ \t]*+$"
 )
+_BARE_PASSWORD = re.compile(r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9!@#%^&*?+/_=~-]{8,64}+)[ \t]*+$")
+_CONNECTION = re.compile(r"(?i);[ ]?(password|pwd)[ ]?=[ ]?([^;\"'`\s<>{}()$%,\\]{8,128}+)(?=[;\"'`])")
+_BEARER = re.compile(r"\bBearer ([A-Za-z0-9._~+/-]{20,500}+=*)")
+_SIGNS = frozenset("!@#%^&*?")  # what no name holds: of a bare value one of them is asked for
 _NAME = re.compile(r"""["'`\])]*[ \t]*$""")
 _PASSWORD_NAME = re.compile(r"(?i)(?:pass(?:word|wd|phrase|code)?|pwd|passwort)(?:[_-]?\d)?$")
 _SECRET_NAME = re.compile(
@@ -241,6 +246,15 @@ def _assignments(text: str, min_length: int, min_entropy: float) -> list[Span]:
         kind = _kind_of(found.group(1), found.group(2), min_length, min_entropy)
         if kind and kind != "password":
             spans.append(Span(*found.span(2), kind))
+    for expression in (_BARE_PASSWORD, _CONNECTION):
+        for found in expression.finditer(text):
+            if expression is _BARE_PASSWORD and _SIGNS.isdisjoint(found.group(2)):
+                continue
+            if _kind_of(found.group(1), found.group(2), min_length, min_entropy) == "password":
+                spans.append(Span(*found.span(2), "password"))
+    for found in _BEARER.finditer(text):
+        if _kind_of("token", found.group(1), min_length, min_entropy):
+            spans.append(Span(*found.span(1), "secret"))
     return spans
 
 
