@@ -9,11 +9,13 @@ import dataclasses
 import difflib
 import pathlib
 import re
+import sys
 from collections.abc import Sequence
 
 import gin
 
 from tasks.errors import ConfigurationError
+from tasks.fingerprint import ROOMS
 
 _INCLUDE = re.compile(r"""^\s*include\s+['"]([^'"]+)['"]""", re.MULTILINE)
 _MACRO_USE = re.compile(r"%([A-Za-z_][\w.]*)")
@@ -170,13 +172,32 @@ def _first_line(error: Exception) -> str:
 def _hint(error: Exception) -> str:
     text = str(error)
     if "No configurable matching" in text:
-        wanted = re.search(r"matching '([^']+)'", text)
-        known = sorted(name for name, _ in gin.config._REGISTRY.items())
-        names = {name.rsplit(".", 1)[-1]: name for name in known}
-        close = difflib.get_close_matches(wanted.group(1).rsplit(".", 1)[-1], list(names), n=2) if wanted else []
-        return f"Did you mean {' or '.join(names[c] for c in close)}?" if close else "Check the name before the parameter."
+        wanted = re.search(r"matching (?:reference )?'@?(?:[^'/]*/)?([^'()]+)", text)
+        name = wanted.group(1) if wanted else ""
+        homes = _modules_named(name.split(".")[0]) if "." in name else []
+        if homes:
+            return f"Import it in a gin file: `import {homes[0]}`; or name the gin file that does."
+        return _close_to(name)
     if "doesn't have a parameter" in text or "No parameter" in text or "has no parameter" in text:
         return "Check the parameter's name; the command's --help lists the gin files that show it."
     if isinstance(error, SyntaxError):
         return "Strings need quotes: --gin.NAME='\"text\"'."
     return ""
+
+
+def _modules_named(name: str) -> list[str]:
+    """Modules of Castor of this name that are there to be imported: gin knows only what has been."""
+    home = pathlib.Path(__file__).resolve().parent.parent
+    found = [path.relative_to(home).with_suffix("") for room in ROOMS for path in sorted((home / room).rglob(f"{name}.py"))] if name.isidentifier() else []
+    return [module for path in found if (module := ".".join(path.parts)) not in sys.modules]
+
+
+def _close_to(name: str) -> str:
+    known = sorted(known for known, _ in gin.config._REGISTRY.items())
+    if "." in name:
+        names = {".".join(k.rsplit(".", 2)[-2:]): k for k in known}
+        close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.75)
+    else:
+        names = {k.rsplit(".", 1)[-1]: k for k in known}
+        close = difflib.get_close_matches(name, list(names), n=2)
+    return f"Did you mean {' or '.join(names[c] for c in close)}?" if close else "Check the name before the parameter."

@@ -1,6 +1,7 @@
 """Gin flags, files and complaints."""
 
 import dataclasses
+import sys
 
 import gin
 import pytest
@@ -66,3 +67,9 @@ def test_an_error_in_a_file_names_file_and_line(folder):
     (folder / "bad.gin").write_text("SIZE = 3\ntest_configuration.Thing.sise = 3\n")
     with pytest.raises(ConfigurationError, match=r"bad\.gin"):
         configuration.parse(Flags(("bad.gin",), (), (str(folder),)))
+
+
+def test_a_name_that_nothing_imported_says_what_to_import(folder, monkeypatch):
+    monkeypatch.delitem(sys.modules, "pipelines.filters.datacomp_basic", raising=False)
+    with pytest.raises(ConfigurationError, match=r"`import pipelines\.filters\.datacomp_basic`"):
+        configuration.parse(Flags((), ("test_configuration.Thing.name = @datacomp_basic.Nothing()",), (str(folder),)))
