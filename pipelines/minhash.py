@@ -50,7 +50,7 @@ class MinHash:
     min_tokens: int = 1
     seed: int = 0
     keep: duplicates.Order = duplicates.Longest()
-    rounds: int = 8
+    rounds: int = 10
 
     kind: ClassVar[str] = "near"
     binding: ClassVar[str] = "minhash.MinHash"
