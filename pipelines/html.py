@@ -106,11 +106,18 @@ class Extract:
 
 def has_tag_of_attributes(page: str, limit: int) -> bool:
     """True if a tag may have more than `limit` attributes; linear in the page, and nearly free if no tag is long enough for that."""
-    if max(map(len, page.split(">"))) <= _SHORTEST_ATTRIBUTE * limit:
+    return _has_tag_of_attributes(page, limit) and _has_tag_of_attributes(_RAW_TEXT.sub(">", page), limit)  # scripts are no tags, and slow to find
+
+
+def _has_tag_of_attributes(page: str, limit: int) -> bool:
+    pieces = page.split(">")
+    if max(map(len, pieces)) <= _SHORTEST_ATTRIBUTE * limit:
         return False
-    for piece in _RAW_TEXT.sub(">", page).split(">"):
-        tag = _TAG.search(piece)
-        if tag and len(piece) > _SHORTEST_ATTRIBUTE * limit and len(_QUOTED.sub("= ", piece[tag.start() :]).split()) > limit + 1:
+    for piece in pieces:
+        if len(piece) <= _SHORTEST_ATTRIBUTE * limit or not (tag := _TAG.search(piece)):
+            continue
+        attributes = piece[tag.start() :]
+        if len(attributes.split()) + attributes.count("=") > limit and len(_QUOTED.sub("= ", attributes).split()) > limit + 1:
             return True
     return False
 
