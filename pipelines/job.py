@@ -18,22 +18,18 @@ how its staged output is committed (`finish`). A job is a frozen dataclass: its 
 enough to build it again.
 """
 
-import contextlib
 import dataclasses
 import importlib
-import logging
 import os
-import re
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pipelines import card, card_facts, contamination_report, corpus, duplicates_table, lists
-from pipelines.funnel import Funnel, table
-from tasks import errors, fingerprint, storage
-from tasks.errors import CastorError, ConfigurationError, CorpusError
+from pipelines import card, card_facts, contamination_report, corpus, duplicates_table, lists, running
+from pipelines.funnel import Funnel
+from tasks import fingerprint, storage
+from tasks.errors import ConfigurationError, CorpusError
 
 STAGING = ".staging-"
 
@@ -211,13 +207,13 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     try:
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline, staging)
-        with _shown(job.name, quiet), _without_noise():
-            wait(pipeline.run)
+        with running.shown(job.name, quiet), running.without_noise():
+            running.wait(pipeline.run)
         manifest = job.finish(staging)
     finally:
         storage.remove_tree(staging)
     if not quiet:
-        _report(job, manifest, time.monotonic() - started)
+        running.report(job.name, manifest["funnel"], [*job.report(manifest), job.output], time.monotonic() - started)
     return manifest
 
 
@@ -235,27 +231,6 @@ def _refuse_own_input(job: BaseJob) -> None:
 
 def _place_of(path: str) -> str:
     return storage.normal(path) if storage.is_remote(path) else os.path.realpath(path)
-
-
-def wait(start: Callable[[], Any]) -> None:
-    """Starts a pipeline and returns when it is done. Raises what stopped it, as the CastorError it began as if it was one, or CorpusError for a
-    pipeline that ended in any other state; an interrupt cancels it.
-    """
-    result = None
-    try:
-        result = start()
-        state = result.wait_until_finish()
-    except KeyboardInterrupt:
-        if result is not None:
-            with contextlib.suppress(Exception):
-                result.cancel()
-        raise
-    except Exception as error:
-        if _interrupted(error):
-            raise KeyboardInterrupt from error
-        raise (_castor_error(error) or error) from error
-    if state != "DONE":
-        raise CorpusError(f"the pipeline ended in state {state}, not DONE; nothing was committed.", "Look at the runner's log, then run the job again.")
 
 
 def new_staging(output: str) -> str:
@@ -358,94 +333,3 @@ def _plain(text: str) -> str:
 
 def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
     return -item[1], item[0]
-
-
-_RAISED = re.compile(r"tasks\.errors\.(\w+): (.*)")
-
-
-def _interrupted(error: BaseException) -> bool:
-    """True if Ctrl-C is what ended the pipeline: Beam makes an error of it, in whose text alone it can be told."""
-    return str(error).startswith("KeyboardInterrupt [while running")
-
-
-def _castor_error(error: BaseException) -> CastorError | None:
-    """The CastorError inside what a runner raised: in the chain of causes, or, after another process, in the text of the trace."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, CastorError):
-            return type(cause)(_without_step(cause.what), cause.remedy)
-        cause = cause.__cause__ or cause.__context__
-    match = _RAISED.search(str(error))
-    if match is None:
-        return None
-    kind = getattr(errors, match.group(1), CastorError)
-    return kind(_without_step(match.group(2)))
-
-
-def _without_step(text: str) -> str:
-    return re.sub(r" \[while running '.*", "", text)
-
-
-class _Noise(logging.Filter):
-    """Drops what the command says better: the traces of errors meant for the user, and Beam's notice about schema registries."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], CastorError):
-            return False
-        text = record.getMessage()
-        return _RAISED.search(text) is None and "No semi_persistent_directory found" not in text
-
-
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    names = ("common", "worker.sdk_worker", "portability.local_job_service")
-    loggers = [logging.getLogger(), *(logging.getLogger(f"apache_beam.runners.{name}") for name in names)]  # a remote runner's words come by the root
-    noise = _Noise()
-    for logger in loggers:
-        logger.addFilter(noise)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(noise)
-
-
-@contextlib.contextmanager
-def _shown(name: str, quiet: bool) -> Iterator[None]:
-    """Shows elapsed time, and counts where the runner works in this process: a live line on a terminal, elsewhere a line every minute."""
-    if quiet:
-        yield
-        return
-    from rich.console import Console
-
-    from pipelines.stages import progress
-
-    console, done, started = Console(stderr=True), threading.Event(), time.monotonic()
-    progress.clear()
-
-    def line() -> str:
-        counts = f", {progress['read']:,} records read" if progress["read"] else ""
-        return f"{name}: {time.monotonic() - started:.0f} s{counts}"
-
-    def watch(status) -> None:
-        period = 0.5 if status is not None else 60.0
-        while not done.wait(period):
-            status.update(line()) if status is not None else console.print(line())
-
-    with console.status(line()) if console.is_terminal else contextlib.nullcontext() as status:
-        thread = threading.Thread(target=watch, args=(status,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-
-def _report(job: BaseJob, manifest: Mapping[str, Any], seconds: float) -> None:
-    from rich.console import Console
-
-    console = Console()
-    console.print(table(Funnel.from_json(manifest["funnel"]), f"{job.name}: {seconds:.1f} s"))
-    for line in (*job.report(manifest), job.output):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
