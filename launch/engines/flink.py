@@ -35,6 +35,7 @@ _CLUSTER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoi
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _FRAMEWORK_HEAP_MB = 128
+_FRAMEWORK_DIRECT_MB = 128
 _SHUFFLE_BUFFERS = 64  # of 32 KiB, for each shuffle that a task writes. Flink's 512 are for wide shuffles; a job here may have twenty narrow ones
 
 
@@ -44,7 +45,8 @@ class Flink:
     """A cluster for one machine. Memory in MiB.
 
     task_managers, slots: processes, and tasks that run at a time in each; their product is the parallelism of a job.
-    heap_mb, managed_mb, network_mb: of a task manager: for tasks, for sorting, for what moves between tasks.
+    heap_mb, managed_mb, network_mb, direct_mb: of a task manager: for tasks, for sorting, for what moves between tasks, and for what passes between
+        it and its Python processes.
     job_manager_mb, job_server_mb: heaps of the other two.
     keep_harness_seconds: how long a Python process waits for the next stage; starting one takes a few seconds of CPU.
     start_seconds: how long each process may take to answer.
@@ -55,6 +57,7 @@ class Flink:
     heap_mb: int = 768
     managed_mb: int = 256
     network_mb: int = 512
+    direct_mb: int = 1024
     job_manager_mb: int = 512
     job_server_mb: int = 512
     keep_harness_seconds: float = 60.0
@@ -74,7 +77,8 @@ class Flink:
             heap = f"-Djobmanager.memory.heap.size={self.job_manager_mb}m"
             manager = start("job-manager", [*self._jvm(folder, self.job_manager_mb, jars), _CLUSTER, "--configDir", folder, heap])
             manager.wait_for(_Answers(rest), self.start_seconds)
-            command = [*self._jvm(folder, self.heap_mb + _FRAMEWORK_HEAP_MB, jars), _TASK_MANAGER, "--configDir", folder]
+            direct = self.network_mb + self.direct_mb + _FRAMEWORK_DIRECT_MB
+            command = [*self._jvm(folder, self.heap_mb + _FRAMEWORK_HEAP_MB, jars, direct), _TASK_MANAGER, "--configDir", folder]
             workers = [start(f"task-manager-{i}", command) for i in range(self.task_managers)]
             with self._job_server(start, folder, f"localhost:{rest}") as options:
                 for worker in workers:
@@ -107,12 +111,16 @@ class Flink:
         server.wait_for(lambda: listens(job), self.start_seconds)
         yield "--runner=PortableRunner", f"--job_endpoint=localhost:{job}", f"--artifact_endpoint=localhost:{artifact}"
 
-    def _jvm(self, folder: pathlib.Path, megabytes: int, jars: list[pathlib.Path]) -> list[str]:
-        """A Java command up to its class. The quick compiler: a job of minutes never pays back the other's work."""
+    def _jvm(self, folder: pathlib.Path, megabytes: int, jars: list[pathlib.Path], direct: int = 0) -> list[str]:
+        """A Java command up to its class, with so much memory on the heap and beside it (0: as much again).
+
+        The quick compiler: a job of minutes never pays back the other's work.
+        """
         opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
         logging = f"-Dlog4j.configurationFile={folder / 'log4j.properties'}"
         path = ":".join(str(jar) for jar in jars)
-        return [packages.java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Xmx{megabytes}m", logging, *opened, "-cp", path]
+        memory = [f"-Xmx{megabytes}m", f"-XX:MaxDirectMemorySize={direct or megabytes}m"]
+        return [packages.java(), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *memory, logging, *opened, "-cp", path]
 
     def _configure(self, folder: pathlib.Path, rpc: int, blob: int, rest: int) -> None:
         settings = {
@@ -128,9 +136,9 @@ class Flink:
             "taskmanager.numberOfTaskSlots": self.slots,
             "taskmanager.cpu.cores": self.slots,
             "taskmanager.memory.framework.heap.size": f"{_FRAMEWORK_HEAP_MB}m",
-            "taskmanager.memory.framework.off-heap.size": "128m",
+            "taskmanager.memory.framework.off-heap.size": f"{_FRAMEWORK_DIRECT_MB}m",
             "taskmanager.memory.task.heap.size": f"{self.heap_mb}m",
-            "taskmanager.memory.task.off-heap.size": "128m",
+            "taskmanager.memory.task.off-heap.size": f"{self.direct_mb}m",
             "taskmanager.memory.managed.size": f"{self.managed_mb}m",
             "taskmanager.memory.network.min": f"{self.network_mb}m",
             "taskmanager.memory.network.max": f"{self.network_mb}m",
