@@ -195,7 +195,8 @@ def test_stopped_anywhere_it_shows_nothing_and_goes_on(caches, tmp_path, monkeyp
 def test_killed_it_goes_on(tmp_path, how):
     directory = make_cache(tmp_path / "cache", make_records(400), num_shards=40, splits=("train",))
     program = (
-        "import sys, time; from tasks import export; write = export._write_parquet; left = [None] * 5\n"
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        "from tasks import export; write = export._write_parquet; left = [None] * 5\n"
         "def slow(*a): print('shard', flush=True); left.pop() if left else time.sleep(600); write(*a)\n"
         "export._write_parquet = slow\n"
         "export.export(sys.argv[1], sys.argv[2], 'parquet')"
