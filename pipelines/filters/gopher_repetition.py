@@ -75,6 +75,9 @@ class Filter:
                 share = covered(lengths, n, again)
                 if share > duplicate[n][1]:
                     return Reason(f"gopher_repetition.duplicate_{duplicate[n][0]}_gram", share)
+            # Words in a repeated run of n + 1 are in one of n too: where these are few, no longer run can go beyond its threshold.
+            if covered(lengths, n, starts) <= min((most for table in (top, duplicate) for m, (_, most) in table.items() if m > n), default=1.0):
+                return None
         return None
 
 
