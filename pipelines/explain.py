@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines import corpus, duplicates_table, fates
+from pipelines import corpus, duplicates_table
 from pipelines import job as jobs
 from pipelines.document import Document, Element, Rejection
 from pipelines.fates import Fate

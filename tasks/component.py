@@ -22,7 +22,6 @@ from tasks.plans import Plans
 from tasks.skips import SkippedRecords
 
 FEATURE = "targets"
-_REMAKE = "Make the cache again with castor data tokenize."
 
 
 class Place(NamedTuple):
