@@ -17,7 +17,7 @@ import tasks
 from tasks import storage
 from tasks.errors import CheckpointError, ConfigurationError, VocabularyError
 from tasks.image import MAX_SIDE
-from train import loop, model
+from train import attention, loop
 from train.checkpoints import CheckpointStore
 from train.model import Decoder, KVCache, Transformer
 from train.partitioning import Partitioner
@@ -155,9 +155,9 @@ def _decode(decoder: Decoder, parameters, tokens_1xL, position, length, cache: K
     logits_1xV, cache = decoder.apply({"params": parameters}, tokens_1xL, positions_1xL, length[None], cache, method="decode")
     ids_V = jnp.arange(logits_1xV.shape[1])
     allowed_V = ((ids_V >= mask[0]) & (ids_V < mask[1])) | (ids_V == mask[2])
-    logits_V = jnp.where(allowed_V, logits_1xV[0], model.MASKED)
+    logits_V = jnp.where(allowed_V, logits_1xV[0], attention.MASKED)
     kth = jnp.sort(logits_V)[jnp.maximum(ids_V.shape[0] - top_k, 0)]
-    kept_V = jnp.where(logits_V >= kth, logits_V, model.MASKED)
+    kept_V = jnp.where(logits_V >= kth, logits_V, attention.MASKED)
     sampled = jax.random.categorical(jax.random.fold_in(key, position + length), kept_V / jnp.maximum(temperature, 1e-6))
     return jnp.where(temperature > 0, sampled, jnp.argmax(logits_V)).astype(jnp.int32), cache
 

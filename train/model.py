@@ -1,4 +1,4 @@
-"""The decoder-only Transformer, its loss, and its key-value cache.
+"""The decoder-only Transformer and its key-value cache.
 
 Pre-norm blocks of causal multi-query attention and a gated GELU, with RoPE, RMSNorm and one embedding table for input and output: the
 architecture of the Gemini 1.0 report as far as it is told, in Gemma's form where it is not. Written in Flax *linen* rather than nnx: the model
@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.errors import ConfigurationError
+from train import attention
 from train.partitioning import Partitioner
 
 REMAT_POLICIES = {
@@ -32,7 +33,6 @@ REMAT_POLICIES = {
     "full": "nothing_saveable",  # keep only the input of each layer
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-MASKED = -2.0**30  # far below any logit in float32, without the NaNs that a row of -inf gives
 
 
 @gin.configurable(module="train.model")
@@ -100,25 +100,6 @@ def rope(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Ar
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxLxHxK.dtype)
 
 
-def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mask_BxLxM: jax.Array) -> jax.Array:
-    """Softmax attention, scores and softmax in float32: [B, L, H, K]. Head h reads key-value head h // R."""
-    B, L, H, K = q_BxLxHxK.shape
-    G = k_BxMxGxK.shape[2]
-    # The R queries of a position stand side by side, so that one key-value head is one matrix product without transposing the scores.
-    q_BxGxLRxK = (q_BxLxHxK * (1.0 / math.sqrt(K))).reshape(B, L, G, H // G, K).transpose(0, 2, 1, 3, 4).reshape(B, G, L * (H // G), K)
-    scores_BxGxLRxM = jnp.einsum("bgqk,bmgk->bgqm", q_BxGxLRxK, k_BxMxGxK, preferred_element_type=jnp.float32)
-    scores_BxGxLxRxM = jnp.where(mask_BxLxM[:, None, :, None], scores_BxGxLRxM.reshape(B, G, L, H // G, -1), MASKED)
-    weights_BxGxLRxM = jax.nn.softmax(scores_BxGxLxRxM, axis=-1).astype(v_BxMxGxK.dtype).reshape(scores_BxGxLRxM.shape)
-    o_BxGxLRxK = jnp.einsum("bgqm,bmgk->bgqk", weights_BxGxLRxM, v_BxMxGxK)
-    return o_BxGxLRxK.reshape(B, G, L, H // G, K).transpose(0, 2, 1, 3, 4).reshape(B, L, H, K)
-
-
-def packed_mask(segment_ids_BxL: jax.Array) -> jax.Array:
-    """bool [B, L, L]: a token sees its own segment up to itself. Padding (segment 0) sees padding, whose loss nobody counts."""
-    same_BxLxL = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
-    return same_BxLxL & jnp.tril(jnp.ones((segment_ids_BxL.shape[1],) * 2, bool))
-
-
 class RMSNorm(nn.Module):
     """x / rms(x) * (1 + scale), in float32 (arXiv 1910.07467); `scale` starts at 0 so that weight decay, if any, pulls towards the identity."""
 
@@ -138,7 +119,7 @@ class Block(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, x_BxLxD, cache, positions_BxL, mask_BxLxM):
+    def __call__(self, x_BxLxD, cache, positions_BxL, segment_ids_BxL):
         c = self.config
         D, H, G, K, F = c.embed, c.heads, c.kv_heads, c.head_dim, c.mlp
         residual_scale = 1.0 / (2 * c.layers)  # variance: the sum of 2N branches keeps the variance of one (GPT-2)
@@ -156,14 +137,16 @@ class Block(nn.Module):
         q_BxLxHxK = constrain(rope(q_BxLxHxK, positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head")
         k_BxLxGxK = rope(k_BxLxGxK, positions_BxL, c.rope_theta)
         if cache is None:
-            k_BxMxGxK = constrain(k_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
-            v_BxMxGxK = constrain(v_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
+            k_BxLxGxK = constrain(k_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
+            v_BxLxGxK = constrain(v_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
+            o_BxLxHxK = attention.packed(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
         else:
             rows_Bx1 = jnp.arange(x_BxLxD.shape[0])[:, None]
             k_BxMxGxK = cache.k_NxBxMxGxK.at[rows_Bx1, positions_BxL].set(k_BxLxGxK)
             v_BxMxGxK = cache.v_NxBxMxGxK.at[rows_Bx1, positions_BxL].set(v_BxLxGxK)
             cache = KVCache(k_BxMxGxK, v_BxMxGxK)
-        o_BxLxHxK = constrain(attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, mask_BxLxM), "batch", "length", "act_heads", "head")
+            o_BxLxHxK = attention.cached(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, positions_BxL)
+        o_BxLxHxK = constrain(o_BxLxHxK, "batch", "length", "act_heads", "head")
         out_HxKxD = kernel("out", (H, K, D), ("heads", "head", "embed"), H * K, residual_scale)
         x_BxLxD += dropout(constrain(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD), "batch", "length", "act_embed"))
 
@@ -203,14 +186,14 @@ class Decoder(nn.Module):
         self.final_norm = RMSNorm()
         self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
 
-    def hidden(self, tokens_BxL, positions_BxL, mask_BxLxM, cache: KVCache | None = None):
-        """int32 tokens and positions [B, L], bool mask [B, L, M] -> (normed output of the last layer [B, L, D], cache)."""
+    def hidden(self, tokens_BxL, positions_BxL, segment_ids_BxL=None, cache: KVCache | None = None):
+        """int32 tokens and positions [B, L], with segment ids [B, L] or a cache -> (normed output of the last layer [B, L, D], cache)."""
         c = self.config
         embedding_VxD = self.embedding_VxD.astype(DTYPES[c.dtype])
         x_BxLxD = embedding_VxD[tokens_BxL] * math.sqrt(c.embed)
         if self.partitioner:
             x_BxLxD = self.partitioner.constrain(x_BxLxD, "batch", "length", "act_embed")
-        x_BxLxD, cache = self.layers(self.dropout(x_BxLxD), cache, positions_BxL, mask_BxLxM)
+        x_BxLxD, cache = self.layers(self.dropout(x_BxLxD), cache, positions_BxL, segment_ids_BxL)
         return self.final_norm(x_BxLxD), cache
 
     def logits(self, x_BxLxD):
@@ -221,7 +204,7 @@ class Decoder(nn.Module):
 
     def __call__(self, tokens_BxL, positions_BxL, segment_ids_BxL):
         """Packed rows int32 [B, L] -> logits float32 [B, L, V]."""
-        x_BxLxD, _ = self.hidden(tokens_BxL, positions_BxL, packed_mask(segment_ids_BxL))
+        x_BxLxD, _ = self.hidden(tokens_BxL, positions_BxL, segment_ids_BxL)
         return self.logits(x_BxLxD)
 
     def decode(self, tokens_BxL, positions_BxL, lengths_B, cache: KVCache):
@@ -231,42 +214,9 @@ class Decoder(nn.Module):
         `lengths` int32 [B] is how many of the L are real; what padding wrote is overwritten before it is ever attended to.
         Returns (logits float32 [B, V] after the last real token of each row, cache).
         """
-        slots_M = jnp.arange(cache.k_NxBxMxGxK.shape[2])
-        x_BxLxD, cache = self.hidden(tokens_BxL, positions_BxL, slots_M <= positions_BxL[:, :, None], cache)
+        x_BxLxD, cache = self.hidden(tokens_BxL, positions_BxL, cache=cache)
         last_Bx1xD = jnp.take_along_axis(x_BxLxD, (lengths_B - 1)[:, None, None], axis=1)
         return self.logits(last_Bx1xD)[:, 0], cache
-
-
-class Losses(flax.struct.PyTreeNode):
-    """Sums over the tokens of a batch, float32, so that batches and devices add up: divide by the tokens for means."""
-
-    nll: jax.Array
-    z: jax.Array
-    tokens: jax.Array
-    domain_nll_C: jax.Array
-    domain_tokens_C: jax.Array
-
-
-def cross_entropy(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), log Z) in nats, float32 [B, L] each. The target's logit is picked by comparison, which a cut vocabulary axis allows."""
-    logits_BxLxV = logits_BxLxV.astype(jnp.float32)
-    log_z_BxL = jax.nn.logsumexp(logits_BxLxV, axis=-1)
-    hit_BxLxV = jnp.arange(logits_BxLxV.shape[-1], dtype=jnp.int32) == targets_BxL[:, :, None]
-    return log_z_BxL - jnp.sum(jnp.where(hit_BxLxV, logits_BxLxV, 0.0), axis=-1), log_z_BxL
-
-
-def losses(logits_BxLxV: jax.Array, batch: dict[str, jax.Array], num_domains: int) -> Losses:
-    """Loss sums of a batch (the dict of `tasks.Batches`), weighted by decoder_loss_weights and split by domain (-1: no domain)."""
-    nll_BxL, log_z_BxL = cross_entropy(logits_BxLxV, batch["decoder_target_tokens"])
-    weights_BxL = batch["decoder_loss_weights"].astype(jnp.float32)
-    domain_BxLxC = jax.nn.one_hot(batch["domain"], num_domains, dtype=jnp.float32)
-    return Losses(
-        nll=jnp.sum(nll_BxL * weights_BxL),
-        z=jnp.sum(jnp.square(log_z_BxL) * weights_BxL),
-        tokens=jnp.sum(weights_BxL),
-        domain_nll_C=jnp.einsum("blc,bl->c", domain_BxLxC, nll_BxL * weights_BxL, precision="highest"),
-        domain_tokens_C=jnp.einsum("blc,bl->c", domain_BxLxC, weights_BxL, precision="highest"),
-    )
 
 
 @functools.cache

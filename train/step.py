@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train import losses as losses_lib
 from train import model as model_lib
 from train import optimizers
 from train.model import Decoder, Transformer
@@ -101,7 +102,7 @@ class Trainer:
             return _means(self._losses(parameters, batch))
         return _means(self._over_parts(lambda part, _: self._losses(parameters, part), batch))
 
-    def _gradients(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array) -> tuple[Any, model_lib.Losses]:
+    def _gradients(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array) -> tuple[Any, losses_lib.Losses]:
         """Of the batch's loss, the mean over its tokens: (gradients, loss sums)."""
         tokens = jnp.maximum(jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32)), 1.0)
 
@@ -120,7 +121,7 @@ class Trainer:
 
         return self._over_parts(of_part, batch)
 
-    def _losses(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None) -> model_lib.Losses:
+    def _losses(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None) -> losses_lib.Losses:
         """Loss sums of a batch; dropout: its key, None for none."""
         logits = Decoder(self.model, self.partitioner, train=dropout is not None).apply(
             {"params": parameters},
@@ -129,7 +130,7 @@ class Trainer:
             batch["decoder_segment_ids"],
             rngs={} if dropout is None else {"dropout": dropout},
         )
-        return model_lib.losses(logits, batch, self.num_domains)
+        return losses_lib.losses(logits, batch, self.num_domains)
 
     def _over_parts(self, function: Callable[[Mapping[str, jax.Array], jax.Array], Any], batch: Mapping[str, jax.Array]):
         """The sum of function(part, its number) over the parts of a batch, one at a time."""
@@ -166,7 +167,7 @@ def split_rows(batch: Mapping[str, jax.Array], parts: int, partitioner: Partitio
     return result
 
 
-def _means(losses: model_lib.Losses) -> dict[str, jax.Array]:
+def _means(losses: losses_lib.Losses) -> dict[str, jax.Array]:
     tokens = jnp.maximum(losses.tokens, 1.0)
     return {
         "loss": losses.nll / tokens,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import ConfigurationError
-from train import model
+from train import attention, losses, model
 from train.model import Decoder, KVCache, Transformer
 
 SMALL = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
@@ -56,7 +56,7 @@ def test_attention_equals_a_plain_oracle_on_packed_rows(kv_heads):
     B, L, H, K = 2, 16, 4, 8
     q, k, v = (random.normal(size=(B, L, heads, K)).astype(np.float32) for heads in (H, kv_heads, kv_heads))
     segments = packed_batch(random)["decoder_segment_ids"]
-    actual = model.attend(q, k, v, model.packed_mask(jnp.asarray(segments)))
+    actual = attention.attend(q, k, v, attention.packed_mask(jnp.asarray(segments)))
     for b in range(B):
         for h in range(H):
             g = h // (H // kv_heads)
@@ -120,7 +120,7 @@ def test_losses_against_numpy():
     random = np.random.default_rng(4)
     batch = packed_batch(random)
     logits = random.normal(size=(2, 16, 128)).astype(np.float32) * 3
-    found = model.losses(jnp.asarray(logits), batch, num_domains=3)
+    found = losses.losses(jnp.asarray(logits), batch, num_domains=3)
     wide = logits.astype(np.float64)
     log_z = np.log(np.exp(wide).sum(-1))
     nll = log_z - np.take_along_axis(wide, batch["decoder_target_tokens"][..., None], -1)[..., 0]
@@ -138,7 +138,7 @@ def test_every_remat_policy_gives_the_same_gradients():
     found = {}
     for remat in model.REMAT_POLICIES:
         config = dataclasses.replace(SMALL, remat=remat)
-        found[remat] = jax.jit(jax.grad(lambda p, c=config: model.losses(logits_of(c, p, batch), batch, 3).nll))(parameters)
+        found[remat] = jax.jit(jax.grad(lambda p, c=config: losses.losses(logits_of(c, p, batch), batch, 3).nll))(parameters)
     for remat in ("dots", "full"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found["none"], found[remat])
 
