@@ -80,7 +80,7 @@ SUBCOMMANDS = (
         "train",
         "launch.train",
         "train a model on a mixture of task caches",
-        ("runs/pretrain.gin", "models/tiny.gin", "models/small.gin"),
+        ("runs/pretrain.gin", "models/tiny.gin", "models/small.gin", *(f"runs/{name}.gin" for name in ("1b", "nano1", "nano2", "pro", "ultra", "context_32k"))),
         (
             "castor train --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin --gin_file=mixtures/five.gin --gin.MODEL_DIR='\"model\"'",
             "castor train --gin_file=my_run.gin --gin.TRAIN_STEPS=1000 --gin.BATCH_SIZE=32",

@@ -1,0 +1,73 @@
+"""gin/models/*.gin and gin/runs/*.gin: the sizes that the files claim, and every value of a run written out, so that a review sees each change.
+
+A change that is meant: `CASTOR_WRITE_GOLDEN=1 python -m pytest tests/train/test_family.py`, and read the diff.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import gin
+import pytest
+
+from tasks import configuration
+from tasks.configuration import Flags
+from train.model import count_parameters
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+FAMILY = ("1b", "nano1", "nano2", "pro", "ultra")
+NAMED = {"1b": 1.0e9, "nano1": 1.8e9, "nano2": 3.25e9, "pro": 62.5e9, "ultra": 366e9}  # the last two are ours: docs/models.md
+
+
+@pytest.fixture(autouse=True)
+def clear_gin():
+    yield
+    gin.clear_config()
+
+
+def run_of(*files):
+    import train.loop
+
+    bindings = ["MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'"]
+    configuration.parse(Flags(files=files, bindings=tuple(bindings)))
+    return train.loop.Run()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_parameters_counted_the_embedding_among_them_are_those_named(name):
+    model = run_of(f"runs/{name}.gin").model
+    assert count_parameters(model) == pytest.approx(NAMED[name], rel=0.01)
+    assert model.kv_heads == 1 and model.vocab_size == 256 * 1024 and model.dtype == "bfloat16"
+    # RoPE's base for rows of 32k tokens (arXiv 2405.14591, figure 1).
+    assert model.rope_theta >= 0.0424 * 32768**1.628
+
+
+@pytest.mark.parametrize("name", ("tiny", "small", *FAMILY))
+def test_widths_fill_the_matrix_units_and_divide_by_the_meshes(name):
+    model = run_of(f"models/{name}.gin", "runs/pretrain.gin").model
+    assert model.embed % 128 == 0 and model.mlp % 128 == 0
+    if name in FAMILY:
+        assert model.embed % 512 == 0 and model.vocab_size % (128 * 16) == 0
+        tensor = min(model.heads, 16)
+        assert model.heads % tensor == 0 and model.mlp % (128 * tensor) == 0 and tensor >= 4
+    if name == "ultra":
+        assert model.embed % 4096 == 0  # fsdp over all chips of a v5p:16x16x16
+
+
+@pytest.mark.parametrize("files", [("1b",), ("nano1",), ("nano2",), ("nano2", "context_32k"), ("pro",), ("ultra",)], ids="+".join)
+def test_what_a_run_sets_is_what_was_reviewed(files):
+    path = GOLDEN / f"run_{'_'.join(files)}.json"
+    found = json.dumps(beyond_defaults(run_of(*(f"runs/{file}.gin" for file in files))), indent=1, sort_keys=True) + "\n"
+    if os.environ.get("CASTOR_WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(found)
+    assert found == path.read_text(), f"a value of {files} changed; if it is meant, write {path.name} anew (see the top of this file)"
+
+
+def beyond_defaults(value):
+    """A dataclass as a dict of its type's name and the fields that differ from their defaults; so a new field with a default changes nothing."""
+    if not dataclasses.is_dataclass(value):
+        return dict(value) if isinstance(value, dict) else value
+    fields = {field.name: (field, getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"": type(value).__name__} | {name: beyond_defaults(found) for name, (field, found) in fields.items() if found != field.default}
