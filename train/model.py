@@ -16,6 +16,7 @@ Two ways through the same parameters: `Decoder.__call__` reads packed rows [B, L
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 
 import flax.linen as nn
 import flax.struct
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from tasks.errors import ConfigurationError
-from train import attention
+from train import attention, splash
 from train.partitioning import Partitioner
 
 REMAT_POLICIES = {
@@ -47,6 +48,7 @@ class Transformer:
     remat: what the backward pass keeps: "none" (all), "dots" or "full" (recompute everything inside a layer).
     rope_theta: base of the rotary wavelengths (arXiv 2104.09864).
     z_loss: weight of log(Z)^2, which keeps the logits from drifting (PaLM, arXiv 2204.02311, uses 1e-4).
+    attention: which kernel, one of attention.KERNELS; "auto" goes by the devices and the length. splash_blocks: its tiles on TPU.
     """
 
     vocab_size: int = 0
@@ -61,8 +63,14 @@ class Transformer:
     remat: str = "none"
     rope_theta: float = 10_000.0
     z_loss: float = 1e-4
+    attention: str = "auto"
+    splash_blocks: splash.Blocks = splash.Blocks()
 
     def __post_init__(self):
+        if isinstance(self.splash_blocks, Mapping):  # as a model file has it
+            object.__setattr__(self, "splash_blocks", splash.Blocks(**self.splash_blocks))
+        if self.attention not in attention.KERNELS:
+            raise ConfigurationError(f"Transformer.attention = {self.attention!r}.", f"Choose one of {', '.join(attention.KERNELS)}.")
         if self.dtype not in DTYPES:
             raise ConfigurationError(f"Transformer.dtype = {self.dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
         if self.remat not in REMAT_POLICIES:
@@ -139,7 +147,7 @@ class Block(nn.Module):
         if cache is None:
             k_BxLxGxK = constrain(k_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
             v_BxLxGxK = constrain(v_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
-            o_BxLxHxK = attention.packed(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
+            o_BxLxHxK = attention.packed(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, c.attention, self.partitioner, c.splash_blocks)
         else:
             rows_Bx1 = jnp.arange(x_BxLxD.shape[0])[:, None]
             k_BxMxGxK = cache.k_NxBxMxGxK.at[rows_Bx1, positions_BxL].set(k_BxLxGxK)
