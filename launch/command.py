@@ -60,11 +60,11 @@ SUBCOMMANDS = (
     Subcommand(
         "launch",
         "launch.submit",
-        "run a data job on another engine: local worker processes, Prism, a Flink cluster or Dataflow",
+        "run a data job on local worker processes, Prism, a Flink cluster or Dataflow, or a training run as several processes",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
             "castor launch flink --local web --gin.INPUT_ROOT='\"crawl\"' --gin.OUTPUT='\"corpora/web\"'",
-            "castor launch flink tokenize --flink_master=flink:8081 --worker_image=castor --gin_file=my_web.gin",
+            "castor launch local --hosts=4 --devices_per_host=2 train --gin_file=my_run.gin --gin.MESH='{\"data\": 4, \"tensor\": 2}'",
             "castor launch dataflow web --gin_file=my_web.gin --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE",
         ),
         takes_rest=True,
@@ -113,7 +113,7 @@ SUBCOMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 bad use, 130 interrupted."""
+    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 bad use, 130 interrupted, 143 a training run that SIGTERM stopped and that saved."""
     argv = list(sys.argv[1:] if argv is None else argv)
     show_trace = "--traceback" in argv
     argv = [a for a in argv if a != "--traceback"]

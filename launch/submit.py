@@ -1,5 +1,6 @@
-"""`castor launch ENGINE JOB`: a data job on an engine other than this process.
+"""`castor launch ENGINE JOB`: a data job on an engine other than this process, or a training run on several.
 
+    castor launch local --hosts=4 --devices_per_host=2 train ...     a training run as four processes with two devices each (launch/local.py)
     castor launch local web ...             two worker processes of Beam's own on this machine
     castor launch prism web ...             Beam's Prism, brought up here for this job
     castor launch flink --local web ...     a Flink cluster (job manager, task managers, job server), brought up here for this job
@@ -15,6 +16,7 @@ import contextlib
 from collections.abc import Iterator
 
 import launch.data
+import launch.local
 from launch.engines.flink import Flink
 from launch.engines.prism import Prism
 from launch.engines.processes import Engine
@@ -26,13 +28,14 @@ ENGINES = ("local", "prism", "flink", "dataflow")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the engine and the job; everything that is neither gin's nor ours goes to Beam."""
     parser.add_argument("engine", metavar="ENGINE", help=f"one of {', '.join(ENGINES)}; or commit")
-    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(launch.data.JOBS)}; of commit, the output directory")
+    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(launch.data.JOBS)}; of local, also train; of commit, the output directory")
     parser.add_argument("--local", action="store_true", help="flink: bring up a cluster on this machine for the job")
     parser.add_argument("--flink_master", default="", help="flink: HOST:PORT of a cluster's REST service")
     parser.add_argument("--worker_image", default="", help="flink: container image of the workers (launch/Dockerfile)")
     parser.add_argument("--submit", action="store_true", help="dataflow: send the job after it has been validated, wait for it and commit its output")
     parser.add_argument("--detach", action="store_true", help="dataflow, with --submit: do not wait; castor launch commit OUTPUT when it is done")
-    parser.add_argument("--workers", type=int, default=2, help="local: worker processes (2)")
+    parser.add_argument("--workers", type=int, default=2, help="local, of a data job: worker processes (2)")
+    launch.local.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
@@ -41,6 +44,10 @@ def run(arguments: argparse.Namespace, flags) -> int:
         return _commit(arguments.job)
     if arguments.engine not in ENGINES:
         raise ConfigurationError(f"no engine {arguments.engine!r}.", f"The engines are {', '.join(ENGINES)}.")
+    if arguments.job in launch.local.JOBS:
+        if arguments.engine != "local":
+            raise ConfigurationError(f"castor launch {arguments.engine} runs data jobs.", "Train with castor launch local --hosts=N train, or castor train --coordinator on each host.")
+        return launch.local.run(arguments, flags)
     job = launch.data.configure(arguments.job, flags)
     if arguments.engine == "dataflow":
         return _dataflow(job, arguments)

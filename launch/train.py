@@ -4,12 +4,20 @@ JAX is imported only here and after the number of virtual CPU devices is set, wh
 """
 
 import argparse
+import contextlib
 import os
 import re
+import signal
+import sys
+import traceback
 
 from tasks import configuration
 from tasks.configuration import Flags
-from tasks.errors import ConfigurationError
+from tasks.errors import CastorError, ConfigurationError
+
+STOPPED = 128 + signal.SIGTERM
+"""The exit code of a run that SIGTERM stopped before its last step, after it has saved. The shell's for a process ended by SIGTERM: schedulers count it as neither
+done nor broken."""
 
 GIN_FILES = ("models/tiny.gin", "runs/pretrain.gin")
 _REQUIRED = {
@@ -36,8 +44,26 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     start_jax(arguments)
     from train import loop
 
-    loop.train(make_run(flags.or_files(*GIN_FILES)))
-    return 0
+    with _ends_alone(arguments):
+        made = make_run(flags.or_files(*GIN_FILES))
+        return 0 if loop.train(made) == made.train_steps else STOPPED
+
+
+@contextlib.contextmanager
+def _ends_alone(arguments: argparse.Namespace):
+    """One of several processes that fails ends at once: at its exit JAX would wait for the others, and they for it."""
+    try:
+        yield
+    except BaseException as error:
+        if not arguments.coordinator:
+            raise
+        if isinstance(error, CastorError):
+            print(f"castor: error: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2 if isinstance(error, CastorError) else 1)
 
 
 def start_jax(arguments: argparse.Namespace) -> None:

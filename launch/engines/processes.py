@@ -39,9 +39,16 @@ class Engine:
 
 
 class Server:
-    """One process and its group. `name` is for messages and the log file."""
+    """One process and its group, whose log goes to `folder`. `name` is for messages and the log file; cwd: where it runs (the folder)."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: pathlib.Path, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: pathlib.Path,
+        environment: Mapping[str, str] | None = None,
+        cwd: pathlib.Path | None = None,
+    ):
         self.name = name
         self.log = folder / f"{name}.log"
         with open(self.log, "wb") as log:
@@ -50,7 +57,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=folder,
+                cwd=cwd or folder,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
@@ -61,6 +68,15 @@ class Server:
     def pid(self) -> int:
         """Of the process, and of its group."""
         return self._process.pid
+
+    def wait(self) -> int:
+        """Returns when the process has ended: its exit code, negative for the signal that killed it."""
+        return self._process.wait()
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the group. Fine if it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def wait_for(self, answers: Callable[[], bool], seconds: float) -> None:
         """Returns when `answers()` is true. Raises EngineError with the end of the log if the process ends first or the time is up."""
@@ -81,13 +97,11 @@ class Server:
     def stop(self) -> None:
         """Ends the group: asked first, then without asking. Fine if it is gone."""
         for number, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
+            self.send(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
                 break
-        with contextlib.suppress(ProcessLookupError):  # what the process has started outlives it
-            os.killpg(self.pid, signal.SIGKILL)
+        self.send(signal.SIGKILL)  # what the process has started outlives it
         self._guard.kill()
         self._guard.stdin.close()
         self._guard.wait()

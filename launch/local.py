@@ -1,0 +1,223 @@
+"""`castor launch local --hosts=N train ...`: one training run as N processes on this machine, as a pod runs it on N hosts.
+
+Every process is a `castor train` with `--coordinator`: it has its own virtual CPU devices, feeds only its own rows of batch(step), and meets the others
+in collectives (Gloo). What the first one says is shown here; each writes MODEL_DIR/logs/NNN_host_I.log, NNN counting the starts.
+
+A process that ends with an error takes the pod down with it, since the others would wait for it for ever; `--restarts` starts the whole pod again from
+the latest checkpoint. SIGTERM and Ctrl-C are passed on as SIGTERM, which JAX takes for the notice of a preemption: all processes save and exit after the
+same step. Those that have not done so after the grace period, or at a second signal, are killed. If this process is killed itself, they go with it.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import queue
+import re
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+import launch.train
+from launch.engines.processes import Server
+from tasks import storage
+from tasks.configuration import Flags
+from tasks.errors import CastorError, ConfigurationError
+
+JOBS = ("train",)
+LOG_FOLDER = "logs"
+_BAD_USE = 2
+_LOOK_S = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """What is to be run. `arguments`: the command line after `castor`, the same for every host; `folder` takes the logs.
+
+    hosts, devices_per_host: processes, and virtual CPU devices of each. restarts: how often the pod is started again after a failure. grace_s: seconds
+    that the hosts have, after a signal, to save and exit.
+    """
+
+    arguments: tuple[str, ...]
+    folder: pathlib.Path
+    hosts: int
+    devices_per_host: int = 1
+    restarts: int = 0
+    grace_s: float = 60.0
+
+    def __post_init__(self):
+        for name, least in (("hosts", 1), ("devices_per_host", 1), ("restarts", 0), ("grace_s", 0)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"castor launch local: {name.removesuffix('_s')} = {getattr(self, name)}.", f"It is at least {least}.")
+
+
+class HostFailure(CastorError):
+    """The host that ended first, and how. `code`: its exit code, negative for the signal that killed it."""
+
+    def __init__(self, host: int, pod: Pod, code: int, server: Server):
+        self.code = code
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        super().__init__(f"host {host} of {pod.hosts} {how}; the others were ended. It said last: {_last_words(server)}", f"Its log: {server.log}.")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("castor launch local train: a pod of processes on this machine")
+    group.add_argument("--hosts", type=int, metavar="N", help="processes (2)", default=2)
+    group.add_argument("--devices_per_host", type=int, metavar="N", help="virtual CPU devices of each (1)", default=1)
+    group.add_argument("--restarts", type=int, metavar="N", help="start the whole pod again, from its latest checkpoint, after up to N failures (0)", default=0)
+    group.add_argument("--grace", type=float, metavar="SECONDS", help="how long hosts may take to save and exit after a signal (60)", default=60.0)
+
+
+def run(arguments: argparse.Namespace, flags: Flags) -> int:
+    """Runs `castor train` with these flags on all hosts. Returns 0, or 143 if it was stopped by SIGTERM and saved; raises KeyboardInterrupt after Ctrl-C
+    and HostFailure for a host that failed."""
+    model_dir = launch.train.make_run(flags.or_files(*launch.train.GIN_FILES)).model_dir  # a mistake is told once, before anything starts
+    where = tempfile.mkdtemp(prefix="castor-logs-") if storage.is_remote(model_dir) else storage.join(model_dir, LOG_FOLDER)
+    folder = pathlib.Path(where).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = (arguments.job, *_as_arguments(flags), *arguments.rest)
+    pod = Pod(command, folder, arguments.hosts, arguments.devices_per_host, arguments.restarts, arguments.grace)
+    return run_pod(pod)
+
+
+def run_pod(pod: Pod) -> int:
+    """See `run`."""
+    with _Signals() as signals:
+        for left in reversed(range(pod.restarts + 1)):
+            try:
+                _run_once(pod, signals)
+                break
+            except HostFailure as failure:
+                if not left or signals.received or failure.code == _BAD_USE:  # what cannot run will not run the next time either
+                    raise
+                _say(f"{failure} Starting again; {left - 1} restart(s) left after this one.")
+    if signal.SIGINT in signals.received:
+        raise KeyboardInterrupt
+    return launch.train.STOPPED if signals.received else 0
+
+
+def _run_once(pod: Pod, signals: "_Signals") -> None:
+    """From the start of all hosts to the end of the last one; raises HostFailure when one fails."""
+    number = 1 + max((int(path.name[:3]) for path in pod.folder.glob("[0-9][0-9][0-9]_host_*.log")), default=-1)
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(reserved_port())
+        servers: list[Server] = []
+        stack.callback(_kill, servers)
+        ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        for host in range(pod.hosts):
+            server = Server(f"{number:03d}_host_{host}", _command(pod, host, port), pod.folder, {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}"}, pathlib.Path.cwd())
+            servers.append(server)
+            threading.Thread(target=_report_end, args=(host, server, ended), daemon=True).start()
+        said = stack.enter_context(contextlib.closing(_Follower(servers[0].log)))
+        passed_on, give_up = 0, float("inf")
+        running = set(range(pod.hosts))
+        while running:
+            with contextlib.suppress(queue.Empty):
+                host, code = ended.get(timeout=_LOOK_S)
+                running.discard(host)
+                if code not in (0, launch.train.STOPPED):
+                    _kill(servers)
+                    said.show()
+                    raise HostFailure(host, pod, code, servers[host])
+            said.show()
+            if len(signals.received) > passed_on:
+                passed_on = len(signals.received)
+                if passed_on > 1:
+                    raise CastorError("stopped by a second signal; the hosts were killed.", "The run goes on from its latest checkpoint.")
+                _say(f"{signals.received[0].name}: the hosts save and exit; the same again kills them.")
+                give_up = time.monotonic() + pod.grace_s
+                for server in servers:
+                    server.send(signal.SIGTERM)
+            if time.monotonic() > give_up:
+                late = ", ".join(map(str, sorted(running)))
+                raise CastorError(f"host(s) {late} did not save and exit within {pod.grace_s:g} s and were killed.", f"Logs: {pod.folder}. Allow more with --grace.")
+
+
+def _command(pod: Pod, host: int, port: int) -> list[str]:
+    place = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={pod.hosts}", f"--process_id={host}", f"--cpu_devices={pod.devices_per_host}"]
+    return [sys.executable, "-m", "launch.command", *pod.arguments, *place]
+
+
+def _as_arguments(flags: Flags) -> Iterator[str]:
+    """The command line that says what these flags say."""
+    yield from (f"--gin_search_paths={path}" for path in flags.search_paths)
+    yield from (f"--gin_file={name}" for name in flags.files)
+    yield from (f"--gin_bindings={line}" for line in flags.bindings)
+
+
+def _report_end(host: int, server: Server, ended: queue.SimpleQueue) -> None:
+    """In a thread for each host, so that the first to end is known for the first."""
+    ended.put((host, server.wait()))
+
+
+def _kill(servers: list[Server]) -> None:
+    """Ends what still runs, without asking: a host waits for one that is gone, whatever it is asked."""
+    for server in servers:
+        server.send(signal.SIGKILL)
+    for server in servers:
+        server.stop()
+
+
+def _last_words(server: Server) -> str:
+    """What a host said of its end: its error if it ends with one, else its last lines."""
+    tail = server.tail()
+    errors = re.findall(r"castor: error: ([^|]*)", tail)
+    return errors[-1].strip() if errors else tail or "nothing."
+
+
+def _say(text: str) -> None:
+    print(f"castor: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody else on this machine is given while the block runs, and on which a process of this user can listen.
+
+    The kernel chooses it, so two pods cannot choose the same; SO_REUSEPORT, which gRPC's servers set too, lets the coordinator listen where this socket,
+    which never listens, holds the place.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+class _Follower:
+    """Shows here what is written to a growing file."""
+
+    def __init__(self, path: pathlib.Path):
+        self._file = open(path, "rb")
+
+    def show(self) -> None:
+        for chunk in iter(functools.partial(self._file.read, 1 << 16), b""):
+            sys.stderr.write(chunk.decode("utf-8", "replace"))
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        self.show()
+        self._file.close()
+
+
+class _Signals:
+    """SIGTERM and SIGINT that came in the block, in order. Outside the main thread, which alone gets signals, none ever comes."""
+
+    def __init__(self):
+        self.received: list[signal.Signals] = []
+
+    def __enter__(self) -> "_Signals":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number, frame) -> None:
+        self.received.append(signal.Signals(number))
