@@ -11,10 +11,8 @@ same step. Those that have not done so after the grace period, or at a second si
 import argparse
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import queue
-import re
 import signal
 import socket
 import sys
@@ -33,6 +31,7 @@ JOBS = ("train",)
 LOG_FOLDER = "logs"
 _BAD_USE = 2
 _LOOK_S = 0.1
+_NOISE = "[Gloo] Rank"  # a line for every mesh axis, from C++, which no option turns off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class HostFailure(CastorError):
     def __init__(self, host: int, pod: Pod, code: int, server: Server):
         self.code = code
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        super().__init__(f"host {host} of {pod.hosts} {how}; the others were ended. It said last: {_last_words(server)}", f"Its log: {server.log}.")
+        super().__init__(f"host {host} of {pod.hosts} {how}; the others were ended.{_last_words(server)}", f"Its log: {server.log}.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,9 +164,9 @@ def _kill(servers: list[Server]) -> None:
 
 def _last_words(server: Server) -> str:
     """What a host said of its end: its error if it ends with one, else its last lines."""
-    tail = server.tail()
-    errors = re.findall(r"castor: error: ([^|]*)", tail)
-    return errors[-1].strip() if errors else tail or "nothing."
+    lines = [line for line in server.tail().split(" | ") if line and _NOISE not in line]
+    errors = [line for line in lines if line.startswith("castor: error: ")]
+    return f" It said last: {' | '.join(errors[-1:] or lines)}" if lines else ""
 
 
 def _say(text: str) -> None:
@@ -188,14 +187,17 @@ def reserved_port() -> Iterator[int]:
 
 
 class _Follower:
-    """Shows here what is written to a growing file."""
+    """Shows here, line by line, what is written to a growing file."""
 
     def __init__(self, path: pathlib.Path):
-        self._file = open(path, "rb")
+        self._file = open(path, encoding="utf-8", errors="replace")
+        self._begun = ""
 
     def show(self) -> None:
-        for chunk in iter(functools.partial(self._file.read, 1 << 16), b""):
-            sys.stderr.write(chunk.decode("utf-8", "replace"))
+        *lines, self._begun = (self._begun + self._file.read()).split("\n")
+        for line in lines:
+            if _NOISE not in line:
+                print(line, file=sys.stderr)
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ def test_sigterm_saves_and_ends_cleanly(castor, tmp_path):
     wait_for_lines(tmp_path / "m" / "metrics.jsonl", 5, child)
     child.send_signal(signal.SIGTERM)
     _, err = child.communicate(timeout=60)
-    assert child.returncode == 0 and "stopped by a signal" in err and "Traceback" not in err
+    assert child.returncode == 143 and "stopped by a signal" in err and "Traceback" not in err
     reached = len(rows(tmp_path / "m" / "metrics.jsonl"))
     assert (tmp_path / "m" / f"checkpoint_{reached}").is_dir() and not (tmp_path / "m" / "COMPLETED").exists()
 

@@ -1,7 +1,6 @@
-"""The partitioned run against the run on one device: losses, batches, checkpoints that change meshes, several processes."""
+"""The partitioned run against the run on one device: losses, batches, checkpoints that change meshes. Several processes: tests/launch/test_local.py."""
 
 import json
-import socket
 
 import numpy as np
 
@@ -26,18 +25,3 @@ def test_eight_devices_give_the_losses_of_one(castor, tmp_path):
     code, _, err = castor("train", *castor.bindings(tmp_path / "eight", TRAIN_STEPS=23, **macros))
     assert code == 0, err
     np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-4)
-
-
-def test_two_processes_with_two_devices_each_give_the_losses_of_one(castor, tmp_path):
-    macros = {"TRAIN_STEPS": 4, "BATCH_SIZE": 8, "EVAL_PERIOD": 4}
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [f"--coordinator=localhost:{port}", "--num_processes=2", "--cpu_devices=2", *castor.bindings(tmp_path / "two", MESH={"data": 2, "tensor": 2}, **macros)]
-    children = [castor.start("train", f"--process_id={i}", *command) for i in range(2)]
-    told = [child.communicate(timeout=300)[1] for child in children]
-    assert [child.returncode for child in children] == [0, 0], told
-    code, _, err = castor("train", *castor.bindings(tmp_path / "one", **macros))
-    assert code == 0, err
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
-    assert (tmp_path / "two" / "checkpoint_4").is_dir() and (tmp_path / "two" / "COMPLETED").is_file()
