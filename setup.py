@@ -33,7 +33,7 @@ setuptools.setup(
         "grain": ["grain"],
         "torch": ["torch"],
         "arrayrecord": ["array-record"],
-        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "grain", "array-record"],
+        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "grain", "array-record", "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"],
     },
     entry_points={"console_scripts": ["castor = launch.command:main"]},
 )

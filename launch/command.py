@@ -88,6 +88,17 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand(
+        "compile",
+        "launch.compile",
+        "compile the training step for a TPU slice on a machine without one: memory, traffic, predicted step time; or search for the best mesh",
+        ("runs/pretrain.gin", "models/small.gin", "models/1b.gin"),
+        (
+            "castor compile --gin_file=models/1b.gin --gin_file=runs/pretrain.gin --topology=v5e:16x16 --gin.MESH='{\"fsdp\": 256}' --gin.BATCH_SIZE=256",
+            "castor compile --gin_file=runs/pro.gin --topology=v5p:8x8x8 --num_slices=2 --output=pro",
+            "castor compile --gin_file=runs/nano2.gin --topology=v5e:16x16 --search --budget_minutes=60",
+        ),
+    ),
+    Subcommand(
         "evaluate",
         "launch.evaluate",
         "loss by domain of a checkpoint on the held-out split",

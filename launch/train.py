@@ -6,6 +6,7 @@ JAX is imported only here and after the number of virtual CPU devices is set, wh
 import argparse
 import contextlib
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -74,6 +75,9 @@ def start_jax(arguments: argparse.Namespace) -> None:
         rest = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
         os.environ["XLA_FLAGS"] = f"{rest} --xla_force_host_platform_device_count={arguments.cpu_devices}".strip()
         os.environ["JAX_PLATFORMS"] = "cpu"
+    elif not _has_accelerator():
+        # Where libtpu is installed for `castor compile`, JAX would load it, print what it does not find and take a second to fall back.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
     coordinator = getattr(arguments, "coordinator", None)
@@ -86,6 +90,11 @@ def start_jax(arguments: argparse.Namespace) -> None:
         if arguments.num_processes is None or arguments.process_id is None:
             raise ConfigurationError("--coordinator needs --num_processes and --process_id.", "Give all three.")
         jax.distributed.initialize(coordinator, arguments.num_processes, arguments.process_id)
+
+
+def _has_accelerator() -> bool:
+    """Whether this machine shows a device file of a TPU (accel, vfio) or a GPU (nvidia, kfd, dxg): nothing can be driven without."""
+    return any(path for pattern in ("accel*", "vfio/[0-9]*", "nvidia*", "kfd", "dxg") for path in pathlib.Path("/dev").glob(pattern))
 
 
 def make_run(flags: Flags):

@@ -38,7 +38,7 @@ from train.checkpoints import Checkpoints, CheckpointStore
 from train.model import Transformer, count_parameters
 from train.optimizers import AdamW, Optimizer
 from train.partitioning import Mesh, Partitioner
-from train.step import Trainer
+from train.step import Trainer, abstract_batch
 
 MODEL_FILE = "model.json"
 CONFIG_FOLDER = "config"
@@ -104,6 +104,21 @@ class Run:
         if not self.model_dir:
             raise ConfigurationError("MODEL_DIR is empty.", "Bind it: --gin.MODEL_DIR='\"model\"'.")
 
+    def trainer(self, model: Transformer, partitioner: Partitioner, num_domains: int) -> Trainer:
+        """The step of this run for a model whose vocabulary is known: what `castor train` runs and `castor compile` compiles."""
+        return Trainer(model, self.optimizer, partitioner, num_domains, self.seed, self.accumulate)
+
+    def check_rows(self, partitioner: Partitioner) -> None:
+        """Raises ConfigurationError unless the devices and the parts of every batch share its rows evenly."""
+        for size in BatchSizes.of(self.batch_size).sizes:
+            partitioner.check_divides({"BATCH_SIZE": ("batch", size)})
+            if size % (partitioner.size("batch") * self.accumulate):
+                raise ConfigurationError(
+                    f"BATCH_SIZE = {size} does not divide into ACCUMULATE = {self.accumulate} parts of whole rows for each of the "
+                    f"{partitioner.size('batch')} device(s) that share it.",
+                    f"Make BATCH_SIZE a multiple of {partitioner.size('batch') * self.accumulate}, or ACCUMULATE smaller.",
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
@@ -117,7 +132,7 @@ class Opened:
     num_shards: int
 
     def trainer(self) -> Trainer:
-        return Trainer(self.model, self.run.optimizer, self.partitioner, len(self.batches.domains), self.run.seed, self.run.accumulate)
+        return self.run.trainer(self.model, self.partitioner, len(self.batches.domains))
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a batch of any size, put on its devices."""
@@ -129,10 +144,7 @@ class Opened:
 
     def abstract_batch(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """A global batch of so many rows as the compiler sees it."""
-        sharding = self.partitioner.sharding(("batch", "length"), "the batch")
-        names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions", "domain")
-        dtypes = {**dict.fromkeys(names, np.int32), "decoder_loss_weights": np.float32}
-        return {name: jax.ShapeDtypeStruct((rows, self.batches.length), dtype, sharding=sharding) for name, dtype in dtypes.items()}
+        return abstract_batch(self.partitioner, rows, self.batches.length)
 
     def sizes_to_come(self, start: int, stop: int) -> list[int]:
         """The batch sizes of steps start, start + 1, ... up to stop, each once, from small to large."""
@@ -160,14 +172,7 @@ def open_run(run: Run) -> Opened:
     """Finds devices and caches and checks that mesh, model, batch and vocabulary fit. Raises the CastorError that says what does not."""
     partitioner = Partitioner.create(run.mesh)
     sizes = BatchSizes.of(run.batch_size)
-    for size in sizes.sizes:
-        partitioner.check_divides({"BATCH_SIZE": ("batch", size)})
-        if size % (partitioner.size("batch") * run.accumulate):
-            raise ConfigurationError(
-                f"BATCH_SIZE = {size} does not divide into ACCUMULATE = {run.accumulate} parts of whole rows for each of the "
-                f"{partitioner.size('batch')} device(s) that share it.",
-                f"Make BATCH_SIZE a multiple of {partitioner.size('batch') * run.accumulate}, or ACCUMULATE smaller.",
-            )
+    run.check_rows(partitioner)
     ((shard, num_shards),) = {partitioner.data_layout(size) for size in sizes.sizes}  # one for all: each is cut into equal parts
     vocabulary = tasks.Vocabulary.load(run.vocabulary) if run.vocabulary else None
     mixture = tasks.resolve_mixture(run.mixture, run.tasks_dir)

@@ -157,6 +157,14 @@ class Trainer:
         return evaluate.lower(self.abstract_state().parameters, batch).compile()
 
 
+def abstract_batch(partitioner: Partitioner, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch [rows, length] of `tasks.Batches` as the compiler sees it."""
+    sharding = partitioner.sharding(("batch", "length"), "the batch")
+    names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions", "domain")
+    dtypes = {**dict.fromkeys(names, jnp.int32), "decoder_loss_weights": jnp.float32}
+    return {name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding) for name, dtype in dtypes.items()}
+
+
 def split_rows(batch: Mapping[str, jax.Array], parts: int, partitioner: Partitioner) -> dict[str, jax.Array]:
     """[B, L] -> [parts, B / parts, L]; row r goes to part r % parts. So every device keeps its rows: a part has some of each device's."""
     result = {}

@@ -1,0 +1,148 @@
+"""What `castor compile` found out, for the eye: the tables of the terminal and one self-contained page. Every text is escaped by the template engine."""
+
+import pathlib
+
+import jinja2
+
+GIB = 2**30
+_COLOURS = {"arguments": "#2f6db3", "temporaries": "#d08a2e", "outputs": "#4f9d4f", "compute": "#2f6db3", "exposed": "#c0504d", "overlapped": "#e3b7b5"}
+
+
+def render(report: dict) -> str:
+    """The page."""
+    folder = pathlib.Path(__file__).parent
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("compile.html").render(
+        title=title(report), verdict=verdict(report), report=report, tables=tables(report), memory=memory_bar(report), time=time_bar(report)
+    )
+
+
+def title(report: dict) -> str:
+    topology, batch = report["topology"], report["batch"]
+    slices = f"{topology['slices']} x " if topology["slices"] > 1 else ""
+    return f"{report['model']['parameters'] / 1e9:.2f}B parameters on {slices}{topology['name']}, {batch['rows']:,} rows of {batch['length']:,} tokens"
+
+
+def verdict(report: dict) -> str:
+    """One sentence: whether it fits, how long a step takes."""
+    memory = report["memory"]
+    if not report["fits"]:
+        peak = f"Its peak is {gib(memory['peak'])} of {gib(memory['usable'])} GiB a chip."
+        return f"DOES NOT FIT. {report.get('refusal') or peak}"
+    step = report["step"]
+    return (
+        f"FITS: {gib(memory['peak'])} of {gib(memory['usable'])} GiB a chip ({memory['share']:.0%}). "
+        f"Predicted: {seconds(step['seconds'])} a step, MFU {step['mfu']:.3f}, {step['tokens_per_second']:,.0f} tokens/s."
+    )
+
+
+def tables(report: dict) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """(title, columns, rows) of what was asked for, memory, time and traffic; a leading > sets a column to the right."""
+    result = [("Asked for", ("what", "value"), _asked(report)), ("HBM of a chip, GiB", ("part", ">GiB"), _memory(report))]
+    if "step" not in report:
+        return result
+    step, flops = report["step"], report["flops"]
+    result.append(
+        (
+            "One step, predicted",
+            ("part", ">time", ">share"),
+            [(name, seconds(value), f"{value / step['seconds']:.1%}") for name, value in _times(step)],
+        )
+    )
+    work = [
+        ("FLOPs that the model needs", f"{flops['model']:.4g}"),
+        ("FLOPs that the program does, recomputation included", f"{flops['hardware']:.4g}"),
+        ("program / model", f"{flops['hardware_over_model']:.3f}"),
+        ("MFU (model FLOPs)", f"{step['mfu']:.3f}"),
+        ("HFU (program's FLOPs)", f"{step['hfu']:.3f}"),
+        ("MFU that FLOPs and HBM alone would allow", f"{step['roofline_mfu']:.3f}"),
+    ]
+    result.append(("Work of a chip", ("what", ">value"), work))
+    result.append(("Compute by kind", ("kind", ">time", ">share"), [(row["kind"], seconds(row["seconds"]), f"{row['seconds'] / step['seconds']:.1%}") for row in report["compute"][:10]]))
+    rows = [
+        (
+            row["kind"],
+            " x ".join(row["axes"]) or "-",
+            row["network"],
+            f"{row['group']:,}",
+            row["dtype"],
+            f"{row['runs']:,}",
+            f"{row['payload_bytes'] / 1e6:,.1f}",
+            f"{row['wire_bytes'] / 1e6:,.1f}",
+            seconds(row["seconds"]),
+        )
+        for row in report["collectives"]
+    ]
+    result.append(("Collectives", ("kind", "mesh axes", "network", ">group", "type", ">runs", ">payload MB", ">received MB", ">time"), rows))
+    return result
+
+
+def _asked(report: dict) -> list[tuple[str, str]]:
+    model, batch = report["model"], report["batch"]
+    shape = ("vocab_size", "embed", "layers", "heads", "kv_heads", "head_dim", "mlp")
+    rest = sorted(set(model) - {*shape, "parameters"})
+    options = report["compiler_options"]
+    return [
+        ("parameters", f"{model['parameters']:,}"),
+        ("shape", ", ".join(f"{name} {model[name]:,}" for name in shape)),
+        ("model", ", ".join(f"{name} {model[name]}" for name in rest)),
+        ("batch", f"{batch['rows']:,} rows of {batch['length']:,} = {batch['tokens']:,} tokens, in {batch['accumulate']} part(s)"),
+        ("topology", f"{report['topology']['slices']} x {report['topology']['name']}, {report['topology']['chips']:,} chips"),
+        ("mesh", ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1) or "one device"),
+        ("optimizer", report["optimizer"]),
+        ("compiler options", ", ".join(f"{name}={value}" for name, value in options.items()) or "none"),
+    ]
+
+
+def _memory(report: dict) -> list[tuple[str, str]]:
+    names = {
+        "arguments": "arguments (parameters, optimizer state, batch)",
+        "temporaries": "temporaries",
+        "outputs": "outputs",
+        "aliased": "outputs that take the place of arguments",
+        "code": "program",
+        "total": "arguments + temporaries + outputs - aliased",
+        "peak": "peak",
+        "usable": "that a program may use",
+        "capacity": "of the chip",
+    }
+    return [(said, gib(report["memory"][name])) for name, said in names.items() if report["memory"].get(name) is not None]
+
+
+def _times(step: dict) -> list[tuple[str, float]]:
+    return [
+        ("step", step["seconds"]),
+        ("compute", step["compute_seconds"]),
+        ("collectives waited for", step["exposed_seconds"]),
+        ("collectives behind compute", step["overlapped_seconds"]),
+        ("HBM traffic at full bandwidth", step["hbm_seconds"]),
+        ("FLOPs and HBM alone (no chip can do better)", step["roofline_seconds"]),
+    ]
+
+
+def memory_bar(report: dict) -> list[dict]:
+    """Parts of the chip's HBM in per cent, for a bar."""
+    memory = report["memory"]
+    if "temporaries" not in memory:
+        return []
+    parts = {"arguments": memory["arguments"], "temporaries": memory["temporaries"], "outputs": max(0, memory["outputs"] - memory["aliased"])}
+    whole = max(memory["capacity"], sum(parts.values()))
+    return [{"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": f"{gib(size)} GiB"} for name, size in parts.items()]
+
+
+def time_bar(report: dict) -> list[dict]:
+    """Parts of the step in per cent."""
+    if "step" not in report:
+        return []
+    step = report["step"]
+    parts = {"compute": step["compute_seconds"], "exposed": step["exposed_seconds"]}
+    whole = max(sum(parts.values()), 1e-12)
+    return [{"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": seconds(size)} for name, size in parts.items()]
+
+
+def gib(size: float | None) -> str:
+    return "?" if size is None else f"{size / GIB:,.2f}"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 10 else f"{value:.3f} s" if value >= 1 else f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} us"

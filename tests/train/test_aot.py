@@ -1,0 +1,56 @@
+"""The real TPU compiler, on small programs: a plain matrix product against what is known of it, and refusals."""
+
+import io
+
+import numpy as np
+import pytest
+
+pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
+
+from tasks.errors import ConfigurationError
+from train import aot
+from train.chips import CHIPS, GIB, Topology
+from train.collectives import Fabric
+from train.hlo import parse
+from train.predict import predict
+
+aot.quiet()
+
+
+@pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1"])
+def test_a_plain_product_has_its_flops_and_nearly_the_peak_rate(name):
+    import jax
+    import jax.numpy as jnp
+
+    topology = Topology.of(name)
+    mesh = jax.sharding.Mesh(np.array(aot.devices(topology)[:1]), ("data",))
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    a, b = (jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=where) for shape in ((4096, 2048), (2048, 16384)))
+    told = predict(parse(io.StringIO(jax.jit(jnp.matmul).lower(a, b).compile().as_text())), Fabric.of(mesh, topology))
+    assert told.flops == 2 * 4096 * 2048 * 16384
+    assert 0.95 < told.flops / CHIPS[topology.chip.name].peak / told.scheduled <= 1.0
+    assert told.hbm_bytes >= 2 * 4096 * 16384 and not told.collectives
+
+
+def test_slices_are_described_in_order():
+    devices = aot.devices(Topology.of("v5p:2x2x1", 2))
+    assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
+    assert len(aot.devices(Topology.of("v4:4x4x4"))) == 64  # chips, not cores
+
+
+def test_a_slice_that_does_not_exist_is_refused_in_one_line():
+    with pytest.raises(ConfigurationError, match="v5e:3x5"):
+        aot.devices(Topology.of("v5e:3x5"))
+
+
+@pytest.mark.parametrize(
+    ("message", "needed", "granted"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (480.00G) exceeds available HBM (15.75G).", 480, 15.75),
+        ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm by 4.35G.", 20.1, 15.75),
+    ],
+)
+def test_refusals_say_how_much_was_asked_for(message, needed, granted):
+    error = aot.out_of_memory(message)
+    assert error.needed == pytest.approx(needed * GIB) and error.granted == granted * GIB and "GiB" in error.what
+    assert aot.out_of_memory("RESOURCE_EXHAUSTED: for reasons of its own").needed is None

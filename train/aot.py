@@ -1,0 +1,180 @@
+"""Ahead-of-time compilation: the step that trains, through the real TPU compiler, on a machine without a TPU.
+
+libtpu describes any slice of any chip and compiles for it on a CPU. What is compiled is `train.step.Trainer.compile_step`, the function that
+`castor train` runs, so what is said of memory and time here is said of that program.
+
+`quiet` must have run before JAX is imported; this module imports JAX only inside its functions.
+"""
+
+import dataclasses
+import importlib.util
+import io
+import os
+import re
+import time
+
+from tasks.errors import CastorError, ConfigurationError
+from train import predict
+from train.chips import GIB, Topology
+from train.collectives import Fabric
+from train.hlo import parse
+
+SCHEMA = 1
+
+
+class DoesNotFit(CastorError):
+    """The compiler gave up for want of HBM. needed, granted: bytes a chip, as far as it says."""
+
+    def __init__(self, what: str, needed: float | None, granted: float | None):
+        super().__init__(what, "Cut the model over more chips (fsdp, tensor), recompute more (remat), take the batch in parts (ACCUMULATE) or cut the loss.")
+        self.needed, self.granted = needed, granted
+
+
+def quiet() -> None:
+    """Sets what JAX and libtpu read when they start: this process runs on the CPU, and libtpu looks for no TPU and asks no metadata server for one."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    for name, value in (("TPU_ACCELERATOR_TYPE", "v5litepod-1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_WORKER_ID", "0"), ("TF_CPP_MIN_LOG_LEVEL", "3")):
+        os.environ.setdefault(name, value)
+
+
+def devices(topology: Topology) -> list:
+    """The described devices of all slices, slice by slice. Raises ConfigurationError without libtpu and for slices that it does not know."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigurationError(
+            "castor compile needs the TPU compiler, libtpu, which is not installed.", "Install castor[tpu] (Linux, x86-64); no TPU is needed."
+        )
+    import jax
+    from jax.experimental import topologies
+
+    options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+    options |= {"chip_config_name": topology.chip.config} if topology.chip.config else {}
+    try:
+        found = list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigurationError(f"--topology={topology.name}: libtpu knows no such slice ({_line(error)}).", "Give the sides of a slice that exists.") from error
+    if len(found) != topology.size:
+        raise ConfigurationError(f"--topology={topology.name}: libtpu describes {len(found)} devices, not {topology.size}.", "Give another slice.")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled step. memory: bytes a chip; seconds: of the compiler, tracing included."""
+
+    text: str
+    memory: dict[str, int]
+    seconds: float
+
+
+def compile_step(trainer, rows: int, length: int) -> Compiled:
+    """Compiles a trainer's step for its mesh and a batch [rows, length]. Raises DoesNotFit where HBM does not suffice."""
+    import jax
+
+    from train.step import abstract_batch
+
+    began = time.monotonic()
+    try:
+        compiled = trainer.compile_step(abstract_batch(trainer.partitioner, rows, length))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise out_of_memory(str(error)) from error
+    seconds = time.monotonic() - began
+    stats = compiled.memory_analysis()
+    memory = {
+        "arguments": stats.argument_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "outputs": stats.output_size_in_bytes,
+        "aliased": stats.alias_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    total = memory["arguments"] + memory["temporaries"] + memory["outputs"] - memory["aliased"]
+    return Compiled(compiled.as_text(), memory | {"total": total, "peak": stats.peak_memory_in_bytes or total}, seconds)
+
+
+def out_of_memory(message: str) -> DoesNotFit:
+    """The refusal in the compiler's words: "Used 20.10G of 15.75G hbm" or "temporaries (480.00G) exceeds available HBM (15.75G)"."""
+    sizes = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", message)
+    numbers = [part for part in sizes.groups() if part is not None] if sizes else []
+    needed, granted = ((float(n) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[unit]) for n, unit in zip(numbers[::2], numbers[1::2])) if numbers else (None, None)
+    said = f"needs {needed / GIB:.1f} GiB of the {granted / GIB:.2f} GiB of HBM that a program may use" if numbers else f"does not fit ({_line(message)})"
+    return DoesNotFit(f"The step {said}.", needed, granted)
+
+
+def report(trainer, topology: Topology, rows: int, length: int, compiled: Compiled) -> dict:
+    """Everything that is said of a compiled step, as JSON: see docs/compile.md for the fields. Bytes, FLOPs and seconds are of one chip and one step."""
+    import jax
+
+    from train.model import count_parameters
+
+    model, mesh = trainer.model, trainer.partitioner.mesh
+    parameters = count_parameters(model)
+    prediction = predict.predict(parse(io.StringIO(compiled.text)), Fabric.of(mesh, topology))
+    needed = predict.model_flops(parameters, model.layers, model.heads, model.head_dim, rows, length) / topology.size
+    hardware = prediction.flops + prediction.kernel_flops
+    chip = topology.chip
+    return {
+        **facts(trainer, topology, rows, length),
+        "fits": compiled.memory["peak"] <= chip.usable,
+        "memory": compiled.memory | {"capacity": int(chip.hbm), "usable": int(chip.usable), "share": compiled.memory["peak"] / chip.usable},
+        "flops": {
+            "model": needed,
+            "hardware": hardware,
+            "kernels": prediction.kernel_flops,
+            "hardware_over_model": hardware / needed,
+        },
+        "step": {
+            "seconds": prediction.scheduled,
+            "mfu": needed / chip.peak / prediction.scheduled,
+            "hfu": hardware / chip.peak / prediction.scheduled,
+            "tokens_per_second": rows * length / prediction.scheduled,
+            "tokens_per_second_per_chip": rows * length / prediction.scheduled / topology.size,
+            "compute_seconds": prediction.compute,
+            "communication_seconds": prediction.communication,
+            "overlapped_seconds": prediction.overlapped,
+            "exposed_seconds": prediction.exposed,
+            "hbm_seconds": prediction.hbm_seconds,
+            "roofline_seconds": prediction.roofline,
+            "roofline_mfu": needed / chip.peak / prediction.roofline,
+        },
+        "assumptions": {"kernel_efficiency": predict.KERNEL_EFFICIENCY, "link_bytes_per_second": chip.link, "dcn_bytes_per_second": chip.dcn},
+        "compute": [{"kind": kind, "seconds": seconds} for kind, seconds in prediction.by_kind.items() if seconds],
+        "collectives": list(prediction.collectives),
+        "loops": list(prediction.loops),
+        "slowest": list(prediction.slowest),
+        "warnings": list(prediction.warnings),
+        "compiler": {"seconds": compiled.seconds, "jax": jax.__version__, "libtpu": _version("libtpu"), "text_bytes": len(compiled.text)},
+    }
+
+
+def refusal(trainer, topology: Topology, rows: int, length: int, error: DoesNotFit) -> dict:
+    """What `report` says of a step that does not fit: the same head, and the memory it asked for."""
+    memory = {"peak": error.needed, "capacity": int(topology.chip.hbm), "usable": int(error.granted or topology.chip.usable)}
+    return {**facts(trainer, topology, rows, length), "fits": False, "memory": memory, "refusal": error.what}
+
+
+def facts(trainer, topology: Topology, rows: int, length: int) -> dict:
+    """What was asked for."""
+    from train.model import count_parameters
+
+    model, mesh = trainer.model, trainer.partitioner.mesh
+    return {
+        "castor_compile": SCHEMA,
+        "model": {**dataclasses.asdict(model), "parameters": count_parameters(model)},
+        "batch": {"rows": rows, "length": length, "tokens": rows * length, "accumulate": trainer.accumulate},
+        "optimizer": type(trainer.optimizer).__name__,
+        "topology": {"name": topology.name, "slices": topology.num_slices, "chips": topology.size, "peak_flops": topology.chip.peak},
+        "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+        "compiler_options": dict(getattr(trainer, "compiler_options", None) or {}),
+    }
+
+
+def _version(package: str) -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
+
+
+def _line(error) -> str:
+    return str(error).strip().splitlines()[0][:200]

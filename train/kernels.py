@@ -1,0 +1,42 @@
+"""What Pallas kernels cost: they reach the compiler as sealed calls without an estimate, so attention is counted from its shapes and blocks."""
+
+import math
+import re
+
+from train.hlo import Computation, Instruction
+
+CALL = "tpu_custom_call"
+_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # scores and values; in the backward pass scores again and a product a gradient, and one of the two
+
+
+def flops(computation: Computation, instruction: Instruction) -> float | None:
+    """Of a splash attention kernel: its matrix products over the whole blocks on and below the diagonal. Other kernels: what they declare; None: nothing.
+
+    Where queries are fewer than keys (context parallelism), the last queries of the row are counted, for which the others wait. Segments save
+    nothing here: which blocks they empty is known only at run time.
+    """
+    if "splash" not in instruction.name:
+        declared = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.attributes)
+        return float(declared.group(1)) if declared else None
+    kind = re.search(r"(fwd|dkv|dq)", instruction.name)
+    known = computation.instructions
+    operands = [array for name in instruction.operands if name in known for array in known[name].arrays]
+    wide = [array.shape for array in operands if len(array.shape) >= 3 and array.dtype in ("bf16", "f32", "f16")]
+    if not kind or len(wide) < 3:
+        return None
+    kind, query, keys = kind.group(1), wide[0], wide[1]
+    head, rows = query[-1], query[-2]
+    columns = keys[-2] if keys[-1] == head else keys[-1]
+    suffix = "" if kind == "fwd" else f"_{kind}"
+    height, width = min(_block(instruction, f"block_q{suffix}"), rows), min(_block(instruction, f"block_kv{suffix}"), columns)
+    offset = columns - rows
+    blocks = sum(min(math.ceil((offset + (row + 1) * height) / width), math.ceil(columns / width)) for row in range(math.ceil(rows / height)))
+    products = _PRODUCTS[kind]
+    if kind == "dkv" and any(array.shape[-2:] == (rows, head) and math.prod(array.shape) >= math.prod(query) for array in instruction.arrays[-3:]):
+        products += 1  # the fused backward kernel makes the gradient of the queries too
+    return 2.0 * products * math.prod(query[:-2]) * blocks * height * width * head
+
+
+def _block(instruction: Instruction, name: str) -> int:
+    found = re.search(rf'\b{name}\\*": ?(\d+)', instruction.attributes)
+    return int(found.group(1)) if found else 512
