@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 
 from tasks.errors import CheckpointError, ConfigurationError, VocabularyError
+from train.grammar import Grammar
 from train.inference import Model, Sampling
 
 
@@ -43,14 +44,14 @@ def test_a_drawing_always_decodes(model, seed):
 def test_the_grammar_of_a_drawing(model):
     v = model.vocabulary
     prompt = [*v.encode("the"), v.control("<image>")]
-    ids = list(model.sample(prompt, model._picture(20, (2, 3)), Sampling(temperature=2.0, top_k=0)))
+    ids = list(model.sample(prompt, Grammar.picture(20, (2, 3)), Sampling(temperature=2.0, top_k=0)))
     assert ids[:2] == [v.control("<size_2>"), v.control("<size_3>")] and ids[-1] == v.control("</image>")
     assert len(ids) == 2 + 6 + 1 and all(i in v.image_range for i in ids[2:-1])
 
 
 def test_text_and_captions_are_text(model):
     v = model.vocabulary
-    ids = list(model.sample(v.encode("the"), model._text_only(), Sampling(temperature=5.0, top_k=0), 30))
+    ids = list(model.sample(v.encode("the"), Grammar.text(), Sampling(temperature=5.0, top_k=0), 30))
     assert ids and all(i in v.text_range or i == v.eos_id for i in ids)
     assert isinstance(model.describe(np.zeros((24, 24, 3), np.uint8), max_tokens=5), str)
 

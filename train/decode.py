@@ -1,0 +1,309 @@
+"""Batched decoding: prompts are read in chunks, then tokens are chosen on the device, one after the other, until every row has ended.
+
+A batch is B rows, each with its own prompt, grammar, sampling and limit. Its keys and values lie in a multi-query cache whose slot m holds the
+token of position m, so rows of different lengths stand side by side without a shift.
+
+    read     the next C tokens of every prompt -> the cache, and the logits after each prompt's last token; no buffer is larger than C x M
+    write    a `lax.while_loop` on the device: choose, record, advance the grammar, read the token chosen; the host waits for nothing in it
+
+Compiled programs are few: rows, chunks, cache slots and tokens to write are rounded up to a few sizes. Over a mesh the rows lie along its
+batch axes and heads, MLP and vocabulary along its tensor axis, as in training; the length is never cut.
+
+The same request gives the same tokens in any batch, as far as float arithmetic does: noise is the row's own (train/sampling.py), and what
+padding adds to a sum is zero; only the order in which a matrix product of another shape adds up may differ, in the last bit of a logit.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tasks.errors import ConfigurationError
+from train import grammar as grammars
+from train import sampling as samplings
+from train.grammar import Grammar
+from train.model import DTYPES, Decoder, KVCache, Transformer
+from train.partitioning import Partitioner
+from train.sampling import Sampling
+
+START = 0  # the input before the first token of a segment, as in training (T5X's decoder inputs start with 0)
+_LEAST_CHUNK, _LEAST_SLOTS, _LEAST_STEPS = 32, 128, 256  # what lengths are rounded up to; a loop that ends early pays nothing for its steps
+_STREAMED = 8  # tokens written before the host looks, where somebody waits for each
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One row: the ids before it, what it is to say, how it chooses, and at most how many tokens (None: as many as the model's length allows)."""
+
+    prompt: Sequence[int]
+    grammar: Grammar = Grammar.text()
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+
+
+class Rows(flax.struct.PyTreeNode):
+    """B rows between two tokens. logits: of the token to come; positions: where it will stand; left: how many may yet come."""
+
+    logits_BxV: jax.Array
+    positions_B: jax.Array
+    left_B: jax.Array
+    grammar: grammars.State
+    cache: KVCache
+
+
+class Generator:
+    """Answers requests with a model. max_length: tokens that the model was trained on, prompt and answer together.
+
+    batch_size: rows decoded together at most; fewer where their cache would take more than `cache_bytes` in all. chunk: tokens of a prompt that
+    are read at once. partitioner: its mesh, of any shape; parameters must lie on it (None: one device).
+    """
+
+    def __init__(
+        self,
+        config: Transformer,
+        parameters,
+        table: grammars.Table,
+        max_length: int,
+        partitioner: Partitioner | None = None,
+        batch_size: int = 32,
+        chunk: int = 256,
+        cache_bytes: int = 2 << 30,
+    ):
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size = {batch_size}.", "At least one row is decoded at a time.")
+        self.config = dataclasses.replace(config, remat="none")
+        self.parameters, self.table, self.max_length = parameters, table, max_length
+        self.partitioner = for_decoding(partitioner)
+        self._batch_size, self._chunk, self._cache_bytes = batch_size, chunk, cache_bytes
+        decoder = Decoder(self.config, self.partitioner)
+        self._read = jax.jit(functools.partial(_read, decoder), donate_argnums=(4, 5))
+        self._write = jax.jit(functools.partial(_write, decoder, table), static_argnums=3, donate_argnums=1)
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """How many tokens may follow a prompt. Raises ConfigurationError where none may."""
+        room = self.max_length - len(prompt)
+        if room < 1:
+            raise ConfigurationError(f"the prompt is {len(prompt)} tokens long; the model was trained on {self.max_length}.", "Shorten it.")
+        return room
+
+    def __call__(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[list[int]]:
+        """The ids that follow each prompt, the one that ends it (eos, </image>) included. on_done is told how many requests each batch finished."""
+        limits = [self._limit(r) for r in requests]
+        lengths = [len(r.prompt) + limit for r, limit in zip(requests, limits)]
+        order = sorted(range(len(requests)), key=lambda i: (-_rounded(lengths[i], _LEAST_SLOTS), -len(requests[i].prompt), -limits[i], i))  # alike with alike
+        answers: list[list[int]] = [[] for _ in requests]
+        while order:
+            rows = self._rows_that_fit(lengths[order[0]] + 1)
+            here, order = order[:rows], order[rows:]
+            for i, ids in zip(here, self._decode_batch([requests[i] for i in here], [limits[i] for i in here])):
+                answers[i] = ids
+            if on_done:
+                on_done(len(here))
+        return answers
+
+    def _limit(self, request: Request) -> int:
+        room = self.room(request.prompt)
+        return room if request.max_tokens is None else max(min(room, request.max_tokens), 0)
+
+    def _rows_that_fit(self, length: int) -> int:
+        c = self.config
+        row_bytes = 2 * c.layers * _rounded(length, _LEAST_SLOTS) * c.kv_heads * c.head_dim * jnp.dtype(DTYPES[c.dtype]).itemsize
+        return max(min(self._batch_size, self._cache_bytes // row_bytes), 1)
+
+    def _decode_batch(self, requests: Sequence[Request], limits: Sequence[int]) -> list[list[int]]:
+        parts = self.partitioner.size("batch") if self.partitioner else 1
+        count = -(-_rounded(len(requests), 1) // parts) * parts
+        pad = count - len(requests)
+        steps = _rounded(max(limits), _LEAST_STEPS)
+        prompts = [[START, *r.prompt] for r in requests] + [[START]] * pad
+        logits, cache = self._prefill(prompts, max(len(p) + n for p, n in zip(prompts, [*limits, *[0] * pad])))
+        rows = Rows(
+            logits,
+            self.place(np.array([len(p) for p in prompts], np.int32), "batch"),
+            self.place(np.array([*limits, *[0] * pad], np.int32), "batch"),
+            self._place_all(grammars.State.of([*(r.grammar for r in requests), *[None] * pad])),
+            cache,
+        )
+        settings = samplings.Settings.of([*(r.sampling for r in requests), *[Sampling(0)] * pad])
+        _, ids, counts = self._write(self.parameters, rows, self._place_all(settings), steps)
+        ids, counts = jax.device_get((ids, counts))
+        return [row[:n].tolist() for row, n in zip(ids, counts[: len(requests)])]
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], slots: int) -> tuple[jax.Array, KVCache]:
+        """Reads whole prompts into a new cache of at least `slots` slots. Returns (logits after each prompt's last token, cache)."""
+        longest = max(map(len, prompts))
+        chunks = _chunks(longest, self._chunk)
+        cache = self.empty_cache(len(prompts), max(slots, sum(chunks)))
+        logits = self.place(np.zeros((len(prompts), self.config.vocab_size), np.float32), "batch", None)
+        tokens = np.zeros((len(prompts), sum(chunks)), np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = prompt
+        last = self.place(np.array([len(p) - 1 for p in prompts], np.int32), "batch")
+        start = 0
+        for width in chunks:
+            part = self.place(tokens[:, start : start + width], "batch", None)
+            logits, cache = self._read(self.parameters, part, np.int32(start), last, logits, cache)
+            start += width
+        return logits, cache
+
+    def empty_cache(self, rows: int, slots: int) -> KVCache:
+        """A cache of at least so many slots, laid out on the mesh."""
+        make = functools.partial(KVCache.create, self.config, rows, _rounded(slots, _LEAST_SLOTS))
+        if self.partitioner is None:
+            return make()
+        sharding = self.partitioner.sharding(("layers", "batch", "kv_length", "kv_heads", "head"), "the key-value cache")
+        return jax.jit(make, out_shardings=KVCache(sharding, sharding))()
+
+    def place(self, array: np.ndarray, *axes: str | None) -> jax.Array:
+        """A host array on the mesh; with several processes all of them hold the whole of it."""
+        if self.partitioner is None:
+            return jax.device_put(array)
+        sharding = self.partitioner.sharding(axes)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    def _place_all(self, tree):
+        return jax.tree.map(lambda array: self.place(array, "batch"), tree)
+
+
+class Session:
+    """One stream of ids whose cache stays between what is read and what is written: `read` a prompt, `write` an answer, read on.
+
+    `ids` is the stream so far. An eos ends an answer and is not kept, so that the stream may go on.
+    """
+
+    def __init__(self, generator: Generator):
+        self._generator, self._cache = generator, generator.empty_cache(1, 1)
+        self.ids: list[int] = []
+        self._logits = None
+
+    @property
+    def room(self) -> int:
+        """Tokens that the stream may yet grow by."""
+        return self._generator.max_length - len(self.ids)
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Adds ids to the stream. Raises ConfigurationError, and changes nothing, where they leave no room for an answer."""
+        g = self._generator
+        g.room([*self.ids, *ids])
+        tokens = list(ids) if self._logits is not None else [START, *ids]
+        if not tokens:
+            return
+        start = len(self.ids) + (self._logits is not None)
+        chunks = _chunks(len(tokens), g._chunk)
+        self._grow(start + sum(chunks))
+        logits = self._logits if self._logits is not None else np.zeros((1, g.config.vocab_size), np.float32)
+        padded = np.zeros((1, sum(chunks)), np.int32)
+        padded[0, : len(tokens)] = tokens
+        at = 0
+        last = np.array([start + len(tokens) - 1], np.int32)
+        for width in chunks:
+            logits, self._cache = g._read(g.parameters, padded[:, at : at + width], np.int32(start + at), last, logits, self._cache)
+            at += width
+        self._logits = logits
+        self.ids.extend(ids)
+
+    def write(self, grammar: Grammar, sampling: Sampling, max_tokens: int | None = None, at_once: int = _STREAMED) -> Iterator[list[int]]:
+        """What follows, a few ids at a time, until the grammar ends, `max_tokens` or the room. Whatever was yielded is in the stream, if the
+        caller stops there."""
+        g = self._generator
+        if self._logits is None:
+            self.read([])
+        left = self.room if max_tokens is None else min(self.room, max_tokens)
+        state, settings = grammars.State.of([grammar]), samplings.Settings.of([sampling])
+        while left > 0:
+            self._grow(len(self.ids) + 1 + at_once)
+            rows = Rows(self._logits, np.array([len(self.ids) + 1], np.int32), np.array([min(left, at_once)], np.int32), state, self._cache)
+            rows, ids, counts = g._write(g.parameters, rows, settings, at_once)
+            self._logits, self._cache, state = rows.logits_BxV, rows.cache, rows.grammar
+            said = np.asarray(ids)[0, : int(counts[0])].tolist()
+            ended = int(state.next_B[0]) == grammars.END
+            left -= len(said)
+            if ended and said[-1] == g.table.eos:
+                self.ids.extend(said[:-1])
+            else:
+                self.ids.extend(said)
+            yield said
+            if ended:
+                return
+
+    def _grow(self, slots: int) -> None:
+        more = _rounded(slots, _LEAST_SLOTS) - self._cache.k_NxBxMxGxK.shape[2]
+        if more > 0:
+            self._cache = jax.tree.map(lambda array: jnp.pad(array, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))), self._cache)
+
+
+def for_decoding(partitioner: Partitioner | None) -> Partitioner | None:
+    """The same mesh with rules that cut no length: a token at a time, there is nothing to cut."""
+    if partitioner is None:
+        return None
+    rules = {**dict(partitioner.rules), "length": (), "kv_length": ()}
+    return dataclasses.replace(partitioner, rules=tuple(rules.items()))
+
+
+def compute_parameters(config: Transformer, parameters):
+    """Parameters in the type that the model computes in, as its layers would cast them at every token; norms' scales stay float32."""
+
+    def cast(path, leaf):
+        return leaf if path[-1].key == "scale" else leaf.astype(DTYPES[config.dtype])
+
+    return jax.jit(functools.partial(jax.tree_util.tree_map_with_path, cast))(parameters)
+
+
+def _rounded(n: int, least: int, factor: int = 2) -> int:
+    """The least of `least`, least * factor, least * factor^2 ... that is not below n."""
+    while least < n:
+        least *= factor
+    return least
+
+
+def _chunks(length: int, chunk: int) -> list[int]:
+    """Widths of the chunks that a prompt is read in: whole ones, and the rest rounded up."""
+    whole, rest = divmod(length, chunk)
+    return [chunk] * whole + ([min(_rounded(rest, _LEAST_CHUNK, 4), chunk)] if rest else [])
+
+
+def _read(decoder: Decoder, parameters, tokens_BxC, start, last_B, logits_BxV, cache: KVCache):
+    """Reads tokens [B, C] that stand from `start` on; last: where each row's prompt ends, here or elsewhere. Returns (logits, cache)."""
+    C = tokens_BxC.shape[1]
+    positions_BxC = jnp.broadcast_to(start + jnp.arange(C, dtype=jnp.int32), tokens_BxC.shape)
+    lengths_B = jnp.clip(last_B - start + 1, 1, C)
+    read_BxV, cache = decoder.apply({"params": parameters}, tokens_BxC, positions_BxC, lengths_B, cache, method="decode")
+    here_B = (last_B >= start) & (last_B < start + C)
+    return _replicated_over_vocabulary(decoder, jnp.where(here_B[:, None], read_BxV, logits_BxV)), cache
+
+
+def _write(decoder: Decoder, table: grammars.Table, parameters, rows: Rows, settings: samplings.Settings, steps: int):
+    """Writes up to `steps` tokens of every row. Returns (rows, ids int32 [B, steps], how many of them each row wrote int32 [B])."""
+    B, V = rows.logits_BxV.shape
+
+    def going(carry):
+        step, rows, _, _ = carry
+        return (step < steps) & jnp.any((rows.left_B > 0) & (rows.grammar.next_B != grammars.END))
+
+    def write_one(carry):
+        step, rows, ids_BxS, counts_B = carry
+        live_B = (rows.left_B > 0) & (rows.grammar.next_B != grammars.END)
+        chosen_B = samplings.choose(rows.logits_BxV, table.allowed(rows.grammar, V), rows.positions_B, settings)
+        chosen_B = jnp.where(live_B, chosen_B, table.pad)
+        advanced = table.advance(rows.grammar, chosen_B)
+        state = jax.tree.map(lambda new, old: jnp.where(live_B, new, old), advanced, rows.grammar)
+        lengths_B = jnp.ones_like(chosen_B)
+        logits_BxV, cache = decoder.apply({"params": parameters}, chosen_B[:, None], rows.positions_B[:, None], lengths_B, rows.cache, method="decode")
+        logits_BxV = _replicated_over_vocabulary(decoder, jnp.where(live_B[:, None], logits_BxV, rows.logits_BxV))
+        rows = Rows(logits_BxV, rows.positions_B + live_B, rows.left_B - live_B, state, cache)
+        return step + 1, rows, ids_BxS.at[:, step].set(chosen_B), counts_B + live_B
+
+    carry = (jnp.int32(0), rows, jnp.full((B, steps), table.pad, jnp.int32), jnp.zeros(B, jnp.int32))
+    _, rows, ids_BxS, counts_B = jax.lax.while_loop(going, write_one, carry)
+    if decoder.partitioner:  # whole on every device, so that every process can read them
+        ids_BxS, counts_B = decoder.partitioner.constrain(ids_BxS, None, None), decoder.partitioner.constrain(counts_B, None)
+    return rows, ids_BxS, counts_B
+
+
+def _replicated_over_vocabulary(decoder: Decoder, logits_BxV):
+    """A row's logits on one device: choosing looks at all of them many times."""
+    return decoder.partitioner.constrain(logits_BxV, "batch", None) if decoder.partitioner else logits_BxV

@@ -1,0 +1,105 @@
+"""What may come next is a grammar's business, not luck's: before each token a grammar names the ids that are allowed; the rest are masked.
+
+A drawing is <image>, its rows and columns, exactly so many image codes and </image>, so whatever a model has learned, an image comes out.
+A grammar is a little automaton that runs on the device, one state a row, so that rows with different grammars share a batch and no token
+waits for the host.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tasks
+from tasks.image import MAX_SIDE
+
+ANY, TEXT, ROWS, COLUMNS, CODES, CLOSE, END = range(7)  # what a row may say next; END: nothing, it is finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Grammar:
+    """What a row is to say. Make one by `text`, `anything` or `picture`.
+
+    first: what comes first. rows, columns: of a picture, in patches, 0: the model's choice. room: the codes that there is room for.
+    """
+
+    first: int
+    rows: int = 0
+    columns: int = 0
+    room: int = 0
+
+    @classmethod
+    def text(cls) -> "Grammar":
+        """Pieces of text up to eos."""
+        return cls(TEXT)
+
+    @classmethod
+    def anything(cls) -> "Grammar":
+        """Any ids but pad, up to eos."""
+        return cls(ANY)
+
+    @classmethod
+    def picture(cls, room: int, size: tuple[int, int] | None = None) -> "Grammar":
+        """What follows <image>: rows, columns, at most `room` codes, and </image>. size: (rows, columns) that it must have."""
+        return cls(ROWS, *(size or (0, 0)), room=room)
+
+
+class State(flax.struct.PyTreeNode):
+    """Where the grammars of B rows stand, int32 [B]: what comes next, the size of the picture (0: not chosen), the codes that there is room for."""
+
+    next_B: jax.Array
+    rows_B: jax.Array
+    columns_B: jax.Array
+    room_B: jax.Array
+
+    @classmethod
+    def of(cls, grammars) -> "State":
+        """The state before the first token of each Grammar; None: a row that says nothing."""
+        rows = [(g.first, g.rows, g.columns, g.room) if g else (END, 0, 0, 0) for g in grammars]
+        return cls(*np.array(rows, np.int32).reshape(-1, 4).T)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The ids of a vocabulary that grammars speak of. Hashable: part of a compiled program."""
+
+    size: int
+    pad: int
+    eos: int
+    text: range
+    sizes: range
+    image: range
+    close: int
+
+    @classmethod
+    def of(cls, v: tasks.Vocabulary) -> "Table":
+        return cls(v.vocab_size, v.pad_id, v.eos_id, v.text_range, v.size_range, v.image_range, v.control("</image>"))
+
+    def allowed(self, state: State, vocab_size: int) -> jax.Array:
+        """bool [B, V]: the ids that may come next; of a row at its END, pad."""
+        first = self.sizes.start
+        # low <= id < high, and one more id (-1: none).
+        low = jnp.array([0, self.text.start, first, first, self.image.start, self.close, self.pad], jnp.int32)[state.next_B]
+        high = jnp.array([self.size, self.text.stop, first, first, self.image.stop, self.close + 1, self.pad + 1], jnp.int32)[state.next_B]
+        also = jnp.array([-1, self.eos, -1, -1, -1, -1, -1], jnp.int32)[state.next_B]
+        given_B = jnp.where(state.next_B == ROWS, state.rows_B, state.columns_B)
+        most_B = jnp.minimum(jnp.where(state.next_B == ROWS, state.room_B, state.room_B // jnp.maximum(state.rows_B, 1)), MAX_SIDE)
+        side_B = (state.next_B == ROWS) | (state.next_B == COLUMNS)
+        low = jnp.where(side_B & (given_B > 0), first + given_B - 1, low)
+        high = jnp.where(side_B, jnp.where(given_B > 0, first + given_B, first + most_B), high)
+        ids_V = jnp.arange(vocab_size, dtype=jnp.int32)
+        allowed_BxV = ((ids_V >= low[:, None]) & (ids_V < high[:, None])) | (ids_V == also[:, None])
+        return allowed_BxV & ((ids_V != self.pad) | (state.next_B == END)[:, None])
+
+    def advance(self, state: State, chosen_B: jax.Array) -> State:
+        """The state after each row has said an allowed id."""
+        side_B = chosen_B - self.sizes.start + 1
+        rows_B = jnp.where(state.next_B == ROWS, side_B, state.rows_B)
+        columns_B = jnp.where(state.next_B == COLUMNS, side_B, state.columns_B)
+        room_B = jnp.where(state.next_B == COLUMNS, rows_B * columns_B, state.room_B - (state.next_B == CODES))
+        ended_B = (chosen_B == self.eos) & ((state.next_B == TEXT) | (state.next_B == ANY))
+        after = jnp.array([ANY, TEXT, COLUMNS, CODES, CODES, END, END], jnp.int32)[state.next_B]
+        after = jnp.where((state.next_B == CODES) & (room_B == 0), CLOSE, after)
+        return State(jnp.where(ended_B, END, after), rows_B, columns_B, room_B)
