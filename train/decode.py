@@ -79,9 +79,7 @@ class Generator:
         self.parameters, self.table, self.max_length = parameters, table, max_length
         self.partitioner = for_decoding(partitioner)
         self._batch_size, self._chunk, self._cache_bytes = batch_size, chunk, cache_bytes
-        decoder = Decoder(self.config, self.partitioner)
-        self._read = jax.jit(functools.partial(_read, decoder), donate_argnums=(4, 5))
-        self._write = jax.jit(functools.partial(_write, decoder, table), static_argnums=3, donate_argnums=1)
+        self._read, self._write = programs(self.config, self.partitioner, table)
 
     def room(self, prompt: Sequence[int]) -> int:
         """How many tokens may follow a prompt. Raises ConfigurationError where none may."""
@@ -116,7 +114,7 @@ class Generator:
 
     def _decode_batch(self, requests: Sequence[Request], limits: Sequence[int]) -> list[list[int]]:
         parts = self.partitioner.size("batch") if self.partitioner else 1
-        count = -(-_rounded(len(requests), 1) // parts) * parts
+        count = -(-min(_rounded(len(requests), 1, 4), max(self._batch_size, len(requests))) // parts) * parts
         pad = count - len(requests)
         steps = _rounded(max(limits), _LEAST_STEPS)
         prompts = [[START, *r.prompt] for r in requests] + [[START]] * pad
@@ -251,6 +249,14 @@ def compute_parameters(config: Transformer, parameters):
         return leaf if path[-1].key == "scale" else leaf.astype(DTYPES[config.dtype])
 
     return jax.jit(functools.partial(jax.tree_util.tree_map_with_path, cast))(parameters)
+
+
+@functools.cache
+def programs(config: Transformer, partitioner: Partitioner | None, table: grammars.Table):
+    """(`_read`, `_write`) of a model; compiled once a shape in a process, whoever asks."""
+    decoder = Decoder(config, partitioner)
+    read = jax.jit(functools.partial(_read, decoder), donate_argnums=(4, 5))
+    return read, jax.jit(functools.partial(_write, decoder, table), static_argnums=3, donate_argnums=1)
 
 
 def _rounded(n: int, least: int, factor: int = 2) -> int:
