@@ -14,11 +14,11 @@ thousand characters.
 """
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
 
+from pipelines import language_scores
 from pipelines.document import Document, Element, Rejection
 
 _SLICES, _SLICE = 4, 160
@@ -56,13 +56,6 @@ _JAPANESE_KANA = 0.1
 _BY_SCRIPT = 0.99
 
 
-@functools.cache
-def _identifier():
-    from py3langid import langid
-
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
-
-
 def identify(text: str) -> tuple[str, float]:
     """(ISO 639 code, probability in [0, 1]) of a text; ("und", 0.0) where it has no letters."""
     text = sample(text)
@@ -71,11 +64,11 @@ def identify(text: str) -> tuple[str, float]:
         return "und", 0.0
     if language and share >= 0.5:
         return language, _BY_SCRIPT
-    scores = _identifier().rank(text)
-    temperature = temperature_of(len(text.encode("utf-8", "surrogatepass")))
-    best = scores[0][1]
-    total = sum(math.exp((score - best) / temperature) for _, score in scores)
-    return scores[0][0], round(1.0 / total, 4)
+    model = language_scores.scores()
+    scores = model.of(text).astype(np.float64)
+    best = int(scores.argmax())
+    shares = np.exp((scores - scores[best]) / temperature_of(len(text.encode("utf-8", "surrogatepass"))))
+    return model.languages[best], round(1.0 / float(shares.sum()), 4)
 
 
 def sample(text: str) -> str:
@@ -119,7 +112,7 @@ class Identify:
     min_score: float = 0.0
 
     def prepare(self) -> None:
-        _identifier()
+        language_scores.scores()
 
     def __call__(self, document: Document) -> Element:
         language, score = identify(document.text)

@@ -4,10 +4,12 @@ import importlib.util
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.document import BadInput, Document, Rejection, document_id
 from pipelines.functions import Chain
-from pipelines.html import Extract, has_tag_of_attributes
+from pipelines.html import Extract, _long_pieces, has_tag_of_attributes
 from pipelines.language import Identify, identify
 from pipelines.sandbox import Child, Sandbox, SandboxError
 from tasks.errors import ConfigurationError
@@ -17,6 +19,11 @@ BODY = "<p>" + "The library keeps every book that was ever lent to it. " * 8 + "
 
 def page(data, **metadata):
     return Document(document_id("t", "1"), "a.html", "text", None, data, metadata)
+
+
+@given(st.text(st.sampled_from("a>"), max_size=60), st.integers(0, 12))
+def test_every_long_piece_between_marks_is_found(page, length):
+    assert list(_long_pieces(page, length)) == [piece for piece in page.split(">") if len(piece) > length]
 
 
 def test_main_text_title_and_encoding():

@@ -1,13 +1,15 @@
 """Languages: the layer of scripts, the confidence of short and long texts, and what is looked at."""
 
+import functools
 import math
 
 import pytest
 from filters.prose import GOOD, PROSE, document
 from hypothesis import given
 from hypothesis import strategies as st
+from py3langid import langid
 
-from pipelines import language
+from pipelines import language, language_scores
 from pipelines.document import Rejection
 from pipelines.language import Identify, by_script, identify, sample, temperature_of
 
@@ -41,6 +43,21 @@ def test_without_letters_the_language_is_undetermined(text):
 def test_short_texts_say_that_they_are_not_sure():
     assert identify("hello")[1] < 0.5 and identify("Table 1")[1] < 0.9
     assert identify(GOOD[:30])[1] < identify(GOOD)[1]
+
+
+@given(st.one_of(st.text(max_size=300), st.sampled_from(sorted(PROSE.values())), st.text("aeinrstAEINRST \u00e9\u0438\u0430\u0648", max_size=900)))
+def test_scores_are_those_of_py3langid_to_the_last_bit(text):
+    mine, peer = language_scores.scores(), py3langid_model()
+    found = dict(reversed(list(zip(mine.languages, mine.of(text).tolist()))))  # the first of two columns
+    ranked = peer.rank(text)
+    if ranked[0][1] > -1e30:  # its own floor, where it finds no n-gram
+        assert [found[code] for code, _ in ranked] == [score for _, score in ranked]
+    assert ranked[0][0] == mine.languages[int(mine.of(text).argmax())]
+
+
+@functools.cache
+def py3langid_model():
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
 
 
 @given(st.integers(0, 100_000))
