@@ -5,23 +5,25 @@
 `packed` runs one of these on every device, with the device's part of batch, length and heads:
 
     full       scores of a whole row at once, float32 softmax: the oracle, and the fastest where rows are short
+    blockwise  a running softmax over blocks (train/blockwise.py): memory linear in the length on any device
     splash     Pallas kernels for TPU (train/splash.py)
 
-A row cut along its length gathers keys and values from the other devices: with few key-value heads they are small.
+docs/attention.md tells which is taken where, and what each costs.
 """
 
-import functools
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 
 from tasks.errors import ConfigurationError
-from train import splash
+from train import blockwise, context, splash
 from train.partitioning import Partitioner
 
-MASKED = -2.0**30  # far below any logit in float32, without the NaNs that a row of -inf gives
-KERNELS = ("auto", "full", "splash")
+MASKED = blockwise.MASKED
+KERNELS = ("auto", "full", "blockwise", "splash")
+FULL_UP_TO = 1024  # tokens of a row: above, blocks are faster on CPU, and a square of scores is no longer small anywhere
 
 
 def packed(
@@ -33,35 +35,42 @@ def packed(
     partitioner: Partitioner | None = None,
     blocks: splash.Blocks = splash.Blocks(),
 ) -> jax.Array:
-    """Attention inside the segments of packed rows: [B, L, H, K]. kernel: one of KERNELS. blocks: the tiles of splash."""
+    """Attention inside the segments of packed rows: [B, L, H, K]. kernel: one of KERNELS. blocks: the tiles of splash.
+
+    The mesh may cut batch, length and heads. Output and log-sum-exp of a kernel carry the name blockwise.RESIDUALS for remat policies.
+    """
     platform = _platform(partitioner)
     kernel = choose(kernel, platform, q_BxLxHxK.shape[1])
-    run = functools.partial(_one_device, kernel=kernel, blocks=blocks, interpret=platform != "tpu")
-    if partitioner is None or partitioner.mesh.size == 1 or kernel == "full":
-        return run(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, segment_ids_BxL)
-    # Cut by hand: the compiler cannot cut a kernel.
-    if partitioner.size("length") > 1:
-        raise ConfigurationError("attention of rows cut along their length has only the kernel 'full'.", "Set Transformer.attention = 'full'.")
-    if k_BxLxGxK.shape[2] > 1 and partitioner.size("act_heads") > 1:
-        raise ConfigurationError("attention of several key-value heads cut over devices has only the kernel 'full'.", "Set Transformer.attention = 'full'.")
+    device = _Device(kernel, blocks, platform != "tpu")
+    if partitioner is None or partitioner.mesh.size == 1:
+        return device.attend(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
+    # Cut by hand: the compiler cannot cut a kernel, and would not balance the work.
+    heads, kv_heads, head_parts = q_BxLxHxK.shape[2], k_BxLxGxK.shape[2], partitioner.size("act_heads")
+    kv_heads_cut = kv_heads % head_parts == 0
     q_spec = partitioner.spec(("batch", "length", "act_heads", "head"), "queries")
-    kv_spec = partitioner.spec(("batch", "kv_length", "kv_heads", "head"), "keys and values")
+    kv_spec = partitioner.spec(("batch", "length", "act_heads" if kv_heads_cut else None, "head"), "keys and values")
     segments_spec = partitioner.spec(("batch", "length"), "segment ids")
-    cut = jax.shard_map(
-        run, mesh=partitioner.mesh, in_specs=(q_spec, kv_spec, kv_spec, segments_spec, segments_spec), out_specs=q_spec, check_vma=False
+    device = dataclasses.replace(
+        device,
+        length_axes=_names(q_spec[1]),
+        length_parts=partitioner.size("length"),
+        head_axes=_names(q_spec[2]),
+        heads=heads,
+        select_heads=kv_heads > 1 and not kv_heads_cut,
     )
-    return cut(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, segment_ids_BxL)
+    cut = jax.shard_map(
+        device.attend, mesh=partitioner.mesh, in_specs=(q_spec, kv_spec, kv_spec, segments_spec), out_specs=q_spec, check_vma=False
+    )
+    return cut(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
 
 
 def choose(kernel: str, platform: str, length: int) -> str:
     """The kernel that "auto" means for rows of `length` tokens on `platform`; any other, itself. Rows shorter than a tile have `full` alone."""
     if kernel not in KERNELS:
         raise ConfigurationError(f"Transformer.attention = {kernel!r}.", f"Choose one of {', '.join(KERNELS)}.")
-    if length < splash.LANES:
-        return "full"
     if kernel == "auto":
-        return "splash" if platform == "tpu" else "full"
-    return kernel
+        kernel = "splash" if platform == "tpu" else "blockwise" if length > FULL_UP_TO else "full"
+    return "full" if length < splash.LANES else kernel
 
 
 def _platform(partitioner: Partitioner | None) -> str:
@@ -71,10 +80,60 @@ def _platform(partitioner: Partitioner | None) -> str:
     return partitioner.mesh.devices.flat[0].platform
 
 
-def _one_device(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, kernel: str, blocks: splash.Blocks, interpret: bool) -> jax.Array:
-    if kernel == "splash":
-        return splash.packed(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, blocks, interpret)
-    return attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, packed_mask(q_segments_BxL))
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """What one device does with its part of the rows. length_axes, head_axes: the mesh axes that cut length and heads; heads: H of the whole.
+
+    select_heads: the queries' heads are cut where the key-value heads cannot be.
+    """
+
+    kernel: str
+    blocks: splash.Blocks
+    interpret: bool
+    length_axes: tuple[str, ...] = ()
+    length_parts: int = 1
+    head_axes: tuple[str, ...] = ()
+    heads: int = 0
+    select_heads: bool = False
+
+    def attend(self, q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL) -> jax.Array:
+        k_BxLxGxK, v_BxLxGxK = self._own_heads(q_BxLxHxK, k_BxLxGxK), self._own_heads(q_BxLxHxK, v_BxLxGxK)
+        length = q_BxLxHxK.shape[1]
+        if self.length_parts == 1:
+            return self._run(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, segment_ids_BxL, jnp.arange(length, dtype=jnp.int32), 1)
+        axes, parts = self.length_axes, self.length_parts
+        k_BxMxGxK, v_BxMxGxK = context.gather(k_BxLxGxK, axes), context.gather(v_BxLxGxK, axes)
+        segments_BxM = jax.lax.all_gather(segment_ids_BxL, axes, axis=1, tiled=True)
+        # A chunk is a run of whole tiles, or there is nothing to win.
+        balanced = self.kernel != "full" and length % (2 * splash.LANES) == 0
+        index_L = context.index(length, axes, parts, balanced)
+        if not balanced:
+            return self._run(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, segment_ids_BxL, segments_BxM, index_L, 1)
+        q_BxLxHxK = context.balance(q_BxLxHxK, axes, parts)
+        o_BxLxHxK = self._run(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, jnp.take(segments_BxM, index_L, axis=1), segments_BxM, index_L, 2)
+        return context.unbalance(o_BxLxHxK, axes, parts)
+
+    def _own_heads(self, q_BxLxHxK, k_BxLxGxK) -> jax.Array:
+        """The key-value heads that this device's queries read, so that its head h of H reads its head h // (H / G)."""
+        H, G = q_BxLxHxK.shape[2], k_BxLxGxK.shape[2]
+        if not self.select_heads:
+            return k_BxLxGxK
+        R = self.heads // G
+        first = jax.lax.axis_index(self.head_axes) * H
+        if R % H == 0:
+            return jax.lax.dynamic_slice_in_dim(k_BxLxGxK, first // R, 1, 2)
+        return jnp.take(k_BxLxGxK, (first + jnp.arange(H)) // R, axis=2)
+
+    def _run(self, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, runs: int) -> jax.Array:
+        if self.kernel == "splash":
+            return splash.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, self.blocks, runs, self.interpret)
+        if self.kernel == "blockwise":
+            return blockwise.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L[None], runs)
+        return attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, packed_mask(q_segments_BxL, kv_segments_BxM, index_L))
 
 
 def cached(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, positions_BxL: jax.Array) -> jax.Array:
@@ -96,7 +155,7 @@ def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mas
     return o_BxGxLRxK.reshape(B, G, L, H // G, K).transpose(0, 2, 1, 3, 4).reshape(B, L, H, K)
 
 
-def packed_mask(segment_ids_BxL: jax.Array) -> jax.Array:
-    """bool [B, L, L]: a token sees its own segment up to itself. Padding (segment 0) sees padding, whose loss nobody counts."""
-    same_BxLxL = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
-    return same_BxLxL & jnp.tril(jnp.ones((segment_ids_BxL.shape[1],) * 2, bool))
+def packed_mask(q_segments_BxL: jax.Array, kv_segments_BxM: jax.Array, q_index_L: jax.Array) -> jax.Array:
+    """bool [B, L, M]: a token sees its own segment up to itself. Padding (segment 0) sees padding, whose loss nobody counts."""
+    same_BxLxM = q_segments_BxL[:, :, None] == kv_segments_BxM[:, None, :]
+    return same_BxLxM & (jnp.arange(kv_segments_BxM.shape[1]) <= q_index_L[:, None])

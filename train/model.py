@@ -145,8 +145,6 @@ class Block(nn.Module):
         q_BxLxHxK = constrain(rope(q_BxLxHxK, positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head")
         k_BxLxGxK = rope(k_BxLxGxK, positions_BxL, c.rope_theta)
         if cache is None:
-            k_BxLxGxK = constrain(k_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
-            v_BxLxGxK = constrain(v_BxLxGxK, "batch", "kv_length", "kv_heads", "head")
             o_BxLxHxK = attention.packed(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, c.attention, self.partitioner, c.splash_blocks)
         else:
             rows_Bx1 = jnp.arange(x_BxLxD.shape[0])[:, None]

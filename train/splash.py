@@ -13,12 +13,12 @@ import math
 import gin
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tasks.errors import ConfigurationError
+from train import blockwise
 
 LANES = 128  # the kernels' blocks are multiples of the vector unit's width
-RESIDUALS = "attention"  # the name of output and log-sum-exp for remat policies: saved, the backward pass does not run the forward kernel again
+RESIDUALS = blockwise.RESIDUALS
 
 
 @gin.configurable(module="train.splash")
@@ -29,6 +29,8 @@ class Blocks:
     q, kv: of the forward kernel, whose inner loop takes kv_compute keys at a time. q_backward, kv_backward, kv_compute_backward: of the kernel for
     the gradients of keys and values, q_dq, kv_dq: of the one for those of the queries. fused: up to this many key blocks, one backward kernel
     computes all three gradients (5 matrix products a tile for 7) and writes one partial gradient of the queries a key block; 0: never.
+    sparse_from: rows at least so long skip, beside what is above the diagonal, tiles between segments that have nothing in common. Then every row
+    has its own table of tiles and the rows of a device go through the kernels one after the other; shorter rows go together.
     """
 
     q: int = 1024
@@ -40,12 +42,14 @@ class Blocks:
     q_dq: int = 1024
     kv_dq: int = 1024
     fused: int = 4
+    sparse_from: int = 8192
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (field.name != "fused" and (value == 0 or value % LANES)):
-                raise ConfigurationError(f"Blocks.{field.name} = {value!r}.", f"Blocks are multiples of {LANES}; fused is a number of key blocks.")
+            least, step = (0, 1) if field.name in ("fused", "sparse_from") else (LANES, LANES)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least or value % step:
+                raise ConfigurationError(f"Blocks.{field.name} = {value!r}.", f"Tiles are multiples of {LANES} tokens; fused and sparse_from whole numbers.")
 
 
 def fit(block: int, length: int) -> int:
@@ -53,60 +57,116 @@ def fit(block: int, length: int) -> int:
     return max(size for size in range(LANES, min(block, length) + 1, LANES) if length % size == 0)
 
 
-def packed(
+def attend(
     q_BxLxHxK: jax.Array,
     k_BxMxGxK: jax.Array,
     v_BxMxGxK: jax.Array,
     q_segments_BxL: jax.Array,
     kv_segments_BxM: jax.Array,
+    q_index_L: jax.Array,
     blocks: Blocks = Blocks(),
+    runs: int = 1,
     interpret: bool = False,
 ) -> jax.Array:
-    """Attention inside the segments of packed rows: [B, L, H, K], in the type of `q`; scores and softmax are float32.
+    """[B, L, H, K] in the type of `q`: the query at index t of its row sees the keys 0 ... t of its segment; scores and softmax are float32.
 
-    interpret: run the kernels' Python on any device; slow, for tests.
+    q_index: int32 [L], in `runs` equally long runs of neighbours. interpret: run the kernels' Python on any device; slow, for tests.
     """
-    L, M, heads, kv_heads = q_BxLxHxK.shape[1], k_BxMxGxK.shape[1], q_BxLxHxK.shape[2], k_BxMxGxK.shape[2]
+    L, M, G = q_BxLxHxK.shape[1], k_BxMxGxK.shape[1], k_BxMxGxK.shape[2]
     pad_q, pad_kv = -L % LANES, -M % LANES
     q_BxLxHxK, q_segments_BxL = _pad(q_BxLxHxK, pad_q), _pad(q_segments_BxL, pad_q)
     k_BxMxGxK, v_BxMxGxK, kv_segments_BxM = (_pad(x, pad_kv) for x in (k_BxMxGxK, v_BxMxGxK, kv_segments_BxM))
-    kernel = _kernel(L + pad_q, M + pad_kv, heads, kv_heads == 1, blocks, interpret)
+    q_index_L = jnp.pad(q_index_L, (0, pad_q), constant_values=M + pad_kv - 1)
+    sizes = _sizes(q_index_L.shape[0] // (1 if pad_q else runs), M + pad_kv, blocks)
+
+    def table(q_block: int, kv_block: int, keys_outside: bool):
+        index_1xNxQ = q_index_L.reshape(1, -1, q_block)
+        kv_starts = kv_segments_BxM.reshape(kv_segments_BxM.shape[0], -1, kv_block)
+        if M < blocks.sparse_from:  # one table for all rows
+            needed_BxNxJ = blockwise.needed(jnp.zeros_like(index_1xNxQ), jnp.zeros_like(kv_starts[:1]), index_1xNxQ)
+        else:
+            needed_BxNxJ = blockwise.needed(q_segments_BxL.reshape(-1, index_1xNxQ.shape[1], q_block), kv_starts, index_1xNxQ)
+        return visits(needed_BxNxJ, keys_outside)
+
+    fused = sizes["use_fused_bwd_kernel"]
+    tables = (
+        table(sizes["block_q"], sizes["block_kv"], False),
+        None if fused else table(sizes["block_q_dq"], sizes["block_kv_dq"], False),
+        table(sizes["block_q_dkv"], sizes["block_kv_dkv"], True),
+    )
     q_BxHxLxK = jnp.swapaxes(q_BxLxHxK * (1.0 / math.sqrt(q_BxLxHxK.shape[-1])), 1, 2)
-    if kv_heads == 1:
-        k, v = k_BxMxGxK[:, :, 0], v_BxMxGxK[:, :, 0]
-    else:
-        k, v = jnp.swapaxes(k_BxMxGxK, 1, 2), jnp.swapaxes(v_BxMxGxK, 1, 2)
-    o_BxHxLxK = jax.vmap(kernel)(q_BxHxLxK, k, v, _segment_ids(q_segments_BxL, kv_segments_BxM))
+    k, v = (x[:, :, 0] if G == 1 else jnp.swapaxes(x, 1, 2) for x in (k_BxMxGxK, v_BxMxGxK))
+    row = functools.partial(_row, q_index_L=q_index_L, sizes=tuple(sizes.items()), interpret=interpret)
+    one_table = tables[0][0].shape[0] == 1
+    if one_table:
+        tables = jax.tree.map(lambda table_1xNxJ: table_1xNxJ[0], tables)
+    o_BxHxLxK = jax.vmap(row, in_axes=(0, 0, 0, 0, 0, None if one_table else 0))(q_BxHxLxK, k, v, q_segments_BxL, kv_segments_BxM, tables)
     return jnp.swapaxes(o_BxHxLxK, 1, 2)[:, :L]
+
+
+def _row(q_HxLxK, k, v, q_segments_L, kv_segments_M, tables, q_index_L, sizes, interpret: bool) -> jax.Array:
+    """One row: [H, L, K]. k, v: [M, K] for multi-query attention, else [G, M, K]."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
+
+    def information(table):
+        if table is None:
+            return None
+        following_NxJ, needed_NxJ = table
+        return MaskInfo(data_next=following_NxJ[None], mask_next=None, block_mask=needed_NxJ[None], partial_mask_blocks=None, q_sequence=q_index_L)
+
+    kernel = kernels.SplashAttentionKernel(
+        *map(information, tables),
+        block_sizes=kernels.BlockSizes(**dict(sizes)),
+        is_mqa=k.ndim == 2,
+        save_residuals=False,
+        mask_value=kernels.DEFAULT_MASK_VALUE,
+        attn_logits_soft_cap=None,
+        residual_checkpoint_name=RESIDUALS,
+        mask_function=_causal,
+        interpret=interpret,
+    )
+    return kernel(q_HxLxK, k, v, kernels.SegmentIds(q_segments_L, kv_segments_M))
+
+
+def _causal(q_index, kv_index):
+    return q_index >= kv_index
+
+
+def visits(needed_BxNxJ: jax.Array, keys_outside: bool) -> tuple[jax.Array, jax.Array]:
+    """The kernels' table of blocks: int32 [B, N, J] twice.
+
+    First which block to have fetched when the loops stand at (i, j): where it is not needed, the next that will be, so that nothing is fetched in
+    vain. A block of keys for the kernels whose inner loop runs over keys; a block of queries where `keys_outside`. Second whether it is needed.
+    """
+    needed = jnp.swapaxes(needed_BxNxJ, 1, 2) if keys_outside else needed_BxNxJ  # [B, outer, inner]
+    outer, inner = needed.shape[1:]
+    places = jnp.arange(outer * inner, dtype=jnp.int32)
+    needed_BxP = needed.reshape(-1, outer * inner)
+    following_BxP = jax.lax.cummin(jnp.where(needed_BxP, places, outer * inner), axis=1, reverse=True)
+    following_BxP = jnp.where(following_BxP < outer * inner, following_BxP, jnp.argmax(needed_BxP, axis=1, keepdims=True).astype(jnp.int32))
+    following = (following_BxP % inner).reshape(needed.shape)
+    if keys_outside:
+        following = jnp.swapaxes(following, 1, 2)
+    return following, needed_BxNxJ.astype(jnp.int32)
+
+
+def _sizes(q_run: int, kv_length: int, blocks: Blocks) -> dict[str, int | bool | None]:
+    """The kernels' block sizes for queries in runs of `q_run` and `kv_length` keys, both multiples of 128."""
+    q, kv, q_backward, kv_backward = fit(blocks.q, q_run), fit(blocks.kv, kv_length), fit(blocks.q_backward, q_run), fit(blocks.kv_backward, kv_length)
+    fused = kv_length // kv_backward <= blocks.fused
+    return {
+        "block_q": q,
+        "block_kv": kv,
+        "block_kv_compute": fit(blocks.kv_compute, kv),
+        "block_q_dkv": q_backward,
+        "block_kv_dkv": kv_backward,
+        "block_kv_dkv_compute": fit(blocks.kv_compute_backward, kv_backward),
+        "block_q_dq": None if fused else fit(blocks.q_dq, q_run),
+        "block_kv_dq": None if fused else fit(blocks.kv_dq, kv_length),
+        "use_fused_bwd_kernel": fused,
+    }
 
 
 def _pad(x: jax.Array, count: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, count), *[(0, 0)] * (x.ndim - 2))) if count else x
-
-
-def _segment_ids(q_BxL, kv_BxM):
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
-
-    return splash_attention_kernel.SegmentIds(q_BxL, kv_BxM)
-
-
-def _kernel(q_length: int, kv_length: int, heads: int, multi_query: bool, blocks: Blocks, interpret: bool):
-    """The kernel for one row."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
-
-    fitted = {name: fit(size, q_length if name.startswith("q") else kv_length) for name, size in dataclasses.asdict(blocks).items() if name != "fused"}
-    fused = kv_length // fitted["kv_backward"] <= blocks.fused
-    sizes = splash_attention_kernel.BlockSizes(
-        block_q=fitted["q"],
-        block_kv=fitted["kv"],
-        block_kv_compute=math.gcd(fitted["kv"], fitted["kv_compute"]),
-        block_q_dkv=fitted["q_backward"],
-        block_kv_dkv=fitted["kv_backward"],
-        block_kv_dkv_compute=math.gcd(fitted["kv_backward"], fitted["kv_compute_backward"]),
-        block_q_dq=None if fused else fitted["q_dq"],
-        block_kv_dq=None if fused else fitted["kv_dq"],
-        use_fused_bwd_kernel=fused,
-    )
-    mask = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((q_length, kv_length))] * heads)
-    make = splash_attention_kernel.make_splash_mqa if multi_query else splash_attention_kernel.make_splash_mha
-    return make(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, residual_checkpoint_name=RESIDUALS, interpret=interpret)

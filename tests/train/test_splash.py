@@ -1,0 +1,37 @@
+"""train/splash.py: tiles that fit, and tables that fetch every tile in time. That the kernels compute attention is tests/train/test_attention.py's."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from tasks.errors import ConfigurationError
+from train import splash
+
+
+@pytest.mark.parametrize("wrong", [{"kv": 100}, {"q": 0}, {"kv_compute": True}, {"fused": -1}])
+def test_blocks_that_cannot_be(wrong):
+    with pytest.raises(ConfigurationError, match=f"Blocks.{next(iter(wrong))}"):
+        splash.Blocks(**wrong)
+
+
+def test_blocks_fit_the_length():
+    assert [splash.fit(1024, length) for length in (128, 384, 2048, 1280)] == [128, 384, 1024, 640]
+
+
+@hypothesis.given(st.integers(1, 4), st.integers(1, 4), st.data())
+def test_tables_name_the_tile_that_is_needed_next(outer, inner, data):
+    needed = np.array(data.draw(st.lists(st.lists(st.booleans(), min_size=inner, max_size=inner), min_size=outer, max_size=outer)))
+    for keys_outside in (False, True):
+        table, run = (np.asarray(x)[0] for x in splash.visits((needed.T if keys_outside else needed)[None], keys_outside))
+        table, run = (table.T, run.T) if keys_outside else (table, run)
+        np.testing.assert_array_equal(run, needed)
+        visited = [j for i in range(outer) for j in range(inner) if needed[i, j]]
+        first = iter(visited)
+        upcoming = next(first, None)
+        for i in range(outer):
+            for j in range(inner):
+                if upcoming is not None:
+                    assert table[i, j] == upcoming
+                if needed[i, j]:
+                    upcoming = next(first, visited[0])
