@@ -82,12 +82,12 @@ def make_trainer(run, topology, vocab_size: int | None, domains: int):
     if not length:
         raise ConfigurationError(f"TASK_FEATURE_LENGTHS = {dict(run.lengths)} has no 'targets'.", "Bind {'targets': L}, the tokens of a row.")
     partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("length", length)})
-    model = dataclasses.replace(run.model, vocab_size=vocab_size or run.model.vocab_size or _vocabulary_size(run))
+    model = dataclasses.replace(run.model, vocab_size=vocab_size or run.model.vocab_size or vocabulary_size(run))
     model.check_mesh(partitioner)
     return run.trainer(model, partitioner, domains), max(BatchSizes.of(run.batch_size).sizes), length
 
 
-def _vocabulary_size(run) -> int:
+def vocabulary_size(run) -> int:
     if run.vocabulary:
         import tasks
 

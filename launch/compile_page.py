@@ -1,11 +1,11 @@
-"""What `castor compile` found out, for the eye: the tables of the terminal and one self-contained page. Every text is escaped by the template engine."""
+"""What `castor compile` found out, for the eye: the tables of the terminal and one self-contained page, whose texts the template engine escapes."""
 
 import pathlib
 
 import jinja2
 
 GIB = 2**30
-_COLOURS = {"arguments": "#2f6db3", "temporaries": "#d08a2e", "outputs": "#4f9d4f", "compute": "#2f6db3", "exposed": "#c0504d", "overlapped": "#e3b7b5"}
+_COLOURS = {"arguments": "#2f6db3", "temporaries": "#d08a2e", "outputs": "#4f9d4f", "compute": "#2f6db3", "exposed": "#c0504d"}
 
 
 def render(report: dict) -> str:
@@ -20,7 +20,8 @@ def render(report: dict) -> str:
 def title(report: dict) -> str:
     topology, batch = report["topology"], report["batch"]
     slices = f"{topology['slices']} x " if topology["slices"] > 1 else ""
-    return f"{report['model']['parameters'] / 1e9:.2f}B parameters on {slices}{topology['name']}, {batch['rows']:,} rows of {batch['length']:,} tokens"
+    parameters = f"{report['model']['parameters'] / 1e9:.2f}B parameters"
+    return f"{parameters} on {slices}{topology['name']}, {batch['rows']:,} rows of {batch['length']:,} tokens"
 
 
 def verdict(report: dict) -> str:
@@ -58,7 +59,8 @@ def tables(report: dict) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...
         ("MFU that FLOPs and HBM alone would allow", f"{step['roofline_mfu']:.3f}"),
     ]
     result.append(("Work of a chip", ("what", ">value"), work))
-    result.append(("Compute by kind", ("kind", ">time", ">share"), [(row["kind"], seconds(row["seconds"]), f"{row['seconds'] / step['seconds']:.1%}") for row in report["compute"][:10]]))
+    kinds = [(row["kind"], seconds(row["seconds"]), f"{row['seconds'] / step['seconds']:.1%}") for row in report["compute"][:10]]
+    result.append(("Compute by kind", ("kind", ">time", ">share"), kinds))
     rows = [
         (
             row["kind"],
@@ -145,4 +147,7 @@ def gib(size: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 10 else f"{value:.3f} s" if value >= 1 else f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} us"
+    for least, unit, digits in ((10, 1, 2), (1, 1, 3), (1e-3, 1e3, 1)):
+        if value >= least:
+            return f"{value * unit:.{digits}f} {'s' if unit == 1 else 'ms'}"
+    return f"{value * 1e6:.1f} us"

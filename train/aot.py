@@ -20,21 +20,25 @@ from train.collectives import Fabric
 from train.hlo import parse
 
 SCHEMA = 1
+QUIET = {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+_UNITS = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+_REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")
 
 
 class DoesNotFit(CastorError):
     """The compiler gave up for want of HBM. needed, granted: bytes a chip, as far as it says."""
 
     def __init__(self, what: str, needed: float | None, granted: float | None):
-        super().__init__(what, "Cut the model over more chips (fsdp, tensor), recompute more (remat), take the batch in parts (ACCUMULATE) or cut the loss.")
+        super().__init__(what, "Cut the model over more chips (fsdp, tensor), recompute more (remat) or take the batch in parts (ACCUMULATE).")
         self.needed, self.granted = needed, granted
 
 
 def quiet() -> None:
-    """Sets what JAX and libtpu read when they start: this process runs on the CPU, and libtpu looks for no TPU and asks no metadata server for one."""
+    """Sets what JAX and libtpu read when they start: this process runs on the CPU, and libtpu neither looks for a TPU nor asks a server for one."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    for name, value in (("TPU_ACCELERATOR_TYPE", "v5litepod-1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_WORKER_ID", "0"), ("TF_CPP_MIN_LOG_LEVEL", "3")):
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # its lock is for processes that would drive one TPU; compilers may stand side by side
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
@@ -52,7 +56,10 @@ def devices(topology: Topology) -> list:
     try:
         found = list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
     except jax.errors.JaxRuntimeError as error:
-        raise ConfigurationError(f"--topology={topology.name}: libtpu knows no such slice ({_line(error)}).", "Give the sides of a slice that exists.") from error
+        if "INVALID_ARGUMENT" not in str(error):
+            raise CastorError(f"libtpu did not start: {_line(error)}", "Is another process using the TPU compiler or a TPU?") from error
+        what = f"--topology={topology.name}: libtpu knows no such slice ({_line(error)})."
+        raise ConfigurationError(what, "Give the sides of a slice that exists.") from error
     if len(found) != topology.size:
         raise ConfigurationError(f"--topology={topology.name}: libtpu describes {len(found)} devices, not {topology.size}.", "Give another slice.")
     return found
@@ -95,15 +102,16 @@ def compile_step(trainer, rows: int, length: int) -> Compiled:
 
 def out_of_memory(message: str) -> DoesNotFit:
     """The refusal in the compiler's words: "Used 20.10G of 15.75G hbm" or "temporaries (480.00G) exceeds available HBM (15.75G)"."""
-    sizes = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", message)
-    numbers = [part for part in sizes.groups() if part is not None] if sizes else []
-    needed, granted = ((float(n) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[unit]) for n, unit in zip(numbers[::2], numbers[1::2])) if numbers else (None, None)
-    said = f"needs {needed / GIB:.1f} GiB of the {granted / GIB:.2f} GiB of HBM that a program may use" if numbers else f"does not fit ({_line(message)})"
-    return DoesNotFit(f"The step {said}.", needed, granted)
+    sizes = _REFUSED.search(message)
+    if not sizes:
+        return DoesNotFit(f"The step does not fit ({_line(message)}).", None, None)
+    number, unit, limit, limit_unit = (part for part in sizes.groups() if part is not None)
+    needed, granted = float(number) * _UNITS[unit], float(limit) * _UNITS[limit_unit]
+    return DoesNotFit(f"The step needs {needed / GIB:.1f} GiB of the {granted / GIB:.2f} GiB of HBM that a program may use.", needed, granted)
 
 
 def report(trainer, topology: Topology, rows: int, length: int, compiled: Compiled) -> dict:
-    """Everything that is said of a compiled step, as JSON: see docs/compile.md for the fields. Bytes, FLOPs and seconds are of one chip and one step."""
+    """Everything that is said of a compiled step, as JSON (fields: docs/compile.md). Bytes, FLOPs and seconds are of one chip and one step."""
     import jax
 
     from train.model import count_parameters

@@ -7,6 +7,7 @@ and torus algorithms on otherwise idle links, without start-up latency: a lower 
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 
@@ -16,6 +17,13 @@ from train.chips import Topology
 from train.hlo import Computation, Instruction, Program
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute", "collective-broadcast")
+
+_GROUPS = re.compile(
+    r"replica_groups=("
+    r"mesh\[[^\]]*\](?:,? *device_ids=\(.*?\)\))?(?: *\{[^}]*\})?"  # mesh['a'=8,'b'=2], device_ids=([8,2]T(1,0)) {'a'}
+    r"|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?"  # [2,8]<=[8,2]T(1,0)
+    r"|\{.*?\}\}|\{\})"  # {{0,1},{2,3}} and {}
+)
 
 
 def kind_of(instruction: Instruction) -> str | None:
@@ -91,7 +99,8 @@ class Fabric:
 
     def hops(self, members: np.ndarray) -> float:
         """Mean links that lie between two members, in rings."""
-        return sum(len(np.unique(self.coordinates[members, axis])) for axis in range(len(self.topology.shape)) if np.ptp(self.coordinates[members, axis])) / 4
+        lengths = [len(np.unique(side)) for side in self.coordinates[members].T]
+        return sum(length for length in lengths if length > 1) / 4
 
     def seconds(self, kind: str, members: np.ndarray, sent: float) -> float:
         """The least time in which a group [members] does `kind` with `sent` bytes of input a member, over ICI and DCN."""
@@ -156,7 +165,7 @@ def describe(program: Program, computation: Computation, instruction: Instructio
 
 def replica_groups(attributes: str, num_partitions: int) -> np.ndarray:
     """The groups of devices [number, members] that an instruction's attributes name, in any of the notations of HLO; without one, all devices."""
-    found = re.search(r"replica_groups=(mesh\[[^\]]*\](?:,? *device_ids=\(.*?\)\))?(?: *\{[^}]*\})?|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?|\{.*?\}\}|\{\})", attributes)
+    found = _GROUPS.search(attributes)
     text = found.group(1) if found else "{}"
     return _groups(text, num_partitions)
 
@@ -196,7 +205,8 @@ def _mesh_groups(text: str) -> np.ndarray:
     split, picked = [], []
     wanted = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", chosen.group(1)) if chosen else []
     for name, size in axes:
-        parts = sorted({bound for axis, before, part in wanted if axis == name and before for bound in (int(before), int(before) * int(part))} | {1, size})
+        bounds = [(int(before), int(before) * int(part)) for axis, before, part in wanted if axis == name and before]
+        parts = sorted({1, size, *itertools.chain.from_iterable(bounds)})
         for low, high in zip(parts, parts[1:]) if size > 1 else ((1, 1),):
             inside = any(axis == name and (not before or int(before) <= low < int(before) * int(part)) for axis, before, part in wanted)
             if inside:

@@ -6,11 +6,11 @@ import re
 from train.hlo import Computation, Instruction
 
 CALL = "tpu_custom_call"
-_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # scores and values; in the backward pass scores again and a product a gradient, and one of the two
+_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # scores and values; backward: scores and their gradient, and a product a gradient
 
 
 def flops(computation: Computation, instruction: Instruction) -> float | None:
-    """Of a splash attention kernel: its matrix products over the whole blocks on and below the diagonal. Other kernels: what they declare; None: nothing.
+    """Of a splash attention kernel: its products over the whole blocks on and below the diagonal. Of others: what they declare, None for nothing.
 
     Where queries are fewer than keys (context parallelism), the last queries of the row are counted, for which the others wait. Segments save
     nothing here: which blocks they empty is known only at run time.

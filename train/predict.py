@@ -46,7 +46,8 @@ class Work:
 class Prediction:
     """Of one step on one chip: seconds, FLOPs, bytes.
 
-    scheduled: the prediction. roofline: its lower bound. compute: instructions alone. communication: collectives alone, of which `exposed` is waited for.
+    scheduled: the prediction. roofline: its lower bound. compute: instructions alone. communication: collectives alone, of which `exposed` is
+    waited for.
     """
 
     scheduled: float

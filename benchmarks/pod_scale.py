@@ -1,0 +1,211 @@
+"""The family on pod slices: memory, predicted step time and MFU of every member, from the real TPU compiler, on a machine without a TPU.
+
+    python benchmarks/pod_scale.py --rows=FOLDER                          # compiles what FOLDER lacks; Ctrl-C loses nothing
+    python benchmarks/pod_scale.py --rows=FOLDER --only=nano2             # rows whose name holds the text
+    python benchmarks/pod_scale.py --rows=FOLDER --judge=hlo_cost.py      # and asks another reader of the same compiled program
+    python benchmarks/pod_scale.py --rows=FOLDER --table=docs/scale.md    # writes the table anew from what is there; compiles nothing
+
+A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology. Tokens of a step are those of
+the run, or a row for every chip where that is more. Of the settings in `settings`, the first that fits is the row's. Prints one JSON line a row.
+
+--judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F --brief` and prints JSON with
+step_seconds.cycles.as_scheduled; its number stands beside ours in the table.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+GIN = REPOSITORY / "gin"
+TOKENS = {"tiny": 2**20, "small": 2**20, "1b": 2**21, "nano1": 2**22, "nano2": 2**22, "pro": 2**23, "ultra": 2**24}  # of a step, as the runs have
+CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
+VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
+BEGIN, END = "<!-- benchmarks/pod_scale.py: begin -->", "<!-- end -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    member: str
+    topology: str
+    length: int
+    slices: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.member}_{self.slices}x{self.topology.replace(':', '_')}_{self.length}"
+
+    @property
+    def chips(self) -> int:
+        return self.slices * CHIPS[self.topology]
+
+    @property
+    def files(self) -> list[str]:
+        run = f"runs/{self.member}.gin"
+        files = [run] if (GIN / run).is_file() else [f"models/{self.member}.gin", "runs/pod.gin"]
+        return files + (["runs/context_32k.gin"] if self.length == 32768 else [])
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is tried: sizes of mesh axes (None: the run's), remat (None: the model's), parts of the batch."""
+
+    mesh: dict[str, int] | None = None
+    remat: str | None = None
+    accumulate: int = 1
+
+
+def rows() -> list[Row]:
+    """All, those that matter most first: they take hours."""
+    large = [Row("ultra", "v5p:16x16x16", length, 2) for length in (8192, 4096, 2048)]
+    long = [Row(member, topology, 32768) for member in ("nano2", "pro") for topology in ("v5e:16x16", "v5p:8x8x8")]
+    wide = [
+        Row(member, topology, length)
+        for length in (8192, 2048, 4096)
+        for member in ("nano2", "pro", "nano1", "1b", "small")
+        for topology in ("v5e:16x16", "v5p:8x8x8")
+    ]
+    rest = [Row("ultra", "v5p:8x8x8", length) for length in (8192, 4096, 2048)] + [Row("ultra", "v5e:16x16", 2048)]
+    tiny = [Row("tiny", topology, length) for length in (2048, 4096, 8192) for topology in ("v5e:16x16", "v5p:8x8x8")]
+    return wide[:4] + large[:1] + long + wide[4:10] + large[1:] + wide[10:] + rest + tiny
+
+
+def settings(row: Row) -> list[Setting]:
+    """From the quickest to the one that asks for least memory."""
+    return [Setting(accumulate=parts) for parts in (1, 2, 4, 8)]
+
+
+def batch_rows(row: Row) -> int:
+    return max(TOKENS[row.member], row.chips * min(row.length, 8192)) // row.length
+
+
+def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
+    batch = batch_rows(row)
+    bindings = {"TASK_FEATURE_LENGTHS": {"targets": row.length}, "BATCH_SIZE": batch, "ACCUMULATE": setting.accumulate}
+    if setting.mesh is not None:
+        bindings["MESH"] = setting.mesh
+    flags = [f"--gin.{name}={value}" for name, value in bindings.items()]
+    flags += [f"--gin.train.model.Transformer.remat={setting.remat!r}"] if setting.remat else []
+    flags += [f"--vocab_size={VOCABULARY[row.member]}"] if row.member in VOCABULARY else []
+    flags += [f"--gin_file={name}" for name in row.files]
+    flags += [f"--topology={row.topology}", f"--num_slices={row.slices}", "--keep_hlo", f"--output={folder}"]
+    return [sys.executable, "-m", "launch.command", "compile", *flags]
+
+
+def measure(row: Row, judge: str | None) -> dict:
+    """Compiles a row with one setting after the other until one fits."""
+    attempts = []
+    for setting in settings(row):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, began = pathlib.Path(scratch), time.monotonic()
+            done = subprocess.run(command(row, setting, folder), cwd=REPOSITORY, capture_output=True, text=True)
+            wall = time.monotonic() - began
+            if not (folder / "report.json").is_file():
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                attempts.append({"setting": dataclasses.asdict(setting), "error": last[:400], "wall_seconds": wall})
+                continue
+            report = json.loads((folder / "report.json").read_text())
+            said = {"setting": dataclasses.asdict(setting), "fits": report["fits"], "peak": report["memory"]["peak"], "wall_seconds": wall}
+            attempts.append(said)
+            if report["fits"]:
+                verdict = ask(judge, folder / "step.hlo.txt", row, report) if judge else None
+                kept = {name: value for name, value in report.items() if name not in ("slowest", "loops")}
+                return {"row": dataclasses.asdict(row), "attempts": attempts, "report": kept, "judge": verdict, "machine": machine()}
+    return {"row": dataclasses.asdict(row), "attempts": attempts, "report": None, "judge": None, "machine": machine()}
+
+
+def ask(judge: str, program: pathlib.Path, row: Row, report: dict) -> dict | None:
+    """The other reader's estimate of the same program."""
+    chip, shape = row.topology.split(":")
+    flags = ["--chip", "v4m" if chip == "v4" else chip, "--topology", shape, "--model-flops-per-chip", str(report["flops"]["model"]), "--brief"]
+    done = subprocess.run([sys.executable, "-I", judge, str(program), *flags], capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip()[-300:]}
+    told = json.loads(done.stdout)
+    return {"seconds": told["step_seconds"]["cycles"]["as_scheduled"], "mfu": told["mfu"]["cycles"]["as_scheduled"], "warnings": told["warnings"]}
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- the table
+
+
+def table(results: dict[str, dict]) -> str:
+    """Markdown: what fits and how quick it is predicted to be; then what does not fit."""
+    columns = ("model", "slice", "length", "rows, tokens a chip", "mesh", "remat, parts", "HBM peak, GiB", "step, s", "MFU")
+    columns += ("other reader: step, s; MFU", "waited for", "compile, s")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    refused = []
+    for row in sorted(rows(), key=_order):
+        told = results.get(row.name)
+        if told is None:
+            continue
+        slices = f"{row.slices} x {row.topology}" if row.slices > 1 else row.topology
+        if told["report"] is None:
+            needs = [attempt["peak"] / 2**30 for attempt in told["attempts"] if attempt.get("peak")]
+            errors = [attempt["error"] for attempt in told["attempts"] if "error" in attempt]
+            why = f"needs {min(needs):.1f} GiB a chip at best" if needs else errors[-1] if errors else "not compiled"
+            refused.append(f"| {row.member} | {slices} | {row.length:,} | {why} |")
+            continue
+        report, judge = told["report"], told["judge"]
+        memory, step, batch, model = report["memory"], report["step"], report["batch"], report["model"]
+        mesh = " ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1)
+        other = f"{judge['seconds']:.3f}; {judge['mfu']:.3f}" if judge and "seconds" in judge else "-"
+        lines.append(
+            f"| {row.member} | {slices} | {row.length:,} | {batch['rows']:,}, {batch['tokens'] // row.chips:,} | {mesh} "
+            f"| {model['remat']}, {batch['accumulate']} | {memory['peak'] / 2**30:.1f} of {memory['usable'] / 2**30:.1f} "
+            f"| {step['seconds']:.3f} | {step['mfu']:.3f} | {other} "
+            f"| {step['exposed_seconds'] / step['seconds']:.0%} | {report['compiler']['seconds']:.0f} |"
+        )
+    if refused:
+        lines += ["", "What did not fit, with any of the settings that were tried:", "", "| model | slice | length | why |", "|---|---|---|---|"]
+        lines += refused
+    return "\n".join(lines)
+
+
+def _order(row: Row) -> tuple:
+    return list(TOKENS).index(row.member), list(CHIPS).index(row.topology), row.length
+
+
+def write_table(path: pathlib.Path, results: dict[str, dict]) -> None:
+    """Puts the table between its marks."""
+    text = path.read_text(encoding="utf-8")
+    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    path.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table(results)}\n{END}", text), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", required=True, type=pathlib.Path)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--judge")
+    parser.add_argument("--table", type=pathlib.Path)
+    arguments = parser.parse_args()
+    arguments.rows.mkdir(parents=True, exist_ok=True)
+    if arguments.table:
+        write_table(arguments.table, {path.stem: json.loads(path.read_text()) for path in arguments.rows.glob("*.json")})
+        return
+    for row in rows():
+        path = arguments.rows / f"{row.name}.json"
+        if arguments.only in row.name and not path.is_file():
+            told = measure(row, arguments.judge)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(told, indent=1))
+            partial.replace(path)
+            step = (told["report"] or {}).get("step", {})
+            line = {"benchmark": "pod_scale", "row": row.name, "fits": bool(told["report"]), "seconds": step.get("seconds"), "mfu": step.get("mfu")}
+            print(json.dumps({**line, "judge": told["judge"], "machine": told["machine"]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
