@@ -112,12 +112,12 @@ SUBCOMMANDS = (
     Subcommand(
         "infer",
         "launch.infer",
-        "continue a text, draw an image from a caption, or caption an image",
+        "continue texts, draw images from captions, caption images, score answers; one, a file of them, or a conversation",
         ("runs/pretrain.gin",),
         (
-            "castor infer --model_dir=model --text='The library'",
+            "castor infer --model_dir=model --interactive",
+            "castor infer --model_dir=model --prompts=prompts.jsonl --output=answers.jsonl --top_p=0.9",
             "castor infer --model_dir=model --draw='a red square' --output=drawn.png",
-            "castor infer --model_dir=model --describe=photo.jpg",
         ),
     ),
 )

@@ -1,6 +1,12 @@
 """What commands show on a terminal: tables and progress bars. Nothing is cut, nothing is markup, and nothing moves where nobody looks."""
 
 import sys
+import unicodedata
+
+
+def printable(text: str) -> str:
+    """A text from a stranger, or a model, as a terminal may show it: control characters but newline and tab as their escapes."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else repr(c)[1:-1] for c in text)
 
 
 class Progress:

@@ -32,7 +32,7 @@ from train.sampling import Sampling
 
 START = 0  # the input before the first token of a segment, as in training (T5X's decoder inputs start with 0)
 _LEAST_CHUNK, _LEAST_SLOTS, _LEAST_STEPS = 32, 128, 256  # what lengths are rounded up to; a loop that ends early pays nothing for its steps
-_STREAMED = 8  # tokens written before the host looks, where somebody waits for each
+_STREAMED = 4  # tokens written before the host looks, where somebody waits for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Generator:
         """The ids that follow each prompt, the one that ends it (eos, </image>) included. on_done is told how many requests each batch finished."""
         limits = [self._limit(r) for r in requests]
         lengths = [len(r.prompt) + limit for r, limit in zip(requests, limits)]
-        order = sorted(range(len(requests)), key=lambda i: (-_rounded(lengths[i], _LEAST_SLOTS), -len(requests[i].prompt), -limits[i], i))  # alike with alike
+        order = sorted(range(len(requests)), key=lambda i: (-rounded(lengths[i], _LEAST_SLOTS), -len(requests[i].prompt), -limits[i], i))  # alike with alike
         answers: list[list[int]] = [[] for _ in requests]
         while order:
             rows = self._rows_that_fit(lengths[order[0]] + 1)
@@ -109,14 +109,14 @@ class Generator:
 
     def _rows_that_fit(self, length: int) -> int:
         c = self.config
-        row_bytes = 2 * c.layers * _rounded(length, _LEAST_SLOTS) * c.kv_heads * c.head_dim * jnp.dtype(DTYPES[c.dtype]).itemsize
+        row_bytes = 2 * c.layers * rounded(length, _LEAST_SLOTS) * c.kv_heads * c.head_dim * jnp.dtype(DTYPES[c.dtype]).itemsize
         return max(min(self._batch_size, self._cache_bytes // row_bytes), 1)
 
     def _decode_batch(self, requests: Sequence[Request], limits: Sequence[int]) -> list[list[int]]:
         parts = self.partitioner.size("batch") if self.partitioner else 1
-        count = -(-min(_rounded(len(requests), 1, 4), max(self._batch_size, len(requests))) // parts) * parts
+        count = -(-min(rounded(len(requests), 1, 4), max(self._batch_size, len(requests))) // parts) * parts
         pad = count - len(requests)
-        steps = _rounded(max(limits), _LEAST_STEPS)
+        steps = rounded(max(limits), _LEAST_STEPS)
         prompts = [[START, *r.prompt] for r in requests] + [[START]] * pad
         logits, cache = self._prefill(prompts, max(len(p) + n for p, n in zip(prompts, [*limits, *[0] * pad])))
         rows = Rows(
@@ -150,7 +150,7 @@ class Generator:
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         """A cache of at least so many slots, laid out on the mesh."""
-        make = functools.partial(KVCache.create, self.config, rows, _rounded(slots, _LEAST_SLOTS))
+        make = functools.partial(KVCache.create, self.config, rows, rounded(slots, _LEAST_SLOTS))
         if self.partitioner is None:
             return make()
         sharding = self.partitioner.sharding(("layers", "batch", "kv_length", "kv_heads", "head"), "the key-value cache")
@@ -229,7 +229,7 @@ class Session:
                 return
 
     def _grow(self, slots: int) -> None:
-        more = _rounded(slots, _LEAST_SLOTS) - self._cache.k_NxBxMxGxK.shape[2]
+        more = rounded(slots, _LEAST_SLOTS) - self._cache.k_NxBxMxGxK.shape[2]
         if more > 0:
             self._cache = jax.tree.map(lambda array: jnp.pad(array, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))), self._cache)
 
@@ -259,7 +259,7 @@ def programs(config: Transformer, partitioner: Partitioner | None, table: gramma
     return read, jax.jit(functools.partial(_write, decoder, table), static_argnums=3, donate_argnums=1)
 
 
-def _rounded(n: int, least: int, factor: int = 2) -> int:
+def rounded(n: int, least: int, factor: int = 2) -> int:
     """The least of `least`, least * factor, least * factor^2 ... that is not below n."""
     while least < n:
         least *= factor
@@ -269,7 +269,7 @@ def _rounded(n: int, least: int, factor: int = 2) -> int:
 def _chunks(length: int, chunk: int) -> list[int]:
     """Widths of the chunks that a prompt is read in: whole ones, and the rest rounded up."""
     whole, rest = divmod(length, chunk)
-    return [chunk] * whole + ([min(_rounded(rest, _LEAST_CHUNK, 4), chunk)] if rest else [])
+    return [chunk] * whole + ([min(rounded(rest, _LEAST_CHUNK, 4), chunk)] if rest else [])
 
 
 def _read(decoder: Decoder, parameters, tokens_BxC, start, last_B, logits_BxV, cache: KVCache):

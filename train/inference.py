@@ -3,12 +3,14 @@
     model = Model.load("model")
     model.write("The library")                      # one text
     model.draw("a red square")                      # uint8 [H, W, 3]
-    model.answer([model.text_request(t) for t in texts])    # many at once: train/decode.py
+    model.answer([model.text_request(t) for t in texts])     # many at once: train/decode.py
+    model.score([("The library", " is open"), ("The library", " are open")])
     model.session()                                 # a stream that keeps its cache
 
 How tokens are chosen is train/sampling.py's, what may come next train/grammar.py's, and batches and caches are train/decode.py's.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -25,9 +27,10 @@ from train.grammar import Grammar
 from train.model import Transformer
 from train.partitioning import Mesh, Partitioner
 from train.sampling import Sampling
+from train.scoring import Score, Scorer
 from train.step import Trainer
 
-__all__ = ["Model", "Request", "Sampling"]
+__all__ = ["Model", "Request", "Sampling", "Score"]
 
 
 class Model:
@@ -48,10 +51,11 @@ class Model:
         batch_size: int = 32,
         step: int | None = None,
     ):
-        self.config, self.parameters, self.vocabulary, self.max_length = config, parameters, vocabulary, max_length
+        self.config, self.vocabulary, self.max_length = config, vocabulary, max_length
         self.image_budget = min(image_budget or max_length, max_length // 2)
         self.step = step
         self.generator = Generator(config, compute_parameters(config, parameters), grammar.Table.of(vocabulary), max_length, partitioner, batch_size)
+        self.scorer = Scorer(config, self.generator.parameters, max_length, partitioner)
 
     @classmethod
     def load(
@@ -80,6 +84,12 @@ class Model:
             store.close()
         partitioner = place if place.mesh.size > 1 else None
         return cls(config, parameters, vocabulary, told["lengths"]["targets"], told["image_token_budget"], partitioner, batch_size, step)
+
+    def fingerprint(self) -> str:
+        """What tells these parameters from others of their shape: a digest of a sample of them."""
+        parameters = self.generator.parameters
+        sample = jax.device_get((parameters["final_norm"]["scale"], parameters["embedding"][:4]))
+        return hashlib.sha256(b"".join(np.asarray(array, np.float32).tobytes() for array in sample)).hexdigest()[:32]
 
     # One at a time.
 
@@ -111,6 +121,11 @@ class Model:
     def answer(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[list[int]]:
         """The ids that follow each request's prompt. on_done is told how many requests each batch finished."""
         return self.generator(requests, on_done)
+
+    def score(self, pairs: Sequence[tuple[str, str]], on_done: Callable[[int], None] | None = None) -> list[Score]:
+        """How likely each (prompt, continuation) is, token by token; the continuation's tokens are those that it has alone."""
+        encode = self.vocabulary.encode
+        return self.scorer([(encode(prompt), encode(continuation)) for prompt, continuation in pairs], on_done)
 
     def text_request(self, prompt: str, sampling: Sampling = Sampling(), max_tokens: int | None = None) -> Request:
         return Request(self.vocabulary.encode(prompt), Grammar.text(), sampling, max_tokens)

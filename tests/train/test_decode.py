@@ -1,5 +1,8 @@
 """train/decode.py: a batch says what its rows would say alone, in one chunk or many, on one device or a mesh; a session what a whole prompt says."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -23,8 +26,7 @@ def config(vocabulary):
 @pytest.fixture(scope="module")
 def parameters(config):
     tokens = np.zeros((1, 8), np.int32)
-    boxed = Decoder(config).init(jax.random.key(1), tokens, tokens, tokens)["params"]
-    return jax.tree.map(lambda leaf: leaf * 3, jax.tree.map(lambda leaf: leaf.value, boxed, is_leaf=lambda leaf: hasattr(leaf, "value")))
+    return jax.tree.map(lambda leaf: leaf * 3, nn.unbox(jax.jit(Decoder(config).init)(jax.random.key(1), tokens, tokens, tokens)["params"]))
 
 
 def generator(config, parameters, vocabulary, **options) -> Generator:
@@ -54,7 +56,7 @@ def one_by_one(config, parameters, vocabulary, requests):
 
 def plain(config, parameters, vocabulary, request) -> list[int]:
     """The same answer without cache, batch or loop: the whole row is read again for every token (likeliest token, text only)."""
-    read = jax.jit(lambda tokens, positions, segments: Decoder(config).apply({"params": parameters}, tokens, positions, segments))
+    read = jax.jit(functools.partial(Decoder(config).apply, {"params": parameters}))
     ids, said = [decode.START, *request.prompt], []
     allowed = np.zeros(config.vocab_size, bool)
     allowed[vocabulary.text_range.start : vocabulary.text_range.stop] = allowed[vocabulary.eos_id] = True

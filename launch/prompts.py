@@ -1,0 +1,237 @@
+"""`castor infer --prompts=IN.jsonl --output=OUT.jsonl`: a file of requests, answered in batches, resumed where it stopped.
+
+A line is an object with one of
+
+    {"prompt": "The library"}                               -> "text", "tokens", "ended"
+    {"draw": "a red square", "size": "4x4"}                 -> "image": a file beside OUT.jsonl, in OUT-images/
+    {"describe": "photo.jpg"}                               -> "text", as for a prompt; the path is relative to IN.jsonl
+    {"prompt": "2 + 2 =", "continuation": " 4"}             with --score -> "scores", one of each continuation
+    {"prompt": "2 + 2 =", "continuations": [" 4", " 5"]}
+
+and, where it differs from the command line, its own temperature, top_k, top_p, seed and max_tokens; whatever else it holds is kept. The line comes
+back with the answer, or with "error" and "line" where it cannot be answered: no line is lost, and none stops the others. A line without a seed gets one
+from the command line's and its number, so that an answer depends neither on the batch it was decoded in nor on where the job was resumed.
+
+Answers are written in parts (OUT.jsonl.parts/), each whole or not at all; a job that was killed goes on with the first part that is not
+there. At the end the parts become OUT.jsonl, and OUT.jsonl.COMPLETED says what it was made from. Only the lines of one part are in memory.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from launch import pictures, terminal
+from tasks import hashing, storage
+from tasks.errors import CastorError, ConfigurationError, CorpusError
+
+PART_LINES = 1024
+MAX_LINE_BYTES = 16 << 20
+_SETTINGS = {"temperature": float, "top_k": int, "seed": int, "top_p": float}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run. sampling, max_tokens, size: of lines that do not say them themselves."""
+
+    prompts: str
+    output: str
+    score: bool
+    sampling: Any
+    max_tokens: int | None = None
+    size: tuple[int, int] | None = None
+
+    def run(self, model, read_picture: Callable[[str], Any]) -> int:
+        """Answers what is not answered yet."""
+        digest, lines = _digest(self.prompts)
+        told = {"prompts_sha256": digest, "lines": lines, "part_lines": PART_LINES, "score": self.score, "max_tokens": self.max_tokens}
+        told |= {"sampling": dataclasses.asdict(self.sampling), "size": self.size and list(self.size), "step": model.step}
+        told |= {"vocabulary": model.vocabulary.fingerprint, "model": dataclasses.asdict(model.config), "parameters": model.fingerprint()}
+        told = json.loads(json.dumps(told))
+        completed, parts = f"{self.output}.COMPLETED", pathlib.Path(f"{self.output}.parts")
+        if _is(completed, told):
+            print(f"{self.output} is complete: {lines} lines.")
+            return 0
+        if storage.exists(completed):
+            raise ConfigurationError(
+                f"{self.output} is complete, from other prompts, another model or other settings ({completed}).", "Give another --output, or remove both files."
+            )
+        if parts.is_dir() and not _is(str(parts / "run.json"), told):
+            raise ConfigurationError(
+                f"{parts} was begun with other prompts, another model or other settings.", "Give another --output, or remove that folder."
+            )
+        parts.mkdir(parents=True, exist_ok=True)
+        storage.write_json_atomic(str(parts / "run.json"), told)
+        progress = terminal.Progress("answers")
+        done = 0
+        for number, batch in enumerate(_batches(self.prompts)):
+            path = parts / f"{number:08d}.jsonl"
+            if not path.exists():
+                progress(done, lines)
+                rows = _Part(self, model, read_picture, number * PART_LINES, batch, lambda more: progress(min(done + more, lines - 1), lines)).rows()
+                storage.write_bytes_atomic(str(path), b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            done += len(batch)
+            progress(done, lines)
+        self._join(parts, -(-lines // PART_LINES))
+        storage.write_json_atomic(completed, told)
+        shutil.rmtree(parts)
+        print(f"{self.output}: {lines} lines.")
+        return 0
+
+    def _join(self, parts: pathlib.Path, count: int) -> None:
+        whole = parts / "whole.tmp"
+        with open(whole, "wb") as out:
+            for number in range(count):
+                with open(parts / f"{number:08d}.jsonl", "rb") as part:
+                    shutil.copyfileobj(part, out)
+        whole.replace(self.output)
+
+    def image_path(self, line: int) -> pathlib.Path:
+        folder = pathlib.Path(self.output).with_suffix("")
+        return folder.with_name(f"{folder.name}-images") / f"{line:08d}.png"
+
+
+class _Part:
+    """The lines of one part, answered together."""
+
+    def __init__(self, job: Job, model, read_picture, first: int, lines: list[bytes], on_done: Callable[[int], None]):
+        self._job, self._model, self._read_picture, self._first, self._lines = job, model, read_picture, first, lines
+        self._count, self._tell = 0, on_done
+
+    def rows(self) -> list[dict]:
+        rows, wanted = [], []
+        for number, line in enumerate(self._lines):
+            row = {}
+            try:
+                row = _parse(line)
+                wanted.append((number, self._pairs(row) if self._job.score else self._request(row, self._first + number)))
+            except CastorError as error:
+                row = {**row, "line": self._first + number + 1, "error": str(error)}
+            rows.append(row)
+        (self._score if self._job.score else self._answer)(rows, wanted)
+        return rows
+
+    def _answer(self, rows: list[dict], wanted: list) -> None:
+        v = self._model.vocabulary
+        for (number, _), ids in zip(wanted, self._model.answer([request for _, request in wanted], self._on_done)):
+            row = rows[number]
+            if "draw" in row:
+                path = self._job.image_path(self._first + number)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pictures.write(str(path), self._model.picture(ids))
+                row["image"] = f"{path.parent.name}/{path.name}"
+            else:
+                row.update(text=v.decode(ids), tokens=len(ids), ended=bool(ids) and ids[-1] == v.eos_id)
+
+    def _score(self, rows: list[dict], wanted: list) -> None:
+        scores = iter(self._model.score([pair for _, pairs in wanted for pair in pairs], self._on_done))
+        for number, pairs in wanted:
+            rows[number]["scores"] = [
+                {
+                    "continuation": continuation,
+                    "log_probability": score.total,
+                    "mean": score.mean,
+                    "log_probabilities": [round(float(x), 6) for x in score.log_probabilities],
+                    "likeliest": score.likeliest,
+                }
+                for (_, continuation), score in zip(pairs, itertools.islice(scores, len(pairs)))
+            ]
+
+    def _on_done(self, more: int) -> None:
+        self._count += more
+        self._tell(self._count)
+
+    def _request(self, row: dict, line: int):
+        kinds = [kind for kind in ("prompt", "draw", "describe") if kind in row]
+        if len(kinds) != 1 or not isinstance(row[kinds[0]], str):
+            raise CorpusError("the line has to hold one of prompt, draw and describe, a text.")
+        sampling, max_tokens = self._sampling(row, line), self._max_tokens(row)
+        if kinds == ["draw"]:
+            size = pictures.parse_size(row["size"]) if row.get("size") is not None else self._job.size
+            request = self._model.picture_request(row["draw"], sampling, size)
+        elif kinds == ["describe"]:
+            path = pathlib.Path(self._job.prompts).parent / row["describe"]
+            request = self._model.caption_request(self._read_picture(str(path)), sampling, 64 if max_tokens is None else max_tokens)
+        else:
+            request = self._model.text_request(row["prompt"], sampling, max_tokens)
+        self._model.generator.room(request.prompt)
+        return request
+
+    def _pairs(self, row: dict) -> list[tuple[str, str]]:
+        given = row.get("continuations", [row.get("continuation")])
+        if not isinstance(row.get("prompt"), str) or not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise CorpusError("the line has to hold prompt, a text, and continuation, a text, or continuations, a list of texts.")
+        pairs = [(row["prompt"], text) for text in given]
+        longest = max((sum(len(self._model.vocabulary.encode(text)) for text in pair) for pair in pairs), default=0)
+        if longest > self._model.max_length:
+            raise ConfigurationError(f"prompt and continuation are {longest} tokens long; the model was trained on {self._model.max_length}.")
+        return pairs
+
+    def _sampling(self, row: dict, line: int):
+        given = {name: kind(_number(row, name)) for name, kind in _SETTINGS.items() if row.get(name) is not None}
+        seed = hashing.key64("infer", self._job.sampling.seed, line) % (1 << 32)
+        return dataclasses.replace(self._job.sampling, **{"seed": seed, **given})
+
+    def _max_tokens(self, row: dict) -> int | None:
+        return self._job.max_tokens if row.get("max_tokens") is None else int(_number(row, "max_tokens"))
+
+
+def _number(row: dict, name: str) -> float:
+    if isinstance(row[name], bool) or not isinstance(row[name], (int, float)) or not abs(row[name]) < 1e18:
+        raise CorpusError(f"{name} is {row[name]!r}, no number.")
+    return row[name]
+
+
+def _parse(line: bytes) -> dict:
+    if len(line) > MAX_LINE_BYTES:
+        raise CorpusError(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB.")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"the line is no JSON: {type(error).__name__}.") from error
+    if not isinstance(row, dict):
+        raise CorpusError("the line is no JSON object.")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError("the line holds half a surrogate pair, which is no text.") from error
+    return row
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    """The lines that are not empty; of one that is too long, only as much as tells so."""
+    with storage.open_read(path) as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            if line.strip():
+                yield line
+            while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES + 1)
+
+
+def _batches(path: str) -> Iterator[list[bytes]]:
+    lines = _lines(path)
+    while batch := list(itertools.islice(lines, PART_LINES)):
+        yield batch
+
+
+def _digest(path: str) -> tuple[str, int]:
+    """(SHA-256 of the file's lines, how many they are). Raises CorpusError where it cannot be read."""
+    digest, count = hashlib.sha256(), 0
+    try:
+        for line in _lines(path):
+            digest.update(line)
+            count += 1
+    except OSError as error:
+        raise CorpusError(f"the prompts {path} cannot be read: {error.strerror}.", "Give a .jsonl file.") from error
+    return digest.hexdigest(), count
+
+
+def _is(path: str, told: dict) -> bool:
+    try:
+        return storage.read_json(path) == told
+    except (OSError, ValueError):
+        return False
