@@ -68,6 +68,10 @@ class Pieces:
         """The library's name of a piece."""
         return self._processor.id_to_piece(i)
 
+    def byte_lengths(self) -> list[int]:
+        """Bytes of UTF-8 that each piece stands for."""
+        return [len(data) for data in self._bytes]
+
     def _spelling(self, i: int) -> bytes:
         if self._processor.is_byte(i):
             return bytes([int(self._processor.id_to_piece(i)[3:5], 16)])

@@ -137,6 +137,12 @@ class Vocabulary:
                 kept.append(i - base)
         return self._pieces.decode(kept)
 
+    def text_bytes(self) -> np.ndarray:
+        """int32 [vocab_size]: bytes of UTF-8 that each id adds to a text; 0 for what is not text."""
+        found = np.zeros(self.vocab_size, np.int32)
+        found[self.text_range.start : self._text_stop] = self._pieces.byte_lengths()
+        return found
+
     # Pictures and sound.
 
     def encode_image(self, pixels: np.ndarray, budget: int = IMAGE_TOKEN_BUDGET) -> list[int]:

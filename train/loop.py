@@ -21,7 +21,7 @@ import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -35,6 +35,7 @@ from tasks.readahead import ReadAhead
 from tasks.schedule import BatchSizes
 from train import metrics
 from train.checkpoints import Checkpoints, CheckpointStore
+from train.evaluation import Evaluator
 from train.model import Transformer, count_parameters
 from train.optimizers import AdamW, Optimizer
 from train.partitioning import Mesh, Partitioner
@@ -49,11 +50,17 @@ COMPLETED_FILE = "COMPLETED"
 @gin.configurable(module="train.loop")
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Loss on held-out records, domain by domain. Every `period` updates and after the last one (0: never), `steps` batches a domain from `split`."""
+    """What is measured on held-out records, every `period` updates and after the last one (0: never).
+
+    Loss, domain by domain: `steps` batches of each from `split`. Besides, the metrics of SeqIO tasks or mixtures by name, on at most `examples`
+    of each (None: all) of their own `split`; the gin file that names `tasks` imports the module that registers them.
+    """
 
     period: int = 500
     steps: int = 4
     split: str = "validation"
+    tasks: Sequence[str] = ()
+    examples: int | None = None
 
     def due(self, step: int, total: int) -> bool:
         return self.period > 0 and (step == total or step % self.period == 0)
@@ -286,7 +293,7 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
 
 
 def evaluate(run: Run, step: int | None = None) -> tuple[int, dict[str, float]]:
-    """The held-out loss of each domain at checkpoint `step` (default: the latest). Returns (step, {"loss/NAME": nats a token, ...})."""
+    """What `Evaluator` measures at checkpoint `step` (default: the latest). Returns (step, {"loss/NAME": nats a token, ...})."""
     opened = open_run(run)
     trainer = opened.trainer()
     store = CheckpointStore(run.model_dir, run.checkpoints, read_only=True)
@@ -296,31 +303,6 @@ def evaluate(run: Run, step: int | None = None) -> tuple[int, dict[str, float]]:
             store.facts(0)  # raises: there is none
         parameters, _ = store.restore(step, trainer.abstract_state().parameters)
         return step, Evaluator(opened, trainer)(parameters)
-
-
-class Evaluator:
-    """Loss by domain on the held-out split, always over the same batches. Compiled, and its data opened, at its first call."""
-
-    def __init__(self, opened: Opened, trainer: Trainer):
-        self._opened, self._trainer = opened, trainer
-        self._function = None
-        self._batches: dict[str, tasks.Batches] = {}
-
-    def __call__(self, parameters) -> dict[str, float]:
-        if self._function is None:
-            self._function = self._trainer.compile_evaluate(self._opened.abstract_batch(self._opened.batches.batch_size))
-            self._batches = self._opened.domain_batches(self._opened.run.evaluation.split)
-        results: dict[str, float] = {}
-        for name, batches in self._batches.items():
-            nll = tokens = 0.0
-            for number in range(self._opened.run.evaluation.steps):
-                sums = jax.device_get(self._function(parameters, self._opened.place(batches.batch(number))))
-                nll += float(sums["loss"]) * float(sums["tokens"])
-                tokens += float(sums["tokens"])
-            results[f"loss/{name}"] = nll / max(tokens, 1.0)
-        if results:
-            results = {"loss": float(np.mean(list(results.values()))), **results}
-        return results
 
 
 class Reporter:
@@ -359,8 +341,10 @@ class Reporter:
     def evaluation(self, step: int, result: Mapping[str, float]) -> None:
         self._evaluation.write({"step": step, **result})
         self._board.write(step, {f"evaluation/{key}": value for key, value in result.items()})
-        told = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in result.items() if key != "loss")
-        self.say(f"step {step}  held-out loss  {told or 'no held-out records'}")
+        losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in result.items() if key.startswith("loss/"))
+        self.say(f"step {step}  held-out loss  {losses or 'no held-out records'}")
+        if metrics_of_tasks := "  ".join(f"{key} {value:.4g}" for key, value in result.items() if not key.startswith(("loss", "bits_per_byte/"))):
+            self.say(f"step {step}  {metrics_of_tasks}")
 
     def say(self, text: str) -> None:
         self._line.say(text)

@@ -1,0 +1,130 @@
+"""Multiple choice by scoring: which of a question's answers does a model find likeliest, after a few solved questions?
+
+A file of questions is .jsonl with {"question": ..., "choices": [...], "answer": index or text}, or a task of BIG-Bench Hard as published
+({"examples": [{"input", "target"}]}; the choices are the options that the input lists, else all targets of the file).
+A question is shown with `shots` solved others before it, drawn by a hash of its number, so that they are the same for every model.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+
+from tasks import hashing, storage
+from tasks.errors import CorpusError
+from train.inference import Model
+
+MAX_FILE_BYTES = 256 << 20
+_OPTION = re.compile(r"^\(([A-Z])\) ", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """text: what is asked. choices: the answers to choose from. answer: the number of the right one."""
+
+    text: str
+    choices: tuple[str, ...]
+    answer: int
+
+    def asked(self) -> str:
+        return f"Q: {self.text}\nA:"
+
+    def solved(self) -> str:
+        return f"{self.asked()} {self.choices[self.answer]}\n\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Of one file: shares of right answers, by the whole log-probability and by that of a token (which does not favour short answers).
+
+    chance: what guessing would have. error: standard error of `accuracy`. shots: solved questions shown, on average; fewer than asked for where
+    they did not fit. rows: one a question: its number, the choice taken, the right one and the log-probabilities.
+    """
+
+    questions: int
+    accuracy: float
+    accuracy_by_token: float
+    chance: float
+    error: float
+    shots: float
+    rows: list[dict]
+
+
+def read(path: str) -> list[Question]:
+    """The questions of a file. Raises CorpusError, naming file and record, for what holds none."""
+    try:
+        with storage.open_read(path) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise CorpusError(f"the questions {path} cannot be read: {error.strerror}.", "Give a .json or .jsonl file.") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise CorpusError(f"the questions {path} take more than {MAX_FILE_BYTES >> 20} MiB.", "Cut the file.")
+    try:
+        if path.endswith(".jsonl"):
+            return [_question(json.loads(line), f"{path}, line {number}") for number, line in enumerate(data.splitlines(), 1) if line.strip()]
+        examples = json.loads(data)["examples"]
+        return _big_bench([(str(example["input"]), str(example["target"])) for example in examples], path)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorpusError(f"{path} holds no questions: {error!r}.", "See train/questions.py for the two forms.") from error
+
+
+def _question(row: dict, where: str) -> Question:
+    choices = row["choices"]
+    if not isinstance(row["question"], str) or not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
+        raise CorpusError(f"{where}: question has to be a text and choices a list of texts.")
+    answer = choices.index(row["answer"]) if isinstance(row["answer"], str) else row["answer"]
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise CorpusError(f"{where}: the answer {row['answer']!r} is none of the {len(choices)} choices.")
+    return Question(row["question"], tuple(choices), answer)
+
+
+def _big_bench(pairs: Sequence[tuple[str, str]], path: str) -> list[Question]:
+    targets = tuple(sorted({target for _, target in pairs}))
+    found = []
+    for number, (text, target) in enumerate(pairs):
+        choices = tuple(f"({letter})" for letter in _OPTION.findall(text)) or targets
+        if target not in choices:
+            raise CorpusError(f"{path}, example {number}: the target {target!r} is none of the options {', '.join(choices)}.")
+        found.append(Question(text, choices, choices.index(target)))
+    return found
+
+
+def evaluate(model: Model, questions: Sequence[Question], shots: int = 0, on_done: Callable[[int], None] | None = None) -> Result:
+    """Asks a model every question. Where a prompt does not fit the model's length it loses solved questions, then its beginning."""
+    encode = model.vocabulary.encode
+    pairs, shown = [], 0
+    for number, question in enumerate(questions):
+        answers = [encode(f" {choice}") for choice in question.choices]
+        prompt, used = _prompt(model, questions, number, shots, max(map(len, answers)))
+        shown += used
+        pairs.extend((prompt, answer) for answer in answers)
+    scores = iter(model.scorer(pairs, on_done))
+    rows, right, right_by_token, chance = [], 0, 0, 0.0
+    for number, question in enumerate(questions):
+        own = [next(scores) for _ in question.choices]
+        taken = max(range(len(own)), key=lambda i: own[i].total)
+        right += taken == question.answer
+        right_by_token += max(range(len(own)), key=lambda i: own[i].mean) == question.answer
+        chance += 1 / len(own)
+        rows.append({"number": number, "taken": question.choices[taken], "answer": question.choices[question.answer], "log_probabilities": [s.total for s in own]})
+    n = max(len(questions), 1)
+    accuracy = right / n
+    return Result(len(questions), accuracy, right_by_token / n, chance / n, math.sqrt(accuracy * (1 - accuracy) / n), shown / n, rows)
+
+
+def _prompt(model: Model, questions: Sequence[Question], number: int, shots: int, room: int) -> tuple[list[int], int]:
+    """(ids of the solved questions and the one asked, how many solved ones there are)."""
+    order = sorted((i for i in range(len(questions)) if i != number), key=lambda i: hashing.key64("shots", number, i)) if shots else []
+    encode, most = model.vocabulary.encode, max(model.max_length - room, 0)
+    for used in range(min(shots, len(order)), -1, -1):
+        ids = encode("".join(questions[i].solved() for i in order[:used]) + questions[number].asked())
+        if len(ids) <= most:
+            return ids, used
+    return ids[len(ids) - most :], 0
+
+
+def name(path: str) -> str:
+    """What a table calls a file of questions."""
+    return os.path.splitext(os.path.basename(path))[0]
