@@ -134,3 +134,12 @@ class Castor:
 @pytest.fixture(scope="session")
 def castor(world) -> Castor:
     return Castor(world)
+
+
+@pytest.fixture(scope="session")
+def trained(castor, tmp_path_factory) -> pathlib.Path:
+    """A MODEL_DIR of 40 steps on the world's three tasks, evaluated every 20. Only to be read."""
+    directory = tmp_path_factory.mktemp("trained") / "m"
+    code, _, err = castor("train", *castor.bindings(directory, TRAIN_STEPS=40, EVAL_PERIOD=20))
+    assert code == 0, err
+    return directory

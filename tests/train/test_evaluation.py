@@ -9,16 +9,8 @@ import pytest
 import tasks
 
 
-@pytest.fixture(scope="module")
-def model_dir(castor, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model") / "m"
-    code, _, err = castor("train", *castor.bindings(directory, TRAIN_STEPS=4, EVAL_PERIOD=4))
-    assert code == 0, err
-    return directory
-
-
-def test_bits_a_byte(castor, model_dir, world, vocabulary):
-    (line,) = [json.loads(line) for line in (model_dir / "evaluation.jsonl").read_text().splitlines()]
+def test_bits_a_byte(castor, trained, world, vocabulary):
+    *_, line = [json.loads(line) for line in (trained / "evaluation.jsonl").read_text().splitlines()]
     assert {key for key in line if key.startswith("bits_per_byte")} == {"bits_per_byte/words", "bits_per_byte/counts"}, "pictures are not text"
     batches = tasks.Batches(str(world / "tasks" / "words"), 4, {"targets": 64}, split="validation")
     batch = batches.batch(0)
@@ -33,13 +25,13 @@ def test_bytes_of_ids_add_up_to_the_bytes_of_a_text(vocabulary):
     assert vocabulary.text_bytes()[[vocabulary.pad_id, vocabulary.eos_id, vocabulary.image_range.start, vocabulary.vocab_size - 1]].sum() == 0
 
 
-def test_the_loss_of_another_task(castor, model_dir, tmp_path):
+def test_the_loss_of_another_task(castor, trained, tmp_path):
     output = tmp_path / "loss.json"
-    code, out, err = castor("evaluate", f"--model_dir={model_dir}", "--tasks=words,counts", f"--output={output}")
+    code, out, err = castor("evaluate", f"--model_dir={trained}", "--tasks=words,counts", f"--output={output}")
     assert code == 0, err
     told = json.loads(output.read_text())
-    (line,) = [json.loads(line) for line in (model_dir / "evaluation.jsonl").read_text().splitlines()]
+    *_, line = [json.loads(line) for line in (trained / "evaluation.jsonl").read_text().splitlines()]
     assert {key for key in told if key.startswith("loss/")} == {"loss/words", "loss/counts"} and "words" in out
     np.testing.assert_allclose(told["loss/words"], line["loss/words"], rtol=1e-5)
-    code, out, err = castor("evaluate", f"--model_dir={model_dir}", "--split=train")
+    code, out, err = castor("evaluate", f"--model_dir={trained}", "--split=train")
     assert code == 0 and "split train" in out, err

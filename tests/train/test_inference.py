@@ -13,16 +13,8 @@ from train.inference import Model, Sampling
 
 
 @pytest.fixture(scope="module")
-def model_dir(castor, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model") / "m"
-    code, _, err = castor("train", *castor.bindings(directory, TRAIN_STEPS=40, EVAL_PERIOD=20))
-    assert code == 0, err
-    return directory
-
-
-@pytest.fixture(scope="module")
-def model(model_dir):
-    return Model.load(str(model_dir))
+def model(trained):
+    return Model.load(str(trained))
 
 
 def test_sampling_is_a_function_of_its_seed(model):
@@ -56,7 +48,7 @@ def test_text_and_captions_are_text(model):
     assert isinstance(model.describe(np.zeros((24, 24, 3), np.uint8), max_tokens=5), str)
 
 
-def test_what_does_not_fit_is_refused(model, model_dir, tmp_path):
+def test_what_does_not_fit_is_refused(model, trained, tmp_path):
     with pytest.raises(ConfigurationError, match="40 x 40 patches does not fit the 64 tokens"):
         model.draw("the", size=(40, 40))
     with pytest.raises(ConfigurationError, match="the prompt is"):
@@ -64,44 +56,64 @@ def test_what_does_not_fit_is_refused(model, model_dir, tmp_path):
     with pytest.raises(ConfigurationError, match="negative"):
         Sampling(temperature=-1)
     with pytest.raises(CheckpointError, match="no checkpoint 7"):
-        Model.load(str(model_dir), step=7)
+        Model.load(str(trained), step=7)
     with pytest.raises(ConfigurationError, match="holds no model"):
         Model.load(str(tmp_path))
 
 
-def test_another_vocabulary_is_refused(model, model_dir, tmp_path):
+def test_another_vocabulary_is_refused(model, trained, tmp_path):
     import tasks
     from tasks import sentencepieces
 
     tasks.Vocabulary(sentencepieces.train(["other words"], sentencepieces.MIN_PIECES)).save(str(tmp_path / "other"))
     with pytest.raises(VocabularyError, match="was trained with vocabulary"):
-        Model.load(str(model_dir), vocabulary_dir=str(tmp_path / "other"))
+        Model.load(str(trained), vocabulary_dir=str(tmp_path / "other"))
 
 
-def test_a_moved_model_needs_nothing_else(castor, model_dir, tmp_path):
-    shutil.copytree(model_dir, tmp_path / "moved")
+def test_a_moved_model_needs_nothing_else(castor, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "moved")
     code, out, err = castor("infer", f"--model_dir={tmp_path / 'moved'}", "--text=the red", "--temperature=0", "--max_tokens=3")
     assert code == 0 and out.startswith("the red"), err
 
 
-def test_the_command_writes_draws_and_describes(castor, model_dir, tmp_path):
+def test_the_command_writes_draws_and_describes(castor, trained, tmp_path):
     drawn = tmp_path / "drawn.png"
-    code, _, err = castor("infer", f"--model_dir={model_dir}", "--draw=a blue circle", f"--output={drawn}", "--size=2x3")
+    code, _, err = castor("infer", f"--model_dir={trained}", "--draw=a blue circle", f"--output={drawn}", "--size=2x3")
     assert code == 0, err
     assert PIL.Image.open(drawn).size == (24, 16)
-    code, out, err = castor("infer", f"--model_dir={model_dir}", f"--describe={drawn}", "--max_tokens=4")
+    code, out, err = castor("infer", f"--model_dir={trained}", f"--describe={drawn}", "--max_tokens=4")
     assert code == 0 and out, err
-    code, _, err = castor("infer", f"--model_dir={model_dir}", f"--samples={tmp_path / 's'}", "--text=the", "--draw=a", "--draw=b", "--size=2x2")
+    code, _, err = castor("infer", f"--model_dir={trained}", f"--samples={tmp_path / 's'}", "--text=the", "--draw=a", "--draw=b", "--size=2x2")
     assert code == 0, err
     rows = json.loads((tmp_path / "s" / "samples.json").read_text())
     assert [sorted(row) for row in rows] == [["prompt", "text"], ["image", "prompt"], ["image", "prompt"]]
     assert all((tmp_path / "s" / row["image"]).is_file() for row in rows[1:])
 
 
+def test_a_mesh_answers_as_one_device_does(castor, trained, model, tmp_path):
+    rows = [{"prompt": "the red", "seed": 1}, {"prompt": "a", "temperature": 0}, {"draw": "a red square", "seed": 2}, {"prompt": "one two three", "top_p": 0.7, "seed": 3}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["infer", f"--model_dir={trained}", f"--prompts={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}", "--max_tokens=9"]
+    child = castor.start(*command, "--cpu_devices=8", "--mesh=data=2,fsdp=2,tensor=2")
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+    one, two, drawn, three = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert one["text"] == model.write("the red", Sampling(seed=1), 9) and two["text"] == model.write("a", Sampling(0), 9)
+    assert three["text"] == model.write("one two three", Sampling(seed=3, top_p=0.7), 9)
+    pixels = np.asarray(PIL.Image.open(tmp_path / drawn["image"]))
+    np.testing.assert_array_equal(pixels, model.draw("a red square", Sampling(seed=2)))
+
+
 @pytest.mark.parametrize(
     "arguments, match",
     [
         ((), "nothing to do"),
+        (("--text=x", "--top_p=0"), "top_p 0.0"),
+        (("--text=x", "--mesh=data"), "no mesh"),
+        (("--interactive", "--text=x"), "exclude each other"),
+        (("--score", "--text=x"), "--score needs --prompts"),
+        (("--prompts=x.jsonl",), "--output"),
+        (("--prompts=missing.jsonl", "--output=o.jsonl"), "missing.jsonl cannot be read"),
         (("--draw=x",), "--output"),
         (("--draw=x", "--output=x.txt"), "no image format"),
         (("--draw=x", "--output=x.png", "--size=big"), "ROWSxCOLUMNS"),
@@ -109,6 +121,6 @@ def test_the_command_writes_draws_and_describes(castor, model_dir, tmp_path):
         (("--text=x", "--gin.BATCH_SIZE=3"), "takes no gin flags"),
     ],
 )
-def test_bad_use(castor, model_dir, arguments, match):
-    code, _, err = castor("infer", f"--model_dir={model_dir}", *arguments)
+def test_bad_use(castor, trained, arguments, match):
+    code, _, err = castor("infer", f"--model_dir={trained}", *arguments)
     assert code == 2 and match in err and err.count("\n") == 1

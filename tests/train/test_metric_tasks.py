@@ -20,16 +20,8 @@ TARGETS = ["sees", "three and two", "a house", "and then"]
 
 
 @pytest.fixture(scope="module")
-def model_dir(castor, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model") / "m"
-    code, _, err = castor("train", *castor.bindings(directory, TRAIN_STEPS=10, EVAL_PERIOD=0))
-    assert code == 0, err
-    return directory
-
-
-@pytest.fixture(scope="module")
-def model(model_dir):
-    return Model.load(str(model_dir))
+def model(trained):
+    return Model.load(str(trained))
 
 
 SEEN: dict = {}
@@ -134,16 +126,16 @@ def module(world, tmp_path, monkeypatch):
     return name
 
 
-def test_the_command_measures_a_users_task(castor, model_dir, module, tmp_path):
+def test_the_command_measures_a_users_task(castor, trained, module, tmp_path):
     output = tmp_path / "metrics.jsonl"
-    command = ["evaluate", f"--model_dir={model_dir}", "--tasks=users", "--metrics", f"--module_import={module}", f"--output={output}"]
+    command = ["evaluate", f"--model_dir={trained}", "--tasks=users", "--metrics", f"--module_import={module}", f"--output={output}"]
     code, out, err = castor(*command)
     assert code == 0 and "exact" in out and "users" in out, err
     (row,) = map(json.loads, output.read_text().splitlines())
-    assert row["task"] == "users" and row["step"] == 10 and 0 <= row["exact"] <= 2
+    assert row["task"] == "users" and row["step"] == 40 and 0 <= row["exact"] <= 2
     code, _, err = castor(*command[:-2], "--module_import=not_there")
     assert code == 2 and "not_there cannot be imported" in err
-    code, _, err = castor("evaluate", f"--model_dir={model_dir}", "--metrics")
+    code, _, err = castor("evaluate", f"--model_dir={trained}", "--metrics")
     assert code == 2 and "--tasks" in err
 
 
