@@ -78,6 +78,7 @@ class Run:
     vocabulary: directory that the caches' vocabulary must equal; None takes the one that they name.
     mesh: a train.partitioning.Mesh or a dict of mesh axis -> size. prefetch: batches made ahead.
     packing: how documents are laid into rows: best_fit, first_fit or concat_and_split (tasks/packing.py).
+    skip_limit: an update whose loss or gradient is not finite is skipped; so many in a row end the run. 1: the first one does.
     """
 
     mixture: tasks.Mixture | str
@@ -96,9 +97,10 @@ class Run:
     prefetch: int = 2
     accumulate: int = 1
     packing: str = "best_fit"
+    skip_limit: int = 10
 
     def __post_init__(self):
-        for name, least in (("train_steps", 0), ("prefetch", 1), ("accumulate", 1)):
+        for name, least in (("train_steps", 0), ("prefetch", 1), ("accumulate", 1), ("skip_limit", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"Run.{name} = {value!r}.", f"It is a whole number, at least {least}.")
@@ -316,6 +318,7 @@ class Reporter:
         self._board = metrics.TensorBoard(folder / "tensorboard", start)
         self._line = metrics.ProgressLine(run.train_steps)
         self._speed = metrics.Speed()
+        self._skipped = 0  # updates in a row, up to the last step reported
 
     def start(self) -> None:
         """The clock of speeds starts here, with everything compiled."""
@@ -327,16 +330,26 @@ class Reporter:
         self._train.write(row)
         self._board.write(step, {f"train/{key}": value for key, value in row.items() if key != "step"})
         self._speed.add(row["tokens"])
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
-            raise CastorError(
-                f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}.",
-                "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps "
-                "(and --gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup.",
-            )
+        self._skipped = self._skipped + 1 if row["skipped"] else 0
+        if self._skipped:
+            self._stop_or_say(step, row)
         if self._line.due() or step + 1 == self._run.train_steps:
             tokens, steps = self._speed.take()
             self._line.show(step + 1, row, tokens, steps)
             self._board.write(step, {"speed/tokens_per_second": tokens, "speed/steps_per_second": steps})
+
+    def _stop_or_say(self, step: int, row: Mapping[str, float]) -> None:
+        """Of a skipped update: raises CastorError if it is one too many in a row, else says so."""
+        what = f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}"
+        if self._skipped < self._run.skip_limit:
+            return self.say(f"{what}: the update is skipped ({self._skipped} in a row; the run ends at {self._run.skip_limit})")
+        before = f": that is {self._skipped} skipped updates in a row, from step {step + 1 - self._skipped} on" if self._skipped > 1 else ""
+        raise CastorError(
+            f"{what}{before}.",
+            "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps "
+            "(and --gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup. "
+            f"Run.skip_limit = {self._run.skip_limit} (macro SKIP_LIMIT) is how many in a row are borne.",
+        )
 
     def evaluation(self, step: int, result: Mapping[str, float]) -> None:
         self._evaluation.write({"step": step, **result})

@@ -23,7 +23,7 @@ TRAIN_FILE, EVALUATION_FILE = "metrics.jsonl", "evaluation.jsonl"
 def named(values: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[str, float | int]:
     """A row from scalars and from the sums by domain, `domain_nll` and `domain_tokens` [C]: loss/NAME and tokens/NAME for each domain met."""
     row: dict[str, float | int] = {key: float(value) for key, value in values.items() if not key.startswith("domain_")}
-    row["tokens"] = int(row["tokens"])
+    row["tokens"], row["skipped"] = int(row["tokens"]), int(row["skipped"])
     for name, nll, tokens in zip(domains, values["domain_nll"], values["domain_tokens"]):
         if tokens > 0:
             row[f"loss/{name}"] = float(nll) / float(tokens)

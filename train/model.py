@@ -49,6 +49,8 @@ class Transformer:
     rope_theta: base of the rotary wavelengths (arXiv 2104.09864).
     z_loss: weight of log(Z)^2, which keeps the logits from drifting (PaLM, arXiv 2204.02311, uses 1e-4).
     attention: which kernel, one of attention.KERNELS; "auto" goes by the devices and the length. splash_blocks: its tiles on TPU.
+    mup_base_embed, mup_base_head_dim: widths of the model that the learning rate was found with; then it is good for this one too (muP,
+    arXiv 2203.03466; docs/optimizers.md). 0: the standard parametrization. At the base widths both are the same model.
     """
 
     vocab_size: int = 0
@@ -65,6 +67,8 @@ class Transformer:
     z_loss: float = 1e-4
     attention: str = "auto"
     splash_blocks: splash.Blocks = splash.Blocks()
+    mup_base_embed: int = 0
+    mup_base_head_dim: int = 0
 
     def __post_init__(self):
         if isinstance(self.splash_blocks, Mapping):  # as a model file has it
@@ -79,6 +83,16 @@ class Transformer:
             raise ConfigurationError(f"Transformer.heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}.", "Change one of them.")
         if self.head_dim % 2:
             raise ConfigurationError(f"Transformer.head_dim = {self.head_dim} is odd.", "RoPE turns pairs of numbers: make it even.")
+
+    @property
+    def logit_scale(self) -> float:
+        """What muP multiplies the logits by: sqrt(base / embed), beside the embedding's rows of variance 1 / embed."""
+        return math.sqrt(self.mup_base_embed / self.embed) if self.mup_base_embed else 1.0
+
+    @property
+    def query_scale(self) -> float:
+        """What muP multiplies queries by, so that attention divides by head_dim rather than by its root."""
+        return math.sqrt(self.mup_base_head_dim / self.head_dim) if self.mup_base_head_dim else 1.0
 
     def check_mesh(self, partitioner: Partitioner) -> None:
         """Raises ConfigurationError where the mesh does not divide a width."""
@@ -106,6 +120,10 @@ def rope(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Ar
     sin, cos = jnp.sin(angles_BxLx1xk), jnp.cos(angles_BxLx1xk)
     a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxLxHxK.dtype)
+
+
+def _scaled(x: jax.Array, factor: float) -> jax.Array:
+    return x if factor == 1.0 else x * factor
 
 
 class RMSNorm(nn.Module):
@@ -142,7 +160,7 @@ class Block(nn.Module):
         q_BxLxHxK = jnp.einsum("bld,dhk->blhk", h_BxLxD, kernel("query", (D, H, K), ("embed", "heads", "head"), D))
         k_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("key", (D, G, K), ("embed", "kv_heads", "head"), D))
         v_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("value", (D, G, K), ("embed", "kv_heads", "head"), D))
-        q_BxLxHxK = constrain(rope(q_BxLxHxK, positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head")
+        q_BxLxHxK = constrain(rope(_scaled(q_BxLxHxK, c.query_scale), positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head")
         k_BxLxGxK = rope(k_BxLxGxK, positions_BxL, c.rope_theta)
         if cache is None:
             o_BxLxHxK = attention.packed(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, c.attention, self.partitioner, c.splash_blocks)
@@ -200,7 +218,7 @@ class Decoder(nn.Module):
         if self.partitioner:
             x_BxLxD = self.partitioner.constrain(x_BxLxD, "batch", "length", "act_embed")
         x_BxLxD, cache = self.layers(self.dropout(x_BxLxD), cache, positions_BxL, segment_ids_BxL)
-        return self.final_norm(x_BxLxD), cache
+        return _scaled(self.final_norm(x_BxLxD), c.logit_scale), cache
 
     def logits(self, x_BxLxD):
         """float32 [B, L, V]."""
@@ -245,3 +263,17 @@ def logical_axes(config: Transformer) -> dict[str, tuple[str | None, ...]]:
 
 def count_parameters(config: Transformer) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_parameters(config)))
+
+
+def rate_multipliers(config: Transformer) -> dict[str, float]:
+    """Parameter name -> factor of Adam's learning rate under muP; those not named have 1, as all have in the standard parametrization.
+
+    With m = embed / mup_base_embed: matrices of the layers 1 / m, the embedding 1 / sqrt(m) (its entries are of size 1 / sqrt(embed), and the
+    input multiplies them by sqrt(embed)), norms 1 (arXiv 2203.03466, table 8; the embedding's scale stands in its multiplier). mlp and heads * head_dim
+    are taken to grow as embed does.
+    """
+    if not config.mup_base_embed:
+        return {}
+    m = config.embed / config.mup_base_embed
+    by_meaning = {"norm": 1.0, "vocab": 1.0 / math.sqrt(m)}
+    return {name: next((by_meaning[axis] for axis in axes if axis in by_meaning), 1.0 / m) for name, axes in logical_axes(config).items()}

@@ -1,11 +1,21 @@
 """Optimizers and learning-rate schedules, as frozen dataclasses that gin fills; each builds its optax transformation.
 
-A schedule maps the number of updates done (int32) to the learning rate of the next (float32); the first is not wasted on a rate of 0. Decay, where there is one, spares the norms' scales, which are
-told by name: under the scan over layers they too have two axes.
+A schedule maps the number of the step (int32, from 0) to the learning rate of its update (float32); the first update is not wasted on a rate of
+0. Weight decay, where there is some, spares the norms' scales, which are told by name: under the scan over layers they too have two axes.
+
+What is built here is updated by `update(gradients, state, parameters, step=, norm=, finite=)`:
+
+    step    int32 [], of the run. The rate follows from it and not from a counter in the optimizer's state: a skipped update does not shift it.
+    norm    float32 [], the gradients' global norm, which the metrics tell too
+    finite  bool [], whether the update counts. If not, parameters and state stay what they are.
+
+An update is one loop over each parameter: clip, moments, decay, descent and the skip fuse, so that AdamW reads and writes parameter and moments
+once and the gradient twice (once for the norm). A skip is therefore no choice between new arrays and old ones, which the loop would have to keep
+apart, but arithmetic that changes nothing: m = 1 m + 0. Moments are float32 unless asked otherwise; arithmetic always is.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import gin
 import jax
@@ -13,6 +23,12 @@ import jax.numpy as jnp
 import optax
 
 from tasks.errors import ConfigurationError
+
+LAYERS = "layers"  # the part of the parameter tree that is stacked: [N, ...]
+_MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+# ---------------------------------------------------------------------------------------------------------------- schedules
 
 
 @gin.configurable(module="train.optimizers")
@@ -24,6 +40,9 @@ class WarmupCosine:
     warmup_steps: int = 20
     total_steps: int = 1000
     final_share: float = 0.1
+
+    def __post_init__(self):
+        _check_schedule(self)
 
     def build(self) -> optax.Schedule:
         warmup = min(self.warmup_steps, self.total_steps)
@@ -43,6 +62,9 @@ class WarmupRsqrt:
     peak: float = 1e-2
     warmup_steps: int = 1000
 
+    def __post_init__(self):
+        _check_schedule(self)
+
     def build(self) -> optax.Schedule:
         warmup = max(self.warmup_steps, 1)
 
@@ -53,57 +75,226 @@ class WarmupRsqrt:
         return schedule
 
 
-def _decayed(parameters):
-    """True for the parameters that weight decay may pull: all but the norms' scales."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) != "scale", parameters)
+def _linear(progress):
+    return 1.0 - progress
+
+
+def _one_minus_sqrt(progress):
+    return 1.0 - jnp.sqrt(progress)
+
+
+def _cosine(progress):
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+_DECAYS = {"linear": _linear, "1-sqrt": _one_minus_sqrt, "cosine": _cosine}
+
+
+@gin.configurable(module="train.optimizers")
+@dataclasses.dataclass(frozen=True)
+class WarmupStableDecay:
+    """Linear from 0 to `peak` over `warmup_steps`, then `peak`, then down to `final_share` of it over the last updates (MiniCPM, arXiv 2404.06395).
+
+    Up to the decay nothing depends on `total_steps`: any checkpoint of the stable part can be prolonged, or be decayed from at once
+    (docs/optimizers.md).
+
+    decay_steps: updates of the decay; None takes `decay_share` of the total (0.2: Haegele et al., arXiv 2405.18392, section 4).
+    decay: "linear", "1-sqrt" (the best of theirs) or "cosine". The first update of the decay has the peak's rate, none has a rate of 0.
+    """
+
+    peak: float = 3e-3
+    warmup_steps: int = 20
+    total_steps: int = 1000
+    decay_steps: int | None = None
+    decay_share: float = 0.2
+    decay: str = "1-sqrt"
+    final_share: float = 0.0
+
+    def __post_init__(self):
+        _check_schedule(self)
+        if self.decay not in _DECAYS:
+            raise ConfigurationError(f"WarmupStableDecay.decay = {self.decay!r}.", f"Choose one of {', '.join(_DECAYS)}.")
+        if not 0 <= self.decay_share <= 1 or (self.decay_steps or 0) < 0:
+            raise ConfigurationError(
+                f"WarmupStableDecay.decay_share = {self.decay_share!r}, decay_steps = {self.decay_steps!r}.",
+                "Give a share between 0 and 1, or a number of updates.",
+            )
+
+    @property
+    def decay_start(self) -> int:
+        """The number of updates before the decay: a checkpoint of this step or an earlier one has seen none of it."""
+        steps = round(self.total_steps * self.decay_share) if self.decay_steps is None else self.decay_steps
+        return max(self.total_steps - steps, 0)
+
+    def build(self) -> optax.Schedule:
+        warmup, start = max(self.warmup_steps, 1), self.decay_start
+        length, curve = max(self.total_steps - start, 1), _DECAYS[self.decay]
+
+        def schedule(step):
+            step = jnp.asarray(step, jnp.float32)
+            left = curve(jnp.clip((step - start) / length, 0.0, 1.0))
+            return self.peak * jnp.minimum((step + 1) / warmup, 1.0) * (self.final_share + (1.0 - self.final_share) * left)
+
+        return schedule
+
+
+Schedule = WarmupCosine | WarmupRsqrt | WarmupStableDecay
+
+
+def _check_schedule(schedule) -> None:
+    name = type(schedule).__name__
+    for field, least in (("peak", 0), ("warmup_steps", 0), ("total_steps", 0), ("final_share", 0)):
+        value = getattr(schedule, field, least)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+            raise ConfigurationError(f"{name}.{field} = {value!r}.", f"Give a number of at least {least}.")
+
+
+# ---------------------------------------------------------------------------------------------------------------- optimizers
 
 
 @gin.configurable(module="train.optimizers")
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """AdamW (arXiv 1711.05101) behind a clip of the global gradient norm; `clip` 0 or None leaves gradients as they are."""
+    """AdamW (arXiv 1711.05101) behind a clip of the global gradient norm; `clip` 0 or None leaves gradients as they are.
 
-    schedule: WarmupCosine | WarmupRsqrt = WarmupCosine()
+    Every update is parameter -= rate * (multiplier * m / (sqrt(v) + eps) + weight_decay * parameter), m and v corrected for their start at 0.
+    first_moment: dtype that m is kept in: "float32", or "bfloat16" for 2 bytes a parameter less (docs/optimizers.md tells the cost). v stays
+    float32: the step it takes, 1 - b2 of the difference, would be lost in the 8 bits of a bfloat16.
+    """
+
+    schedule: Schedule = WarmupCosine()
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float | None = 1.0
+    first_moment: str = "float32"
 
-    def build(self) -> optax.GradientTransformation:
-        rate = _schedule(self.schedule).build()
-        adamw = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed)
-        return optax.chain(optax.clip_by_global_norm(self.clip), adamw) if self.clip else adamw
+    def __post_init__(self):
+        if self.first_moment not in _MOMENT_DTYPES:
+            raise ConfigurationError(f"AdamW.first_moment = {self.first_moment!r}.", f"Choose one of {', '.join(_MOMENT_DTYPES)}.")
+
+    def build(self, multipliers: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
+        """multipliers: parameter name -> factor of its learning rate (muP); those not named have 1."""
+        return optax.chain(
+            _clip(self.clip),
+            _scale_by_adam(self.b1, self.b2, self.eps, _MOMENT_DTYPES[self.first_moment]),
+            _descend(_schedule(self.schedule).build(), self.weight_decay, multipliers or {}),
+        )
 
 
 @gin.configurable(module="train.optimizers")
 @dataclasses.dataclass(frozen=True)
 class Adafactor:
-    """Adafactor (arXiv 1804.04235): a row and a column of second moments instead of a matrix; updates are clipped by their own root mean square."""
+    """Adafactor (arXiv 1804.04235): a row and a column of second moments instead of a matrix, no first moment; updates are clipped by their own
+    root mean square and scaled by that of the parameter.
 
-    schedule: WarmupCosine | WarmupRsqrt = WarmupRsqrt()
+    Every layer of the stack is a parameter of its own, with its own root mean squares. Of each parameter the two longest axes are factored,
+    if both have at least 128 entries; others (heads) are kept. decay_rate: the second moment of update t decays by 1 - t^-decay_rate.
+    """
+
+    schedule: Schedule = WarmupRsqrt()
     decay_rate: float = 0.8
     weight_decay: float = 0.0
     clip: float | None = None
 
-    def build(self) -> optax.GradientTransformation:
-        parts = [optax.clip_by_global_norm(self.clip)] if self.clip else []
-        parts.append(optax.adafactor(None, decay_rate=self.decay_rate))
-        if self.weight_decay:
-            # optax's own decay would not be scaled by the learning rate; adafactor's updates are negative already.
-            parts.append(optax.add_decayed_weights(-self.weight_decay, _decayed))
-        return optax.chain(*parts, optax.scale_by_schedule(_schedule(self.schedule).build()))
+    def build(self, multipliers: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
+        if multipliers:
+            raise ConfigurationError(
+                "Adafactor scales its updates by the size of the parameter; the learning-rate multipliers of muP (Transformer.mup_base_embed) are Adam's.",
+                "Use train.optimizers.AdamW with muP, or leave Transformer.mup_base_embed at 0.",
+            )
+        factored = optax.chain(optax.scale_by_factored_rms(decay_rate=self.decay_rate), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+        return optax.chain(_clip(self.clip), _layer_by_layer(factored), _descend(_schedule(self.schedule).build(), self.weight_decay, {}))
 
 
 Optimizer = AdamW | Adafactor
 
 
-def _schedule(schedule: WarmupCosine | WarmupRsqrt) -> WarmupCosine | WarmupRsqrt:
-    if not hasattr(schedule, "build"):
-        raise ConfigurationError(f"the optimizer's schedule is {schedule!r}.", "Bind it to @train.optimizers.WarmupCosine() or @train.optimizers.WarmupRsqrt().")
-    return schedule
-
-
 def learning_rate(optimizer: Optimizer) -> Callable[[jax.Array], jax.Array]:
     """The schedule of an optimizer, for the metrics."""
     return _schedule(optimizer.schedule).build()
+
+
+def _schedule(schedule: Schedule) -> Schedule:
+    if not hasattr(schedule, "build"):
+        names = ", ".join(f"@train.optimizers.{kind.__name__}()" for kind in (WarmupCosine, WarmupRsqrt, WarmupStableDecay))
+        raise ConfigurationError(f"the optimizer's schedule is {schedule!r}.", f"Bind it to one of {names}.")
+    return schedule
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts of an update
+
+
+def _clip(largest: float | None) -> optax.GradientTransformationExtraArgs:
+    """Gradients scaled to a global norm of at most `largest`; zeros in place of those that do not count."""
+
+    def update(gradients, state, parameters, *, norm, finite, **_):
+        del parameters
+        scale = jnp.minimum(1.0, largest / norm) if largest else 1.0
+        return jax.tree.map(lambda g: jnp.where(finite, g * scale, 0.0), gradients), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _scale_by_adam(b1: float, b2: float, eps: float, first_moment) -> optax.GradientTransformationExtraArgs:
+    """Adam's direction. optax's own would multiply a bfloat16 moment by b1 in bfloat16; here only what is kept is rounded, once an update."""
+
+    def init(parameters):
+        mu = jax.tree.map(lambda p: jnp.zeros_like(p, first_moment), parameters)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mu, jax.tree.map(jnp.zeros_like, parameters))
+
+    def update(gradients, state, parameters, *, finite, **_):
+        del parameters
+        count = (state.count + 1).astype(jnp.float32)  # of the updates that counted, this one among them
+        correct1, correct2 = 1.0 - b1**count, 1.0 - b2**count
+        keep1, keep2 = jnp.where(finite, b1, 1.0), jnp.where(finite, b2, 1.0)
+        mu = jax.tree.map(lambda g, m: keep1 * m.astype(jnp.float32) + (1.0 - b1) * g, gradients, state.mu)
+        nu = jax.tree.map(lambda g, v: keep2 * v + (1.0 - b2) * jnp.square(g), gradients, state.nu)
+        direction = jax.tree.map(lambda m, v: (m / correct1) / (jnp.sqrt(v / correct2) + eps), mu, nu)
+        return direction, optax.ScaleByAdamState(state.count + finite, jax.tree.map(lambda m: m.astype(first_moment), mu), nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _descend(rate: optax.Schedule, weight_decay: float, multipliers: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
+    """-rate(step) * (multiplier * direction + weight_decay * parameter). A multiplier leaves the decay as it is: it should not fade with width."""
+
+    def update(directions, state, parameters, *, step, finite, **_):
+        now = jnp.where(finite, jnp.asarray(rate(step), jnp.float32), 0.0)
+
+        def of(path, direction, parameter):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            decay = weight_decay if _decays(path) else 0.0
+            return -now * (multipliers.get(name, 1.0) * direction + decay * parameter)
+
+        return jax.tree_util.tree_map_with_path(of, directions, parameters), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _decays(path) -> bool:
+    """Whether weight decay may pull a parameter: all but the norms' scales."""
+    return jax.tree_util.keystr(path[-1:], simple=True) != "scale"
+
+
+def _layer_by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The transformation for each layer of the stack alone, and for the parameters outside it. Its state is small: a skip selects the old one."""
+
+    def split(tree):
+        return {LAYERS: tree[LAYERS]} if LAYERS in tree else {}, {name: part for name, part in tree.items() if name != LAYERS}
+
+    def init(parameters):
+        stacked, others = split(parameters)
+        return (jax.vmap(transformation.init)(stacked) if stacked else (), transformation.init(others))
+
+    def update(gradients, state, parameters, *, finite, **_):
+        (stacked, others), (stacked_parameters, other_parameters) = split(gradients), split(parameters)
+        stacked_state, other_state = state
+        if stacked:
+            stacked, stacked_state = jax.vmap(transformation.update)(stacked, stacked_state, stacked_parameters)
+        others, other_state = transformation.update(others, other_state, other_parameters)
+        new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (stacked_state, other_state), state)
+        return {**stacked, **others}, new
+
+    return optax.GradientTransformationExtraArgs(init, update)

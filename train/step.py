@@ -4,6 +4,9 @@ Randomness is a function of (seed, step), so no generator is kept in the state: 
 
 Gradient accumulation takes a batch in parts, one after the other, for want of memory. It changes nothing else: sums over tokens add up over
 the parts and are divided by the tokens of the whole batch, never by those of a part.
+
+An update whose loss or gradient is not finite is skipped: parameters and optimizer state stay exactly as they were, and the step counts all the
+same, so that the next batch is the next.
 """
 
 import dataclasses
@@ -48,7 +51,7 @@ class Trainer:
     def abstract_state(self) -> TrainState:
         """ShapeDtypeStructs with their shardings: what init makes and what a checkpoint is restored to."""
         parameters = nn.unbox(model_lib.abstract_parameters(self.model))
-        state = jax.eval_shape(self.optimizer.build().init, parameters)
+        state = jax.eval_shape(self._transformation().init, parameters)
         axes = model_lib.logical_axes(self.model)
         shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}
         place = self.partitioner
@@ -78,23 +81,30 @@ class Trainer:
         def make():
             tokens = jnp.zeros((1, 8), jnp.int32)
             parameters = nn.unbox(Decoder(self.model).init(jax.random.key(self.seed), tokens, tokens, tokens)["params"])
-            return TrainState(jnp.zeros((), jnp.int32), parameters, self.optimizer.build().init(parameters))
+            return TrainState(jnp.zeros((), jnp.int32), parameters, self._transformation().init(parameters))
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         return jax.jit(make, out_shardings=shardings)()
 
     def step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update. Metrics: loss and z_loss (means over the batch's tokens, nats), gradient_norm, learning_rate, tokens; domain_nll and
-        domain_tokens [C] are sums."""
+        """One update. Metrics: loss and z_loss (means over the batch's tokens, nats), gradient_norm, learning_rate, tokens, skipped (1 where the
+        loss or the gradient was not finite and nothing but the step changed, else 0); domain_nll and domain_tokens [C] are sums."""
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
         gradients, losses = self._gradients(state.parameters, batch, dropout)
-        updates, optimizer = self.optimizer.build().update(gradients, state.optimizer, state.parameters)
+        means, norm = _means(losses), optax.tree.norm(gradients)
+        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)  # the norm sees every number of the gradient; a test of each would be a pass more
+        told = {"step": state.step, "norm": norm, "finite": finite}
+        updates, optimizer = self._transformation().update(gradients, state.optimizer, state.parameters, **told)
         metrics = {
-            **_means(losses),
-            "gradient_norm": optax.tree.norm(gradients),
+            **means,
+            "gradient_norm": norm,
             "learning_rate": jnp.asarray(optimizers.learning_rate(self.optimizer)(state.step), jnp.float32),
+            "skipped": 1 - finite.astype(jnp.int32),
         }
         return TrainState(state.step + 1, optax.apply_updates(state.parameters, updates), optimizer), metrics
+
+    def _transformation(self) -> optax.GradientTransformationExtraArgs:
+        return self.optimizer.build(model_lib.rate_multipliers(self.model))
 
     def evaluate(self, parameters, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The loss of a batch without dropout, as `step` tells it."""

@@ -28,7 +28,7 @@ def test_a_run_leaves_what_it_promises(castor, tmp_path):
     assert code == 0, err
     lines = rows(tmp_path / "m" / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(6))
-    assert {"loss", "z_loss", "gradient_norm", "learning_rate", "tokens"} <= set(lines[0])
+    assert {"loss", "z_loss", "gradient_norm", "learning_rate", "tokens", "skipped"} <= set(lines[0])
     assert all(line["tokens"] == sum(v for k, v in line.items() if k.startswith("tokens/")) for line in lines)
     assert [line["step"] for line in rows(tmp_path / "m" / "evaluation.jsonl")] == [3, 6]
     assert {"loss/words", "loss/counts", "loss/pictures"} <= set(rows(tmp_path / "m" / "evaluation.jsonl")[0])
@@ -92,3 +92,14 @@ def test_no_tensorflow_on_the_training_path(castor, tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False False"
+
+
+def test_updates_that_are_not_finite_are_skipped_up_to_a_limit(castor, tmp_path):
+    """The first update throws the parameters so far that nothing after it is finite."""
+    macros = {"LEARNING_RATE": 1e30, "WARMUP_STEPS": 0, "TRAIN_STEPS": 5, "EVAL_PERIOD": 0, "Transformer.layers": 1}
+    code, _, err = castor("train", *castor.bindings(tmp_path / "borne", **macros))
+    assert code == 0 and "gradient norm nan: the update is skipped (4 in a row; the run ends at 10)" in err, err
+    assert [row["skipped"] for row in rows(tmp_path / "borne" / "metrics.jsonl")] == [0, 1, 1, 1, 1]
+    code, _, err = castor("train", *castor.bindings(tmp_path / "ended", SKIP_LIMIT=3, **macros))
+    assert code == 2 and "loss of step 3 is " in err and "3 skipped updates in a row, from step 1 on" in err and "SKIP_LIMIT" in err, err
+    assert len(rows(tmp_path / "ended" / "metrics.jsonl")) == 4

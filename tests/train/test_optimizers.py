@@ -1,18 +1,55 @@
-"""train/optimizers.py: schedules by value, decay that spares the norms, states that lie where their parameters lie."""
+"""train/optimizers.py: schedules by value, AdamW against its formula in numpy, states that lie where their parameters lie, updates that are skipped."""
 
+import dataclasses
+
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from launch.train import make_run
+from tasks import configuration
 from tasks.errors import ConfigurationError
+from train import loop
+from train import model as model_lib
 from train import optimizers
-from train.model import Transformer
-from train.optimizers import Adafactor, AdamW, WarmupCosine, WarmupRsqrt
+from train.model import Block, Decoder, Transformer
+from train.optimizers import Adafactor, AdamW, WarmupCosine, WarmupRsqrt, WarmupStableDecay
 from train.partitioning import MESH_AXES, Partitioner
 from train.step import Trainer, _kept_axes
 
 SMALL = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast():
+    """Making good machine code would take most of the time here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make_batch(rows=2, length=16, vocab=128, seed=0):
+    tokens = np.random.default_rng(seed).integers(1, vocab, (rows, length)).astype(np.int32)
+    ones = np.ones_like(tokens)
+    batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": np.roll(tokens, -1, 1), "decoder_segment_ids": ones, "domain": 0 * ones}
+    return batch | {"decoder_positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)), "decoder_loss_weights": ones.astype(np.float32)}
+
+
+def make_trainer(optimizer, model=SMALL) -> Trainer:
+    return Trainer(model, optimizer, Partitioner.create({}, jax.devices()[:1]), 1)
+
+
+def told(gradients, step) -> dict:
+    """What an update is told beside the gradients."""
+    return {"step": step, "norm": optax.tree.norm(gradients), "finite": jnp.array(True)}
+
+
+# ---------------------------------------------------------------------------------------------------------------- schedules
 
 
 def test_schedules_by_value():
@@ -23,33 +60,160 @@ def test_schedules_by_value():
     assert float(WarmupCosine(total_steps=3, warmup_steps=40).build()(2)) > 0
 
 
+@pytest.mark.parametrize(
+    "decay, halfway, last",
+    [("linear", 0.1 + 0.9 * 0.5, 0.1 + 0.9 * 0.05), ("1-sqrt", 0.1 + 0.9 * (1 - 0.5**0.5), 0.1 + 0.9 * (1 - 0.95**0.5)), ("cosine", 0.55, 0.10554)],
+)
+def test_warmup_stable_decay_by_value(decay, halfway, last):
+    schedule = WarmupStableDecay(peak=2.0, warmup_steps=10, total_steps=100, decay=decay, final_share=0.1)
+    assert schedule.decay_start == 80 and dataclasses.replace(schedule, decay_steps=30).decay_start == 70
+    rates = [schedule.build()(s) for s in (0, 4, 9, 50, 80, 90, 99)]
+    np.testing.assert_allclose(rates, np.array([0.1, 0.5, 1.0, 1.0, 1.0, halfway, last]) * 2, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 50), st.integers(1, 300), st.integers(1, 300), st.sampled_from(["linear", "1-sqrt", "cosine"]), st.integers(0, 100))
+def test_the_stable_part_does_not_know_the_end(warmup, total, longer, decay, decay_steps):
+    """So a checkpoint of it can be prolonged or decayed from; every rate is in (0, peak], and none rises after the warmup."""
+    schedule = WarmupStableDecay(1.0, warmup, total, decay_steps, decay=decay)
+    rates = np.asarray(schedule.build()(np.arange(total)))
+    assert (rates > 0).all() and (rates <= 1).all() and (np.diff(rates[max(warmup - 1, 0) :]) <= 0).all()
+    prolonged = np.asarray(dataclasses.replace(schedule, total_steps=total + longer).build()(np.arange(total)))
+    np.testing.assert_array_equal(rates[: schedule.decay_start + 1], prolonged[: schedule.decay_start + 1])
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: optimizers.learning_rate(AdamW(schedule=0.1)), "schedule"),
+        (lambda: WarmupStableDecay(decay="steep"), "'steep'.*linear"),
+        (lambda: WarmupStableDecay(decay_share=1.5), "decay_share = 1.5"),
+        (lambda: WarmupCosine(peak=-1.0), "WarmupCosine.peak = -1.0"),
+        (lambda: WarmupRsqrt(warmup_steps=None), "WarmupRsqrt.warmup_steps = None"),
+        (lambda: AdamW(first_moment="int8"), "first_moment = 'int8'.*bfloat16"),
+        (lambda: make_trainer(Adafactor(), dataclasses.replace(SMALL, mup_base_embed=16)).abstract_state(), "Adafactor.*muP.*AdamW"),
+    ],
+)
+def test_what_is_no_schedule_or_optimizer_is_refused(make, match):
+    with pytest.raises(ConfigurationError, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    "files, optimizer, schedule",
+    [
+        ((), AdamW, WarmupCosine(1e-3, 7, 50)),
+        (("adamw_bfloat16.gin", "wsd.gin"), AdamW, WarmupStableDecay(1e-3, 7, 50)),
+        (("adafactor.gin",), Adafactor, WarmupRsqrt(1e-3, 7)),
+        (("mup.gin", "adafactor.gin", "wsd.gin"), Adafactor, WarmupStableDecay(1e-3, 7, 50)),
+    ],
+)
+def test_gin_files_choose(castor, tmp_path, files, optimizer, schedule):
+    flags = castor.bindings(tmp_path, LEARNING_RATE=1e-3, WARMUP_STEPS=7, TRAIN_STEPS=50)
+    chosen = [f"--gin_file=optimizers/{name}" for name in files]
+    run = make_run(configuration.split_flags([*flags[:2], *chosen, *flags[2:]])[0])
+    gin.clear_config()
+    assert isinstance(run, loop.Run) and type(run.optimizer) is optimizer and run.optimizer.schedule == schedule and run.skip_limit == 10
+    assert run.model.mup_base_embed == (128 if "mup.gin" in files else 0)
+    if optimizer is AdamW:
+        assert run.optimizer.first_moment == ("bfloat16" if files else "float32") and run.optimizer.clip == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------------- updates
+
+
+def numpy_adamw(parameters, gradients_of_steps, rates, b1, b2, eps, decay, clip, multipliers):
+    """The formula of arXiv 1711.05101, algorithm 2, in float64."""
+    parameters = {name: np.float64(value) for name, value in parameters.items()}
+    m, v = ({name: np.zeros_like(value) for name, value in parameters.items()} for _ in range(2))
+    for t, (gradients, rate) in enumerate(zip(gradients_of_steps, rates), 1):
+        norm = np.sqrt(sum(np.square(np.float64(g)).sum() for g in gradients.values()))
+        for name, g in gradients.items():
+            g = np.float64(g) * min(1.0, clip / norm)
+            m[name] = b1 * m[name] + (1 - b1) * g
+            v[name] = b2 * v[name] + (1 - b2) * g * g
+            direction = m[name] / (1 - b1**t) / (np.sqrt(v[name] / (1 - b2**t)) + eps)
+            parameters[name] = parameters[name] - rate * (multipliers.get(name, 1.0) * direction + (0 if name == "scale" else decay) * parameters[name])
+    return parameters
+
+
+@pytest.mark.parametrize("first_moment, rtol", [("float32", 2e-6), ("bfloat16", 2e-2)])
+def test_adamw_is_its_formula(first_moment, rtol):
+    random = np.random.default_rng(0)
+    shapes = {"gate": (3, 8, 16), "scale": (8,), "embedding": (32, 8)}
+    start = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    gradients = [{n: (random.normal(size=s) * 10.0 ** random.integers(-3, 2)).astype(np.float32) for n, s in shapes.items()} for _ in range(12)]
+    schedule, multipliers = WarmupStableDecay(0.03, 3, 12), {"gate": 0.25, "embedding": 0.5}
+    optimizer = AdamW(schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip=1.0, first_moment=first_moment).build(multipliers)
+
+    parameters, state = start, optimizer.init(start)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state[-2].mu)} == {jnp.dtype(first_moment)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state[-2].nu)} == {jnp.dtype("float32")}
+    for step, gradient in enumerate(gradients):
+        updates, state = optimizer.update(gradient, state, parameters, **told(gradient, step))
+        parameters = optax.apply_updates(parameters, updates)
+    rates = np.asarray(schedule.build()(np.arange(12)))
+    expected = numpy_adamw(start, gradients, rates, 0.9, 0.95, 1e-8, 0.1, 1.0, multipliers)
+    for name in shapes:
+        moved = np.abs(expected[name] - start[name]).mean()
+        np.testing.assert_allclose(parameters[name], expected[name], rtol=1e-6, atol=rtol * moved, err_msg=name)
+
+
 def test_decay_spares_the_norms():
     parameters = {"layers": {"gate": jnp.ones((2, 4, 4)), "mlp_norm": {"scale": jnp.ones((2, 4))}}}
-    adamw = AdamW(WarmupCosine(peak=1.0, warmup_steps=0), weight_decay=0.5).build()
-    updates, _ = adamw.update(jax.tree.map(jnp.zeros_like, parameters), adamw.init(parameters), parameters)
-    assert float(jnp.abs(updates["layers"]["mlp_norm"]["scale"]).max()) == 0.0
-    assert float(updates["layers"]["gate"].max()) < -0.1
+    for optimizer in (AdamW(WarmupCosine(peak=1.0, warmup_steps=0), weight_decay=0.5), Adafactor(WarmupCosine(peak=1.0, warmup_steps=0), weight_decay=0.5)):
+        built = optimizer.build()
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        updates, _ = built.update(zeros, built.init(parameters), parameters, **told(zeros, 0))
+        assert float(jnp.abs(updates["layers"]["mlp_norm"]["scale"]).max()) == 0.0
+        assert float(updates["layers"]["gate"].max()) < -0.1
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(), Adafactor(WarmupRsqrt(1e-2, 2), clip=1.0, weight_decay=1e-3)])
+def test_adafactor_takes_every_layer_as_a_parameter_of_its_own():
+    """The stack's update is optax's adafactor of each layer alone, whatever the other layers' sizes."""
+    random = np.random.default_rng(1)
+    scales = np.array([1.0, 100.0, 1e-2], np.float32)[:, None, None]
+    gate = random.normal(size=(3, 128, 192)).astype(np.float32) * scales
+    embedding = random.normal(size=(256, 128)).astype(np.float32)
+    parameters = {"layers": {"gate": gate}, "embedding": embedding}
+    ours, theirs = Adafactor(WarmupRsqrt(0.5, 1)).build(), optax.adafactor(0.5)
+    state = ours.init(parameters)
+    singles = [{"gate": gate[n]} for n in range(3)] + [{"gate": embedding}]
+    single_states = [theirs.init(single) for single in singles]
+    for step in range(2):
+        gradients = jax.tree.map(lambda p: random.normal(size=p.shape).astype(np.float32), parameters)
+        updates, state = ours.update(gradients, state, parameters, **told(gradients, 0))
+        for number, gradient in enumerate([*gradients["layers"]["gate"], gradients["embedding"]]):
+            expected, single_states[number] = theirs.update({"gate": gradient}, single_states[number], singles[number])
+            found = updates["layers"]["gate"][number] if number < 3 else updates["embedding"]
+            np.testing.assert_allclose(found, expected["gate"], rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(), AdamW(first_moment="bfloat16"), Adafactor(WarmupRsqrt(1e-2, 2), clip=1.0, weight_decay=1e-3)])
 def test_an_optimizer_learns_and_its_state_lies_with_its_parameters(optimizer):
-    mesh = jax.sharding.AbstractMesh((1, 2, 1, 2), MESH_AXES)
+    mesh = jax.sharding.AbstractMesh(tuple(2 if axis in ("fsdp", "tensor") else 1 for axis in MESH_AXES), MESH_AXES)
     state = Trainer(SMALL, optimizer, Partitioner(mesh), 1).abstract_state()
     spec = jax.sharding.PartitionSpec
     assert state.parameters["layers"]["gate"].sharding.spec == spec(None, "fsdp", "tensor")
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.shape == (2, 32, 64)]
     assert moments and all(leaf.sharding.spec == spec(None, "fsdp", "tensor") for leaf in moments)
 
-    trainer = Trainer(SMALL, optimizer, Partitioner.create({}, jax.devices()[:1]), 1)
-    tokens = np.random.default_rng(0).integers(1, 128, (2, 16)).astype(np.int32)
-    ones = np.ones_like(tokens)
-    batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": tokens, "decoder_loss_weights": ones, "decoder_segment_ids": ones}
-    batch |= {"decoder_positions": np.tile(np.arange(16, dtype=np.int32), (2, 1)), "domain": 0 * ones}
+    trainer, batch = make_trainer(optimizer), make_batch()
     state, step, found = trainer.init(), jax.jit(trainer.step), []
     for _ in range(5):
         state, results = step(state, batch)
         found.append(float(results["loss"]))
     assert np.all(np.isfinite(found)) and found[-1] < found[0]
+
+
+def test_adafactors_factored_state_is_cut_as_its_parameters():
+    wide = dataclasses.replace(SMALL, embed=128, mlp=256, heads=2, head_dim=128)
+    mesh = jax.sharding.AbstractMesh(tuple(2 if axis in ("fsdp", "tensor") else 1 for axis in MESH_AXES), MESH_AXES)
+    state = Trainer(wide, Adafactor(), Partitioner(mesh), 1).abstract_state()
+    specs = {jax.tree_util.keystr(path): (leaf.shape, tuple(leaf.sharding.spec)) for path, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer)}
+    (row,), (column,) = ([s for name, s in specs.items() if name.endswith(f".{part}['layers']['gate']")] for part in ("v_row", "v_col"))
+    assert sorted([row, column]) == [((2, 128), (None, "fsdp")), ((2, 256), (None, "tensor"))]
+    assert sum(np.prod(shape) for shape, _ in specs.values()) < 0.1 * model_lib.count_parameters(wide)
 
 
 def test_adafactors_rows_and_columns_keep_the_axes_that_remain():
@@ -60,6 +224,106 @@ def test_adafactors_rows_and_columns_keep_the_axes_that_remain():
     assert _kept_axes((2, 32, 64), (1,), names) == (None,)
 
 
-def test_a_schedule_that_is_none_is_refused():
-    with pytest.raises(ConfigurationError, match="schedule"):
-        optimizers.learning_rate(AdamW(schedule=0.1))
+# ---------------------------------------------------------------------------------------------------------------- updates that are skipped
+
+
+@pytest.mark.parametrize("optimizer, poison", [(AdamW(), "nan"), (Adafactor(clip=1.0), "inf")])
+def test_an_update_that_is_not_finite_changes_nothing_but_the_step(optimizer, poison):
+    """The poison is a loss weight of the batch; the run then goes on as if the batch had not been, but at the next step's learning rate."""
+    trainer = make_trainer(optimizer)
+    good, bad = make_batch(), make_batch(seed=1)
+    bad["decoder_loss_weights"] = bad["decoder_loss_weights"] * np.float32(poison)
+    step = jax.jit(trainer.step)
+    before, _ = step(trainer.init(), good)
+    after, told = step(before, bad)
+    assert int(told["skipped"]) == 1 and int(after.step) == 2
+    jax.tree.map(np.testing.assert_array_equal, (after.parameters, after.optimizer), (before.parameters, before.optimizer))
+    resumed, told = step(after, good)
+    assert int(told["skipped"]) == 0 and int(resumed.step) == 3
+    expected, _ = step(before.replace(step=jnp.int32(2)), good)
+    jax.tree.map(np.testing.assert_array_equal, resumed, expected)
+
+
+def test_a_gradient_that_overflows_is_skipped_though_the_loss_is_finite():
+    trainer = make_trainer(AdamW(), dataclasses.replace(SMALL, z_loss=1e30))
+    state = trainer.init()
+    after, told = jax.jit(trainer.step)(state, make_batch())
+    assert np.isfinite(told["loss"]) and not np.isfinite(told["gradient_norm"]) and int(told["skipped"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, (after.parameters, after.optimizer), (state.parameters, state.optimizer))
+
+
+def test_an_update_is_one_pass_over_its_arrays():
+    """By the compiler's count of bytes, nothing is made in between, and the skip is free. The CPU's compiler writes each result by a loop of its
+    own and so reads the gradient four times in all, both moments twice or three times; the TPU's needs 8 passes (benchmarks/optimizer_passes.py)."""
+    parameters = {"layers": {"gate": jax.ShapeDtypeStruct((4, 128, 256), jnp.float32), "up": jax.ShapeDtypeStruct((4, 128, 256), jnp.float32)}}
+    transformation = AdamW().build()
+
+    def update(parameters, state, gradients, step):
+        norm = optax.tree.norm(gradients)
+        updates, state = transformation.update(gradients, state, parameters, step=step, norm=norm, finite=jnp.isfinite(norm))
+        return optax.apply_updates(parameters, updates), state
+
+    state, step = jax.eval_shape(transformation.init, parameters), jax.ShapeDtypeStruct((), jnp.int32)
+    jax.config.update("jax_disable_most_optimizations", False)
+    compiled = jax.jit(update, donate_argnums=(0, 1)).lower(parameters, state, parameters, step).compile()
+    size = 2 * 4 * 128 * 256 * 4
+    assert compiled.cost_analysis()["bytes accessed"] < 11.05 * size
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.01 * size
+
+
+# ---------------------------------------------------------------------------------------------------------------- muP
+
+
+def activations(model: Transformer, parameters, batch) -> dict[str, jax.Array]:
+    """The residual stream after every layer and the logits."""
+    tokens, positions, segments = (batch[name] for name in ("decoder_input_tokens", "decoder_positions", "decoder_segment_ids"))
+    x, found = parameters["embedding"][tokens] * np.sqrt(model.embed), {}
+    for number in range(model.layers):
+        layer = jax.tree.map(lambda stacked: stacked[number], parameters["layers"])
+        x, _ = Block(model, None, False).apply({"params": layer}, x, None, positions, segments)
+        found[f"layer {number}"] = x
+    found["logits"] = Decoder(model).apply({"params": parameters}, tokens, positions, segments)
+    return found
+
+
+def movement(width: int, base: int, steps: int = 3) -> dict[str, float]:
+    """How far activations of a model of this width move in a few steps (root mean squares)."""
+    model = Transformer(vocab_size=64, embed=width, layers=2, heads=width // 16, head_dim=16, mlp=2 * width, mup_base_embed=base, z_loss=0.0)
+    trainer = make_trainer(AdamW(WarmupCosine(peak=3e-3, warmup_steps=0, total_steps=1000), weight_decay=0.0), model)
+    batch, step = make_batch(4, 16, 64), jax.jit(trainer.step)
+    look = jax.jit(lambda parameters: activations(model, parameters, batch))
+    state = trainer.init()
+    before = look(state.parameters)
+    for _ in range(steps):
+        state, _ = step(state, batch)
+    after = look(state.parameters)
+    return {name: float(jnp.sqrt(jnp.mean(jnp.square(after[name] - before[name])))) for name in before}
+
+
+def test_the_coordinate_check():
+    """Under muP a few steps at one learning rate move activations and logits about equally far at all widths; in the standard parametrization
+    the farther the wider (arXiv 2203.03466, figure 5). At 8 times the base width: by 0.5 to 1.6 of the base's way, and by 3 to 20 of it."""
+    base, mup, standard = movement(32, 32), movement(256, 32), movement(256, 0)
+    for name in base:
+        assert 0.5 < mup[name] / base[name] < 1.6, (name, base, mup)
+        assert standard[name] / base[name] > 3, (name, base, standard)
+
+
+def test_multipliers_of_mup():
+    model = dataclasses.replace(SMALL, embed=128, mup_base_embed=32, mup_base_head_dim=2)
+    multipliers = model_lib.rate_multipliers(model)
+    assert multipliers.keys() == model_lib.logical_axes(model).keys()
+    assert multipliers["embedding"] == 0.5 and multipliers["layers/down"] == multipliers["layers/key"] == 0.25
+    assert multipliers["final_norm/scale"] == multipliers["layers/mlp_norm/scale"] == 1.0
+    assert (model.logit_scale, model.query_scale) == (0.5, 0.5) and model_lib.rate_multipliers(SMALL) == {}
+
+
+def test_the_initial_values_are_scaled_by_width_and_depth():
+    """Variance 1 / fan-in, and of what is added to the residual stream 1 / (2 layers) of that: so the stream keeps the variance of its input."""
+    model = Transformer(vocab_size=512, embed=128, layers=8, heads=4, head_dim=32, mlp=512)
+    parameters = make_trainer(AdamW(), model).init().parameters
+    wanted = {"query": 128, "key": 128, "gate": 128, "up": 128, "out": 128 * 16, "down": 512 * 16}
+    for name, fan_in in wanted.items():
+        # A normal cut at two deviations has 0.88 of the deviation.
+        np.testing.assert_allclose(float(jnp.std(parameters["layers"][name])), 0.8796 / np.sqrt(fan_in), rtol=0.02, err_msg=name)
+    np.testing.assert_allclose(float(jnp.std(parameters["embedding"])), 1 / np.sqrt(128), rtol=0.02)

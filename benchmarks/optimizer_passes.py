@@ -1,0 +1,64 @@
+"""How often an optimizer's update touches memory: bytes by the compiler's own count, in passes of 4 bytes a parameter. Peer: optax.adamw and clip.
+
+    JAX_PLATFORMS=cpu python benchmarks/optimizer_passes.py            the TPU's compiler (libtpu; no TPU is needed) and the CPU's
+
+Prints one JSON line: {"tpu": {update: passes}, "cpu": {...}, versions}. 8 is the least for AdamW: gradient read for its norm and for the update,
+parameter and two moments read and written.
+"""
+
+import importlib.metadata
+import json
+import platform
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.optimizers import Adafactor, AdamW, WarmupCosine
+
+SHAPE = (16, 4096, 4096)  # a gigabyte each of two, far beyond what a chip could keep on it
+UPDATES = {
+    "adamw": AdamW(),
+    "adamw without clip": AdamW(clip=None),
+    "adamw bfloat16": AdamW(first_moment="bfloat16"),
+    "adafactor": Adafactor(),
+    "optax.adamw, no skip": None,
+}
+
+
+def peer() -> optax.GradientTransformationExtraArgs:
+    adamw = optax.adamw(WarmupCosine().build(), 0.9, 0.95, 1e-8, weight_decay=0.1)
+    return optax.with_extra_args_support(optax.chain(optax.clip_by_global_norm(1.0), adamw))
+
+
+def passes(optimizer, sharding) -> dict[str, float]:
+    """Bytes accessed and temporary memory of one update, over those of the parameters."""
+    transformation = optimizer.build() if optimizer else peer()
+
+    def abstract(tree):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    def update(parameters, state, gradients, step):
+        norm = optax.tree.norm(gradients)
+        updates, state = transformation.update(gradients, state, parameters, step=step, norm=norm, finite=jnp.isfinite(norm))
+        return optax.apply_updates(parameters, updates), state, norm
+
+    parameters = abstract({"layers": {name: jax.ShapeDtypeStruct(SHAPE, jnp.float32) for name in ("gate", "up")}})
+    state, step = abstract(jax.eval_shape(transformation.init, parameters)), abstract(jax.ShapeDtypeStruct((), jnp.int32))
+    compiled = jax.jit(update, donate_argnums=(0, 1)).lower(parameters, state, parameters, step).compile()
+    size = sum(leaf.size * 4 for leaf in jax.tree.leaves(parameters))
+    return {"passes": round(compiled.cost_analysis()["bytes accessed"] / size, 2), "temporary": round(compiled.memory_analysis().temp_size_in_bytes / size, 2)}
+
+
+def main() -> None:
+    from jax.experimental import topologies
+
+    chip = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
+    places = {"tpu": jax.sharding.SingleDeviceSharding(chip), "cpu": None}
+    result = {place: {name: passes(optimizer, sharding) for name, optimizer in UPDATES.items()} for place, sharding in places.items()}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "optax", "libtpu")}
+    print(json.dumps(result | {"topology": "v5e:2x2", "machine": platform.machine(), "python": platform.python_version(), "versions": versions}))
+
+
+if __name__ == "__main__":
+    main()
