@@ -190,7 +190,7 @@ def open_run(run: Run) -> Opened:
     batches = tasks.Batches(
         mixture, run.batch_size, run.lengths, run.seed, shard=shard, num_shards=num_shards, vocabulary=vocabulary, packing=run.packing
     )
-    partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("length", batches.length)})
+    partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("residual_length", batches.length)})
     model = run.model if run.model.vocab_size else dataclasses.replace(run.model, vocab_size=batches.vocab_size)
     if model.vocab_size < max(batches.vocab_size, 1):
         raise VocabularyError(

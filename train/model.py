@@ -156,7 +156,8 @@ class Block(nn.Module):
             init = nn.initializers.truncated_normal(stddev=math.sqrt(scale / fan_in))
             return self.param(name, nn.with_partitioning(init, axes), shape, jnp.float32).astype(x_BxLxD.dtype)
 
-        h_BxLxD = RMSNorm(name="attention_norm")(x_BxLxD)
+        # The stream x may be cut along its length where the blocks between are cut by heads and by the MLP's hidden axis (sequence parallelism).
+        h_BxLxD = constrain(RMSNorm(name="attention_norm")(x_BxLxD), "batch", "length", "act_embed")
         q_BxLxHxK = jnp.einsum("bld,dhk->blhk", h_BxLxD, kernel("query", (D, H, K), ("embed", "heads", "head"), D))
         k_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("key", (D, G, K), ("embed", "kv_heads", "head"), D))
         v_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("value", (D, G, K), ("embed", "kv_heads", "head"), D))
@@ -172,14 +173,14 @@ class Block(nn.Module):
             o_BxLxHxK = attention.cached(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, positions_BxL)
         o_BxLxHxK = constrain(o_BxLxHxK, "batch", "length", "act_heads", "head")
         out_HxKxD = kernel("out", (H, K, D), ("heads", "head", "embed"), H * K, residual_scale)
-        x_BxLxD += dropout(constrain(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD), "batch", "length", "act_embed"))
+        x_BxLxD += dropout(constrain(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD), "batch", "residual_length", "act_embed"))
 
-        h_BxLxD = RMSNorm(name="mlp_norm")(x_BxLxD)
+        h_BxLxD = constrain(RMSNorm(name="mlp_norm")(x_BxLxD), "batch", "length", "act_embed")
         gate_BxLxF = jax.nn.gelu(h_BxLxD @ kernel("gate", (D, F), ("embed", "mlp"), D), approximate=True)
         up_BxLxF = h_BxLxD @ kernel("up", (D, F), ("embed", "mlp"), D)
         h_BxLxF = constrain(gate_BxLxF * up_BxLxF, "batch", "length", "act_mlp")
         down_FxD = kernel("down", (F, D), ("mlp", "embed"), F, residual_scale)
-        x_BxLxD += dropout(constrain(h_BxLxF @ down_FxD, "batch", "length", "act_embed"))
+        x_BxLxD += dropout(constrain(h_BxLxF @ down_FxD, "batch", "residual_length", "act_embed"))
         return x_BxLxD, cache
 
 
@@ -216,9 +217,10 @@ class Decoder(nn.Module):
         embedding_VxD = self.embedding_VxD.astype(DTYPES[c.dtype])
         x_BxLxD = embedding_VxD[tokens_BxL] * math.sqrt(c.embed)
         if self.partitioner:
-            x_BxLxD = self.partitioner.constrain(x_BxLxD, "batch", "length", "act_embed")
+            x_BxLxD = self.partitioner.constrain(x_BxLxD, "batch", "residual_length", "act_embed")
         x_BxLxD, cache = self.layers(self.dropout(x_BxLxD), cache, positions_BxL, segment_ids_BxL)
-        return _scaled(self.final_norm(x_BxLxD), c.logit_scale), cache
+        x_BxLxD = _scaled(self.final_norm(x_BxLxD), c.logit_scale)
+        return self.partitioner.constrain(x_BxLxD, "batch", "length", "act_embed") if self.partitioner else x_BxLxD, cache
 
     def logits(self, x_BxLxD):
         """float32 [B, L, V]."""

@@ -1,10 +1,87 @@
-"""The partitioned run against the run on one device: losses, batches, checkpoints that change meshes. Several processes: tests/launch/test_local.py."""
+"""The partitioned run against the run on one device: gradients, losses, checkpoints that change meshes. Several processes: tests/launch/test_local.py."""
 
+import dataclasses
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
+import jax
 import numpy as np
 
+from train.model import Transformer
+from train.optimizers import AdamW, WarmupCosine
+from train.partitioning import Partitioner
+from train.step import Trainer
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
+ROWS, LENGTH, DOMAINS = 16, 16, 3
+MODEL = Transformer(vocab_size=128, embed=16, layers=2, heads=4, head_dim=8, mlp=32, z_loss=1e-3)
+# Mesh, what differs from the model and the trainer on one device. Each axis alone as far as it goes, and mixtures of all.
+PARTITIONED = (
+    ({"fsdp": 4, "tensor": 2}, {}, {}),
+    ({"data": 2, "sequence": 4}, {}, {}),
+    ({"context": 8}, {}, {}),
+    ({"context": 2, "sequence": 2, "tensor": 2}, {}, {}),
+    ({"fsdp": 2, "context": 2, "sequence": 2}, {"remat": "full"}, {"accumulate": 4}),
+)
+
+
+def make_batch() -> dict[str, np.ndarray]:
+    """Packed rows of two segments whose border wanders, with padding at the end of every other row."""
+    random = np.random.default_rng(0)
+    places = np.arange(LENGTH)[None]
+    border, end = random.integers(2, LENGTH - 2, (ROWS, 1)), np.where(np.arange(ROWS) % 2, LENGTH, LENGTH - 3)[:, None]
+    segments = np.where(places < end, 1 + (places >= border), 0)
+    positions = np.where(places < end, places - border * (places >= border), 0)
+    targets = np.where(segments > 0, random.integers(2, 128, (ROWS, LENGTH)), 0)
+    batch = {
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": np.where(positions > 0, np.roll(targets, 1, axis=1), 0),
+        "decoder_segment_ids": segments,
+        "decoder_positions": positions,
+        "domain": np.where(segments > 0, np.arange(ROWS)[:, None] % DOMAINS, -1),
+    }
+    return {name: array.astype(np.int32) for name, array in batch.items()} | {"decoder_loss_weights": (segments > 0).astype(np.float32)}
+
+
+def first_step(mesh, devices, model, trainer, start=None):
+    """The initial state (made here, or `start` put on the mesh) and the metrics, gradients (Adam's first moments) and parameters of a step."""
+    partitioner = Partitioner.create(mesh, devices)
+    # With an eps this large an update is the gradient nearly as it is; Adam's own first step is its sign, which doubles the rounding.
+    optimizer = AdamW(WarmupCosine(peak=1.0, warmup_steps=0, total_steps=100), eps=1.0, clip=None)
+    trainer = Trainer(dataclasses.replace(MODEL, **model), optimizer, partitioner, DOMAINS, seed=1, **trainer)
+    batch = partitioner.place_batch(make_batch(), ROWS)
+    state = jax.device_put(start, jax.tree.map(lambda leaf: leaf.sharding, trainer.abstract_state())) if start else trainer.init()
+    start = jax.device_get(state)
+    state, metrics = trainer.compile_step(batch)(state, batch)
+    return jax.device_get((start, metrics, state.optimizer, state.parameters))
+
+
+def check_partitioned():
+    """In a process of its own, with eight devices."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_disable_most_optimizations", True)
+    expected = first_step({}, jax.devices()[:1], {}, {})
+    assert expected[1]["gradient_norm"] > 0.1 and (expected[1]["domain_tokens"] > 0).all()
+
+    def close(path, found, wanted):
+        atol = 1e-5 * float(np.abs(wanted).max())
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=atol, err_msg=f"{mesh}: {jax.tree_util.keystr(path)}")
+
+    for number, (mesh, model, trainer) in enumerate(PARTITIONED):
+        start = expected[0] if number else None  # made on the first mesh too, which must make the same
+        jax.tree_util.tree_map_with_path(close, first_step(mesh, None, model, trainer, start), expected)
+
+
+def test_loss_and_gradients_are_those_of_one_device_on_every_mesh():
+    folder = str(REPOSITORY / "tests" / "train")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); import test_mesh; test_mesh.check_partitioned()"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def losses(model_dir):

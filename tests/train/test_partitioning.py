@@ -1,6 +1,7 @@
 """train/partitioning.py: meshes that fit or say why not, one rule table without collisions, the rows of a process."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -12,16 +13,24 @@ from train.model import Transformer
 from train.partitioning import MESH_AXES, RULES, Mesh, Partitioner
 
 
-def on(data=1, fsdp=1, sequence=1, tensor=1):
+def on(**sizes):
     """A partitioner of an abstract mesh: specs and sizes need no devices."""
-    return Partitioner(jax.sharding.AbstractMesh((data, fsdp, sequence, tensor), MESH_AXES))
+    return Partitioner.abstract(sizes, math.prod(sizes.values()))
 
 
 def test_sizes_are_resolved():
-    assert Mesh.of({}).sizes(8) == (8, 1, 1, 1)
-    assert Mesh.of({"fsdp": 4}).sizes(4) == (1, 4, 1, 1)
-    assert Mesh.of({"data": -1, "tensor": 2}).sizes(8) == (4, 1, 1, 2)
-    assert Mesh.of(Mesh(2, 2, 1, 2)).sizes(8) == (2, 2, 1, 2)
+    assert Mesh.of({}).sizes(8) == (8, 1, 1, 1, 1)
+    assert Mesh.of({"fsdp": 4}).sizes(4) == (1, 4, 1, 1, 1)
+    assert Mesh.of({"data": -1, "tensor": 2}).sizes(8) == (4, 1, 1, 1, 2)
+    assert Mesh.of(Mesh(2, 2, 1, 1, 2)).sizes(8) == (2, 2, 1, 1, 2)
+
+
+def test_slices_hold_copies_unless_told_otherwise():
+    assert Mesh.of({"fsdp": -1, "tensor": 2}).sizes(16, num_slices=2) == (2, 4, 1, 1, 2)
+    assert Mesh.of({"data": -1, "fsdp": 2}).sizes(16, num_slices=2) == (8, 2, 1, 1, 1)
+    assert Mesh.of({}).sizes(16, num_slices=2) == (16, 1, 1, 1, 1)
+    with pytest.raises(ConfigurationError, match="data=1 the axes fsdp, tensor would cross the 2 slices.*Make data a multiple of 2"):
+        Mesh.of({"data": 1, "fsdp": 8, "tensor": 2}).sizes(16, num_slices=2)
 
 
 @pytest.mark.parametrize(
@@ -40,18 +49,20 @@ def test_meshes_that_do_not_fit(mesh, match):
 
 
 def test_every_parameter_and_activation_has_its_place():
-    place = on(2, 2, 1, 2)
+    place = on(data=2, fsdp=2, tensor=2)
     for name, axes in model.logical_axes(Transformer(vocab_size=128)).items():
         place.spec(axes, name)
     spec = jax.sharding.PartitionSpec
-    assert place.spec(("layers", "embed", "heads", "head")) == spec(None, "fsdp", "tensor", None)
-    assert place.spec(("vocab", "embed")) == spec("tensor", "fsdp")
-    assert place.spec(("batch", "length")) == spec(("data", "fsdp"), "sequence")
+    assert place.spec(("layers", "embed", "heads", "head")) == spec(None, ("fsdp", "context"), ("sequence", "tensor"), None)
+    assert place.spec(("vocab", "embed")) == spec(("sequence", "tensor"), ("fsdp", "context"))
+    assert place.spec(("batch", "length")) == spec(("data", "fsdp"), "context")
+    assert place.spec(("batch", "residual_length", "act_embed")) == spec(("data", "fsdp"), ("context", "sequence"), None)
+    assert place.spec(("batch", "length", "act_heads", "head")) == spec(("data", "fsdp"), "context", ("sequence", "tensor"), None)
     assert {axis for axes in RULES.values() for axis in axes} == set(MESH_AXES)
 
 
 def test_two_axes_on_one_mesh_axis_are_refused_by_name():
-    with pytest.raises(ConfigurationError, match="parameter gate.*'mlp' and 'heads' both fall on the mesh axis 'tensor'"):
+    with pytest.raises(ConfigurationError, match="parameter gate.*'mlp' and 'heads' both fall on the mesh axis 'sequence'"):
         on(tensor=2).spec(("mlp", "heads"), "parameter gate")
     rules = tuple((RULES | {"mlp": ("fsdp",)}).items())
     with pytest.raises(ConfigurationError, match="'embed' and 'mlp' both fall on the mesh axis 'fsdp'"):
