@@ -71,20 +71,25 @@ def compile_run(run, topology, vocab_size: int | None, domains: int) -> tuple[di
 
 
 def make_trainer(run, topology, vocab_size: int | None, domains: int):
-    """(Trainer of the described devices, rows, length), checked as `castor train` checks them. Of a table of batch sizes the largest is taken."""
+    """(Trainer of the described devices, rows, length). Of a table of batch sizes the largest is taken."""
     from tasks.schedule import BatchSizes
     from train import aot
     from train.partitioning import Partitioner
 
-    partitioner = Partitioner.create(run.mesh, aot.devices(topology))
+    trainer, length = fit(run, Partitioner.create(run.mesh, aot.devices(topology)), vocab_size, domains)
+    return trainer, max(BatchSizes.of(run.batch_size).sizes), length
+
+
+def fit(run, partitioner, vocab_size: int | None, domains: int):
+    """(Trainer of a mesh, length of a row), checked as `castor train` checks them, without data."""
     run.check_rows(partitioner)
     length = run.lengths.get("targets")
     if not length:
         raise ConfigurationError(f"TASK_FEATURE_LENGTHS = {dict(run.lengths)} has no 'targets'.", "Bind {'targets': L}, the tokens of a row.")
-    partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("length", length)})
+    partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("residual_length", length)})
     model = dataclasses.replace(run.model, vocab_size=vocab_size or run.model.vocab_size or vocabulary_size(run))
     model.check_mesh(partitioner)
-    return run.trainer(model, partitioner, domains), max(BatchSizes.of(run.batch_size).sizes), length
+    return run.trainer(model, partitioner, domains), length
 
 
 def vocabulary_size(run) -> int:
@@ -93,7 +98,7 @@ def vocabulary_size(run) -> int:
 
         return tasks.Vocabulary.load(run.vocabulary).vocab_size
     raise ConfigurationError(
-        "Transformer.vocab_size is 0, which takes the size of the vocabulary of the task caches, and castor compile reads none.",
+        "Transformer.vocab_size is 0, which takes the size of the vocabulary of the task caches, and none are read here.",
         "Give --vocab_size=N, or bind VOCABULARY to the vocabulary's folder.",
     )
 

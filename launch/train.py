@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 
+from launch import explain_sharding, plan
 from tasks import configuration
 from tasks.configuration import Flags
 from tasks.errors import CastorError, ConfigurationError
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0; 'auto' where the cluster tells it itself (TPU pods, SLURM)")
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     group.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
+    explain_sharding.add_arguments(parser)
+    plan.add_arguments(parser)
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +45,23 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
+    if arguments.explain_sharding or arguments.plan:
+        return _look(arguments, flags.or_files(*GIN_FILES))
     start_jax(arguments)
     from train import loop
 
     with _ends_alone(arguments):
         made = make_run(flags.or_files(*GIN_FILES))
         return 0 if loop.train(made) == made.train_steps else STOPPED
+
+
+def _look(arguments: argparse.Namespace, flags: Flags) -> int:
+    """What can be said of a run without running it. The devices of a run are asked for only where no others are named."""
+    if arguments.plan or arguments.topology or arguments.cpu_devices:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    else:
+        start_jax(arguments)
+    return (plan if arguments.plan else explain_sharding).run(arguments, flags)
 
 
 @contextlib.contextmanager

@@ -48,32 +48,39 @@ class Trainer:
     seed: int = 0
     accumulate: int = 1
 
-    def abstract_state(self) -> TrainState:
-        """ShapeDtypeStructs with their shardings: what init makes and what a checkpoint is restored to."""
-        parameters = nn.unbox(model_lib.abstract_parameters(self.model))
-        state = jax.eval_shape(self._transformation().init, parameters)
+    def logical_axes(self) -> TrainState:
+        """What each axis of every array of the state means, tuples in the place of arrays: the names that parameters bear, and for the optimizer's
+        moments those of their parameter, under whose path they stand (Adafactor's lack one of its axes). Anything else is not cut."""
+        parameters, state = self._shapes()
         axes = model_lib.logical_axes(self.model)
         shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}
-        place = self.partitioner
 
-        def place_parameter(path, leaf):
-            name = model_lib.parameter_name(path)
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place.sharding(axes[name], f"parameter {name}"))
-
-        def place_optimizer(path, leaf):
-            # Moments stand in the optimizer's state under the path of their parameter; Adafactor's lack one of its axes.
+        def of_optimizer(path, leaf):
             for start in range(len(path)):
                 shape = shapes.get(tuple(path[start:]))
                 if shape is not None:
-                    names = _kept_axes(shape, leaf.shape, axes[model_lib.parameter_name(path[start:])])
-                    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place.sharding(names, f"optimizer state of {path}"))
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place.replicated())
+                    return _kept_axes(shape, leaf.shape, axes[model_lib.parameter_name(path[start:])])
+            return (None,) * len(leaf.shape)
 
         return TrainState(
-            step=jax.ShapeDtypeStruct((), jnp.int32, sharding=place.replicated()),
-            parameters=jax.tree_util.tree_map_with_path(place_parameter, parameters),
-            optimizer=jax.tree_util.tree_map_with_path(place_optimizer, state),
+            step=(),
+            parameters=jax.tree_util.tree_map_with_path(lambda path, _: axes[model_lib.parameter_name(path)], parameters),
+            optimizer=jax.tree_util.tree_map_with_path(of_optimizer, state),
         )
+
+    def abstract_state(self) -> TrainState:
+        """ShapeDtypeStructs with their shardings: what init makes and what a checkpoint is restored to."""
+
+        def place(path, leaf, axes):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.partitioner.sharding(axes, model_lib.parameter_name(path)))
+
+        shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), *self._shapes())
+        return jax.tree_util.tree_map_with_path(place, shapes, self.logical_axes())
+
+    def _shapes(self) -> tuple[Any, Any]:
+        """Of parameters and optimizer state."""
+        parameters = nn.unbox(model_lib.abstract_parameters(self.model))
+        return parameters, jax.eval_shape(self._transformation().init, parameters)
 
     def init(self) -> TrainState:
         """The state before the first update, made in place on the mesh; the same values for every mesh."""

@@ -1,4 +1,4 @@
-"""The partitioned run against the run on one device: gradients, losses, checkpoints that change meshes. Several processes: tests/launch/test_local.py."""
+"""The partitioned run against the run on one device: gradients, losses, checkpoints that change meshes. Processes: tests/launch/test_local.py."""
 
 import dataclasses
 import json

@@ -1,0 +1,152 @@
+"""`castor train --plan`: what a compute budget buys, after Hoffmann et al.; what MODEL makes of it, and how often the mixture's data are passed."""
+
+import argparse
+
+from launch import terminal
+from tasks.configuration import Flags
+from tasks.errors import CacheError, ConfigurationError
+
+MFU = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "planning",
+        "--plan trains nothing. It takes a budget, as --flops, or as --topology and --days at --mfu, or else as what TRAIN_STEPS of the run cost,\n"
+        "and says: the compute-optimal size and tokens by four published laws; tokens, steps and days of MODEL with that budget and at its own\n"
+        "optimum; and the epochs of each component of the mixture, from its caches' manifests, through all stages of its weights.\n"
+        "  castor train --plan --gin_file=runs/ultra.gin --topology=v5p:16x16x16 --num_slices=2 --days=100\n"
+        "  castor train --plan --gin_file=runs/nano2.gin --gin_file=mixtures/five.gin --gin.TASKS_DIR='\"tasks\"' --flops=1e22",
+    )
+    group.add_argument("--plan", action="store_true", help="plan instead of training")
+    group.add_argument("--flops", metavar="C", help="the budget in FLOPs, e.g. 1e24")
+    group.add_argument("--days", metavar="D", help="the budget as days on the chips of --topology")
+    group.add_argument("--mfu", type=float, default=MFU, metavar="SHARE", help="share of the chips' peak rate that trains (default %(default)s)")
+
+
+def run(arguments: argparse.Namespace, flags: Flags) -> int:
+    import dataclasses
+
+    from launch import compile as compiling
+    from tasks.schedule import BatchSizes
+    from train import plan
+    from train.model import count_parameters
+
+    planned = compiling.plan(flags)
+    mixture, missing = _mixture(planned)
+    manifests = mixture.manifests() if mixture else {}
+    model = planned.model
+    if not model.vocab_size:
+        size = arguments.vocab_size or max((manifest.vocabulary["size"] for manifest in manifests.values()), default=0)
+        if not size:
+            raise ConfigurationError("Transformer.vocab_size is 0, and there are no task caches to take it from.", "Give --vocab_size=N.")
+        model = dataclasses.replace(model, vocab_size=size)
+    sizes, length = BatchSizes.of(planned.batch_size), planned.lengths["targets"]
+    parameters = count_parameters(model)
+    per_token = plan.flops_per_token(parameters, model.layers, model.heads, model.head_dim, length)
+    own_tokens = sizes.position(planned.train_steps) * length
+    fleet = _fleet(arguments)
+    budget, told = _budget(arguments, fleet, own_tokens * per_token, planned.train_steps)
+
+    console = terminal.console()
+    console.print(f"Budget: {budget:.3g} FLOPs, {told}.")
+    console.print(_laws(budget))
+    trainings = {"with the budget": budget / per_token, f"for TRAIN_STEPS = {planned.train_steps:,}": own_tokens}
+    trainings |= {f"optimal by {law.name}": law.of_parameters(parameters).tokens for law in plan.LAWS}
+    console.print(f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs a token, attention over {length:,} tokens included.")
+    console.print(_trainings(trainings, parameters, per_token, sizes, length, fleet))
+    if mixture is None:
+        console.print(f"Epochs of the mixture are not told: {missing}")
+        return 0
+    steps = plan.steps_for(budget / per_token, sizes, length)
+    held = {name: manifest.tokens("train") for name, manifest in manifests.items()}
+    rows = plan.passes(mixture.weights(manifests), held, sizes, length, steps)
+    _show_epochs(console, rows, steps)
+    return 0
+
+
+def _mixture(planned):
+    """(The run's mixture, "") or (None, why there is none)."""
+    import tasks
+    from launch import compile as compiling
+
+    if planned.mixture == compiling.PLACEHOLDERS["MIXTURE_OR_TASK_NAME"]:
+        return None, "MIXTURE_OR_TASK_NAME is not bound; add --gin_file=mixtures/five.gin or the like, and TASKS_DIR."
+    try:
+        return tasks.resolve_mixture(planned.mixture, planned.tasks_dir), ""
+    except CacheError as error:
+        return None, " ".join(str(error).split())
+
+
+def _fleet(arguments: argparse.Namespace):
+    """The chips of --topology, or None."""
+    from train.plan import Fleet
+
+    if not arguments.topology:
+        return None
+    from train.chips import Topology
+
+    topology = Topology.of(arguments.topology, arguments.num_slices)
+    return Fleet(topology.size, topology.chip.peak, arguments.mfu)
+
+
+def _budget(arguments: argparse.Namespace, fleet, own: float, steps: int) -> tuple[float, str]:
+    """(FLOPs, where they are from)."""
+    from train.plan import count
+
+    if arguments.flops and arguments.days:
+        raise ConfigurationError("--flops and --days are two budgets.", "Give one of them; with --flops, --topology tells the days that it takes.")
+    if arguments.days:
+        if fleet is None:
+            raise ConfigurationError("--days alone is no budget.", "Give the chips too: --topology=v5p:8x8x8.")
+        days = count(arguments.days, "--days")
+        return fleet.flops(days), f"{fleet.chips:,} chips of {arguments.topology} for {days:g} days at an MFU of {fleet.mfu:g}"
+    if arguments.flops:
+        return count(arguments.flops, "--flops"), "as --flops says"
+    return own, f"what TRAIN_STEPS = {steps:,} cost (give --flops, or --topology and --days, for another)"
+
+
+def _laws(budget: float):
+    from train import plan
+
+    table = terminal.table("compute-optimal by", ">parameters", ">tokens", ">tokens a parameter", ">loss")
+    for law in plan.LAWS:
+        best = law.optimum(budget)
+        loss = f"{law.loss(best.parameters, best.tokens):.3f}" if isinstance(law, plan.ParametricLaw) else ""
+        table.add_row(law.name, _billions(best.parameters), _billions(best.tokens), f"{best.tokens / best.parameters:.1f}", loss)
+    return table
+
+
+def _trainings(trainings, parameters: int, per_token: float, sizes, length: int, fleet):
+    from train import plan
+    from train.chips import CHIPS
+
+    alone = {f">{name} chip-days": plan.Fleet(1, CHIPS[name].peak, MFU) for name in ("v5e", "v5p")}
+    days = {f">days on {fleet.chips:,} chips": fleet} if fleet else alone
+    table = terminal.table("MODEL trained", ">tokens", ">tokens a parameter", ">steps", ">FLOPs", *days, ">loss (Besiroglu et al.)")
+    for name, tokens in trainings.items():
+        flops, steps = tokens * per_token, plan.steps_for(tokens, sizes, length) if tokens else 0
+        loss = f"{plan.BESIROGLU.loss(parameters, tokens):.3f}" if tokens else ""
+        times = [f"{of.days(flops):,.1f}" for of in days.values()]
+        table.add_row(name, _billions(tokens), f"{tokens / parameters:.1f}", f"{steps:,}", f"{flops:.3g}", *times, loss)
+    return table
+
+
+def _show_epochs(console, rows, steps: int) -> None:
+    from train.plan import FRESH_EPOCHS
+
+    table = terminal.table(f"component, over {steps:,} steps", ">tokens held", ">share of rows", ">tokens seen", ">epochs")
+    for row in rows:
+        table.add_row(row.name, _billions(row.held), f"{row.share:.1%}", _billions(row.seen), f"{row.epochs:,.3g}")
+    console.print(table)
+    worn = [row.name for row in rows if row.epochs > FRESH_EPOCHS]
+    if worn:
+        console.print(f"{', '.join(worn)}: more than {FRESH_EPOCHS} epochs, beyond which tokens seen again lose their worth (arXiv 2305.16264).")
+
+
+def _billions(number: float) -> str:
+    """Three digits and a unit: 3.23 billion."""
+    for size, unit in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+    return f"{number:,.0f}"

@@ -1,0 +1,87 @@
+"""Where the state of a training run lies: every array's shape, what its axes mean, how the mesh cuts it, and its bytes a device.
+
+Arithmetic on shapes and rules alone, for any mesh, without a device and without allocating anything. What comes on top while a step runs, the
+compiler knows best: `castor compile`.
+"""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+
+from train.model import DTYPES, parameter_name
+from train.partitioning import Partitioner
+from train.step import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """An array. kind: "parameters", "optimizer" or "activations". axes: what each axis means. cut: the mesh axes that cut it, with their sizes.
+
+    total: bytes of the whole array. local: bytes a device. copies: devices that hold the same part.
+    """
+
+    kind: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: tuple[str | None, ...]
+    cut: tuple[str, ...]
+    total: int
+    local: int
+    copies: int
+
+    @classmethod
+    def of(cls, kind: str, name: str, shape: tuple[int, ...], dtype, axes: tuple[str | None, ...], partitioner: Partitioner) -> "Placement":
+        """Raises ConfigurationError where two axes fall on one mesh axis, or the mesh does not divide one."""
+        partitioner.spec(axes, name)
+        partitioner.check_divides({f"{name} axis {i} ({axis})": (axis, size) for i, (axis, size) in enumerate(zip(axes, shape)) if axis})
+        rules, sizes = dict(partitioner.rules), partitioner.mesh.shape
+        mesh_axes = [[(axis, sizes[axis]) for axis in (rules[logical] if logical else ()) if sizes[axis] > 1] for logical in axes]
+        parts = math.prod(size for along in mesh_axes for _, size in along)
+        total = math.prod(shape) * np.dtype(dtype).itemsize
+        cut = tuple(" ".join(f"{axis}={size}" for axis, size in along) for along in mesh_axes)
+        return cls(kind, name, tuple(shape), np.dtype(dtype).name, tuple(axes), cut, total, total // parts, partitioner.mesh.size // parts)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every device holds all of it."""
+        return self.local == self.total
+
+
+def state(trainer: Trainer) -> list[Placement]:
+    """Every parameter and every array of the optimizer's state."""
+    shapes, axes = trainer.abstract_state(), trainer.logical_axes()
+    result = []
+    for kind in ("parameters", "optimizer"):
+        of_axes = jax.tree_util.tree_structure(getattr(shapes, kind)).flatten_up_to(getattr(axes, kind))
+        for (path, leaf), names in zip(jax.tree_util.tree_leaves_with_path(getattr(shapes, kind)), of_axes):
+            result.append(Placement.of(kind, parameter_name(path), leaf.shape, leaf.dtype, names, trainer.partitioner))
+    return result
+
+
+def activations(trainer: Trainer, rows: int, length: int) -> list[Placement]:
+    """The largest activations whose size follows from the configuration alone, for the rows of one part of the batch."""
+    model, part = trainer.model, rows // trainer.accumulate
+    place = trainer.partitioner
+    named = {
+        # The scan over layers keeps what enters each of them for the backward pass, whatever is recomputed.
+        f"input of each of the {model.layers} layers": (
+            (model.layers, part, length, model.embed),
+            ("layers", "batch", "residual_length", "act_embed"),
+        ),
+        "queries of a layer": ((part, length, model.heads, model.head_dim), ("batch", "length", "act_heads", "head")),
+        "keys or values of a layer": ((part, length, model.kv_heads, model.head_dim), ("batch", "kv_length", "kv_heads", "head")),
+        "gate or up of a layer": ((part, length, model.mlp), ("batch", "length", "act_mlp")),
+    }
+    return [Placement.of("activations", name, shape, DTYPES[model.dtype], axes, place) for name, (shape, axes) in named.items()]
+
+
+def totals(placements: list[Placement]) -> dict[str, tuple[int, int]]:
+    """Kind -> (bytes of all its arrays, bytes a device)."""
+    result: dict[str, tuple[int, int]] = {}
+    for row in placements:
+        total, local = result.get(row.kind, (0, 0))
+        result[row.kind] = total + row.total, local + row.local
+    return result
