@@ -238,7 +238,7 @@ def for_decoding(partitioner: Partitioner | None) -> Partitioner | None:
     """The same mesh with rules that cut no length: a token at a time, there is nothing to cut."""
     if partitioner is None:
         return None
-    rules = {**dict(partitioner.rules), "length": (), "kv_length": ()}
+    rules = {**dict(partitioner.rules), "length": (), "residual_length": (), "kv_length": ()}
     return dataclasses.replace(partitioner, rules=tuple(rules.items()))
 
 
