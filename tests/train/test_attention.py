@@ -117,13 +117,13 @@ def test_rows_and_heads_cut_over_eight_devices_give_what_one_device_gives():
 
 # kernel, mesh, (B, L, H, G, K), whether the work over the length is balanced
 CUTS = [
-    ("blockwise", {"sequence": 8}, (1, 2048, 2, 1, 16), True),
-    ("blockwise", {"data": 2, "sequence": 2, "tensor": 2}, (2, 512, 4, 2, 16), True),
-    ("blockwise", {"sequence": 2, "tensor": 4}, (1, 512, 12, 2, 8), True),
+    ("blockwise", {"context": 8}, (1, 2048, 2, 1, 16), True),
+    ("blockwise", {"data": 2, "context": 2, "tensor": 2}, (2, 512, 4, 2, 16), True),
+    ("blockwise", {"context": 2, "sequence": 2, "tensor": 2}, (1, 512, 12, 2, 8), True),
     ("blockwise", {"tensor": 8}, (1, 256, 24, 6, 8), False),
-    ("blockwise", {"sequence": 3}, (1, 768, 2, 2, 16), True),
-    ("full", {"fsdp": 2, "sequence": 4}, (2, 64, 2, 1, 16), False),
-    ("splash", {"sequence": 2}, (1, 512, 2, 1, 64), True),
+    ("blockwise", {"context": 3}, (1, 768, 2, 2, 16), True),
+    ("full", {"fsdp": 2, "context": 4}, (2, 64, 2, 1, 16), False),
+    ("splash", {"context": 2}, (1, 512, 2, 1, 64), True),
 ]
 
 

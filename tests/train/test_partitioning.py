@@ -89,3 +89,42 @@ def test_a_single_process_holds_the_whole_batch():
     assert place.data_layout(8) == (0, 1)
     placed = place.place_batch({"x": np.arange(32, dtype=np.int32).reshape(8, 4)}, 8)
     np.testing.assert_array_equal(placed["x"], np.arange(32).reshape(8, 4))
+
+
+def described(name, slices=1):
+    pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
+    from train import aot
+    from train.chips import Topology
+
+    aot.quiet()
+    return aot.devices(Topology.of(name, slices))
+
+
+@pytest.mark.parametrize(
+    "name, slices, mesh, sets",
+    [
+        ("v5e:16x16", 1, {"fsdp": -1}, 64),  # four chips a host, all with rows of their own
+        ("v5e:16x16", 2, {"fsdp": -1, "context": 4}, 64),
+        ("v5e:16x16", 1, {"fsdp": 32, "tensor": 8}, 16),  # a host's chips hold two parts of the batch, four hosts the same two
+        ("v4:4x4x4", 2, {"data": -1, "fsdp": 4, "sequence": 2}, 32),
+    ],
+)
+def test_on_a_tpu_slice_every_row_is_on_one_set_of_hosts(name, slices, mesh, sets):
+    place = Partitioner.create(mesh, described(name, slices))
+    of_slice = place.mesh.devices.reshape(slices, -1)
+    assert all(len({getattr(device, "slice_index", 0) for device in part}) == 1 for part in of_slice)
+    rows = place.rows_of(1024)
+    distinct = set(rows.values())
+    assert len(distinct) == sets and sorted(row for held in distinct for row in held) == list(range(1024))
+    assert place.data_layout(1024) == (sorted(distinct).index(rows[0]), sets)
+    if mesh == {"fsdp": -1}:  # rows follow the wiring, not the hosts: blocks of rows by host would have nowhere to go
+        assert any(held[-1] - held[0] + 1 != len(held) for held in distinct)
+
+
+def test_hosts_that_share_a_part_of_their_rows_are_refused():
+    devices = described("v5e:4x4")
+    by_host = sorted(devices, key=lambda device: device.process_index)
+    grid = np.array(by_host[1:] + by_host[:1]).reshape(1, 8, 1, 1, 2)  # pairs that straddle hosts
+    place = Partitioner(jax.sharding.Mesh(grid, MESH_AXES))
+    with pytest.raises(ConfigurationError, match=r"process \d+ holds rows .* some of them shared"):
+        place.data_layout(8)
