@@ -12,7 +12,7 @@ DATA = ["apache-beam[gcp]", "google-cloud-storage", "fastwarc", "resiliparse", "
 MEDIA = ["pillow", "av", "soundfile", "soxr"]
 TASKS = ["numpy", "pyarrow", "sentencepiece<0.2.2", "protobuf", "google-crc32c", "msgpack", "zstandard", "gin-config", "jinja2", "rich"]
 SEQIO = ["seqio", "tensorflow", "tensorflow-text"]
-TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX"]
+TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX", "safetensors"]
 
 setuptools.setup(
     name="castor",
@@ -33,6 +33,7 @@ setuptools.setup(
         "grain": ["grain"],
         "torch": ["torch"],
         "arrayrecord": ["array-record"],
+        "huggingface": ["transformers>=5", "torch"],
         "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "grain", "array-record", "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"],
     },
     entry_points={"console_scripts": ["castor = launch.command:main"]},

@@ -120,6 +120,28 @@ SUBCOMMANDS = (
             "castor infer --model_dir=model --draw='a red square' --output=drawn.png",
         ),
     ),
+    Subcommand(
+        "export",
+        "launch.export",
+        "write a checkpoint as safetensors that Hugging Face's transformers runs (Gemma's architecture), with its tokenizer",
+        (),
+        (
+            "castor export --model_dir=model --output=exported",
+            "castor export --model_dir=model --step=1000 --dtype=bfloat16 --output=exported",
+            "castor export --model_dir=model --max_shard_gb=2 --output=exported",
+        ),
+    ),
+    Subcommand(
+        "import",
+        "launch.importing",
+        "make a MODEL_DIR from a Gemma model of Hugging Face, or from what castor export wrote",
+        (),
+        (
+            "castor import --from=exported --model_dir=model",
+            "castor import --from=gemma --vocabulary=vocabulary --model_dir=model",
+            "castor import --from=gemma --model_dir=model && castor train --warm_start=model --gin_file=my_run.gin --gin.MODEL_DIR='\"next\"'",
+        ),
+    ),
 )
 
 
@@ -205,8 +227,10 @@ def _run(row: Subcommand, argv: list[str]) -> int:
 
 
 def _teaching(row: Subcommand) -> str:
-    files = textwrap.fill(", ".join(row.gin_files), 100, initial_indent="  ", subsequent_indent="  ")
     examples = "\n".join(f"  {line}" for line in row.examples)
+    if not row.gin_files:
+        return f"examples:\n{examples}"
+    files = textwrap.fill(", ".join(row.gin_files), 100, initial_indent="  ", subsequent_indent="  ")
     return (
         f"gin flags: --gin_file=FILE, --gin.NAME=VALUE (strings need quotes: --gin.NAME='\"text\"'), --gin_search_paths=DIR\n\n"
         f"gin files:\n{files}\n\nexamples:\n{examples}"

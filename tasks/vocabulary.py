@@ -83,6 +83,11 @@ class Vocabulary:
         return self.text_range.start + sentencepieces.UNKNOWN
 
     @property
+    def sentencepiece_model(self) -> bytes:
+        """The SentencePiece model, serialized, as it was given."""
+        return self._files[MODEL_FILE]
+
+    @property
     def vocab_size(self) -> int:
         """The size of an embedding over this vocabulary, a multiple of 128."""
         return -(-self.audio_range.stop // MULTIPLE) * MULTIPLE

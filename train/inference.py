@@ -70,7 +70,7 @@ class Model:
         not fit."""
         told = loop.read_model_file(model_dir)
         config = Transformer(**told["model"])
-        vocabulary = _vocabulary(model_dir, told["vocabulary"], vocabulary_dir)
+        vocabulary = find_vocabulary(model_dir, told["vocabulary"], vocabulary_dir)
         place = Partitioner.create({}, jax.devices()[:1]) if mesh is None else Partitioner.create(mesh)
         config.check_mesh(place)
         store = CheckpointStore(model_dir, read_only=True)
@@ -153,7 +153,8 @@ class Model:
         return self.vocabulary.decode_image([self.vocabulary.control("<image>"), *ids])
 
 
-def _vocabulary(model_dir: str, told: dict, given: str | None) -> tasks.Vocabulary:
+def find_vocabulary(model_dir: str, told: dict, given: str | None) -> tasks.Vocabulary:
+    """The vocabulary that a model was trained with: the directory given, the copy in its MODEL_DIR, or where model.json says it was."""
     copy = storage.join(model_dir, loop.VOCABULARY_FOLDER)
     path = given or (copy if storage.is_directory(copy) else told["path"])
     if not storage.is_directory(path):

@@ -1,0 +1,207 @@
+"""Castor's parameters as those of Hugging Face's Gemma, and back: names, shapes and config.json. Pure; files are train/safetensors_files.py's.
+
+`GemmaForCausalLM` (transformers) is this model: pre-norm blocks, RMSNorm by 1 + weight with epsilon 1e-6, RoPE on the halves of a head, gated GELU by
+tanh, one embedding for input and output, multiplied by sqrt(width) at the input. There a matrix is [out, in] and each layer stands alone; here it is
+[in, out], heads are an axis of their own and layers are stacked.
+
+    embedding [V, D]                 model.embed_tokens.weight [V, D]
+    layers/query [N, D, H, K]        model.layers.n.self_attn.q_proj.weight [H K, D]      key, value [N, D, G, K] alike: k_proj, v_proj [G K, D]
+    layers/out [N, H, K, D]          model.layers.n.self_attn.o_proj.weight [D, H K]
+    layers/gate, up [N, D, F]        model.layers.n.mlp.gate_proj, up_proj .weight [F, D]
+    layers/down [N, F, D]            model.layers.n.mlp.down_proj.weight [D, F]
+    layers/attention_norm/scale      model.layers.n.input_layernorm.weight [D]            mlp_norm: post_attention_layernorm
+    final_norm/scale [D]             model.norm.weight [D]
+
+The factors of muP have no place there and are multiplied into the weights: queries' into q_proj, the logits' into the last norm.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import CheckpointError, ConfigurationError
+from tasks.huggingface_tokenizer import PADDING_ID
+from tasks.vocabulary import EOS_ID, PAD_ID
+from train.model import Transformer
+
+NORM_EPSILON = 1e-6
+_HEAD = "lm_head.weight"
+
+_LAYER_NAMES = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+}
+# What config.json must say for the model to be this one; absent keys have Gemma's defaults, which are these.
+_FIXED = {
+    "model_type": ("gemma",),
+    "hidden_act": ("gelu_pytorch_tanh", "gelu"),  # transformers reads "gelu" of the first Gemma releases as the tanh form
+    "hidden_activation": ("gelu_pytorch_tanh", None),
+    "rms_norm_eps": (NORM_EPSILON,),
+    "tie_word_embeddings": (True,),
+    "attention_bias": (False,),
+    "use_bidirectional_attention": (None, False),
+    "quantization_config": (None,),
+}
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "embed": "hidden_size",
+    "mlp": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+}
+_LARGEST = 1 << 24  # of any size; the product of two of them still fits an int64
+_MOST_LAYERS = 10_000
+
+
+# ---------------------------------------------------------------------------------------------------------------- config.json
+
+
+def to_config(model: Transformer, max_length: int, dtype: str = "float32") -> dict[str, Any]:
+    """The content of config.json. max_length: tokens of a row that the model was trained on."""
+    return {
+        "architectures": ["GemmaForCausalLM"],
+        **{theirs: getattr(model, ours) for ours, theirs in _SIZES.items()},
+        "model_type": "gemma",
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": NORM_EPSILON,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "max_position_embeddings": max_length,
+        "rope_theta": float(model.rope_theta),  # transformers 4
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(model.rope_theta)},  # transformers 5
+        "bos_token_id": PAD_ID,  # what a row starts with, in training and here
+        "eos_token_id": EOS_ID,
+        "pad_token_id": PADDING_ID,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+
+
+def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Transformer, int]:
+    """(the model, tokens of a row) that a config.json describes. dtype: of the model's matrix products here.
+
+    Raises ConfigurationError naming the first entry that this model cannot have.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigurationError("config.json is not an object.", "Give the folder of a Gemma model.")
+    for key, allowed in _FIXED.items():
+        value = config.get(key, allowed[0])
+        if value not in allowed:
+            raise ConfigurationError(f"config.json says {key} = {value!r}.", f"Castor's model has {allowed[0]!r}: it reads models of the type gemma alone.")
+    sizes = {}
+    for ours, theirs in _SIZES.items():
+        value, most = config.get(theirs), _MOST_LAYERS if ours == "layers" else _LARGEST
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise ConfigurationError(f"config.json says {theirs} = {value!r}.", f"It is a whole number between 1 and {most}.")
+        sizes[ours] = value
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise ConfigurationError(f"config.json scales RoPE: {rope!r}.", "Castor's model has plain RoPE (rope_type default).")
+    theta, length = rope.get("rope_theta", config.get("rope_theta", 10_000.0)), config.get("max_position_embeddings", 8192)
+    for key, value in (("rope_theta", theta), ("max_position_embeddings", length)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+            raise ConfigurationError(f"config.json says {key} = {value!r}.", "It is a positive number.")
+    return Transformer(**sizes, rope_theta=float(theta), dtype=dtype), int(length)
+
+
+# ---------------------------------------------------------------------------------------------------------------- parameters
+
+
+def shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of the state dict, in the order of the layers."""
+    D, H, G, K, F = model.embed, model.heads, model.kv_heads, model.head_dim, model.mlp
+    of_layer = {"query": (H * K, D), "key": (G * K, D), "value": (G * K, D), "out": (D, H * K), "gate": (F, D), "up": (F, D), "down": (D, F)}
+    result = {"model.embed_tokens.weight": (model.vocab_size, D)}
+    for n in range(model.layers):
+        result |= {f"model.layers.{n}.{theirs}.weight": of_layer.get(ours, (D,)) for ours, theirs in _LAYER_NAMES.items()}
+    return result | {"model.norm.weight": (D,)}
+
+
+def to_state_dict(parameters: Mapping[str, Any], model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, float32 tensor) one after the other, in the order of `shapes`; only one is held at a time."""
+    layers = parameters["layers"]
+    yield "model.embed_tokens.weight", np.asarray(parameters["embedding"], np.float32)
+    for n in range(model.layers):
+        for ours, theirs in _LAYER_NAMES.items():
+            leaf = layers[ours]["scale"] if ours.endswith("norm") else layers[ours]
+            yield f"model.layers.{n}.{theirs}.weight", _to_theirs(ours, np.asarray(leaf[n], np.float32), model)
+    scale = np.asarray(parameters["final_norm"]["scale"], np.float32)
+    factor = np.float32(model.logit_scale)
+    yield "model.norm.weight", scale if factor == 1 else factor * (1 + scale) - 1
+
+
+def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: Transformer) -> dict[str, Any]:
+    """The parameter tree, float32 numpy arrays, of a model without muP. read: name -> tensor of any float dtype; names: those that there are.
+
+    Raises CheckpointError for tensors that are missing, misshapen, not finite or more than the model has.
+    """
+    wanted = shapes(model)
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise CheckpointError(
+            f"the weights lack {missing[0]}" + (f" and {len(missing) - 1} more tensors that config.json asks for." if missing[1:] else "."),
+            "Fetch the folder again, all of its files.",
+        )
+    surplus = sorted(name for name in names - wanted.keys() - {_HEAD} if not name.endswith("rotary_emb.inv_freq"))
+    if surplus:
+        raise CheckpointError(f"the weights hold {surplus[0]}, which a Gemma model of this config.json has not.", "Is it another architecture?")
+
+    def tensor(name: str) -> np.ndarray:
+        found = read(name)
+        if found.shape != wanted[name]:
+            raise CheckpointError(f"{name} is {list(found.shape)}; config.json asks for {list(wanted[name])}.", "config.json and weights do not belong together.")
+        if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
+            raise CheckpointError(f"{name} holds {found.dtype}, not floats.", "Quantized weights cannot be read: give the original ones.")
+        found = np.asarray(found, np.float32)
+        if not np.isfinite(found).all():
+            raise CheckpointError(f"{name} has values that are not finite.", "The weights are damaged.")
+        return found
+
+    def stacked(ours: str) -> np.ndarray:
+        parts = (_to_ours(ours, tensor(f"model.layers.{n}.{_LAYER_NAMES[ours]}.weight"), model) for n in range(model.layers))
+        first = next(parts)
+        result = np.empty((model.layers, *first.shape), np.float32)
+        result[0] = first
+        for n, part in enumerate(parts, 1):
+            result[n] = part
+        return result
+
+    embedding = tensor("model.embed_tokens.weight")
+    if _HEAD in names and not np.array_equal(np.asarray(read(_HEAD), np.float32), embedding):
+        raise CheckpointError(f"{_HEAD} is another matrix than model.embed_tokens.weight.", "Castor's model has one table for input and output.")
+    layers = {ours: {"scale": stacked(ours)} if ours.endswith("norm") else stacked(ours) for ours in _LAYER_NAMES}
+    return {"embedding": embedding, "layers": layers, "final_norm": {"scale": tensor("model.norm.weight")}}
+
+
+def _to_theirs(ours: str, array: np.ndarray, model: Transformer) -> np.ndarray:
+    """A layer's parameter -> its tensor."""
+    if ours.endswith("norm"):
+        return array
+    if ours == "query" and model.query_scale != 1.0:
+        array = array * np.float32(model.query_scale)
+    matrix = array.reshape(-1, array.shape[-1]) if ours == "out" else array.reshape(array.shape[0], -1)
+    return np.ascontiguousarray(matrix.T)
+
+
+def _to_ours(ours: str, tensor: np.ndarray, model: Transformer) -> np.ndarray:
+    """A tensor -> the layer's parameter."""
+    H, G, K = model.heads, model.kv_heads, model.head_dim
+    if ours.endswith("norm"):
+        return tensor
+    if ours == "out":
+        return tensor.T.reshape(H, K, -1)
+    heads = {"query": H, "key": G, "value": G}.get(ours)
+    return tensor.T.reshape(-1, heads, K) if heads else tensor.T
