@@ -1,19 +1,20 @@
 """A parsed page as flat lists: its structural elements (nodes) and its runs of text (blocks), in document order.
 
-lexbor parses as browsers do and serialises the tree as canonical HTML: tags lower-case and in pairs, attributes in double quotes, only
-`& < >` and the no-break space written as entities. One pass over that string costs a tenth of a walk over the tree through a binding, and
-is linear in its length whatever the tree looks like.
+lexbor parses as browsers do and serialises the tree as canonical HTML: tags lower-case and in pairs, attributes in double quotes, `& < >` and the
+no-break space written as entities, in the values of attributes too, so that brackets stand for tags alone. One pass over that string costs a tenth
+of a walk over the tree through a binding, and is linear in its length whatever the tree looks like.
 """
 
 import dataclasses
 import re
+from collections.abc import Iterator
 
-# What shows no text of the page, or text of the interface. Removed before the serialisation, since the content of some is not escaped.
-INVISIBLE = (
-    "script,style,noscript,template,svg,math,iframe,object,embed,applet,canvas,audio,video,map,xmp,noembed,noframes,plaintext,textarea,select,"
-    "datalist,option,button,dialog,progress,meter,span.katex-html,span.sr-only,span.visually-hidden,span.screen-reader-text,"
-    "span.mw-editsection,sup.reference"
-)
+# What shows no text of the page, or text of the interface.
+_HIDDEN = "noscript template svg math object applet canvas audio video map textarea select datalist option button dialog progress meter".split()
+_HIDDEN_SPAN = re.compile(r' class="(?:[^"]*\s)?(?:katex-html|sr-only|visually-hidden|screen-reader-text|mw-editsection)["\s]')
+_HIDDEN_SUP = re.compile(r' class="(?:[^"]*\s)?reference["\s]')
+# What shows none and is written as it stands, brackets included.
+_VERBATIM = re.compile(r"<(?:!--|(script|style|xmp|iframe|noembed|noframes|plaintext)[ >])")
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 STRUCTURE = HEADINGS | frozenset(
     (
@@ -22,14 +23,16 @@ STRUCTURE = HEADINGS | frozenset(
     ).split()
 )
 
-# A tag with its attributes, and the text up to the next tag. Possessive quantifiers: no backtracking on hostile pages.
-_TOKEN = re.compile(r'<(/?[^\s<>/"]++)([^<>"]*+(?:"[^"]*+"[^<>"]*+)*+)>([^<]*+)')
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+# A tag's name and attributes, and the text up to the next tag. Possessive quantifiers: no backtracking on hostile pages.
+_TOKEN = re.compile(r"<([^ >]*+)([^>]*+)>([^<]*+)")
 _HREF = re.compile(r' href="([^"]*)"')
 _ALT = re.compile(r' alt="([^"]+)"')
 _DISPLAY_STYLE = re.compile(r"\{\\displaystyle (.*)\}")  # MediaWiki puts it around every formula
+_FORMULAS = "math, script[type^='math/tex']"
 _BREAK = "\v"  # stands for <br>; a blank to str.split, and in no page
-_CLOSING = {f"/{tag}" for tag in STRUCTURE}
+_OPENING, _CLOSING, _LINK, _LINK_END, _LINE_END, _RULE, _PICTURE, _HIDING, _SPAN, _SUP = range(10)
+_KINDS = dict.fromkeys(STRUCTURE, _OPENING) | dict.fromkeys((f"/{tag}" for tag in STRUCTURE), _CLOSING) | dict.fromkeys(_HIDDEN, _HIDING)
+_KINDS |= {"a": _LINK, "/a": _LINK_END, "br": _LINE_END, "hr": _RULE, "img": _PICTURE, "span": _SPAN, "sup": _SUP}
 
 
 @dataclasses.dataclass(slots=True)
@@ -52,16 +55,21 @@ class Page:
 
 
 def canonical(tree) -> str:
-    """The body of a resiliparse HTMLTree as canonical HTML, the invisible elements removed from the tree and formulas as TeX in their places."""
-    body = tree.body
-    for element in body.query_selector_all(INVISIBLE).values():
-        tag = element.tag
-        formula = _formula(element, tag) if tag == "math" or tag == "script" else ""
-        if formula and element.parent:
-            element.replace_with(tree.create_text_node(formula))
-        else:
-            element.decompose()
-    return body.html
+    """The body of a resiliparse HTMLTree as canonical HTML, formulas as TeX in their places, without comments, scripts and the like."""
+    html = tree.body.html
+    if "<math" in html or "math/tex" in html:
+        for element in tree.body.query_selector_all(_FORMULAS).values():
+            formula = _formula(element, element.tag)
+            if formula and element.parent:
+                element.replace_with(tree.create_text_node(formula))
+        html = tree.body.html
+    parts, end = [], 0
+    while found := _VERBATIM.search(html, end):
+        parts.append(html[end : found.start()])
+        closing = f"</{found[1]}>" if found[1] else "-->"
+        end = html.find(closing, found.end())
+        end = len(html) if end < 0 else end + len(closing)
+    return "".join([*parts, html[end:]])
 
 
 def _formula(element, tag: str) -> str:
@@ -82,9 +90,7 @@ def _formula(element, tag: str) -> str:
 
 
 def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
-    """Canonical HTML as a Page. links: addresses after the texts of links. alt_texts: those of pictures, as text."""
-    if "<!--" in html:
-        html = _COMMENT.sub("", html)
+    """What `canonical` returns as a Page. links: addresses after the texts of links. alt_texts: those of pictures, as text."""
     html = html.replace("&nbsp;", " ").replace("\xad", "")  # soft hyphens are layout
     page = Page([""], [""], [-1], [0], [0], [], [], [])
     tags, attributes, parents, first, last = page.tag, page.attributes, page.parent, page.first, page.last
@@ -101,42 +107,51 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
         buffer.clear()
         linked = 0
 
-    for name, attribute, text in _TOKEN.findall(html):
-        if name in STRUCTURE:
+    tokens = iter(_TOKEN.findall(html))
+    for name, rest, text in tokens:
+        kind = _KINDS.get(name)
+        if kind is None:
+            pass
+        elif kind == _OPENING:
             if buffer:
                 flush()
-            preformatted += name == "pre"
-            tags.append(name)
-            attributes.append(attribute)
+            if name == "pre":
+                preformatted += 1
+            attributes.append(rest)
             parents.append(node)
             first.append(len(texts))
             last.append(0)
-            node = len(tags) - 1
-        elif name in _CLOSING:
+            node = len(tags)
+            tags.append(name)
+        elif kind == _CLOSING:
             if buffer:
                 flush()
-            preformatted -= name == "/pre"
+            if name == "/pre":
+                preformatted -= 1
             if node:
                 last[node] = len(texts)
                 node = parents[node]
-        elif name == "a":
-            address = None if ' href="#' in attribute or "href=" not in attribute else attribute  # within the page: no link
-        elif name == "/a":
+        elif kind == _LINK:
+            address = None if ' href="#' in rest or "href=" not in rest else rest  # within the page: no link
+        elif kind == _LINK_END:
             if links and address and buffer:
                 found = _HREF.search(address)
                 buffer.append(f" ({found[1]})" if found else "")
             address = None
-        elif name == "br":
+        elif kind == _LINE_END:
             if preformatted:
                 buffer.append("\n")
             elif buffer and buffer[-1] == _BREAK:
                 flush()  # two in a row part paragraphs
             elif buffer:
                 buffer.append(_BREAK)
-        elif name == "hr":
+        elif kind == _RULE:
             flush()
-        elif alt_texts and name == "img" and (found := _ALT.search(attribute)):
-            buffer.append(f" {found[1]} ")
+        elif kind == _PICTURE:
+            if alt_texts and (found := _ALT.search(rest)):
+                buffer.append(f" {found[1]} ")
+        elif kind == _HIDING or rest and (_HIDDEN_SPAN if kind == _SPAN else _HIDDEN_SUP).search(rest):
+            text = _behind(name, tokens)
         if text:
             if preformatted or not text.isspace():
                 if address:
@@ -147,6 +162,19 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
     flush()
     last[0] = len(texts)
     return page
+
+
+def _behind(name: str, tokens: Iterator[tuple[str, str, str]]) -> str:
+    """Takes what is in an element, whose opening tag was taken; returns the text behind it."""
+    depth, closing = 1, f"/{name}"
+    for tag, _, text in tokens:
+        if tag == name:
+            depth += 1
+        elif tag == closing:
+            depth -= 1
+            if not depth:
+                return text
+    return ""
 
 
 def _clean(text: str, preformatted: int) -> str:
