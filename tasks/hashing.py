@@ -16,18 +16,23 @@ import numpy as np
 VERSION = 1
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
+_ROUNDS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+_LAST_SHIFT = np.uint64(31)
 _MASK_64 = (1 << 64) - 1
 
 
 def mix64(values) -> np.ndarray:
     """Maps uint64 values [...] to well-mixed uint64 values [...], one to one."""
-    with np.errstate(over="ignore"):  # wrapping is meant; numpy warns of it for scalars
-        z = np.asarray(values, dtype=np.uint64) + _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * _MULTIPLIER_1
-        z = (z ^ (z >> np.uint64(27))) * _MULTIPLIER_2
-        return z ^ (z >> np.uint64(31))
+    z = np.array(values, dtype=np.uint64)  # a copy, and an array even for one value: numpy warns where a scalar wraps, which is meant here
+    z += _GOLDEN
+    shifted = np.empty_like(z)
+    for shift, multiplier in _ROUNDS:
+        np.right_shift(z, shift, out=shifted)
+        z ^= shifted
+        z *= multiplier
+    np.right_shift(z, _LAST_SHIFT, out=shifted)
+    z ^= shifted
+    return z[()]
 
 
 def key64(*parts: str | int | bytes) -> int:

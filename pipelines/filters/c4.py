@@ -8,6 +8,7 @@ several pages are another matter (pipelines/filters/c4_lines.py).
 """
 
 import dataclasses
+import itertools
 import re
 from typing import ClassVar
 
@@ -30,6 +31,11 @@ _DOT = ord(".")
 def count_sentences(text: str) -> int:
     """Sentences, by their terminal punctuation; in Thai and Lao, which have none, clauses, by the blank between two of their letters."""
     return len(_SENTENCE_END.findall(text)) + len(_CLAUSE_END.findall(text))
+
+
+def has_sentences(text: str, least: int) -> bool:
+    """count_sentences(text) >= least, without a look at the rest of a text that has them."""
+    return sum(1 for _ in itertools.islice(_SENTENCE_END.finditer(text), least)) >= least or count_sentences(text) >= least
 
 
 @gin.configurable(module="c4")
@@ -91,6 +97,6 @@ class Filter:
             return Reason("c4.lorem_ipsum")
         if self.curly_brackets and "{" in text:
             return Reason("c4.curly_bracket", text.count("{"))
-        if (sentences := count_sentences(text)) < self.min_sentences:
-            return Reason("c4.few_sentences", sentences)
+        if not has_sentences(text, self.min_sentences):
+            return Reason("c4.few_sentences", count_sentences(text))
         return None

@@ -10,7 +10,7 @@ punctuation do not count among those that ought to have a letter where a script 
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import gin
@@ -23,6 +23,7 @@ from pipelines.view import DIGIT, LETTER, TextView, hash_tokens, view
 
 _BULLETS = np.array([ord(c) for c in "\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u2013-*"])
 _DOT, _ELLIPSIS = ord("."), 0x2026
+_HEAD = 2000  # characters
 
 
 @gin.configurable(module="gopher_quality")
@@ -88,7 +89,10 @@ class Filter:
         if language in languages.ANYWHERE:
             found = sum(word in document.text for word in wanted)
         else:
-            found = int((seen.token_hashes == _hashes(tuple(wanted))).any(1).sum())
+            head = TextView(document.text[: document.text.rfind(" ", 0, _HEAD) + 1])  # most texts have them there
+            found = _count(head, wanted)
+            if found < self.min_stop_words:
+                found = _count(seen, wanted)
         return Reason("gopher_quality.stop_words", f"{found} of {language}") if found < self.min_stop_words else None
 
 
@@ -113,6 +117,11 @@ def words_with_letter(seen: TextView, spaced: bool) -> float:
     kinds = np.bitwise_or.reduceat(seen.kinds, seen.word_starts)  # the blanks that follow a word are neither letter nor digit
     of = len(kinds) if spaced else np.count_nonzero(kinds & (LETTER | DIGIT))
     return np.count_nonzero(kinds & LETTER) / of if of else 0.0
+
+
+def _count(seen: TextView, words: Sequence[str]) -> int:
+    """How many of the words are tokens of the text."""
+    return int((seen.token_hashes == _hashes(tuple(words))).any(1).sum())
 
 
 @functools.cache
