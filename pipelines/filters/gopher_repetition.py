@@ -65,18 +65,19 @@ class Filter:
         factor = self.unspaced_factor if seen.unspaced_share > self.max_unspaced else 1
         top, duplicate = ({int(n) * factor: (n, most) for n, most in table.items()} for table in (self.top_ngram, self.duplicate_ngram))
         lengths = seen.word_ends - seen.word_starts
-        for n, starts, groups in repeated_runs(seen.word_hashes, max([*top, *duplicate], default=0)):
-            if n in top:
+        longest = max([*top, *duplicate], default=0)
+        for n, starts, groups in repeated_runs(seen.word_hashes, longest):
+            repeated = covered(lengths, n, starts)  # no share of some of these runs is greater
+            if n in top and repeated > top[n][1]:
                 share = top_share(lengths, n, starts, groups)
                 if share > top[n][1]:
                     return Reason(f"gopher_repetition.top_{top[n][0]}_gram", share)
-            if n in duplicate:
-                again = starts if self.first_occurrences else _later(starts, groups)
-                share = covered(lengths, n, again)
+            if n in duplicate and repeated > duplicate[n][1]:
+                share = repeated if self.first_occurrences else covered(lengths, n, _later(starts, groups))
                 if share > duplicate[n][1]:
                     return Reason(f"gopher_repetition.duplicate_{duplicate[n][0]}_gram", share)
             # Words in a repeated run of n + 1 are in one of n too: where these are few, no longer run can go beyond its threshold.
-            if covered(lengths, n, starts) <= min((most for table in (top, duplicate) for m, (_, most) in table.items() if m > n), default=1.0):
+            if repeated <= min((most for table in (top, duplicate) for m, (_, most) in table.items() if m > n), default=1.0):
                 return None
         return None
 
@@ -97,32 +98,33 @@ def repeated_runs(hashes: np.ndarray, longest: int) -> Iterator[tuple[int, np.nd
     """
     starts, own = np.arange(len(hashes)), hashes
     for n in range(2, longest + 1):
-        keep = starts < len(hashes) - n + 1
-        starts = starts[keep]
-        own = (own[keep] ^ (own[keep] >> np.uint64(29))) * _NEXT + hashes[starts + n - 1]
-        order = np.argsort(own, kind="stable")
+        keep = int(starts.searchsorted(len(hashes) - n + 1))  # they are in order of place
+        starts, own = starts[:keep], own[:keep]
+        own = (own ^ (own >> np.uint64(29))) * _NEXT + hashes[starts + (n - 1)]
+        order = own.argsort(kind="stable")
         ordered = own[order]
         same = ordered[1:] == ordered[:-1]
         often = np.zeros(len(ordered), bool)
         often[1:] = same
         often[:-1] |= same
-        if not often.any():
+        if not same.any():
             return
         groups, places = ordered[often], starts[order[often]]
-        by_place = np.argsort(places)
+        by_place = places.argsort()
         yield n, places, groups
         starts, own = places[by_place], groups[by_place]
 
 
 def top_share(lengths: np.ndarray, n: int, starts: np.ndarray, groups: np.ndarray) -> float:
     """Share of the characters of words within the commonest run of n words, from what `repeated_runs` yields."""
-    begins = np.flatnonzero(np.concatenate(([True], groups[1:] != groups[:-1])))
-    counts = np.diff(np.append(begins, len(groups)))
-    best = begins[counts == counts.max()]
-    ends = np.concatenate(([0], np.cumsum(lengths)))
+    begins = np.concatenate(([0], (groups[1:] != groups[:-1]).nonzero()[0] + 1))
+    counts = np.diff(begins, append=len(groups))
+    most = int(counts.max())
+    best = begins[counts == most]
+    ends = np.concatenate(([0], lengths.cumsum()))
     first = starts[best]
     chosen = best[np.argmax(ends[first + n] - ends[first])]
-    return covered(lengths, n, starts[chosen : chosen + counts.max()])
+    return covered(lengths, n, starts[chosen : chosen + most])
 
 
 def covered(lengths: np.ndarray, n: int, starts: np.ndarray) -> float:
@@ -130,9 +132,9 @@ def covered(lengths: np.ndarray, n: int, starts: np.ndarray) -> float:
     if not len(starts):
         return 0.0
     edges = np.zeros(len(lengths) + 1, np.int64)
-    edges[starts] += 1
+    edges[starts] = 1
     edges[starts + n] -= 1
-    return float(lengths[np.cumsum(edges[:-1]) > 0].sum() / lengths.sum())
+    return float(lengths[edges[:-1].cumsum() > 0].sum() / lengths.sum())
 
 
 def _later(starts: np.ndarray, groups: np.ndarray) -> np.ndarray:
