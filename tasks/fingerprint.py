@@ -55,8 +55,11 @@ def _source(name: str) -> str | None:
 
 @functools.cache
 def _imports(name: str) -> frozenset[str]:
-    found = set()
-    for node in ast.walk(ast.parse(_source(name))):
+    found, statements = set(), [ast.parse(_source(name))]
+    while statements:  # expressions, the most of a tree by far, hold no import
+        node = statements.pop()
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            statements.extend(getattr(node, part, ()))
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

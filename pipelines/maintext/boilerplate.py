@@ -58,6 +58,7 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
     """1 for each block outside boilerplate. `found` are the verdicts."""
     result = bytearray(b"\1") * len(page.text)
     nodes = [node for node, (first, last) in enumerate(zip(page.first, page.last)) if last - first > 1 or (found[node] and last > first)]
+    firsts, lasts = page.first, page.last
     linked = list(accumulate(page.link, initial=0))
     sizes = list(accumulate(map(len, page.text), initial=0))
     heads = [0] * (len(page.text) + 1)  # blocks that stand for the whole page: its main element, its title
@@ -71,10 +72,10 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
         everything, end = prose[-1], 0
         shared = _shared(page, found, prose)
         for node in nodes:
-            last = page.last[node]
+            last = lasts[node]
             if last <= end:
                 continue
-            name, first = found[node], page.first[node]
+            name, first = found[node], firsts[node]
             inside = prose[last] - prose[first]
             if name < hints.BOILERPLATE:
                 # no prose, and mostly links: a menu, a list of links

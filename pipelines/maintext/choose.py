@@ -35,8 +35,7 @@ def choose(page: Page, comments: bool = False) -> list[int]:
     """The blocks of the main text, in order. comments: the prose of readers' comments, too."""
     if not page.text:
         return []
-    sample = "".join(page.text)[:_SAMPLE]
-    letters = 2 if len(_DENSE.findall(sample)) > _DENSE_SHARE * len(sample) else 1
+    letters = _letters("".join(page.text)[:_SAMPLE])
     worth = _worth(page, letters)
     if sum(worth) < _LITTLE:
         worth = _unlinked(page, letters)
@@ -48,6 +47,13 @@ def choose(page: Page, comments: bool = False) -> list[int]:
         worth = [value if a else 0 for value, a in zip(_unlinked(page, letters), living)]
     chosen = _sequence(page, worth, living, _container(page, worth, found))
     return sorted(by_readers.union(chosen)) if by_readers else chosen
+
+
+def _letters(sample: str) -> int:
+    """How many letters a character counts for."""
+    if len(sample.encode("utf-8", "surrogatepass")) - len(sample) <= 2 * _DENSE_SHARE * len(sample):
+        return 1  # each dense character takes two bytes more than one
+    return 2 if len(_DENSE.findall(sample)) > _DENSE_SHARE * len(sample) else 1
 
 
 def _by_readers(page: Page, worth: list[int], found: list[int]) -> set[int]:
@@ -132,11 +138,12 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
             break
     linked = list(accumulate(page.link, initial=0))
     sizes = list(accumulate(map(len, page.text), initial=0))
+    tags, texts, links, nodes = page.tag, page.text, page.link, page.node
     chosen = []
     for block in range(start, last):
         if living[block]:
-            tag, text = page.tag[page.node[block]], page.text[block]
-            if page.link[block] * 2 > len(text) and tag not in HEADINGS and _is_of_links(page, block, linked, sizes) or phrases.is_label(text):
+            tag, text = tags[nodes[block]], texts[block]
+            if links[block] * 2 > len(text) and tag not in HEADINGS and _is_of_links(page, block, linked, sizes) or phrases.is_label(text):
                 continue
             if block < first and not worth[block] and tag != "h1" and len(text) < _LEAD:
                 continue

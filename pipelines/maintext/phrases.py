@@ -49,6 +49,7 @@ _CONSENTS = (
     "contenu bloqué",
     "a été bloqué car vous n'avez pas accepté",
 )
+_SHORTEST_CONSENT = min(map(len, _CONSENTS))
 _LONGEST_LABEL, _LONGEST_CREDIT, _LONGEST_CALL, _LONGEST_CONSENT = 40, 120, 300, 500
 
 
@@ -60,7 +61,12 @@ def is_label(text: str) -> bool:
     lower = text.casefold()
     if size <= _LONGEST_LABEL and lower.strip(_TRIMMED) in _LABELS or size <= _LONGEST_CREDIT and _CREDIT.match(lower):
         return True
-    return any(consent in lower for consent in _CONSENTS)
+    if size < _SHORTEST_CONSENT:
+        return False
+    for consent in _CONSENTS:  # a loop: this is asked of every block
+        if consent in lower:
+            return True
+    return False
 
 
 def is_call(text: str) -> bool:
