@@ -92,7 +92,7 @@ class Generator:
         """The ids that follow each prompt, the one that ends it (eos, </image>) included. on_done is told how many requests each batch finished."""
         limits = [self._limit(r) for r in requests]
         lengths = [len(r.prompt) + limit for r, limit in zip(requests, limits)]
-        order = sorted(range(len(requests)), key=lambda i: (-rounded(lengths[i], _LEAST_SLOTS), -len(requests[i].prompt), -limits[i], i))  # alike with alike
+        order = sorted(range(len(requests)), key=lambda i: (-_slots(lengths[i]), -len(requests[i].prompt), -limits[i], i))  # alike with alike
         answers: list[list[int]] = [[] for _ in requests]
         while order:
             rows = self._rows_that_fit(lengths[order[0]] + 1)
@@ -109,7 +109,7 @@ class Generator:
 
     def _rows_that_fit(self, length: int) -> int:
         c = self.config
-        row_bytes = 2 * c.layers * rounded(length, _LEAST_SLOTS) * c.kv_heads * c.head_dim * jnp.dtype(DTYPES[c.dtype]).itemsize
+        row_bytes = 2 * c.layers * _slots(length) * c.kv_heads * c.head_dim * jnp.dtype(DTYPES[c.dtype]).itemsize
         return max(min(self._batch_size, self._cache_bytes // row_bytes), 1)
 
     def _decode_batch(self, requests: Sequence[Request], limits: Sequence[int]) -> list[list[int]]:
@@ -150,7 +150,7 @@ class Generator:
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
         """A cache of at least so many slots, laid out on the mesh."""
-        make = functools.partial(KVCache.create, self.config, rows, rounded(slots, _LEAST_SLOTS))
+        make = functools.partial(KVCache.create, self.config, rows, _slots(slots))
         if self.partitioner is None:
             return make()
         sharding = self.partitioner.sharding(("layers", "batch", "kv_length", "kv_heads", "head"), "the key-value cache")
@@ -229,7 +229,7 @@ class Session:
                 return
 
     def _grow(self, slots: int) -> None:
-        more = rounded(slots, _LEAST_SLOTS) - self._cache.k_NxBxMxGxK.shape[2]
+        more = _slots(slots) - self._cache.k_NxBxMxGxK.shape[2]
         if more > 0:
             self._cache = jax.tree.map(lambda array: jnp.pad(array, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))), self._cache)
 
@@ -264,6 +264,12 @@ def rounded(n: int, least: int, factor: int = 2) -> int:
     while least < n:
         least *= factor
     return least
+
+
+def _slots(n: int) -> int:
+    """Slots of a cache for n tokens: a power of two, or three quarters of one."""
+    power = rounded(n, _LEAST_SLOTS)
+    return power * 3 // 4 if n <= power * 3 // 4 and power > _LEAST_SLOTS else power
 
 
 def _chunks(length: int, chunk: int) -> list[int]:

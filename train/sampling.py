@@ -1,8 +1,10 @@
 """Which token comes next: temperature, top-k and nucleus sampling, every row by its own settings and its own seed.
 
-The noise of a token is a function of (seed, position) alone, so a row's tokens do not depend on which other rows it is decoded with.
-Neither top-k nor the nucleus sorts the vocabulary: the value down to which tokens are kept is found bit by bit, 32 sums over the row,
-which on 256k tokens is a fraction of a sort's work and exact all the same.
+A token is the one with the largest sum of scaled logit and Gumbel noise, among those kept: a draw from their softmax. The noise is a function of
+(seed, position, id) alone, so a row's tokens do not depend on which other rows it is decoded with, nor on how the kept ones were found:
+
+- where all rows sample from a few tokens (0 < top_k <= CANDIDATES), those are picked first and nothing else is looked at;
+- else the value down to which tokens are kept is found bit by bit, 32 sums over the row, exact and without sorting the vocabulary.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import numpy as np
 
 from tasks.errors import ConfigurationError
 
+CANDIDATES = 64  # up to so large a top_k they are picked one by one
 _LEAST_TEMPERATURE = 1e-6
 
 
@@ -22,8 +25,7 @@ _LEAST_TEMPERATURE = 1e-6
 class Sampling:
     """How tokens are chosen. Equal seeds give equal tokens.
 
-    temperature: what logits are divided by; 0: the likeliest token. top_k: sample from the k likeliest tokens (and those as likely as the last
-    of them), 0: from all. top_p: from the fewest likeliest tokens that hold this share of the probability that top_k left, 1: all
+    temperature: what logits are divided by; 0: the likeliest token. top_k: sample from the k likeliest tokens, 0: from all. top_p: from the fewest likeliest tokens that hold this share of the probability that top_k left, 1: all
     (nucleus sampling, arXiv 1904.09751).
     """
 
@@ -59,25 +61,54 @@ class Settings(flax.struct.PyTreeNode):
 
 def choose(logits_BxV: jax.Array, allowed_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
     """The id of each row's next token, int32 [B]. logits: float32; allowed: bool, at least one a row; positions: where the tokens will stand."""
-    logits_BxV = jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
-    greedy_B = jnp.argmax(logits_BxV, axis=-1)
+    logits_BxV = jnp.where(allowed_BxV, jnp.where(logits_BxV == 0, 0.0, logits_BxV), -jnp.inf)  # -0, which some sorts tell from 0, is 0
+    few_B = (settings.temperature_B == 0) | ((settings.top_k_B > 0) & (settings.top_k_B <= CANDIDATES))
+    return jax.lax.cond(jnp.all(few_B), _choose_from_few, _choose_from_all, logits_BxV, positions_B, settings).astype(jnp.int32)
 
-    def sample():
-        scaled_BxV = logits_BxV / jnp.maximum(settings.temperature_B, _LEAST_TEMPERATURE)[:, None]
-        kept_BxV = jax.lax.cond(jnp.any(settings.top_k_B > 0), lambda: top_k(scaled_BxV, settings.top_k_B), lambda: scaled_BxV)
-        kept_BxV = jax.lax.cond(jnp.any(settings.top_p_B < 1), lambda: top_p(kept_BxV, settings.top_p_B), lambda: kept_BxV)
-        noise_BxV = jax.vmap(lambda seed, position: jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), position), logits_BxV.shape[1:]))
-        return jnp.argmax(kept_BxV + noise_BxV(settings.seed_B, positions_B), axis=-1)
 
-    sampled_B = jax.lax.cond(jnp.any(settings.temperature_B > 0), sample, lambda: greedy_B)
-    return jnp.where(settings.temperature_B > 0, sampled_B, greedy_B).astype(jnp.int32)
+def _choose_from_few(logits_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
+    best_BxN, ids_BxN = jax.lax.top_k(logits_BxV, min(CANDIDATES, logits_BxV.shape[1]))  # largest first; of equal ones the lower id
+    scaled_BxN = _scaled(best_BxN, settings)
+    ranks_N = jnp.arange(best_BxN.shape[1])
+    kept_BxN = jnp.where(ranks_N < jnp.where(settings.temperature_B > 0, settings.top_k_B, 1)[:, None], scaled_BxN, -jnp.inf)
+    kept_BxN = top_p(kept_BxN, settings.top_p_B)
+    picked_B = jnp.argmax(kept_BxN + noise(settings.seed_B, positions_B, ids_BxN), axis=-1)
+    return jnp.take_along_axis(ids_BxN, picked_B[:, None], axis=1)[:, 0]
+
+
+def _choose_from_all(logits_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
+    scaled_BxV = _scaled(logits_BxV, settings)
+    kept_BxV = jax.lax.cond(jnp.any(settings.top_k_B > 0), top_k, lambda logits, _: logits, scaled_BxV, settings.top_k_B)
+    kept_BxV = jax.lax.cond(jnp.any(settings.top_p_B < 1), top_p, lambda logits, _: logits, kept_BxV, settings.top_p_B)
+    ids_BxV = jnp.broadcast_to(jnp.arange(logits_BxV.shape[1], dtype=jnp.int32), logits_BxV.shape)
+    sampled_B = jnp.argmax(kept_BxV + noise(settings.seed_B, positions_B, ids_BxV), axis=-1)
+    return jnp.where(settings.temperature_B > 0, sampled_B, jnp.argmax(logits_BxV, axis=-1))
+
+
+def _scaled(logits_BxN: jax.Array, settings: Settings) -> jax.Array:
+    return logits_BxN / jnp.maximum(settings.temperature_B, _LEAST_TEMPERATURE)[:, None]
+
+
+def noise(seed_B: jax.Array, positions_B: jax.Array, ids_BxN: jax.Array) -> jax.Array:
+    """Gumbel noise of each id at a position: float32 [B, N], the same for the same (seed, position, id)."""
+
+    def of_row(seed, position, ids_N):
+        key = jax.random.fold_in(jax.random.key(seed), position)
+        return jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i))[0])(ids_N)  # Threefry of the id: 32 random bits
+
+    bits_BxN = jax.vmap(of_row)(seed_B, positions_B, ids_BxN)
+    uniform_BxN = jax.lax.bitcast_convert_type((bits_BxN >> 9) | jnp.uint32(0x3F800000), jnp.float32) - 1.0  # 23 bits of mantissa: in [0, 1)
+    return -jnp.log(-jnp.log(jnp.maximum(uniform_BxN, jnp.finfo(jnp.float32).tiny)))
 
 
 def top_k(logits_BxV: jax.Array, k_B: jax.Array) -> jax.Array:
-    """The logits with -inf for those below the k-th largest of their row; k = 0 keeps all."""
+    """The logits with -inf for all but the k largest of their row (of equal ones those of lower ids); k = 0 keeps all."""
     keys_BxV = _ordered(logits_BxV)
-    kth_B = _threshold(keys_BxV, jnp.ones_like(logits_BxV), k_B.astype(jnp.float32))
-    return jnp.where((keys_BxV >= kth_B[:, None]) | (k_B == 0)[:, None], logits_BxV, -jnp.inf)
+    kth_Bx1 = _threshold(keys_BxV, jnp.ones_like(logits_BxV), k_B.astype(jnp.float32))[:, None]
+    above_BxV, equal_BxV = keys_BxV > kth_Bx1, keys_BxV == kth_Bx1
+    left_Bx1 = k_B[:, None] - jnp.sum(above_BxV, axis=-1, keepdims=True)
+    kept_BxV = above_BxV | (equal_BxV & (jnp.cumsum(equal_BxV, axis=-1) <= left_Bx1))
+    return jnp.where(kept_BxV | (k_B == 0)[:, None], logits_BxV, -jnp.inf)
 
 
 def top_p(logits_BxV: jax.Array, p_B: jax.Array) -> jax.Array:
