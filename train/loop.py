@@ -79,6 +79,7 @@ class Run:
     mesh: a train.partitioning.Mesh or a dict of mesh axis -> size. prefetch: batches made ahead.
     packing: how documents are laid into rows: best_fit, first_fit or concat_and_split (tasks/packing.py).
     skip_limit: an update whose loss or gradient is not finite is skipped; so many in a row end the run. 1: the first one does.
+    compiler_options: of the TPU compiler (gin/compiler/*.gin); on other devices they are left out.
     """
 
     mixture: tasks.Mixture | str
@@ -98,6 +99,7 @@ class Run:
     accumulate: int = 1
     packing: str = "best_fit"
     skip_limit: int = 10
+    compiler_options: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         for name, least in (("train_steps", 0), ("prefetch", 1), ("accumulate", 1), ("skip_limit", 1)):
@@ -115,7 +117,7 @@ class Run:
 
     def trainer(self, model: Transformer, partitioner: Partitioner, num_domains: int) -> Trainer:
         """The step of this run for a model whose vocabulary is known: what `castor train` runs and `castor compile` compiles."""
-        return Trainer(model, self.optimizer, partitioner, num_domains, self.seed, self.accumulate)
+        return Trainer(model, self.optimizer, partitioner, num_domains, self.seed, self.accumulate, self.compiler_options)
 
     def check_rows(self, partitioner: Partitioner) -> None:
         """Raises ConfigurationError unless the devices and the parts of every batch share its rows evenly."""

@@ -23,15 +23,22 @@ import flax.struct
 import gin
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from tasks.errors import ConfigurationError
-from train import attention, splash
+from train import attention, blockwise, splash
 from train.partitioning import Partitioner
 
-REMAT_POLICIES = {
-    "none": None,  # keep every activation
-    "dots": "dots_with_no_batch_dims_saveable",  # keep the results of weight products, recompute the rest (attention, norms, activations)
-    "full": "nothing_saveable",  # keep only the input of each layer
+# What the backward pass finds in memory beside each layer's input, from little to much: names that `checkpoint_name` gives to activations in
+# `Block`. What is not kept is computed again. docs/scale.md tells what each costs in memory and time.
+REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
+    "full": (),
+    "attention": (blockwise.RESIDUALS,),  # the attention kernel does not run again
+    "qkv": ("query", "key", "value", blockwise.RESIDUALS),  # nor do the products before it
+    "dots": ("query", "key", "value", "attention_out", "gate", "up"),  # results of weight products; norms, attention and activations run again
+    "minimal": ("query", "key", "value", blockwise.RESIDUALS, "attention_out", "gate", "up"),  # no matrix product runs again
+    "offload": ("query", "key", "value", blockwise.RESIDUALS, "attention_out", "gate", "up"),  # as minimal, in the host's memory
+    "none": None,  # every activation
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -45,7 +52,8 @@ class Transformer:
     embed, layers, heads, kv_heads, head_dim, mlp: widths; kv_heads = 1 is multi-query attention (arXiv 1911.02150), `heads` plain multi-head.
     dropout: share of activations dropped on the residual branches and the embedding.
     dtype: "float32" or "bfloat16", the type of matrix products. Parameters stay float32.
-    remat: what the backward pass keeps: "none" (all), "dots" or "full" (recompute everything inside a layer).
+    remat: what the backward pass keeps of a layer, one of REMAT_POLICIES: from "full" (recompute everything inside a layer) to "none" (keep all).
+    loss_chunk: tokens of a device whose logits exist at a time; 0: all, through the plain loss. See `losses.from_hidden`.
     rope_theta: base of the rotary wavelengths (arXiv 2104.09864).
     z_loss: weight of log(Z)^2, which keeps the logits from drifting (PaLM, arXiv 2204.02311, uses 1e-4).
     attention: which kernel, one of attention.KERNELS; "auto" goes by the devices and the length. splash_blocks: its tiles on TPU.
@@ -63,6 +71,7 @@ class Transformer:
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
+    loss_chunk: int = 0
     rope_theta: float = 10_000.0
     z_loss: float = 1e-4
     attention: str = "auto"
@@ -79,6 +88,8 @@ class Transformer:
             raise ConfigurationError(f"Transformer.dtype = {self.dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
         if self.remat not in REMAT_POLICIES:
             raise ConfigurationError(f"Transformer.remat = {self.remat!r}.", f"Choose one of {', '.join(REMAT_POLICIES)}.")
+        if isinstance(self.loss_chunk, bool) or not isinstance(self.loss_chunk, int) or self.loss_chunk < 0:
+            raise ConfigurationError(f"Transformer.loss_chunk = {self.loss_chunk!r}.", "It is a number of tokens, or 0 for the plain loss.")
         if self.heads % self.kv_heads:
             raise ConfigurationError(f"Transformer.heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}.", "Change one of them.")
         if self.head_dim % 2:
@@ -137,6 +148,51 @@ class RMSNorm(nn.Module):
         return (x * (1.0 + scale_D)).astype(x_BxLxD.dtype)
 
 
+@jax.custom_vjp
+def product_of_gated_gelu(gate_BxLxF: jax.Array, up_BxLxF: jax.Array, down_FxD: jax.Array) -> jax.Array:
+    """(gelu(gate) * up) @ down (arXiv 2002.05202; gelu by tanh, arXiv 1606.08415): [B, L, D]. The activation is computed in float32.
+
+    Its derivative is written by hand for the sake of accelerators. Left to themselves compilers fuse the activation into the matrix products that
+    read it, where every tile of the result computes its tanh again; and they would keep the activation beside gate and up. Here it is computed
+    where gate and up are made, and once more, together with both of their gradients, in the backward pass.
+    """
+    return jax.lax.optimization_barrier(_gated_gelu(gate_BxLxF, up_BxLxF)) @ down_FxD
+
+
+def _gated_gelu(gate_BxLxF, up_BxLxF):
+    return (jax.nn.gelu(gate_BxLxF.astype(jnp.float32), approximate=True) * up_BxLxF.astype(jnp.float32)).astype(gate_BxLxF.dtype)
+
+
+def _gated_gelu_forward(gate_BxLxF, up_BxLxF, down_FxD):
+    return product_of_gated_gelu(gate_BxLxF, up_BxLxF, down_FxD), (gate_BxLxF, up_BxLxF, down_FxD)
+
+
+def _gated_gelu_backward(kept, dy_BxLxD):
+    gate_BxLxF, up_BxLxF, down_FxD = kept
+    dh_BxLxF = jnp.einsum("bld,fd->blf", dy_BxLxD, down_FxD).astype(jnp.float32)
+    gate, up = gate_BxLxF.astype(jnp.float32), up_BxLxF.astype(jnp.float32)
+    t = jnp.tanh(GELU_SLOPE * (gate + GELU_CUBIC * gate**3))
+    gelu = 0.5 * gate * (1.0 + t)
+    slope = 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * GELU_SLOPE * (1.0 + 3.0 * GELU_CUBIC * gate * gate)
+    activations = (gelu * up, dh_BxLxF * up * slope, dh_BxLxF * gelu)
+    h_BxLxF, dgate_BxLxF, dup_BxLxF = jax.lax.optimization_barrier(tuple(x.astype(gate_BxLxF.dtype) for x in activations))
+    return dgate_BxLxF, dup_BxLxF, jnp.einsum("blf,bld->fd", h_BxLxF, dy_BxLxD)
+
+
+product_of_gated_gelu.defvjp(_gated_gelu_forward, _gated_gelu_backward)
+GELU_SLOPE, GELU_CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # gelu(x) = x / 2 * (1 + tanh(GELU_SLOPE * (x + GELU_CUBIC * x^3)))
+
+
+@jax.custom_vjp
+def whole_gradient(x: jax.Array) -> jax.Array:
+    """`x`; its gradient is one array before anything is computed from it. Else the reductions of a norm's derivative, fused behind the matrix
+    product that makes the gradient, slow that product down by a third on TPU."""
+    return x
+
+
+whole_gradient.defvjp(lambda x: (x, None), lambda _, dx: (jax.lax.optimization_barrier(dx),))
+
+
 class Block(nn.Module):
     """One layer: attention and gated GELU (arXiv 2002.05202), each read from a norm and added to the residual stream."""
 
@@ -157,12 +213,14 @@ class Block(nn.Module):
             return self.param(name, nn.with_partitioning(init, axes), shape, jnp.float32).astype(x_BxLxD.dtype)
 
         # The stream x may be cut along its length where the blocks between are cut by heads and by the MLP's hidden axis (sequence parallelism).
-        h_BxLxD = constrain(RMSNorm(name="attention_norm")(x_BxLxD), "batch", "length", "act_embed")
+        h_BxLxD = whole_gradient(constrain(RMSNorm(name="attention_norm")(x_BxLxD), "batch", "length", "act_embed"))
         q_BxLxHxK = jnp.einsum("bld,dhk->blhk", h_BxLxD, kernel("query", (D, H, K), ("embed", "heads", "head"), D))
         k_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("key", (D, G, K), ("embed", "kv_heads", "head"), D))
         v_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("value", (D, G, K), ("embed", "kv_heads", "head"), D))
         q_BxLxHxK = constrain(rope(_scaled(q_BxLxHxK, c.query_scale), positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head")
-        k_BxLxGxK = rope(k_BxLxGxK, positions_BxL, c.rope_theta)
+        q_BxLxHxK = checkpoint_name(q_BxLxHxK, "query")
+        k_BxLxGxK = checkpoint_name(rope(k_BxLxGxK, positions_BxL, c.rope_theta), "key")
+        v_BxLxGxK = checkpoint_name(v_BxLxGxK, "value")
         if cache is None:
             o_BxLxHxK = attention.packed(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, c.attention, self.partitioner, c.splash_blocks)
         else:
@@ -173,14 +231,15 @@ class Block(nn.Module):
             o_BxLxHxK = attention.cached(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, positions_BxL)
         o_BxLxHxK = constrain(o_BxLxHxK, "batch", "length", "act_heads", "head")
         out_HxKxD = kernel("out", (H, K, D), ("heads", "head", "embed"), H * K, residual_scale)
-        x_BxLxD += dropout(constrain(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD), "batch", "residual_length", "act_embed"))
+        out_BxLxD = constrain(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD), "batch", "residual_length", "act_embed")
+        x_BxLxD += dropout(checkpoint_name(out_BxLxD, "attention_out"))
 
-        h_BxLxD = constrain(RMSNorm(name="mlp_norm")(x_BxLxD), "batch", "length", "act_embed")
-        gate_BxLxF = jax.nn.gelu(h_BxLxD @ kernel("gate", (D, F), ("embed", "mlp"), D), approximate=True)
-        up_BxLxF = h_BxLxD @ kernel("up", (D, F), ("embed", "mlp"), D)
-        h_BxLxF = constrain(gate_BxLxF * up_BxLxF, "batch", "length", "act_mlp")
+        h_BxLxD = whole_gradient(constrain(RMSNorm(name="mlp_norm")(x_BxLxD), "batch", "length", "act_embed"))
+        gate_BxLxF = constrain(h_BxLxD @ kernel("gate", (D, F), ("embed", "mlp"), D), "batch", "length", "act_mlp")
+        up_BxLxF = constrain(h_BxLxD @ kernel("up", (D, F), ("embed", "mlp"), D), "batch", "length", "act_mlp")
         down_FxD = kernel("down", (F, D), ("mlp", "embed"), F, residual_scale)
-        x_BxLxD += dropout(constrain(h_BxLxF @ down_FxD, "batch", "residual_length", "act_embed"))
+        down_BxLxD = product_of_gated_gelu(checkpoint_name(gate_BxLxF, "gate"), checkpoint_name(up_BxLxF, "up"), down_FxD)
+        x_BxLxD += dropout(constrain(down_BxLxD, "batch", "residual_length", "act_embed"))
         return x_BxLxD, cache
 
 
@@ -197,8 +256,8 @@ class Decoder(nn.Module):
         init = nn.with_partitioning(nn.initializers.normal(stddev=1.0 / math.sqrt(c.embed)), ("vocab", "embed"))
         self.embedding_VxD = self.param("embedding", init, (c.vocab_size, c.embed), jnp.float32)
         block = Block
-        if REMAT_POLICIES[c.remat]:
-            block = nn.remat(block, policy=getattr(jax.checkpoint_policies, REMAT_POLICIES[c.remat]), prevent_cse=False)
+        if REMAT_POLICIES[c.remat] is not None:
+            block = nn.remat(block, policy=remat_policy(c.remat), prevent_cse=False)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -243,6 +302,16 @@ class Decoder(nn.Module):
         x_BxLxD, cache = self.hidden(tokens_BxL, positions_BxL, cache=cache)
         last_Bx1xD = jnp.take_along_axis(x_BxLxD, (lengths_B - 1)[:, None, None], axis=1)
         return self.logits(last_Bx1xD)[:, 0], cache
+
+
+def remat_policy(name: str):
+    """What `jax.checkpoint` takes as its policy for the name of one of REMAT_POLICIES."""
+    kept = REMAT_POLICIES[name]
+    if name == "offload":
+        return jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[], names_which_can_be_offloaded=list(kept), offload_src="device", offload_dst="pinned_host"
+        )
+    return jax.checkpoint_policies.save_only_these_names(*kept)
 
 
 @functools.cache

@@ -39,6 +39,7 @@ class Trainer:
     """What the step function is compiled from.
 
     num_domains: components whose losses are told apart. accumulate: parts that a batch is taken in; they divide the rows of every device.
+    compiler_options: of the TPU compiler, by name; elsewhere they mean nothing and are left out. gin/compiler/*.gin bind them with their reasons.
     """
 
     model: Transformer
@@ -47,6 +48,7 @@ class Trainer:
     num_domains: int
     seed: int = 0
     accumulate: int = 1
+    compiler_options: Mapping[str, Any] | None = None
 
     def logical_axes(self) -> TrainState:
         """What each axis of every array of the state means, tuples in the place of arrays: the names that parameters bear, and for the optimizer's
@@ -116,16 +118,16 @@ class Trainer:
     def evaluate(self, parameters, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The loss of a batch without dropout, as `step` tells it."""
         if self.accumulate == 1:
-            return _means(self._losses(parameters, batch))
-        return _means(self._over_parts(lambda part, _: self._losses(parameters, part), batch))
+            return _means(self._losses(parameters, batch)[1])
+        return _means(self._over_parts(lambda part, _: self._losses(parameters, part)[1], batch))
 
     def _gradients(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array) -> tuple[Any, losses_lib.Losses]:
         """Of the batch's loss, the mean over its tokens: (gradients, loss sums)."""
         tokens = jnp.maximum(jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32)), 1.0)
 
         def loss_of(parameters, part, key):
-            losses = self._losses(parameters, part, key)
-            return (losses.nll + self.model.z_loss * losses.z) / tokens, losses
+            objective, losses = self._losses(parameters, part, key)
+            return objective / tokens, losses
 
         gradients_of = jax.grad(loss_of, has_aux=True)
         if self.accumulate == 1:
@@ -138,16 +140,27 @@ class Trainer:
 
         return self._over_parts(of_part, batch)
 
-    def _losses(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None) -> losses_lib.Losses:
-        """Loss sums of a batch; dropout: its key, None for none."""
-        logits = Decoder(self.model, self.partitioner, train=dropout is not None).apply(
-            {"params": parameters},
-            batch["decoder_input_tokens"],
-            batch["decoder_positions"],
-            batch["decoder_segment_ids"],
-            rngs={} if dropout is None else {"dropout": dropout},
-        )
-        return losses_lib.losses(logits, batch, self.num_domains)
+    def _losses(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None) -> tuple[jax.Array, losses_lib.Losses]:
+        """(What is lowered, as a sum over tokens; loss sums) of a batch. dropout: its key, None for none."""
+        model = self.model
+
+        def apply(method):
+            return Decoder(model, self.partitioner, train=dropout is not None).apply(
+                {"params": parameters},
+                batch["decoder_input_tokens"],
+                batch["decoder_positions"],
+                batch["decoder_segment_ids"],
+                rngs={} if dropout is None else {"dropout": dropout},
+                method=method,
+            )
+
+        if model.loss_chunk:
+            x_BxLxD, _ = apply("hidden")
+            return losses_lib.from_hidden(
+                x_BxLxD, parameters["embedding"], batch, self.num_domains, model.z_loss, model.loss_chunk, self.partitioner
+            )
+        losses = losses_lib.losses(apply("__call__"), batch, self.num_domains)
+        return losses.objective(model.z_loss), losses
 
     def _over_parts(self, function: Callable[[Mapping[str, jax.Array], jax.Array], Any], batch: Mapping[str, jax.Array]):
         """The sum of function(part, its number) over the parts of a batch, one at a time."""
@@ -166,12 +179,16 @@ class Trainer:
         abstract = self.abstract_state()
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         step = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, self.partitioner.replicated()))
-        return step.lower(abstract, batch).compile()
+        return step.lower(abstract, batch).compile(self._compiler_options())
 
     def compile_evaluate(self, batch: Mapping[str, jax.Array]):
         """`evaluate`, compiled for the mesh."""
         evaluate = jax.jit(self.evaluate, out_shardings=self.partitioner.replicated())
-        return evaluate.lower(self.abstract_state().parameters, batch).compile()
+        return evaluate.lower(self.abstract_state().parameters, batch).compile(self._compiler_options())
+
+    def _compiler_options(self) -> dict[str, Any] | None:
+        on_tpu = self.partitioner.mesh.devices.flat[0].platform == "tpu"
+        return dict(self.compiler_options) if on_tpu and self.compiler_options else None
 
 
 def abstract_batch(partitioner: Partitioner, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:

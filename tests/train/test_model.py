@@ -121,8 +121,35 @@ def test_every_remat_policy_gives_the_same_gradients():
     for remat in model.REMAT_POLICIES:
         config = dataclasses.replace(SMALL, remat=remat)
         found[remat] = jax.jit(jax.grad(lambda p, c=config: losses.losses(logits_of(c, p, batch), batch, 3).nll))(parameters)
-    for remat in ("dots", "full"):
+    for remat in model.REMAT_POLICIES:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found["none"], found[remat])
+
+
+def test_remat_policies_keep_what_they_name():
+    batch, counts = packed_batch(np.random.default_rng(5)), {}
+    parameters = parameters_of(SMALL)
+    for remat in model.REMAT_POLICIES:
+        config = dataclasses.replace(SMALL, remat=remat)
+        program = jax.make_jaxpr(jax.grad(lambda p, c=config: losses.losses(logits_of(c, p, batch), batch, 3).nll))(parameters)
+        counts[remat] = str(program).count("dot_general")
+    # Products that run again: those to q, k, v, two of attention (whose plain kernel names no residuals), out, gate and up.
+    assert {name: count - counts["none"] for name, count in counts.items()} == {
+        "full": 8, "attention": 8, "qkv": 5, "dots": 2, "minimal": 2, "offload": 2, "none": 0
+    }  # fmt: skip
+
+
+def test_the_gradient_of_the_gated_product_is_that_of_what_it_computes():
+    random = np.random.default_rng(9)
+    gate, up, down = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((2, 3, 8), (2, 3, 8), (8, 4)))
+
+    def plain(gate, up, down):
+        return jnp.sum(jnp.sin((jax.nn.gelu(gate, approximate=True) * up) @ down))
+
+    def ours(*arguments):
+        return jnp.sum(jnp.sin(model.product_of_gated_gelu(*arguments)))
+
+    expected = jax.value_and_grad(plain, (0, 1, 2))(3 * gate, up, down)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), jax.value_and_grad(ours, (0, 1, 2))(3 * gate, up, down), expected)
 
 
 def test_bfloat16_is_close_and_its_parameters_stay_float32():

@@ -1,0 +1,56 @@
+"""gin/compiler/*.gin: every option is one that the TPU compiler knows, and the step is compiled with it."""
+
+import pathlib
+
+import gin
+import numpy as np
+import pytest
+
+pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
+
+import jax
+import jax.numpy as jnp
+
+from tasks import configuration
+from tasks.configuration import Flags
+from train import aot
+from train.chips import Topology
+from train.model import Transformer
+from train.optimizers import AdamW
+from train.partitioning import Partitioner
+from train.step import Trainer, abstract_batch
+
+FILES = sorted((pathlib.Path(__file__).resolve().parents[2] / "gin" / "compiler").glob("*.gin"))
+
+aot.quiet()
+
+
+@pytest.fixture(autouse=True)
+def clear_gin():
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_compiler_knows_every_option(path):
+    import train.loop
+
+    bindings = ("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'")
+    configuration.parse(Flags(files=("models/tiny.gin", "runs/pretrain.gin", f"compiler/{path.name}"), bindings=bindings))
+    options = train.loop.Run().compiler_options
+    mesh = jax.sharding.Mesh(np.array(aot.devices(Topology.of(f"{path.stem}:2x2" if path.stem != "v5p" else "v5p:2x2x1"))[:1]), ("data",))
+    x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    assert options and jax.jit(jnp.sin).lower(x).compile(dict(options))
+
+
+def test_the_step_is_compiled_with_them_on_tpu_alone():
+    model = Transformer(vocab_size=128, embed=128, layers=1, heads=1, head_dim=128, mlp=128)
+    options = {"xla_tpu_no_such_option": "true"}
+    for devices, refused in ((aot.devices(Topology.of("v5e:2x2")), True), (jax.devices()[:1], False)):
+        trainer = Trainer(model, AdamW(), Partitioner.create({}, devices), 1, compiler_options=options)
+        batch = abstract_batch(trainer.partitioner, len(devices), 8)
+        if refused:
+            with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_no_such_option"):
+                trainer.compile_step(batch)
+        else:
+            trainer.compile_step(batch)
