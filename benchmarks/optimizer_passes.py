@@ -47,7 +47,8 @@ def passes(optimizer, sharding) -> dict[str, float]:
     state, step = abstract(jax.eval_shape(transformation.init, parameters)), abstract(jax.ShapeDtypeStruct((), jnp.int32))
     compiled = jax.jit(update, donate_argnums=(0, 1)).lower(parameters, state, parameters, step).compile()
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(parameters))
-    return {"passes": round(compiled.cost_analysis()["bytes accessed"] / size, 2), "temporary": round(compiled.memory_analysis().temp_size_in_bytes / size, 2)}
+    sizes = {"passes": compiled.cost_analysis()["bytes accessed"], "temporary": compiled.memory_analysis().temp_size_in_bytes}
+    return {name: round(value / size, 2) for name, value in sizes.items()}
 
 
 def main() -> None:

@@ -80,7 +80,12 @@ SUBCOMMANDS = (
         "train",
         "launch.train",
         "train a model on a mixture of task caches",
-        ("runs/pretrain.gin", "models/tiny.gin", "models/small.gin", *(f"runs/{name}.gin" for name in ("1b", "nano1", "nano2", "pro", "ultra", "context_32k"))),
+        (
+            "runs/pretrain.gin",
+            *(f"models/{name}.gin" for name in ("tiny", "small")),
+            *(f"runs/{name}.gin" for name in ("1b", "nano1", "nano2", "pro", "ultra", "context_32k")),
+            *(f"optimizers/{name}.gin" for name in ("wsd", "adafactor", "adamw_bfloat16", "mup")),
+        ),
         (
             "castor train --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin --gin_file=mixtures/five.gin --gin.MODEL_DIR='\"model\"'",
             "castor train --gin_file=my_run.gin --gin.TRAIN_STEPS=1000 --gin.BATCH_SIZE=32",

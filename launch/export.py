@@ -10,8 +10,8 @@ from tasks.errors import ConfigurationError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_dir", metavar="DIR", help="MODEL_DIR of a castor train run")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
-    parser.add_argument("--output", metavar="DIR", help="new folder of safetensors, config.json and tokenizer; AutoModelForCausalLM.from_pretrained(DIR) reads it")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights; bfloat16 is half as large and rounds; default %(default)s")
+    parser.add_argument("--output", metavar="DIR", help="new folder, which transformers' from_pretrained(DIR) reads")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights; bfloat16 rounds; default %(default)s")
     parser.add_argument("--vocabulary", metavar="DIR", help="where the vocabulary is, if not where the model says")
     parser.add_argument("--max_shard_gb", type=float, default=5.0, metavar="GB", help="largest file of weights; default %(default)s")
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
             raise ConfigurationError(f"castor export needs --{name}.", "castor export --model_dir=model --output=exported")
     if arguments.max_shard_gb <= 0:
         raise ConfigurationError(f"--max_shard_gb={arguments.max_shard_gb}.", "Give a positive number.")
-    arguments.cpu_devices = None
+    arguments.cpu_devices = 1  # host memory holds more than that of one chip
     start_jax(arguments)
     from train import interchange
 

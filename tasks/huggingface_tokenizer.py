@@ -7,9 +7,9 @@ Castor's ids are one space: 256 control ids, then SentencePiece's pieces, then c
     tokenizer.json           the same for the `tokenizers` library: a unigram model with byte fallback, <pad> (id 0) put before a text as in training
     tokenizer_config.json    what transformers.AutoTokenizer needs beside it
 
-A token that is no text has a name: those of tasks/vocabulary.py (<image>, <size_7>, ...), <image_code_N>, <audio_code_N>, and <unused_ID>. Their score is so
-low that no text becomes them; transformers itself finds the names of control tokens in a text, unless split_special_tokens=True. One difference is left:
-U+2581, with which SentencePiece spells a blank, is read as a blank by `tokenizers`.
+A token that is no text has a name: those of tasks/vocabulary.py (<image>, <size_7>, ...), <image_code_N>, <audio_code_N>, and <unused_ID>.
+Their score is so low that no text becomes them; transformers itself finds the names of control tokens in a text, unless
+split_special_tokens=True. One difference is left: U+2581, with which SentencePiece spells a blank, is read as a blank by `tokenizers`.
 """
 
 import json

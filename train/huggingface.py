@@ -100,7 +100,7 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Tran
     for key, allowed in _FIXED.items():
         value = config.get(key, allowed[0])
         if value not in allowed:
-            raise ConfigurationError(f"config.json says {key} = {value!r}.", f"Castor's model has {allowed[0]!r}: it reads models of the type gemma alone.")
+            raise ConfigurationError(f"config.json says {key} = {value!r}; Castor's model has {allowed[0]!r}.", "It reads models of the type gemma alone.")
     sizes = {}
     for ours, theirs in _SIZES.items():
         value, most = config.get(theirs), _MOST_LAYERS if ours == "layers" else _LARGEST
@@ -162,7 +162,8 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: T
     def tensor(name: str) -> np.ndarray:
         found = read(name)
         if found.shape != wanted[name]:
-            raise CheckpointError(f"{name} is {list(found.shape)}; config.json asks for {list(wanted[name])}.", "config.json and weights do not belong together.")
+            what = f"{name} is {list(found.shape)}; config.json asks for {list(wanted[name])}."
+            raise CheckpointError(what, "config.json and weights do not belong together.")
         if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
             raise CheckpointError(f"{name} holds {found.dtype}, not floats.", "Quantized weights cannot be read: give the original ones.")
         found = np.asarray(found, np.float32)

@@ -1,7 +1,7 @@
 """Checkpoints to folders of Hugging Face's and back: what `castor export` and `castor import` do. The mapping is train/huggingface.py's.
 
-An exported folder holds config.json, generation_config.json, safetensors (one file or shards), the tokenizer's files, castor.json (what MODEL_DIR/model.json says,
-so that it can come back) and castor_vocabulary/. An imported MODEL_DIR holds a checkpoint of step 0 with parameters and no optimizer state: a run
+An exported folder holds config.json, generation_config.json, safetensors (one file or shards), the tokenizer's files, castor.json (what
+MODEL_DIR/model.json says, so that it can come back) and castor_vocabulary/. An imported MODEL_DIR holds a checkpoint of step 0 with parameters and no optimizer state: a run
 begins with it by `castor train --warm_start`.
 """
 
@@ -78,7 +78,8 @@ def take(source: str, model_dir: str, vocabulary_dir: str | None = None, dtype: 
     vocabulary = tasks.Vocabulary.load(given) if given else huggingface_tokenizer.from_sentencepiece(pieces) if adopted else None
     if given and vocabulary.vocab_size > model.vocab_size:
         raise VocabularyError(
-            f"the vocabulary {given} has {vocabulary.vocab_size} ids, the embedding of {source} {model.vocab_size}.", "Give the one that the model was trained with."
+            f"the vocabulary {given} has {vocabulary.vocab_size} ids, the embedding of {source} {model.vocab_size}.",
+            "Give the one that the model was trained with.",
         )
     _check_new(model_dir)
     with safetensors_files.Reader(folder) as read:
@@ -114,7 +115,7 @@ def adopt(embedding_VxD: np.ndarray, config: Mapping[str, Any], vocabulary: task
     """
     pieces = vocabulary.layout()["pieces"]
     if pieces > len(embedding_VxD):
-        raise VocabularyError(f"tokenizer.model has {pieces} pieces, the embedding {len(embedding_VxD)} rows.", "They do not belong together: fetch the folder again.")
+        raise VocabularyError(f"tokenizer.model has {pieces} pieces, the embedding {len(embedding_VxD)} rows.", "Fetch the folder again, all of its files.")
     result = np.tile(embedding_VxD.mean(axis=0, dtype=np.float64).astype(np.float32), (vocabulary.vocab_size, 1))
     result[vocabulary.text_range.start :][:pieces] = embedding_VxD[:pieces]
     for ours, key, default in ((vocabulary.bos_id, "bos_token_id", 2), (vocabulary.eos_id, "eos_token_id", 1)):

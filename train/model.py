@@ -340,8 +340,8 @@ def rate_multipliers(config: Transformer) -> dict[str, float]:
     """Parameter name -> factor of Adam's learning rate under muP; those not named have 1, as all have in the standard parametrization.
 
     With m = embed / mup_base_embed: matrices of the layers 1 / m, the embedding 1 / sqrt(m) (its entries are of size 1 / sqrt(embed), and the
-    input multiplies them by sqrt(embed)), norms 1 (arXiv 2203.03466, table 8; the embedding's scale stands in its multiplier). mlp and heads * head_dim
-    are taken to grow as embed does.
+    input multiplies them by sqrt(embed)), norms 1 (arXiv 2203.03466, table 8; the embedding's scale stands in its multiplier). mlp and
+    heads * head_dim are taken to grow as embed does.
     """
     if not config.mup_base_embed:
         return {}

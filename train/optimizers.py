@@ -201,11 +201,12 @@ class Adafactor:
     def build(self, multipliers: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
         if multipliers:
             raise ConfigurationError(
-                "Adafactor scales its updates by the size of the parameter; the learning-rate multipliers of muP (Transformer.mup_base_embed) are Adam's.",
+                "Adafactor scales its updates by the size of the parameter; the multipliers of muP (Transformer.mup_base_embed) are Adam's.",
                 "Use train.optimizers.AdamW with muP, or leave Transformer.mup_base_embed at 0.",
             )
-        factored = optax.chain(optax.scale_by_factored_rms(decay_rate=self.decay_rate), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
-        return optax.chain(_clip(self.clip), _layer_by_layer(factored), _descend(_schedule(self.schedule).build(), self.weight_decay, {}))
+        moments = optax.scale_by_factored_rms(decay_rate=self.decay_rate)
+        of_one = optax.chain(moments, optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
+        return optax.chain(_clip(self.clip), _layer_by_layer(of_one), _descend(_schedule(self.schedule).build(), self.weight_decay, {}))
 
 
 Optimizer = AdamW | Adafactor

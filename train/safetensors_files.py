@@ -1,8 +1,8 @@
 """Folders of safetensors: one file, or shards with model.safetensors.index.json, as Hugging Face lays them out. Nothing here knows a model.
 
-What is read comes from strangers. Only safetensors are: pickled weights (.bin, .pt) can run code as they are opened, and are refused by name. Before the
-library reads a file, the length that its header claims is compared with a cap and with the file's size; shards are plain names inside the
-folder; JSON is read under a cap. Tensors are mapped into memory and read one at a time.
+What is read comes from strangers. Only safetensors are: pickled weights (.bin, .pt) can run code as they are opened, and are refused by name.
+Before the library reads a file, the length that its header claims is compared with a cap and with the file's size; shards are plain names
+inside the folder; JSON is read under a cap. Tensors are mapped into memory and read one at a time.
 """
 
 import contextlib
@@ -40,7 +40,9 @@ def read_json(path: pathlib.Path) -> Any:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
-def write(folder: pathlib.Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, np.ndarray]], dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES) -> list[str]:
+def write(
+    folder: pathlib.Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, np.ndarray]], dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> list[str]:
     """Writes tensors, given in the order of `sizes` (name -> number of elements), as `dtype`. Returns the files' names.
 
     A shard holds at most `max_shard_bytes`, or one tensor; one shard is held in memory. Each appears under its name when it is whole.
@@ -129,7 +131,8 @@ class Reader(contextlib.AbstractContextManager):
             with open(path, "rb") as file:
                 (header,) = struct.unpack("<Q", file.read(8))
             if header > min(MAX_HEADER_BYTES, size - 8):
-                raise CheckpointError(f"{path} claims a header of {header:,} bytes (the file has {size:,}, the cap is {MAX_HEADER_BYTES:,}).", "It is no safetensors file.")
+                what = f"{path} claims a header of {header:,} bytes (the file has {size:,}, the cap is {MAX_HEADER_BYTES:,})."
+                raise CheckpointError(what, "It is no safetensors file.")
             return self._stack.enter_context(safe_open(path, framework="numpy"))
         except (OSError, struct.error, SafetensorError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}.", _AGAIN) from error

@@ -294,7 +294,7 @@ NORM = "model.layers.1.input_layernorm.weight"
         (replace(NORM, np.zeros(23, np.float32)), CheckpointError, rf"{NORM} is \[23\]; config.json asks for \[24\]"),
         (replace(NORM, np.full(24, np.nan, np.float32)), CheckpointError, rf"{NORM} has values that are not finite"),
         (replace(NORM, np.zeros(24, np.int8)), CheckpointError, rf"{NORM} holds int8, not floats"),
-        (replace("model.layers.3.input_layernorm.weight", np.zeros(24, np.float32)), CheckpointError, r"hold model.layers.3.input_layernorm.weight, which"),
+        (replace("model.layers.3.mlp.up_proj.weight", np.zeros(24, np.float32)), CheckpointError, r"hold model.layers.3.mlp.up_proj.weight, which"),
         (replace("lm_head.weight", np.zeros((128, 24), np.float32)), CheckpointError, r"lm_head.weight is another matrix"),
         (configured(model_type="llama"), ConfigurationError, r"model_type = 'llama'"),
         (configured(hidden_act="silu"), ConfigurationError, r"hidden_act = 'silu'"),
