@@ -6,7 +6,8 @@
 
     full       scores of a whole row at once, float32 softmax: the oracle, and the fastest where rows are short
     blockwise  a running softmax over blocks (train/blockwise.py): memory linear in the length on any device
-    splash     Pallas kernels for TPU (train/splash.py)
+    splash     Pallas's kernels for TPU (train/splash.py)
+    triton     Pallas's kernels for GPU (train/triton.py)
 
 docs/attention.md tells which is taken where, and what each costs.
 """
@@ -18,12 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from tasks.errors import ConfigurationError
-from train import blockwise, context, splash
+from train import blockwise, context, splash, triton
 from train.partitioning import Partitioner
 
 MASKED = blockwise.MASKED
-KERNELS = ("auto", "full", "blockwise", "splash")
-FULL_UP_TO = 1024  # tokens of a row: above, blocks are faster on CPU, and a square of scores is no longer small anywhere
+KERNELS = ("auto", "full", "blockwise", "splash", "triton")
+FEW_QUERIES = 16  # of one sequence, that are decoded with all their scores at once
 
 
 def packed(
@@ -40,8 +41,8 @@ def packed(
     The mesh may cut batch, length and heads. Output and log-sum-exp of a kernel carry the name blockwise.RESIDUALS for remat policies.
     """
     platform = _platform(partitioner)
-    kernel = choose(kernel, platform, q_BxLxHxK.shape[1])
-    device = _Device(kernel, blocks, platform != "tpu")
+    L, K, length_parts = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3], partitioner.size("length") if partitioner else 1
+    device = _Device(choose(kernel, platform, L, K, q_BxLxHxK.dtype, length_parts), blocks, platform)
     if partitioner is None or partitioner.mesh.size == 1:
         return device.attend(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
     # Cut by hand: the compiler cannot cut a kernel, and would not balance the work.
@@ -53,7 +54,7 @@ def packed(
     device = dataclasses.replace(
         device,
         length_axes=_names(q_spec[1]),
-        length_parts=partitioner.size("length"),
+        length_parts=length_parts,
         head_axes=_names(q_spec[2]),
         heads=heads,
         select_heads=kv_heads > 1 and not kv_heads_cut,
@@ -64,12 +65,18 @@ def packed(
     return cut(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
 
 
-def choose(kernel: str, platform: str, length: int) -> str:
-    """The kernel that "auto" means for rows of `length` tokens on `platform`; any other, itself. Rows shorter than a tile have `full` alone."""
+def choose(kernel: str, platform: str, length: int, head_dim: int = 128, dtype=jnp.bfloat16, length_parts: int = 1) -> str:
+    """The kernel that "auto" means for rows of `length` tokens, cut into `length_parts`, on `platform`; any other, itself.
+
+    Rows shorter than a tile have `full` alone. Raises ConfigurationError for a kernel that there is not, or that cannot do this.
+    """
     if kernel not in KERNELS:
         raise ConfigurationError(f"Transformer.attention = {kernel!r}.", f"Choose one of {', '.join(KERNELS)}.")
+    for_triton = head_dim <= triton.MOST_HEAD_DIM and jnp.dtype(dtype).itemsize == 2 and length_parts == 1
+    if kernel == "triton" and length_parts > 1:
+        raise ConfigurationError("Transformer.attention = 'triton' reads whole rows; MESH cuts them.", "Choose 'blockwise', or cut no length.")
     if kernel == "auto":
-        kernel = "splash" if platform == "tpu" else "blockwise" if length > FULL_UP_TO else "full"
+        kernel = "splash" if platform == "tpu" else "triton" if platform in ("gpu", "cuda", "rocm") and for_triton else "blockwise"
     return "full" if length < splash.LANES else kernel
 
 
@@ -93,7 +100,7 @@ class _Device:
 
     kernel: str
     blocks: splash.Blocks
-    interpret: bool
+    platform: str
     length_axes: tuple[str, ...] = ()
     length_parts: int = 1
     head_axes: tuple[str, ...] = ()
@@ -130,16 +137,26 @@ class _Device:
 
     def _run(self, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, runs: int) -> jax.Array:
         if self.kernel == "splash":
-            return splash.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, self.blocks, runs, self.interpret)
+            interpret = self.platform != "tpu"
+            return splash.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, self.blocks, runs, interpret)
+        if self.kernel == "triton":
+            return triton.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, interpret=self.platform not in ("gpu", "cuda", "rocm"))
         if self.kernel == "blockwise":
-            return blockwise.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L[None], runs)
+            sizes = blockwise.CPU_BLOCKS if self.platform == "cpu" else blockwise.BLOCKS
+            return blockwise.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L[None], runs, *sizes)
         return attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, packed_mask(q_segments_BxL, kv_segments_BxM, index_L))
 
 
 def cached(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, positions_BxL: jax.Array) -> jax.Array:
-    """Attention of queries at `positions` to the slots 0 ... position of their row's cache: [B, L, H, K]."""
-    slots_M = jnp.arange(k_BxMxGxK.shape[1])
-    return attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, slots_M <= positions_BxL[:, :, None])
+    """Attention of queries at `positions` to the slots 0 ... position of their row's cache: [B, L, H, K].
+
+    A few queries see the whole cache at once; a prompt goes in blocks, so that no L x M scores exist and slots after its last position are not read.
+    """
+    (B, L), M = positions_BxL.shape, k_BxMxGxK.shape[1]
+    if L < FEW_QUERIES:
+        return attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, jnp.arange(M) <= positions_BxL[:, :, None])
+    one_segment = jnp.ones((B, L + M), jnp.int32)
+    return blockwise.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, one_segment[:, :L], one_segment[:, L:], positions_BxL)
 
 
 def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mask_BxLxM: jax.Array) -> jax.Array:

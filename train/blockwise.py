@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-Q_BLOCK, KV_BLOCK = 256, 512  # tokens; the scores of a block stay in a CPU's cache
+BLOCKS = (512, 512)  # tokens: a block of queries, a block of keys
+CPU_BLOCKS = (128, 128)  # the scores of a block stay in the cache
 RESIDUALS = "attention"  # the name of output and log-sum-exp for remat policies: where saved, the backward pass does not compute them again
 MASKED = -2.0**30
 UNUSED = -1  # the segment of padding that blocks are filled up with; nothing sees it
@@ -26,8 +27,8 @@ def attend(
     kv_segments_BxM: jax.Array,
     q_index_BxL: jax.Array,
     runs: int = 1,
-    q_block: int = Q_BLOCK,
-    kv_block: int = KV_BLOCK,
+    q_block: int = BLOCKS[0],
+    kv_block: int = BLOCKS[1],
 ) -> jax.Array:
     """[B, L, H, K] in the type of `q`: the query at index t of its row sees the keys 0 ... t of its segment. A query without any gets zeros.
 
