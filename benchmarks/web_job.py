@@ -5,8 +5,9 @@
 Whole jobs run as processes of their own; their CPU seconds are those of the process and of all its children, start and imports included. Castor
 runs `castor data web` with the rules of FineWeb's published recipe (pipelines/web_fineweb.gin; every language, as datatrove here has no
 language filter; no deduplication, no list of addresses, no replacement of personal data, which datatrove's pipeline has not either), and then
-its default recipe, which has all of these. With --trafilatura Castor extracts with Trafilatura too. Archives are read `repeat` times under as
-many names by Castor and once by datatrove. datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter lacks a part.
+its default recipe, which has all of these. With --trafilatura Castor extracts with Trafilatura too. All of them read the archives `repeat` times
+under as many names, so that start-up weighs alike; what a job over a single page costs is told beside (`start_seconds`, and `ms_a_page_running`
+without it). datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter lacks a part.
 
 Then each stage of Castor's job alone, in this process, in milliseconds of CPU a document that reaches it.
 
@@ -17,6 +18,7 @@ funnel), and the ratios to datatrove.
 import argparse
 import collections
 import glob
+import gzip
 import importlib.metadata
 import json
 import os
@@ -38,6 +40,15 @@ SAME_RULES = (
 )  # fmt: skip
 
 
+ONE_PAGE = (
+    "The library keeps every book that was ever lent to it, and lends each of them to whoever asks. Its oldest shelves hold ledgers of the guild.",
+    "On the upper floor there are maps, and from the windows you can see the whole harbour when the morning is clear. Nobody remembers who drew them.",
+    "In winter the reading room is heated with wood from old ships. People come to be warm, stay for a chapter, and go home with three volumes.",
+    "Last year a student found letters between two pages of an atlas. They had been written by a captain to his daughter, and never sent to her.",
+    "What has been lost is known as well: a list of titles hangs beside the door. It has grown by four names since the war, and by none this year.",
+)
+
+
 def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
     """CPU seconds of a command with all its children, and what it prints."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -48,40 +59,68 @@ def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
-def row(seconds: float, num_pages: int, megabytes: float, **facts) -> dict:
-    """The rates of a job over pages whose HTML is `megabytes` in all."""
+def row(seconds: float, start: float, num_pages: int, megabytes: float, **facts) -> dict:
+    """The rates of a job over pages whose HTML is `megabytes` in all; `start` are the seconds of the same job over one page."""
     return {
         "cpu_seconds": round(seconds, 2),
+        "start_seconds": round(start, 2),
         "ms_a_page": round(1000 * seconds / num_pages, 2),
+        "ms_a_page_running": round(1000 * (seconds - start) / num_pages, 2),
         "pages_a_cpu_second": round(num_pages / seconds, 1),
         "html_mb_a_cpu_second": round(megabytes / seconds, 2),
         **facts,
     }
 
 
-def castor(root: pathlib.Path, recipe: str, bindings: tuple[str, ...], num_pages: int, megabytes: float) -> dict:
-    """Runs the job as its users do."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = os.path.join(folder, "out")
-        values = (f"INPUT_ROOT={str(root)!r}", f"OUTPUT={output!r}", 'INPUTS=["**"]', "NUM_SHARDS=4", *bindings)
-        command = [sys.executable, "-m", "launch.command", "data", "web", f"--gin_file=pipelines/{recipe}.gin", *(f"--gin.{v}" for v in values)]
-        seconds, _ = cpu(command, dict(os.environ))
-        funnel = corpus.load_manifest(output)["funnel"]
+def castor(root: str, one: str, recipe: str, bindings: tuple[str, ...], num_pages: int, megabytes: float) -> dict:
+    """Runs the job as its users do, over the archives under `root` and over the one page under `one`."""
+    start, _ = castor_job(one, recipe, bindings)
+    seconds, funnel = castor_job(root, recipe, bindings)
     ended = funnel["kept"] + sum(sum(funnel[fate].values()) for fate in ("rejected", "duplicates", "dead_letters"))
     facts = {"read": funnel["read"], "kept": funnel["kept"], "lost": funnel["read"] - ended, "dead_letters": sum(funnel["dead_letters"].values())}
-    return row(seconds, num_pages, megabytes, **facts)
+    return row(seconds, start, num_pages, megabytes, **facts)
 
 
-def datatrove(python: str, root: str, num_pages: int, megabytes: float) -> dict:
-    """Runs datatrove's pipeline in its own interpreter."""
+def castor_job(root: str, recipe: str, bindings: tuple[str, ...]) -> tuple[float, dict]:
+    """(CPU seconds, funnel) of a run."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "DATATROVE_COLORIZE_LOGS": "0"}
-        seconds, printed = cpu([python, str(pathlib.Path(__file__).with_name("datatrove_peer.py")), "web", root, folder], environment)
-    steps = json.loads(printed.splitlines()[-1])
+        output = os.path.join(folder, "out")
+        values = (f"INPUT_ROOT={root!r}", f"OUTPUT={output!r}", 'INPUTS=["**"]', "NUM_SHARDS=4", *bindings)
+        command = [sys.executable, "-m", "launch.command", "data", "web", f"--gin_file=pipelines/{recipe}.gin", *(f"--gin.{v}" for v in values)]
+        seconds, _ = cpu(command, dict(os.environ))
+        return seconds, corpus.load_manifest(output)["funnel"]
+
+
+def datatrove(python: str, root: str, one: str, num_pages: int, megabytes: float) -> dict:
+    """Runs datatrove's pipeline in its own interpreter, over the archives under `root` and over the one page under `one`."""
+    start, _ = datatrove_job(python, one)
+    seconds, steps = datatrove_job(python, root)
     read, extract = steps["read"]["counts"]["documents"], steps["extract"]["counts"]
     failed = {name: count for name, count in extract.items() if name in ("timeout", "broken_process", "clean_error")}
     facts = {"read": read, "kept": steps["write"]["counts"].get("total", 0), "lost": num_pages - read, "failed": failed, "steps": steps}
-    return row(seconds, num_pages, megabytes, **facts)
+    return row(seconds, start, num_pages, megabytes, **facts)
+
+
+def datatrove_job(python: str, root: str) -> tuple[float, dict]:
+    """(CPU seconds, what datatrove_peer.web tells) of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "DATATROVE_COLORIZE_LOGS": "0"}
+        seconds, printed = cpu([python, str(pathlib.Path(__file__).with_name("datatrove_peer.py")), "web", root, folder], environment)
+    return seconds, json.loads(printed.splitlines()[-1])
+
+
+def write_one_page(path: str) -> None:
+    """A WARC file of one page that every rule lets pass, for what a job costs that has next to nothing to do."""
+    text = "".join(f"<p>{paragraph}</p>" for paragraph in ONE_PAGE)
+    page = f"<html><head><title>One page</title></head><body><article>{text}</article></body></html>".encode()
+    response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
+    head = (
+        "WARC/1.0", "WARC-Type: response", "WARC-Target-URI: https://example.com/", "WARC-Date: 2024-01-01T00:00:00Z",
+        "WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>", "Content-Type: application/http; msgtype=response",
+        f"Content-Length: {len(response)}",
+    )  # fmt: skip
+    with gzip.open(path, "wb") as file:
+        file.write("\r\n".join([*head, "", ""]).encode() + response + b"\r\n\r\n")
 
 
 def stages(root: str) -> tuple[dict[str, float], int, float]:
@@ -135,24 +174,27 @@ def main() -> int:
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "pages": num_pages,
         "html_mb": round(megabytes, 1),
+        "repeat": arguments.repeat,
         "stages_ms": by_stage,
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as one:
+        write_one_page(os.path.join(one, "one.warc.gz"))
         for copy in range(arguments.repeat):
             for path in glob.glob(os.path.join(arguments.root, "*")):
-                os.symlink(os.path.abspath(path), os.path.join(folder, f"{copy}-{os.path.basename(path)}"))
+                os.symlink(os.path.abspath(path), os.path.join(root, f"{copy}-{os.path.basename(path)}"))
         size = (num_pages * arguments.repeat, megabytes * arguments.repeat)
-        result["castor"] = castor(pathlib.Path(folder), "web_fineweb", SAME_RULES, *size)
-        result["castor_default_recipe"] = castor(pathlib.Path(folder), "web", (), *size)
+        result["castor"] = castor(root, one, "web_fineweb", SAME_RULES, *size)
+        result["castor_default_recipe"] = castor(root, one, "web", (), *size)
         if arguments.trafilatura:
             bindings = (*SAME_RULES, "html.Extract.extractor='trafilatura'")
-            result["castor_trafilatura"] = castor(pathlib.Path(arguments.root), "web_fineweb", bindings, num_pages, megabytes)
+            result["castor_trafilatura"] = castor(root, one, "web_fineweb", bindings, *size)
             result["trafilatura"] = importlib.metadata.version("trafilatura")
-    if arguments.peer_python:
-        peer = result["datatrove"] = datatrove(arguments.peer_python, arguments.root, num_pages, megabytes)
-        for name in ("castor", "castor_default_recipe", "castor_trafilatura"):
-            if name in result:
-                result[name]["times_datatrove"] = round(peer["ms_a_page"] / result[name]["ms_a_page"], 1)
+        if arguments.peer_python:
+            peer = result["datatrove"] = datatrove(arguments.peer_python, root, one, *size)
+            for name in ("castor", "castor_default_recipe", "castor_trafilatura"):
+                if name in result:
+                    result[name]["times_datatrove"] = round(peer["ms_a_page"] / result[name]["ms_a_page"], 1)
+                    result[name]["times_datatrove_running"] = round(peer["ms_a_page_running"] / result[name]["ms_a_page_running"], 1)
     print(json.dumps(result, ensure_ascii=False))
     return 0
 
