@@ -309,16 +309,13 @@ def _kinds() -> np.ndarray:
         "Mn": _SIGN, "Mc": _SIGN, "Me": _SIGN,
     }  # fmt: skip
     kinds = np.zeros(_CODES, np.uint8)
-    for code in range(_CODES):
-        if 0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or 0x20000 <= code < 0xE0000:
-            continue  # set in one go below
+    # But for those set in one go below, for private use, and for the empty planes.
+    for code in (*range(0x3400), *range(0x4DC0, 0x4E00), *range(0xA000, 0xAC00), *range(0xD7A4, 0xE000), *range(0xF900, 0x20000), *range(0xE0000, 0xE0200)):
         character = chr(code)
         kind = categories.get(unicodedata.category(character), 0)
         if character.isspace():
             kind |= SPACE
         kinds[code] = kind
-        if code == 0xF8FF:
-            kinds[0xE000:0xF900] = 0
     kinds[0x3400:0x4DC0] = kinds[0x4E00:0xA000] = kinds[0xAC00:0xD7A4] = kinds[0x20000:0x32000] = LETTER
     for begin, end in _SOLO_RANGES:
         kinds[begin:end] |= SOLO

@@ -91,7 +91,7 @@ def _formula(element, tag: str) -> str:
 
 def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
     """What `canonical` returns as a Page. links: addresses after the texts of links. alt_texts: those of pictures, as text."""
-    html = html.replace("&nbsp;", " ").replace("\xad", "")  # soft hyphens are layout
+    html = html.replace("\xad", "")  # soft hyphens are layout
     page = Page([""], [""], [-1], [0], [0], [], [], [])
     tags, attributes, parents, first, last = page.tag, page.attributes, page.parent, page.first, page.last
     texts, block_links, nodes = page.text, page.link, page.node
@@ -134,9 +134,8 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
         elif kind == _LINK:
             address = None if ' href="#' in rest or "href=" not in rest else rest  # within the page: no link
         elif kind == _LINK_END:
-            if links and address and buffer:
-                found = _HREF.search(address)
-                buffer.append(f" ({found[1]})" if found else "")
+            if links and address and buffer and (found := _HREF.search(address)):
+                buffer.append(f" ({found[1]})".replace("&nbsp;", " "))
             address = None
         elif kind == _LINE_END:
             if preformatted:
@@ -149,10 +148,12 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
             flush()
         elif kind == _PICTURE:
             if alt_texts and (found := _ALT.search(rest)):
-                buffer.append(f" {found[1]} ")
+                buffer.append(f" {found[1]} ".replace("&nbsp;", " "))
         elif kind == _HIDING or rest and (_HIDDEN_SPAN if kind == _SPAN else _HIDDEN_SUP).search(rest):
             text = _behind(name, tokens)
         if text:
+            if "&" in text:
+                text = text.replace("&nbsp;", " ")
             if preformatted or not text.isspace():
                 if address:
                     linked += len(text.strip())
