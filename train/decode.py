@@ -97,7 +97,7 @@ class Generator:
         while order:
             rows = self._rows_that_fit(lengths[order[0]] + 1)
             here, order = order[:rows], order[rows:]
-            for i, ids in zip(here, self._decode_batch([requests[i] for i in here], [limits[i] for i in here])):
+            for i, ids in zip(here, self._decode_batch([requests[i] for i in here], [limits[i] for i in here], rows)):
                 answers[i] = ids
             if on_done:
                 on_done(len(here))
@@ -112,9 +112,9 @@ class Generator:
         row_bytes = 2 * c.layers * _slots(length) * c.kv_heads * c.head_dim * jnp.dtype(DTYPES[c.dtype]).itemsize
         return max(min(self._batch_size, self._cache_bytes // row_bytes), 1)
 
-    def _decode_batch(self, requests: Sequence[Request], limits: Sequence[int]) -> list[list[int]]:
+    def _decode_batch(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> list[list[int]]:
         parts = self.partitioner.size("batch") if self.partitioner else 1
-        count = -(-min(rounded(len(requests), 1, 4), max(self._batch_size, len(requests))) // parts) * parts
+        count = -(-min(rounded(len(requests), 1, 4), most) // parts) * parts
         pad = count - len(requests)
         steps = rounded(max(limits), _LEAST_STEPS)
         prompts = [[START, *r.prompt] for r in requests] + [[START]] * pad

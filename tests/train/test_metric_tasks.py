@@ -123,6 +123,7 @@ def module(world, tmp_path, monkeypatch):
         """)
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for processes of their own
     return name
 
 
@@ -148,3 +149,19 @@ def test_a_run_measures_tasks_while_it_trains(castor, module, tmp_path):
     assert [line["step"] for line in lines] == [2, 4] and all(0 <= line["users/exact"] <= 2 for line in lines)
     code, out, err = castor("evaluate", f"--model_dir={tmp_path / 'm'}")
     assert code == 0 and f"{lines[-1]['users/exact']:.4f}" in out, err
+
+
+@pytest.mark.engine
+def test_a_pod_answers_as_one_host_does(castor, module, tmp_path):
+    (tmp_path / "tasks.gin").write_text(f"import {module}\nEvaluation.tasks = ['users']\n")
+    macros, more = {"TRAIN_STEPS": 4, "EVAL_PERIOD": 2}, f"--gin_file={tmp_path / 'tasks.gin'}"
+    code, _, err = castor("train", *castor.bindings(tmp_path / "m", **macros), more)
+    assert code == 0, err
+    command = ["launch", "local", "--hosts=2", "--devices_per_host=2", "train"]
+    pod = castor.start(*command, *castor.bindings(tmp_path / "pod", MESH={"data": 2, "tensor": 2}, **macros), more)
+    _, err = pod.communicate(timeout=500)
+    assert pod.returncode == 0, err
+    one, two = ([json.loads(line) for line in (tmp_path / name / "evaluation.jsonl").read_text().splitlines()] for name in ("m", "pod"))
+    for here, there in zip(one, two, strict=True):
+        assert here.keys() == there.keys() and there["users/exact"] == here["users/exact"]
+        np.testing.assert_allclose([there[key] for key in here], list(here.values()), rtol=1e-4)
