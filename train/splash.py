@@ -24,10 +24,11 @@ RESIDUALS = blockwise.RESIDUALS
 @gin.configurable(module="train.splash")
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Tokens a tile, multiples of 128; where the length is no multiple of one, the next smaller that divides it is taken.
+    """Tokens a tile at most, multiples of 128; where the length is no multiple of one, the next smaller that divides it is taken.
 
     q, kv: of the forward kernel, whose inner loop takes kv_compute keys at a time. q_backward, kv_backward, kv_compute_backward: of the kernel for
-    the gradients of keys and values, q_dq, kv_dq: of the one for those of the queries. fused: up to this many key blocks, one backward kernel
+    the gradients of keys and values, q_dq, kv_dq: of the one for those of the queries. Beyond 512, q, kv, q_dq and kv_dq take a quarter of a row at
+    most. fused: up to this many key blocks, one backward kernel
     computes all three gradients (5 matrix products a tile for 7) and writes one partial gradient of the queries a key block; 0: never.
     sparse_from: rows at least so long skip, beside what is above the diagonal, tiles between segments that have nothing in common. Then every row
     has its own table of tiles and the rows of a device go through the kernels one after the other; shorter rows go together.
@@ -77,7 +78,7 @@ def attend(
     q_BxLxHxK, q_segments_BxL = _pad(q_BxLxHxK, pad_q), _pad(q_segments_BxL, pad_q)
     k_BxMxGxK, v_BxMxGxK, kv_segments_BxM = (_pad(x, pad_kv) for x in (k_BxMxGxK, v_BxMxGxK, kv_segments_BxM))
     q_index_L = jnp.pad(q_index_L, (0, pad_q), constant_values=M + pad_kv - 1)
-    sizes = _sizes(q_index_L.shape[0] // (1 if pad_q else runs), M + pad_kv, blocks)
+    sizes = tiles(q_index_L.shape[0] // (1 if pad_q else runs), M + pad_kv, blocks)
 
     def table(q_block: int, kv_block: int, keys_outside: bool):
         index_1xNxQ = q_index_L.reshape(1, -1, q_block)
@@ -151,19 +152,21 @@ def visits(needed_BxNxJ: jax.Array, keys_outside: bool) -> tuple[jax.Array, jax.
     return following, needed_BxNxJ.astype(jnp.int32)
 
 
-def _sizes(q_run: int, kv_length: int, blocks: Blocks) -> dict[str, int | bool | None]:
+def tiles(q_run: int, kv_length: int, blocks: Blocks) -> dict[str, int | bool | None]:
     """The kernels' block sizes for queries in runs of `q_run` and `kv_length` keys, both multiples of 128."""
-    q, kv, q_backward, kv_backward = fit(blocks.q, q_run), fit(blocks.kv, kv_length), fit(blocks.q_backward, q_run), fit(blocks.kv_backward, kv_length)
+    # Of four tiles a side the diagonal's masked halves waste a fifth of the work, of two a third; tiles under 512 pay more for their own start.
+    most = max(512, kv_length // 4)
+    q, kv, kv_backward = fit(min(blocks.q, most), q_run), fit(min(blocks.kv, most), kv_length), fit(blocks.kv_backward, kv_length)
     fused = kv_length // kv_backward <= blocks.fused
     return {
         "block_q": q,
         "block_kv": kv,
         "block_kv_compute": fit(blocks.kv_compute, kv),
-        "block_q_dkv": q_backward,
+        "block_q_dkv": fit(blocks.q_backward, q_run),
         "block_kv_dkv": kv_backward,
         "block_kv_dkv_compute": fit(blocks.kv_compute_backward, kv_backward),
-        "block_q_dq": None if fused else fit(blocks.q_dq, q_run),
-        "block_kv_dq": None if fused else fit(blocks.kv_dq, kv_length),
+        "block_q_dq": None if fused else fit(min(blocks.q_dq, most), q_run),
+        "block_kv_dq": None if fused else fit(min(blocks.kv_dq, most), kv_length),
         "use_fused_bwd_kernel": fused,
     }
 

@@ -19,6 +19,14 @@ def test_blocks_fit_the_length():
     assert [splash.fit(1024, length) for length in (128, 384, 2048, 1280)] == [128, 384, 1024, 640]
 
 
+def test_tiles_go_by_the_length():
+    short, long = splash.tiles(2048, 2048, splash.Blocks()), splash.tiles(32768, 32768, splash.Blocks())
+    assert (short["block_q"], short["block_kv"], short["block_kv_dkv"], short["use_fused_bwd_kernel"]) == (512, 512, 1024, True)
+    assert (long["block_q"], long["block_kv"], long["block_q_dq"], long["use_fused_bwd_kernel"]) == (1024, 1024, 1024, False)
+    of_a_shard = splash.tiles(256, 32768, splash.Blocks())
+    assert of_a_shard["block_q"] == of_a_shard["block_q_dkv"] == 256 and of_a_shard["block_kv"] == 1024
+
+
 @hypothesis.given(st.integers(1, 4), st.integers(1, 4), st.data())
 def test_tables_name_the_tile_that_is_needed_next(outer, inner, data):
     needed = np.array(data.draw(st.lists(st.lists(st.booleans(), min_size=inner, max_size=inner), min_size=outer, max_size=outer)))
