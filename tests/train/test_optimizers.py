@@ -1,9 +1,11 @@
 """train/optimizers.py: schedules by value, AdamW against its formula in numpy, states that lie with their parameters, updates that are skipped."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -123,6 +125,23 @@ def test_gin_files_choose(castor, tmp_path, files, optimizer, schedule):
     assert run.model.mup_base_embed == (128 if "mup.gin" in files else 0)
     if optimizer is AdamW:
         assert run.optimizer.first_moment == ("bfloat16" if files else "float32") and run.optimizer.clip == 1.0
+
+
+def test_a_decay_on_the_side_of_a_stable_run(castor, tmp_path):
+    """docs/optimizers.md: a stable checkpoint, copied, decays as the run would have that was to end there; the stable run goes on."""
+    macros = {"WARMUP_STEPS": 1, "DECAY_STEPS": 2, "CHECKPOINT_PERIOD": 2, "Checkpoints.keep": None, "EVAL_PERIOD": 0, "Transformer.layers": 1}
+
+    def train(folder, steps):
+        flags = castor.bindings(tmp_path / folder, TRAIN_STEPS=steps, **macros)
+        code, _, err = castor("train", *flags[:2], "--gin_file=optimizers/wsd.gin", *flags[2:])
+        assert code == 0, err
+        return [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+
+    whole, stable = train("whole", 4), train("stable", 8)
+    assert [row["learning_rate"] for row in stable[1:6]] == 5 * [whole[1]["learning_rate"]] and whole[3]["learning_rate"] < whole[2]["learning_rate"]
+    (tmp_path / "side").mkdir()
+    shutil.copytree(tmp_path / "stable" / "checkpoint_2", tmp_path / "side" / "checkpoint_2")
+    assert train("side", 4) == whole[2:] and stable[:3] == whole[:3]
 
 
 # ---------------------------------------------------------------------------------------------------------------- updates
