@@ -5,6 +5,7 @@ JAX is imported only here and after the number of virtual CPU devices is set, wh
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -30,6 +31,8 @@ _REQUIRED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--warm_start", metavar="MODEL_DIR[@STEP]", help="begin with the parameters of another run (latest checkpoint); optimizer and step are new")
+    parser.add_argument("--grow_vocabulary", action="store_true", help="with --warm_start: this vocabulary is that run's with ids added at its end")
     add_device_arguments(parser)
     group = parser.add_argument_group("several processes, one a host")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0; 'auto' where the cluster tells it itself (TPU pods, SLURM)")
@@ -51,7 +54,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     from train import loop
 
     with _ends_alone(arguments):
-        made = make_run(flags.or_files(*GIN_FILES))
+        made = make_run(with_warm_start(arguments, flags.or_files(*GIN_FILES)))
         return 0 if loop.train(made) == made.train_steps else STOPPED
 
 
@@ -62,6 +65,14 @@ def _look(arguments: argparse.Namespace, flags: Flags) -> int:
     else:
         start_jax(arguments)
     return (plan if arguments.plan else explain_sharding).run(arguments, flags)
+
+
+def with_warm_start(arguments: argparse.Namespace, flags: Flags) -> Flags:
+    """The flags with what the command line says of a warm start, as bindings, so that the run's kept configuration says it too."""
+    if arguments.grow_vocabulary and not arguments.warm_start:
+        raise ConfigurationError("--grow_vocabulary without --warm_start.", "Give the MODEL_DIR whose parameters the run begins with.")
+    said = (f"train.loop.Run.warm_start = {arguments.warm_start!r}", f"train.loop.Run.grow_vocabulary = {arguments.grow_vocabulary}")
+    return dataclasses.replace(flags, bindings=(*flags.bindings, *said)) if arguments.warm_start else flags
 
 
 @contextlib.contextmanager
@@ -78,7 +89,10 @@ def _ends_alone(arguments: argparse.Namespace):
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(2 if isinstance(error, CastorError) else 1)
+        from train.checkpoints import DamagedCheckpoint
+
+        bad_use = isinstance(error, CastorError) and not isinstance(error, DamagedCheckpoint)  # that one is set aside: the next start can do better
+        os._exit(2 if bad_use else 1)
 
 
 def start_jax(arguments: argparse.Namespace) -> None:

@@ -5,11 +5,15 @@ function. The facts say what the state is a state of: the shape of every array, 
 compared before anything is read, so that a mismatch has a name. Parameters lie apart from the optimizer's state: inference reads only them.
 
 A checkpoint is written under a temporary name and renamed when it is whole, in a thread of its own while training goes on; a run killed in the
-middle leaves a temporary folder, which the next start removes. Arrays are stored whole, whatever the mesh: any mesh restores them.
+middle leaves a temporary folder, which the next start removes. Arrays are stored whole, whatever the mesh: any mesh and any number of hosts restores
+them. The checksum of each (train/checksums.py), taken on the devices when it is saved, is compared when it is restored: a checkpoint that was damaged
+since raises DamagedCheckpoint, and `set_aside` takes it out of the way.
 """
 
+import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
 import re
 import shutil
@@ -18,11 +22,15 @@ from typing import Any
 
 import gin
 import jax
+import numpy as np
 
 from tasks.errors import CheckpointError
+from train import checksums
 
 PREFIX = "checkpoint"
 _ITEMS = ("parameters", "optimizer", "facts")
+_UNREADABLE = (OSError, ValueError, KeyError)  # and a plain Exception, which is how orbax passes on some of tensorstore's errors
+_OTHER_MODEL = "Use the model and optimizer that MODEL_DIR/config says, or train into another MODEL_DIR."
 
 
 @gin.configurable(module="train.checkpoints")
@@ -31,7 +39,9 @@ class Checkpoints:
     """When to save and what to keep.
 
     period: updates between two checkpoints; the last update is always saved. 0: only the last.
-    keep: how many of the latest stay; None keeps all. keep_period: besides, every checkpoint whose step is a multiple of it stays.
+    keep: how many of the latest stay; None keeps all. At least 2, or there is nothing to fall back on when the latest is damaged.
+    keep_period: besides, every checkpoint whose step is a multiple of it stays. keep_best: besides, as many of those with the lowest held-out loss,
+    among those saved right after an evaluation.
     asynchronous: write while training goes on.
     allow_other_data: go on from a checkpoint of another mixture, batch size, length or seed, or with another skip list (the loss curve is then
     no longer one run's).
@@ -40,11 +50,16 @@ class Checkpoints:
     period: int = 500
     keep: int | None = 3
     keep_period: int | None = None
+    keep_best: int = 0
     asynchronous: bool = True
     allow_other_data: bool = False
 
     def due(self, step: int, total: int) -> bool:
         return step == total or (self.period > 0 and step % self.period == 0)
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that was whole once and cannot be read any more, or reads back as something else."""
 
 
 def shapes(tree: Any) -> dict[str, list]:
@@ -71,8 +86,9 @@ class CheckpointStore:
         if self.directory.is_dir():
             options = ocp.CheckpointManagerOptions(
                 step_prefix=PREFIX,
-                max_to_keep=config.keep,
-                keep_period=config.keep_period,
+                preservation_policy=_preservation(config),
+                best_fn=_held_out if config.keep_best else None,
+                best_mode="min",
                 enable_async_checkpointing=config.asynchronous,
                 read_only=read_only,
                 create=not read_only,
@@ -80,21 +96,32 @@ class CheckpointStore:
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
 
     def latest(self) -> int | None:
-        """The step of the latest whole checkpoint, or None."""
-        return self._manager.latest_step() if self._manager else None
+        """The step of the latest whole checkpoint, or None. Processes get the answer of the first: a shared file system may tell them different ones."""
+        step = self._manager.latest_step() if self._manager else None
+        if jax.process_count() == 1:
+            return step
+        from jax.experimental import multihost_utils
 
-    def save(self, step: int, parameters, optimizer, facts: Mapping[str, Any]) -> None:
-        """Saves state trees of jax.Arrays after `step` updates; returns when the arrays may change again. Does nothing if that step is saved."""
+        told = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+        return None if told < 0 else told
+
+    def save(self, step: int, parameters, optimizer, facts: Mapping[str, Any], held_out: float | None = None) -> None:
+        """Saves state trees of jax.Arrays after `step` updates; returns when the arrays may change again. Does nothing if that step is saved.
+
+        held_out: the held-out loss of this state, where it is known.
+        """
         if step in self._manager.all_steps():
             return
+        sums = {"parameters": checksums.checksums(parameters), "optimizer": checksums.checksums(optimizer)}
         args = self._ocp.args
         content = {
             "parameters": args.StandardSave(parameters),
             "optimizer": args.StandardSave(optimizer),
-            "facts": args.JsonSave({**facts, "step": step, "parameters": shapes(parameters), "optimizer": shapes(optimizer)}),
+            "facts": args.JsonSave({**facts, "step": step, "parameters": shapes(parameters), "optimizer": shapes(optimizer), "checksums": sums}),
         }
         with jax.transfer_guard("allow"):  # orbax copies to the host by its own means
-            self._manager.save(step, args=args.Composite(**content), force=True)
+            metrics = {"loss": held_out} if self._config.keep_best and held_out is not None else None
+            self._manager.save(step, args=args.Composite(**content), metrics=metrics, force=True)
 
     def facts(self, step: int) -> dict[str, Any]:
         """What checkpoint `step` says of itself."""
@@ -103,8 +130,8 @@ class CheckpointStore:
             raise CheckpointError(f"there is no checkpoint {step} in {self.directory}.", f"There are: {have}." if have else "There is none at all.")
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(facts=self._ocp.args.JsonRestore()))["facts"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{self._path(step)} cannot be read: {error}.", "Move it away: the run goes on from the one before.") from error
+        except _UNREADABLE as error:
+            raise self._damaged(step, error) from error
 
     def restore(self, step: int, parameters, optimizer=None, facts: Mapping[str, Any] | None = None):
         """Restores (parameters, optimizer) of checkpoint `step` onto the shardings of the given trees of ShapeDtypeStruct.
@@ -113,9 +140,9 @@ class CheckpointStore:
         Raises CheckpointError naming the first thing that does not agree.
         """
         saved = self.facts(step)
-        self._compare_shapes(step, saved["parameters"], shapes(parameters), "parameter")
+        self.compare_shapes(step, saved["parameters"], shapes(parameters), "parameter")
         if optimizer is not None:
-            self._compare_shapes(step, saved["optimizer"], shapes(optimizer), "optimizer state")
+            self.compare_shapes(step, saved["optimizer"], shapes(optimizer), "optimizer state")
         if facts is not None:
             self._compare_data(step, saved, facts)
         args = self._ocp.args
@@ -124,10 +151,26 @@ class CheckpointStore:
             wanted["optimizer"] = args.StandardRestore(optimizer)
         try:
             restored = self._manager.restore(step, args=args.Composite(**wanted))
-        except (OSError, ValueError, KeyError) as error:
-            first = re.split(r"\n|Traceback", str(error))[0][:300]
-            raise CheckpointError(f"{self._path(step)} cannot be read: {first}.", "Move it away: the run goes on from the one before.") from error
+        except Exception as error:
+            if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+                raise
+            raise self._damaged(step, error) from error
+        for part in wanted:
+            self._compare_checksums(step, saved.get("checksums", {}).get(part), restored[part])
         return restored["parameters"], restored["optimizer"] if optimizer is not None else None
+
+    def set_aside(self, damaged: DamagedCheckpoint, step: int) -> int:
+        """Renames checkpoint `step` to checkpoint_<step>.damaged and returns the step of the one before. Raises `damaged` where there is none."""
+        earlier = [other for other in self._manager.all_steps() if other < step]
+        if not earlier:
+            raise damaged
+        aside, number = f"{self._path(step)}.damaged", 1
+        while os.path.exists(aside):
+            aside, number = f"{self._path(step)}.damaged-{number}", number + 1
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            os.rename(self._path(step), aside)
+        self._manager.reload()
+        return max(earlier)
 
     def wait(self) -> None:
         """Returns when what was saved is on disk."""
@@ -141,8 +184,19 @@ class CheckpointStore:
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / f"{PREFIX}_{step}"
 
-    def _compare_shapes(self, step: int, saved: Mapping[str, list], wanted: Mapping[str, list], what: str) -> None:
-        remedy = "Use the model and optimizer that MODEL_DIR/config says, or train into another MODEL_DIR."
+    def _damaged(self, step: int, error: Exception | str) -> DamagedCheckpoint:
+        first = re.split(r"\n|Traceback", str(error))[0][:300]
+        return DamagedCheckpoint(f"{self._path(step)} cannot be read: {first}.", "Move it away: the run goes on from the one before.")
+
+    def _compare_checksums(self, step: int, saved: Mapping[str, str] | None, tree) -> None:
+        if saved is None:  # saved before there were any
+            return
+        for name, found in checksums.checksums(tree).items():
+            if found != saved[name]:
+                raise self._damaged(step, f"the checksum of {name} is {found} where {saved[name]} was saved")
+
+    def compare_shapes(self, step: int, saved: Mapping[str, list], wanted: Mapping[str, list], what: str, remedy: str = _OTHER_MODEL) -> None:
+        """Raises CheckpointError, ending with `remedy`, for the first array that is not the same in both (as `shapes` gives them)."""
         for name in sorted(saved.keys() | wanted.keys()):
             if name not in saved:
                 raise CheckpointError(f"{self._path(step)} lacks the {what} {name}, which this run has.", remedy)
@@ -164,3 +218,22 @@ class CheckpointStore:
                 "Restore the old data configuration (MODEL_DIR/config) or train into another MODEL_DIR; where the change is meant, as when documents or "
                 "steps are skipped after a bad stretch, pass --gin.Checkpoints.allow_other_data=True.",
             )
+
+
+def _held_out(metrics: Mapping[str, float]) -> float:
+    return metrics["loss"]
+
+
+def _preservation(config: Checkpoints):
+    """Orbax's policy for `config`: a checkpoint stays if one of its wishes wants it; None keeps all."""
+    from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+    if config.keep is None:
+        return None
+    wishes = [policies.LatestN(config.keep)]
+    if config.keep_period:
+        wishes.append(policies.EveryNSteps(config.keep_period))
+    if config.keep_best:
+        best = policies.BestN(get_metric_fn=_held_out, reverse=True, n=config.keep_best, keep_checkpoints_without_metrics=False)
+        wishes.append(best)
+    return policies.AnyPreservationPolicy(wishes)

@@ -6,7 +6,7 @@
     metrics.jsonl          a line a step; evaluation.jsonl a line an evaluation; tensorboard/ the same for the eye
     config/                the operative gin configuration of every start, none overwritten
     model.json             what inference needs: the model's shape and the vocabulary; vocabulary/ a copy of it
-    COMPLETED              once the last step is done
+    COMPLETED              once the last step is done, with the checksum of the parameters; logs/ of the hosts of castor launch local
 
 The loop never waits for a step: the metrics of step N - 1 are read while step N runs, and the batches of steps to come are made and put on the
 devices by a thread. Nothing moves between host and devices inside it but by name (jax.transfer_guard).
@@ -33,13 +33,13 @@ from tasks import configuration, storage
 from tasks.errors import CastorError, ConfigurationError, VocabularyError
 from tasks.readahead import ReadAhead
 from tasks.schedule import BatchSizes
-from train import metrics
+from train import beginnings, checksums, metrics
 from train.checkpoints import Checkpoints, CheckpointStore
 from train.evaluation import Evaluator
 from train.model import Transformer, count_parameters
 from train.optimizers import AdamW, Optimizer
 from train.partitioning import Mesh, Partitioner
-from train.step import Trainer, abstract_batch
+from train.step import Trainer, TrainState, abstract_batch
 
 MODEL_FILE = "model.json"
 CONFIG_FOLDER = "config"
@@ -80,6 +80,7 @@ class Run:
     packing: how documents are laid into rows: best_fit, first_fit or concat_and_split (tasks/packing.py).
     skip_limit: an update whose loss or gradient is not finite is skipped; so many in a row end the run. 1: the first one does.
     compiler_options: of the TPU compiler (gin/compiler/*.gin); on other devices they are left out.
+    warm_start: MODEL_DIR or MODEL_DIR@STEP of another run whose parameters this one begins with; grow_vocabulary: train/beginnings.py.
     """
 
     mixture: tasks.Mixture | str
@@ -100,6 +101,8 @@ class Run:
     packing: str = "best_fit"
     skip_limit: int = 10
     compiler_options: Mapping[str, Any] | None = None
+    warm_start: str | None = None
+    grow_vocabulary: bool = False
 
     def __post_init__(self):
         for name, least in (("train_steps", 0), ("prefetch", 1), ("accumulate", 1), ("skip_limit", 1)):
@@ -220,17 +223,17 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
 
     # ---- Where to start.
     store = CheckpointStore(run.model_dir, run.checkpoints)
-    start = store.latest() or 0
-    if start > run.train_steps:
-        raise ConfigurationError(f"{run.model_dir} has a checkpoint of step {start}, beyond TRAIN_STEPS = {run.train_steps}.", "Ask for more steps.")
-    sizes = opened.sizes_to_come(start, run.train_steps)
-    abstract = trainer.abstract_state()
-    if store.latest() is None:
+    latest = store.latest() or 0
+    if latest > run.train_steps:
+        raise ConfigurationError(f"{run.model_dir} has a checkpoint of step {latest}, beyond TRAIN_STEPS = {run.train_steps}.", "Ask for more steps.")
+    state = beginnings.resume(store, trainer, facts)
+    start = 0 if state is None else int(state.step)
+    if state is None:
         state = trainer.init()
-    else:
-        parameters, optimizer = store.restore(start, abstract.parameters, abstract.optimizer, facts)
-        step = jax.device_put(np.int32(start), opened.partitioner.replicated())
-        state = abstract.replace(step=step, parameters=parameters, optimizer=optimizer)
+        if run.warm_start:
+            warm = beginnings.WarmStart.of(run.warm_start, run.grow_vocabulary)
+            state = warm.apply(state, trainer, batches.vocabulary_fingerprint)
+    sizes = opened.sizes_to_come(start, run.train_steps)
     if main:
         _keep_for_inference(opened)
         _keep_configuration(run.model_dir, start)
@@ -239,6 +242,11 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         mesh = " x ".join(f"{axis} {size}" for axis, size in opened.partitioner.mesh.shape.items() if size > 1) or "1 device"
         storage.remove(storage.join(run.model_dir, COMPLETED_FILE))
         reporter.say(f"{count_parameters(opened.model):,} parameters on {mesh}; steps {start} to {run.train_steps}; domains {', '.join(batches.domains)}")
+        if run.warm_start:
+            begun = "the optimizer is fresh" if start == 0 else f"long ago: this run goes on from its own step {start}"
+            reporter.say(f"parameters of {run.warm_start}; {begun}")
+        if reporter.replayed:
+            reporter.say(f"{reporter.replayed} steps that no checkpoint holds are done again")
         parts = f", each in {run.accumulate} parts" if run.accumulate > 1 else ""
         if len(sizes) > 1 or parts:
             reporter.say(f"batches of {', '.join(map(str, sizes))} rows{parts}; the step of each size is compiled now")
@@ -248,9 +256,8 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         stack.callback(store.close)
         if reporter:
             stack.callback(reporter.close)
-        if start == run.train_steps and main:
-            storage.write_json_atomic(storage.join(run.model_dir, COMPLETED_FILE), {"step": start})
         if start == run.train_steps:
+            _complete(run, start, state)
             return start
         stop = stack.enter_context(_Stop())
         feed = stack.enter_context(ReadAhead(opened.placed_batch, range(start, run.train_steps), run.prefetch))
@@ -275,19 +282,20 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
                 if reporter:
                     reporter.step(*pending)
                 pending = None
+                result = {}
                 if evaluating:
                     result = evaluator(state.parameters)
                     if reporter:
                         reporter.evaluation(reached, result)
                 if saving:
-                    store.save(reached, state.parameters, state.optimizer, facts)
+                    store.save(reached, state.parameters, state.optimizer, facts, result.get("loss"))
             if stopping:
                 break
         if pending is not None and reporter:
             reporter.step(*pending)
         store.wait()
-        if main and reached == run.train_steps:
-            storage.write_json_atomic(storage.join(run.model_dir, COMPLETED_FILE), {"step": reached})
+        if reached == run.train_steps:
+            _complete(run, reached, state)
     if reached < run.train_steps:
         if main:
             print(f"castor: stopped by a signal after step {reached}, saved; run the same command again to go on.", file=sys.stderr)
@@ -321,6 +329,11 @@ class Reporter:
         self._line = metrics.ProgressLine(run.train_steps)
         self._speed = metrics.Speed()
         self._skipped = 0  # updates in a row, up to the last step reported
+
+    @property
+    def replayed(self) -> int:
+        """Steps whose metrics were there already, and which are done again."""
+        return len(self._train.replayed)
 
     def start(self) -> None:
         """The clock of speeds starts here, with everything compiled."""
@@ -405,6 +418,13 @@ def _keep_for_inference(opened: Opened) -> None:
             "mixture": batches.fingerprint,
         },
     )
+
+
+def _complete(run: Run, step: int, state: TrainState) -> None:
+    """Writes COMPLETED: the last step, and the checksum of the parameters, by which runs can be compared."""
+    checksum = checksums.digest(checksums.checksums(state.parameters))
+    if jax.process_index() == 0:
+        storage.write_json_atomic(storage.join(run.model_dir, COMPLETED_FILE), {"step": step, "parameters": checksum})
 
 
 class _Stop:

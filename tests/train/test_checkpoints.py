@@ -1,12 +1,14 @@
 """train/checkpoints.py: what is saved comes back; what does not fit is named; what was cut off is never seen."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tasks.errors import CheckpointError
-from train.checkpoints import Checkpoints, CheckpointStore
+from train.checkpoints import Checkpoints, CheckpointStore, DamagedCheckpoint
 
 FACTS = {"mixture": "m1", "vocabulary": "v1"}
 PARAMETERS = {"layers": {"query": jnp.arange(12.0).reshape(3, 4)}, "embedding": jnp.ones((5, 2))}
@@ -72,14 +74,43 @@ def test_a_save_that_was_cut_off_is_neither_seen_nor_kept(saved, tmp_path):
     writer.close()
 
 
-def test_a_damaged_checkpoint_and_a_missing_one_are_named(saved, tmp_path):
+def damage(directory, how) -> None:
+    """To the largest data file of the parameters: emptied, cut in half, one bit turned, removed; or to the facts."""
+    path = max((part for part in (directory / "parameters").rglob("*") if part.is_file()), key=lambda part: part.stat().st_size)
+    if how == "facts":
+        path = next((directory / "facts").iterdir())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes({"emptied": b"", "cut": data[: len(data) // 2], "turned": data, "facts": b"{"}.get(how, b""))
+    if how == "removed":
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut", "turned", "removed", "facts"])
+def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, how):
+    random = np.random.default_rng(0)
+    parameters = {"embedding": jnp.asarray(random.normal(size=(256, 16)), jnp.float32)}
+    with contextlib.closing(CheckpointStore(str(tmp_path))) as store:
+        for step in (3, 5):
+            store.save(step, parameters, OPTIMIZER, FACTS)
+        store.wait()
+        damage(tmp_path / "checkpoint_5", how)
+        with pytest.raises(DamagedCheckpoint, match="checkpoint_5 cannot be read") as raised:
+            store.restore(5, abstract(parameters))
+        assert store.set_aside(raised.value, 5) == 3 and store.latest() == 3
+        assert (tmp_path / "checkpoint_5.damaged").is_dir() and not (tmp_path / "checkpoint_5").exists()
+        with pytest.raises(DamagedCheckpoint):
+            store.set_aside(raised.value, 3)  # nothing is left to go on from
+        store.save(5, parameters, OPTIMIZER, FACTS)
+        store.wait()
+        np.testing.assert_array_equal(store.restore(5, abstract(parameters))[0]["embedding"], parameters["embedding"])
+    with contextlib.closing(CheckpointStore(str(tmp_path))) as again:
+        assert again.latest() == 5
+
+
+def test_a_missing_checkpoint_is_named(saved):
     with pytest.raises(CheckpointError, match="no checkpoint 4.*There are: 5"):
         saved.facts(4)
-    for part in (tmp_path / "checkpoint_5" / "parameters").rglob("*"):
-        if part.is_file():
-            part.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="checkpoint_5 cannot be read"):
-        saved.restore(5, abstract(PARAMETERS))
 
 
 def test_when_to_save_and_what_to_keep(tmp_path):
@@ -90,5 +121,21 @@ def test_when_to_save_and_what_to_keep(tmp_path):
     for step in (2, 4, 6, 8, 10):
         store.save(step, PARAMETERS, OPTIMIZER, FACTS)
     store.wait()
-    assert sorted(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*")) == [4, 8, 10]
+    assert kept(tmp_path) == [4, 8, 10]
     store.close()
+
+
+def test_the_best_by_held_out_loss_stay(tmp_path):
+    with contextlib.closing(CheckpointStore(str(tmp_path), Checkpoints(keep=1, keep_best=2))) as store:
+        for step, loss in ((2, 3.0), (4, 1.0), (6, None), (8, 2.0), (10, 2.5), (12, None)):
+            store.save(step, PARAMETERS, OPTIMIZER, FACTS, loss)
+        store.wait()
+        assert kept(tmp_path) == [4, 8, 12]
+    with contextlib.closing(CheckpointStore(str(tmp_path), Checkpoints(keep=1, keep_best=2))) as again:  # the losses are known to the next start too
+        again.save(14, PARAMETERS, OPTIMIZER, FACTS, 1.5)
+        again.wait()
+        assert kept(tmp_path) == [4, 14]
+
+
+def kept(directory) -> list[int]:
+    return sorted(int(path.name.split("_")[1]) for path in directory.glob("checkpoint_*"))
