@@ -30,11 +30,13 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
         "trafilatura": ["trafilatura", "lxml-html-clean"],
+        "gcs": ["gcsfs"],
         "grain": ["grain"],
         "torch": ["torch"],
         "arrayrecord": ["array-record"],
         "huggingface": ["transformers>=5", "torch"],
         "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "grain", "array-record", "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"],
+        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "gcsfs", "grain", "array-record", "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"],
     },
     entry_points={"console_scripts": ["castor = launch.command:main"]},
 )

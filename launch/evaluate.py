@@ -6,6 +6,7 @@ Loss is measured with the configuration that the run kept; --tasks --metrics and
 import argparse
 import json
 import sys
+import tempfile
 
 from launch import terminal
 from launch.train import add_device_arguments, make_run, start_jax
@@ -141,9 +142,18 @@ def with_model_dir(model_dir: str | None, flags: Flags) -> Flags:
     kept = [name for name in storage.list_files(folder) if name.endswith(".gin")]
     if not kept:
         raise ConfigurationError(f"{model_dir} holds no run: there is no configuration in {folder}.", "Give the MODEL_DIR of a castor train run.")
-    return Flags((storage.join(folder, kept[-1]),), bindings, flags.search_paths)
+    return Flags((_readable(storage.join(folder, kept[-1])),), bindings, flags.search_paths)
 
 
 def with_bindings(flags: Flags, *bindings: str) -> Flags:
     """The flags with bindings that win over theirs."""
     return Flags(flags.files, (*flags.bindings, *bindings), flags.search_paths)
+
+
+def _readable(path: str) -> str:
+    """A file that gin can read: that of a bucket is copied to this machine."""
+    if not storage.is_remote(path):
+        return path
+    with tempfile.NamedTemporaryFile(prefix="castor-", suffix=".gin", delete=False) as copy:
+        copy.write(storage.read_bytes(path))
+    return copy.name

@@ -12,6 +12,7 @@ since raises DamagedCheckpoint, and `set_aside` takes it out of the way.
 
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 import os
 import pathlib
@@ -24,6 +25,7 @@ import gin
 import jax
 import numpy as np
 
+from tasks import storage
 from tasks.errors import CheckpointError
 from train import checksums
 
@@ -76,14 +78,13 @@ class CheckpointStore:
 
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp, self._config = ocp, config
-        self.directory = pathlib.Path(model_dir).resolve()
+        self.directory = _folder(model_dir)
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                for leftover in self.directory.glob(f"{PREFIX}_*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
+                _remove_unfinished(self.directory)
         self._manager = None
-        if self.directory.is_dir():
+        if not read_only or self.directory.is_dir():
             options = ocp.CheckpointManagerOptions(
                 step_prefix=PREFIX,
                 preservation_policy=_preservation(config),
@@ -160,9 +161,10 @@ class CheckpointStore:
         return restored["parameters"], restored["optimizer"] if optimizer is not None else None
 
     def set_aside(self, damaged: DamagedCheckpoint, step: int) -> int:
-        """Renames checkpoint `step` to checkpoint_<step>.damaged and returns the step of the one before. Raises `damaged` where there is none."""
+        """Renames checkpoint `step` to checkpoint_<step>.damaged and returns the step of the one before. Raises `damaged` where there is none, and
+        in a bucket, which knows no renaming."""
         earlier = [other for other in self._manager.all_steps() if other < step]
-        if not earlier:
+        if not earlier or storage.is_remote(self.directory):
             raise damaged
         aside, number = f"{self._path(step)}.damaged", 1
         while os.path.exists(aside):
@@ -218,6 +220,28 @@ class CheckpointStore:
                 "Restore the old data configuration (MODEL_DIR/config) or train into another MODEL_DIR; where the change is meant, as when documents or "
                 "steps are skipped after a bad stretch, pass --gin.Checkpoints.allow_other_data=True.",
             )
+
+
+def _folder(model_dir: str):
+    """MODEL_DIR as orbax takes it; that of a bucket is etils' path, which it goes by throughout."""
+    if not storage.is_remote(model_dir):
+        return pathlib.Path(model_dir).resolve()
+    if importlib.util.find_spec("gcsfs"):
+        os.environ.setdefault("EPATH_USE_TF", "false")  # else etils takes TensorFlow's file system, whose import takes longer than all the rest
+    from etils import epath
+
+    return epath.Path(model_dir)
+
+
+def _remove_unfinished(directory) -> None:
+    """Removes what saves that were cut off have left: a temporary name, or in a bucket, where nothing can be renamed, a folder without orbax's last file."""
+    if storage.is_remote(directory):
+        for folder in directory.glob(f"{PREFIX}_*"):
+            if not (folder / "commit_success.txt").exists():
+                folder.rmtree()
+        return
+    for leftover in directory.glob(f"{PREFIX}_*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _held_out(metrics: Mapping[str, float]) -> float:

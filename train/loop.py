@@ -288,6 +288,8 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
                     if reporter:
                         reporter.evaluation(reached, result)
                 if saving:
+                    if reporter:
+                        reporter.flush()
                     store.save(reached, state.parameters, state.optimizer, facts, result.get("loss"))
             if stopping:
                 break
@@ -321,11 +323,11 @@ class Reporter:
     """Writes what the first process has to tell: the exact files, TensorBoard, the line on the terminal."""
 
     def __init__(self, run: Run, start: int, domains: tuple[str, ...]):
-        folder = pathlib.Path(run.model_dir)
+        folder = run.model_dir
         self._run, self._domains = run, domains
-        self._train = metrics.JsonLines(folder / metrics.TRAIN_FILE, keep_until=start)
-        self._evaluation = metrics.JsonLines(folder / metrics.EVALUATION_FILE, keep_until=start + 1)
-        self._board = metrics.TensorBoard(folder / "tensorboard", start)
+        self._train = metrics.JsonLines(storage.join(folder, metrics.TRAIN_FILE), keep_until=start)
+        self._evaluation = metrics.JsonLines(storage.join(folder, metrics.EVALUATION_FILE), keep_until=start + 1)
+        self._board = metrics.NoBoard() if storage.is_remote(folder) else metrics.TensorBoard(pathlib.Path(folder, "tensorboard"), start)
         self._line = metrics.ProgressLine(run.train_steps)
         self._speed = metrics.Speed()
         self._skipped = 0  # updates in a row, up to the last step reported
@@ -376,6 +378,11 @@ class Reporter:
 
     def say(self, text: str) -> None:
         self._line.say(text)
+
+    def flush(self) -> None:
+        """Returns when what was told is where a restart will find it."""
+        self._train.flush()
+        self._evaluation.flush()
 
     def close(self) -> None:
         self._line.close()

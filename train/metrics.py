@@ -9,13 +9,14 @@ compiler, a broken chip), the run says so once.
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from tasks import storage
 
 TRAIN_FILE, EVALUATION_FILE = "metrics.jsonl", "evaluation.jsonl"
 
@@ -32,27 +33,30 @@ def named(values: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[str,
 
 
 class JsonLines:
-    """An append-only file of rows with a `step`, opened at a step: later rows are dropped from it and remembered, to be compared."""
+    """An append-only file of rows with a `step`, opened at a step: later rows are dropped from it and remembered, to be compared.
 
-    def __init__(self, path: pathlib.Path, keep_until: int):
+    In a bucket, where nothing can be appended, the rows wait for `flush`, which writes the whole object.
+    """
+
+    def __init__(self, path: storage.Path, keep_until: int):
         """Keeps the rows with step < keep_until. A torn last line, left by a killed run, is dropped."""
         self.path = path
         self.replayed: dict[int, str] = {}
         self.differs_at: int | None = None
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        self._lines = []
+        for line in storage.read_bytes(path).decode("utf-8").splitlines() if storage.exists(path) else ():
             try:
                 step = json.loads(line)["step"]
             except (ValueError, KeyError, TypeError):
                 continue
             if step < keep_until:
-                kept.append(line)
+                self._lines.append(line)
             else:
                 self.replayed[step] = line
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._file = open(path, "a", encoding="utf-8")
+        self._write_whole()
+        self._file = None
+        if not storage.is_remote(path):
+            self._file, self._lines = open(path, "a", encoding="utf-8"), []
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
         line = json.dumps(row)
@@ -60,11 +64,24 @@ class JsonLines:
         if before != line and self.differs_at is None:
             self.differs_at = row["step"]
             print(f"castor: step {row['step']} gives other metrics in {self.path} than before the restart (another mesh, version or machine?)", file=sys.stderr)
-        self._file.write(line + "\n")
-        self._file.flush()
+        if self._file is None:
+            self._lines.append(line)
+        else:
+            self._file.write(line + "\n")
+            self._file.flush()
+
+    def flush(self) -> None:
+        """Returns when every row is where a restart will find it."""
+        if self._file is None:
+            self._write_whole()
 
     def close(self) -> None:
-        self._file.close()
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+    def _write_whole(self) -> None:
+        storage.write_bytes_atomic(self.path, "".join(line + "\n" for line in self._lines).encode("utf-8"))
 
 
 class TensorBoard:
@@ -82,6 +99,16 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class NoBoard:
+    """In TensorBoard's place where there is no folder that can be appended to."""
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
-"""A bucket on this machine: fake-gcs-server, an emulator of Google Cloud Storage that google-cloud-storage itself speaks to.
+"""A bucket on this machine: fake-gcs-server, an emulator of Google Cloud Storage that google-cloud-storage, gcsfs and tensorstore speak to.
 
-    with gcs.FakeGcs().start() as engine:      # sets STORAGE_EMULATOR_HOST, for this process and those that it starts
+    with gcs.FakeGcs().start() as engine:      # sets what they look for, for this process and those that it starts
         ...  # gs://castor/... is there
 """
 
@@ -13,8 +13,6 @@ import gin
 
 from launch.engines import packages
 from launch.engines.processes import Engine, free_ports, listens, running, workspace
-
-_VARIABLE = "STORAGE_EMULATOR_HOST"
 
 
 @gin.configurable(module="engines")
@@ -40,9 +38,12 @@ class FakeGcs:
             where = [f"-public-host=127.0.0.1:{port}", f"-external-url={address}", f"-data={folder / 'data'}"]
             server = start("fake-gcs-server", [program, "-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory", "-log-level=warn", *where])
             server.wait_for(lambda: listens(port), self.start_seconds)
-            before = os.environ.get(_VARIABLE)
-            os.environ[_VARIABLE] = address
+            variables = {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}
+            before = {name: os.environ.pop(name) for name in variables if name in os.environ}
+            os.environ.update(variables)
             try:
                 yield Engine("fake-gcs-server", address, (), folder, {"fake-gcs-server": packages.FAKE_GCS.version})
             finally:
-                os.environ.pop(_VARIABLE) if before is None else os.environ.update({_VARIABLE: before})
+                for name in variables:
+                    os.environ.pop(name, None)
+                os.environ.update(before)

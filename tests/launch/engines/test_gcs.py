@@ -214,3 +214,21 @@ def test_a_run_killed_before_its_manifest_is_no_corpus(made, bucket):
         list(corpus.read_corpus(f"{bucket}/killed"))
     job.run(dataclasses.replace(made[0], output=f"{bucket}/killed"), quiet=True)
     assert [d.id for d in corpus.read_corpus(f"{bucket}/killed")] and not [n for n in storage.walk(f"{bucket}/killed") if "staging" in n or "00001.parquet" in n]
+
+
+def test_a_run_whose_model_dir_is_in_a_bucket_goes_on(castor, bucket, tmp_path):
+    for steps in (4, 6):
+        child = castor.start("train", *castor.bindings(f"{bucket}/model", TRAIN_STEPS=steps, CHECKPOINT_PERIOD=2, EVAL_PERIOD=2, **{"WarmupCosine.total_steps": 6}))
+        _, err = child.communicate(timeout=300)
+        assert child.returncode == 0, err
+    assert "steps 4 to 6" in err
+    assert castor("train", *castor.bindings(tmp_path / "here", TRAIN_STEPS=6, CHECKPOINT_PERIOD=2, EVAL_PERIOD=2))[0] == 0
+    for name in ("metrics.jsonl", "evaluation.jsonl", "COMPLETED"):
+        assert storage.read_bytes(f"{bucket}/model/{name}") == (tmp_path / "here" / name).read_bytes()
+    assert {"checkpoint_4", "checkpoint_6", "config", "model.json"} <= set(storage.list_files(f"{bucket}/model"))
+    assert storage.list_files(f"{bucket}/model/config") == ["000_step_0.gin", "001_step_4.gin"]
+    storage.write_bytes_atomic(f"{bucket}/model/checkpoint_7/parameters/x", b"cut off")
+    code, out, err = castor("evaluate", f"--model_dir={bucket}/model", "--step=4")
+    assert code == 0 and "checkpoint 4" in out, err
+    child = castor.start("train", *castor.bindings(f"{bucket}/model", TRAIN_STEPS=6, EVAL_PERIOD=0))
+    assert "steps 6 to 6" in child.communicate(timeout=300)[1] and not storage.exists(f"{bucket}/model/checkpoint_7")
