@@ -4,9 +4,9 @@
     python benchmarks/interrupted_run.py --tasks_dir=real/tasks --output=runs
 
 Trains models/tiny.gin on the five domains of mixtures/five.gin twice, side by side: once from start to end, once killed and started again by the same
-command. Kills come at random steps of each third of the run and at a random moment of the step; the second waits for a checkpoint's write. Compared are
-the bytes of metrics.jsonl and evaluation.jsonl and the checksums of all parameters and optimizer state after the last step. Prints one JSON line, with
-the held-out loss by domain. An --output that is there is an error: nothing is compared with what an earlier call left.
+command. Kills come at random steps of each third of the run and at a random moment of the step; the second waits for a checkpoint's write. Compared
+are the bytes of metrics.jsonl and evaluation.jsonl and the checksums of all parameters and optimizer state after the last step. Prints one JSON line,
+with the held-out loss by domain. An --output that is there is an error: nothing is compared with what an earlier call left.
 """
 
 import argparse
@@ -117,7 +117,8 @@ def main() -> int:
 
     sums = [state_checksums(folder, arguments.steps) for folder in (whole_dir, cut_dir)]
     completed = json.loads((whole_dir / "COMPLETED").read_bytes())
-    identical = {name: (whole_dir / name).read_bytes() == (cut_dir / name).read_bytes() for name in ("metrics.jsonl", "evaluation.jsonl", "COMPLETED")}
+    files = ("metrics.jsonl", "evaluation.jsonl", "COMPLETED")
+    identical = {name: (whole_dir / name).read_bytes() == (cut_dir / name).read_bytes() for name in files}
     identical["parameters and optimizer state"] = sums[0] == sums[1]
     held_out = [json.loads(line) for line in (whole_dir / "evaluation.jsonl").read_text().splitlines()]
     tokens = [json.loads(line) for line in (whole_dir / "metrics.jsonl").read_text().splitlines()]
@@ -127,7 +128,7 @@ def main() -> int:
         "compared": identical,
         "kills": kills,
         "parameters_checksum": completed["parameters"],
-        "settings": {name: getattr(arguments, name) for name in ("steps", "batch_size", "length", "checkpoint_period", "evaluation_period", "evaluation_steps")},
+        "settings": {name: value for name, value in vars(arguments).items() if isinstance(value, int)},
         "tokens": {key: sum(row.get(key, 0) for row in tokens) for key in sorted({key for row in tokens for key in row if key.startswith("tokens")})},
         "held_out": [{key: value if key == "step" else round(value, 4) for key, value in row.items()} for row in held_out],
         "minutes_side_by_side": round((time.monotonic() - begun) / 60, 1),

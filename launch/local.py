@@ -1,11 +1,12 @@
 """`castor launch local --hosts=N train ...`: one training run as N processes on this machine, as a pod runs it on N hosts.
 
-Every process is a `castor train` with `--coordinator`: it has its own virtual CPU devices, feeds only its own rows of batch(step), and meets the others
-in collectives (Gloo). What the first one says is shown here; each writes MODEL_DIR/logs/NNN_host_I.log, NNN counting the starts.
+Every process is a `castor train` with `--coordinator`: it has its own virtual CPU devices, feeds only its own rows of batch(step), and meets the
+others in collectives (Gloo). What the first one says is shown here; each writes MODEL_DIR/logs/NNN_host_I.log, NNN counting the starts.
 
-A process that ends with an error takes the pod down with it, since the others would wait for it for ever; `--restarts` starts the whole pod again from
-the latest checkpoint. SIGTERM and Ctrl-C are passed on as SIGTERM, which JAX takes for the notice of a preemption: all processes save and exit after the
-same step. Those that have not done so after the grace period, or at a second signal, are killed. If this process is killed itself, they go with it.
+A process that ends with an error takes the pod down with it, since the others would wait for it for ever; `--restarts` starts the whole pod again
+from the latest checkpoint. SIGTERM and Ctrl-C are passed on as SIGTERM, which JAX takes for the notice of a preemption: all processes save and exit
+after the same step. Those that have not done so after the grace period, or at a second signal, are killed. If this process is killed itself, they go
+with it.
 """
 
 import argparse
@@ -38,8 +39,8 @@ _NOISE = "[Gloo] Rank"  # a line for every mesh axis, from C++, which no option 
 class Pod:
     """What is to be run. `arguments`: the command line after `castor`, the same for every host; `folder` takes the logs.
 
-    hosts, devices_per_host: processes, and virtual CPU devices of each. restarts: how often the pod is started again after a failure. grace_s: seconds
-    that the hosts have, after a signal, to save and exit.
+    hosts, devices_per_host: processes, and virtual CPU devices of each. restarts: how often the pod is started again after a failure. grace_s:
+    seconds that the hosts have, after a signal, to save and exit.
     """
 
     arguments: tuple[str, ...]
@@ -68,13 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("castor launch local train: a pod of processes on this machine")
     group.add_argument("--hosts", type=int, metavar="N", help="processes (2)", default=2)
     group.add_argument("--devices_per_host", type=int, metavar="N", help="virtual CPU devices of each (1)", default=1)
-    group.add_argument("--restarts", type=int, metavar="N", help="start the whole pod again, from its latest checkpoint, after up to N failures (0)", default=0)
+    group.add_argument("--restarts", type=int, metavar="N", help="after a failure start the whole pod again, up to N times (0)", default=0)
     group.add_argument("--grace", type=float, metavar="SECONDS", help="how long hosts may take to save and exit after a signal (60)", default=60.0)
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
-    """Runs `castor train` with these flags on all hosts. Returns 0, or 143 if it was stopped by SIGTERM and saved; raises KeyboardInterrupt after Ctrl-C
-    and HostFailure for a host that failed."""
+    """Runs `castor train` with these flags on all hosts. Returns 0, or 143 if SIGTERM stopped it and it has saved.
+
+    Raises KeyboardInterrupt after Ctrl-C and HostFailure for a host that failed.
+    """
     model_dir = launch.train.make_run(flags.or_files(*launch.train.GIN_FILES)).model_dir  # a mistake is told once, before anything starts
     where = tempfile.mkdtemp(prefix="castor-logs-") if storage.is_remote(model_dir) else storage.join(model_dir, LOG_FOLDER)
     folder = pathlib.Path(where).resolve()
@@ -109,7 +112,8 @@ def _run_once(pod: Pod, signals: "_Signals") -> None:
         stack.callback(_kill, servers)
         ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         for host in range(pod.hosts):
-            server = Server(f"{number:03d}_host_{host}", _command(pod, host, port), pod.folder, {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}"}, pathlib.Path.cwd())
+            bound = {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}"}
+            server = Server(f"{number:03d}_host_{host}", _command(pod, host, port), pod.folder, bound, pathlib.Path.cwd())
             servers.append(server)
             threading.Thread(target=_report_end, args=(host, server, ended), daemon=True).start()
         said = stack.enter_context(contextlib.closing(_Follower(servers[0].log)))
@@ -134,7 +138,8 @@ def _run_once(pod: Pod, signals: "_Signals") -> None:
                     server.send(signal.SIGTERM)
             if time.monotonic() > give_up:
                 late = ", ".join(map(str, sorted(running)))
-                raise CastorError(f"host(s) {late} did not save and exit within {pod.grace_s:g} s and were killed.", f"Logs: {pod.folder}. Allow more with --grace.")
+                what = f"host(s) {late} did not save and exit within {pod.grace_s:g} s and were killed."
+                raise CastorError(what, f"Logs: {pod.folder}. Allow more with --grace.")
 
 
 def _command(pod: Pod, host: int, port: int) -> list[str]:
@@ -177,8 +182,8 @@ def _say(text: str) -> None:
 def reserved_port() -> Iterator[int]:
     """A port of 127.0.0.1 that nobody else on this machine is given while the block runs, and on which a process of this user can listen.
 
-    The kernel chooses it, so two pods cannot choose the same; SO_REUSEPORT, which gRPC's servers set too, lets the coordinator listen where this socket,
-    which never listens, holds the place.
+    The kernel chooses it, so two pods cannot choose the same; SO_REUSEPORT, which gRPC's servers set too, lets the coordinator listen where this
+    socket, which never listens, holds the place.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -19,8 +19,7 @@ from tasks.configuration import Flags
 from tasks.errors import CastorError, ConfigurationError
 
 STOPPED = 128 + signal.SIGTERM
-"""The exit code of a run that SIGTERM stopped before its last step, after it has saved. The shell's for a process ended by SIGTERM: schedulers count it as neither
-done nor broken."""
+"""The exit code of a run that SIGTERM stopped before its last step, after it has saved: the shell's for a process that SIGTERM ended (docs/training.md)."""
 
 GIN_FILES = ("models/tiny.gin", "runs/pretrain.gin")
 _REQUIRED = {
@@ -31,7 +30,7 @@ _REQUIRED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--warm_start", metavar="MODEL_DIR[@STEP]", help="begin with the parameters of another run (latest checkpoint); optimizer and step are new")
+    parser.add_argument("--warm_start", metavar="MODEL_DIR[@STEP]", help="begin with the parameters of another run, with a new optimizer and at step 0")
     parser.add_argument("--grow_vocabulary", action="store_true", help="with --warm_start: this vocabulary is that run's with ids added at its end")
     add_device_arguments(parser)
     group = parser.add_argument_group("several processes, one a host")

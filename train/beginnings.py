@@ -1,7 +1,7 @@
 """Where a run begins: at its latest checkpoint, at the parameters of another run, or at initial values.
 
-Nothing here trains. What a run goes on from is its own checkpoint and all of it; what it is warmed with are another run's parameters and nothing else:
-the optimizer is fresh, the step is 0, the data are the new run's.
+Nothing here trains. What a run goes on from is its own checkpoint and all of it; what it is warmed with are another run's parameters and nothing
+else: the optimizer is fresh, the step is 0, the data are the new run's.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ EMBEDDING = "embedding"
 def resume(store: CheckpointStore, trainer: Trainer, facts: Mapping[str, Any]) -> TrainState | None:
     """The state of the latest checkpoint, on the trainer's mesh, or None where there is none. `facts` are compared with those saved.
 
-    A damaged checkpoint is set aside and the one before it taken. Where several processes restore together only those that meet the damage know of it:
-    they set it aside and fail with DamagedCheckpoint, which ends the run; started again, it goes on from the one before.
+    A damaged checkpoint is set aside and the one before it taken. Where several processes restore together only those that meet the damage know of
+    it: they set it aside and fail with DamagedCheckpoint, which ends the run; started again, it goes on from the one before.
     """
     while (step := store.latest()) is not None:
         abstract = trainer.abstract_state()
@@ -45,8 +45,8 @@ def resume(store: CheckpointStore, trainer: Trainer, facts: Mapping[str, Any]) -
 class WarmStart:
     """Another run's parameters to begin with. model_dir: that run's; step: its checkpoint, None for the latest.
 
-    grow_vocabulary: the vocabulary may be another and longer one, whose first ids mean what they meant in the old one; the embeddings of the ids that it
-    adds keep their initial values. Nothing can check that the old ids kept their meaning: whoever says this knows it.
+    grow_vocabulary: the vocabulary may be another and longer one, whose first ids mean what they meant in the old one; the embeddings of the ids
+    that it adds keep their initial values. Nothing can check that the old ids kept their meaning: whoever says this knows it.
     """
 
     model_dir: str
@@ -74,10 +74,10 @@ class WarmStart:
                     "Warm-start with the same vocabulary, or say --grow_vocabulary where the new one only adds ids after the old ones.",
                 )
             wanted = trainer.abstract_state().parameters
-            rows = saved["parameters"].get(EMBEDDING, [[0]])[0][0]
-            grown = self.grow_vocabulary and rows != wanted[EMBEDDING].shape[0]
-            if grown and rows > wanted[EMBEDDING].shape[0]:
-                raise CheckpointError(f"{self.model_dir} has a vocabulary of {rows} ids, this run one of {wanted[EMBEDDING].shape[0]}.", "A vocabulary can grow, not shrink.")
+            rows, ids = saved["parameters"].get(EMBEDDING, [[0]])[0][0], wanted[EMBEDDING].shape[0]
+            grown = self.grow_vocabulary and rows != ids
+            if grown and rows > ids:
+                raise CheckpointError(f"{self.model_dir} has a vocabulary of {rows} ids, this run one of {ids}.", "A vocabulary can grow, not shrink.")
             old = wanted
             if grown:
                 shape = (rows, *wanted[EMBEDDING].shape[1:])

@@ -97,7 +97,7 @@ class CheckpointStore:
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
 
     def latest(self) -> int | None:
-        """The step of the latest whole checkpoint, or None. Processes get the answer of the first: a shared file system may tell them different ones."""
+        """The step of the latest whole checkpoint, or None. All processes get the first one's answer: a shared file system may tell each another."""
         step = self._manager.latest_step() if self._manager else None
         if jax.process_count() == 1:
             return step
@@ -234,7 +234,7 @@ def _folder(model_dir: str):
 
 
 def _remove_unfinished(directory) -> None:
-    """Removes what saves that were cut off have left: a temporary name, or in a bucket, where nothing can be renamed, a folder without orbax's last file."""
+    """Removes what saves that were cut off have left: temporary names; in a bucket, where nothing is renamed, folders without orbax's last file."""
     if storage.is_remote(directory):
         for folder in directory.glob(f"{PREFIX}_*"):
             if not (folder / "commit_success.txt").exists():

@@ -217,12 +217,13 @@ def test_a_run_killed_before_its_manifest_is_no_corpus(made, bucket):
 
 
 def test_a_run_whose_model_dir_is_in_a_bucket_goes_on(castor, bucket, tmp_path):
+    periods = {"CHECKPOINT_PERIOD": 2, "EVAL_PERIOD": 2, "WarmupCosine.total_steps": 6}
     for steps in (4, 6):
-        child = castor.start("train", *castor.bindings(f"{bucket}/model", TRAIN_STEPS=steps, CHECKPOINT_PERIOD=2, EVAL_PERIOD=2, **{"WarmupCosine.total_steps": 6}))
+        child = castor.start("train", *castor.bindings(f"{bucket}/model", TRAIN_STEPS=steps, **periods))
         _, err = child.communicate(timeout=300)
         assert child.returncode == 0, err
     assert "steps 4 to 6" in err
-    assert castor("train", *castor.bindings(tmp_path / "here", TRAIN_STEPS=6, CHECKPOINT_PERIOD=2, EVAL_PERIOD=2))[0] == 0
+    assert castor("train", *castor.bindings(tmp_path / "here", TRAIN_STEPS=6, **periods))[0] == 0
     for name in ("metrics.jsonl", "evaluation.jsonl", "COMPLETED"):
         assert storage.read_bytes(f"{bucket}/model/{name}") == (tmp_path / "here" / name).read_bytes()
     assert {"checkpoint_4", "checkpoint_6", "config", "model.json"} <= set(storage.list_files(f"{bucket}/model"))
