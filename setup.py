@@ -35,7 +35,6 @@ setuptools.setup(
         "torch": ["torch"],
         "arrayrecord": ["array-record"],
         "huggingface": ["transformers>=5", "torch"],
-        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "grain", "array-record", "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"],
         "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "gcsfs", "grain", "array-record", "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"],
     },
     entry_points={"console_scripts": ["castor = launch.command:main"]},
