@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     trainings = {"with the budget": budget / per_token, f"for TRAIN_STEPS = {planned.train_steps:,}": own_tokens}
     trainings |= {f"optimal by {law.name}": law.of_parameters(parameters).tokens for law in plan.LAWS}
     console.print(f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs a token, attention over {length:,} tokens included.")
-    console.print(_trainings(trainings, parameters, per_token, sizes, length, fleet))
+    console.print(_trainings(trainings, parameters, per_token, sizes, length, fleet, arguments.mfu))
     if mixture is None:
         console.print(f"Epochs of the mixture are not told: {missing}")
         return 0
@@ -117,11 +117,11 @@ def _laws(budget: float):
     return table
 
 
-def _trainings(trainings, parameters: int, per_token: float, sizes, length: int, fleet):
+def _trainings(trainings, parameters: int, per_token: float, sizes, length: int, fleet, mfu: float):
     from train import plan
     from train.chips import CHIPS
 
-    alone = {f">{name} chip-days": plan.Fleet(1, CHIPS[name].peak, MFU) for name in ("v5e", "v5p")}
+    alone = {f">{name} chip-days at MFU {mfu:g}": plan.Fleet(1, CHIPS[name].peak, mfu) for name in ("v5e", "v5p")}
     days = {f">days on {fleet.chips:,} chips": fleet} if fleet else alone
     table = terminal.table("MODEL trained", ">tokens", ">tokens a parameter", ">steps", ">FLOPs", *days, ">loss (Besiroglu et al.)")
     for name, tokens in trainings.items():

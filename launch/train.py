@@ -49,6 +49,9 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
     if arguments.explain_sharding or arguments.plan:
         return _look(arguments, flags.or_files(*GIN_FILES))
+    misplaced = next((name for name in ("topology", "vocab_size", "flops", "days") if getattr(arguments, name)), None)
+    if misplaced:
+        raise ConfigurationError(f"--{misplaced} trains nothing.", "It goes with --explain_sharding or --plan; to train, leave it out.")
     start_jax(arguments)
     from train import loop
 

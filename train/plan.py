@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from tasks import mixing
 from tasks.errors import ConfigurationError
 from tasks.schedule import BatchSizes
+from train import predict
 
 DAY = 86_400.0
 FRESH_EPOCHS = 4
@@ -90,9 +91,9 @@ LAWS = (APPROACH_1, APPROACH_2, APPROACH_3, BESIROGLU)
 
 
 def flops_per_token(parameters: int, layers: int, heads: int, head_dim: int, length: int) -> float:
-    """FLOPs of training on a token in a row of `length`: 6 a parameter, and causal attention over the whole row (PaLM, arXiv 2204.02311, appendix B,
-    halved for the mask). Rows that hold several documents need less, and splash attention leaves out what the segments mask."""
-    return 6.0 * parameters + 6.0 * layers * heads * head_dim * length
+    """FLOPs of training on a token in a row of `length`, as `castor compile` counts them: 6 a parameter, and causal attention over the whole row.
+    Rows that hold several documents need less: splash attention leaves out what the segments mask."""
+    return predict.model_flops(parameters, layers, heads, head_dim, 1, length) / length
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,10 @@ def test_widths_fill_the_matrix_units_and_divide_by_the_meshes(name):
         assert model.embed % 4096 == 0  # fsdp over all chips of a v5p:16x16x16
 
 
-@pytest.mark.parametrize("files", [("1b",), ("nano1",), ("nano2",), ("nano2", "context_32k"), ("pro",), ("ultra",)], ids="+".join)
+RUNS = [(name,) for name in FAMILY] + [(name, "context_32k") for name in ("nano2", "pro", "ultra")]
+
+
+@pytest.mark.parametrize("files", RUNS, ids="+".join)
 def test_what_a_run_sets_is_what_was_reviewed(files):
     path = GOLDEN / f"run_{'_'.join(files)}.json"
     found = json.dumps(beyond_defaults(run_of(*(f"runs/{file}.gin" for file in files))), indent=1, sort_keys=True) + "\n"

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 
+from train import partitioning
 from train.model import Transformer
 from train.optimizers import AdamW, WarmupCosine
 from train.partitioning import Partitioner
@@ -70,6 +71,15 @@ def check_partitioned():
     def close(path, found, wanted):
         atol = 1e-5 * float(np.abs(wanted).max())
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=atol, err_msg=f"{mesh}: {jax.tree_util.keystr(path)}")
+
+    # A process whose rows lie apart on the mesh: each device takes its own of them, and of the length.
+    place = Partitioner.create({"fsdp": 4, "context": 2})
+    rows = make_batch()["decoder_target_tokens"]
+    held = [row for device in (2, 0, 3, 1) for row in range(4 * device, 4 * device + 4)]
+    sharding = place.sharding(("batch", "length"))
+    placed = partitioning._place(rows[held], rows.shape, {row: i for i, row in enumerate(held)}, sharding)
+    np.testing.assert_array_equal(placed, rows)
+    assert placed.sharding == sharding and placed.addressable_shards[0].data.shape == (4, LENGTH // 2)
 
     for number, (mesh, model, trainer) in enumerate(PARTITIONED):
         start = expected[0] if number else None  # made on the first mesh too, which must make the same

@@ -88,7 +88,7 @@ def test_what_a_budget_means_for_a_run(castor, tmp_path):
     bindings = castor.bindings(tmp_path / "m", TRAIN_STEPS=100, **{"three/tasks.Mixture.stages": [(50, {"words": 1, "counts": 3})]})
     code, out, err = castor("train", "--plan", *bindings)
     assert code == 0 and not (tmp_path / "m").exists(), err
-    assert "what TRAIN_STEPS = 100 cost" in out and "Besiroglu et al." in out and "v5p chip-days" in out
+    assert "what TRAIN_STEPS = 100 cost" in out and "Besiroglu et al." in out and "v5p chip-days at MFU 0.5" in out
     # Rows: 4 of 64 tokens a step. 50 steps at 2 : 1 : 1, then 50 at 1 : 3 : 0. 120 documents of counts hold 31 tokens each.
     (counts,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["counts"]]
     seen = (50 * 4 / 4 + 50 * 4 * 3 / 4) * 64
@@ -107,3 +107,5 @@ def test_a_budget_in_chips_and_days_and_a_run_without_data(castor):
     ):
         code, _, err = castor("train", "--plan", *files, *bad)
         assert code == 2 and match in err
+    code, _, err = castor("train", *files, "--days=3")
+    assert code == 2 and "--days trains nothing" in err
