@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tasks
 from tasks.errors import ConfigurationError
 from tasks.schedule import BatchSizes
 from train import plan
@@ -93,6 +94,10 @@ def test_what_a_budget_means_for_a_run(castor, tmp_path):
     (counts,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["counts"]]
     seen = (50 * 4 / 4 + 50 * 4 * 3 / 4) * 64
     assert counts[1:4] == ["3,720", "50.0%", "12,800"] and seen == 12_800 and float(counts[4]) == pytest.approx(seen / 3720, rel=0.01)
+    # What training really passes: a row of 64 holds two documents of 31.
+    components, stages = {"words": 2, "counts": 1, "pictures": 1}, [(50, {"words": 1, "counts": 3})]
+    mixture = tasks.Mixture("three", components, (str(castor.world / "tasks"),), stages)
+    assert tasks.Batches(mixture, 4, {"targets": 64}).epochs(100)["counts"] == pytest.approx(seen / 3720 * 64 / 62)
 
 
 def test_a_budget_in_chips_and_days_and_a_run_without_data(castor):
