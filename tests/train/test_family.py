@@ -72,5 +72,9 @@ def beyond_defaults(value):
     """A dataclass as a dict of its type's name and the fields that differ from their defaults; so a new field with a default changes nothing."""
     if not dataclasses.is_dataclass(value):
         return dict(value) if isinstance(value, dict) else value
-    fields = {field.name: (field, getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return {"": type(value).__name__} | {name: beyond_defaults(found) for name, (field, found) in fields.items() if found != field.default}
+    result = {"": type(value).__name__}
+    for field in dataclasses.fields(value):
+        found, made = getattr(value, field.name), field.default_factory is not dataclasses.MISSING
+        if found != (field.default_factory() if made else field.default):
+            result[field.name] = beyond_defaults(found)
+    return result
