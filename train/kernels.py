@@ -12,7 +12,7 @@ _PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # scores and values; backward: scores
 def flops(computation: Computation, instruction: Instruction) -> float | None:
     """Of a splash attention kernel: its products over the whole blocks on and below the diagonal. Of others: what they declare, None for nothing.
 
-    Where queries are fewer than keys (context parallelism), the last queries of the row are counted, for which the others wait. Segments save
+    Where queries are fewer than keys (context parallelism), a device has its share of the triangle: train/context.py balances it. Segments save
     nothing here: which blocks they empty is known only at run time.
     """
     if "splash" not in instruction.name:
@@ -29,8 +29,8 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
     columns = keys[-2] if keys[-1] == head else keys[-1]
     suffix = "" if kind == "fwd" else f"_{kind}"
     height, width = min(_block(instruction, f"block_q{suffix}"), rows), min(_block(instruction, f"block_kv{suffix}"), columns)
-    offset = columns - rows
-    blocks = sum(min(math.ceil((offset + (row + 1) * height) / width), math.ceil(columns / width)) for row in range(math.ceil(rows / height)))
+    whole = sum(min(math.ceil((row + 1) * height / width), math.ceil(columns / width)) for row in range(math.ceil(columns / height)))
+    blocks = whole * rows / columns
     products = _PRODUCTS[kind]
     if kind == "dkv" and any(array.shape[-2:] == (rows, head) and math.prod(array.shape) >= math.prod(query) for array in instruction.arrays[-3:]):
         products += 1  # the fused backward kernel makes the gradient of the queries too
