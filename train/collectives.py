@@ -150,7 +150,7 @@ def describe(program: Program, computation: Computation, instruction: Instructio
         axes=fabric.mesh_axes(groups),
         network=network,
         group=size,
-        dtype=inputs[0].dtype if inputs else "",
+        dtype=max(inputs, key=lambda array: array.nbytes).dtype if inputs else "",
         payload=sent * size if kind == "all-gather" else sent,
         wire=wire,
         seconds=fabric.seconds(kind, members, sent) if size > 1 else 0.0,

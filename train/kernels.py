@@ -21,10 +21,10 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
     kind = re.search(r"(fwd|dkv|dq)", instruction.name)
     known = computation.instructions
     operands = [array for name in instruction.operands if name in known for array in known[name].arrays]
-    wide = [array.shape for array in operands if len(array.shape) >= 3 and array.dtype in ("bf16", "f32", "f16")]
-    if not kind or len(wide) < 3:
+    floating = [array.shape for array in operands if len(array.shape) >= 2 and array.dtype in ("bf16", "f32", "f16")]
+    if not kind or len(floating) < 3:
         return None
-    kind, query, keys = kind.group(1), wide[0], wide[1]
+    kind, query, keys = kind.group(1), *floating[:2]  # after tables of whole numbers: queries [..., heads, rows, head], keys [..., columns, head]
     head, rows = query[-1], query[-2]
     columns = keys[-2] if keys[-1] == head else keys[-1]
     suffix = "" if kind == "fwd" else f"_{kind}"

@@ -152,6 +152,19 @@ def splash(kind: str, rows: int, columns: int, results: str, metadata: str) -> f
     return kernels.flops(main, main.root)
 
 
+SPLASH_OF_ONE_ROW = r"""ENTRY %main () -> f32[1] {
+  %m = s32[1,4,4]{2,1,0} parameter(0)
+  %q = bf16[8,4096,256]{2,1,0} parameter(1)
+  %k = bf16[4096,256]{1,0} parameter(2)
+  %v = bf16[4096,256]{1,0} parameter(3)
+  %s = s32[4096,128]{1,0} parameter(4)
+  ROOT %splash_mqa_fwd_segmented.1 = bf16[8,4096,256]{2,1,0} custom-call(%m, %m, %q, %k, %v, %s), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\"block_q\": 1024, \"block_kv\": 1024}"
+}}
+}
+"""
+
+
 def test_splash_attention_is_counted_by_whole_blocks_under_the_diagonal():
     out, block = "(bf16[2,8,4096,256]{3,2,1,0}, f32[2,8,4096,128]{3,2,1,0})", 2 * 1024 * 1024 * 256
     blocks = 4 * 5 // 2 * 2 * 8
@@ -161,7 +174,10 @@ def test_splash_attention_is_counted_by_whole_blocks_under_the_diagonal():
     assert splash("dkv", 4096, 4096, two, r'\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024') == 4 * blocks * block
     three = "(bf16[2,4,8,4096,256]{4,3,2,1,0}, bf16[2,4096,256]{2,1,0}, bf16[2,4096,256]{2,1,0})"
     assert splash("dkv", 4096, 4096, three, r'\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024') == 5 * blocks * block
-    # A quarter of the queries: a quarter of the triangle.
+    # One row a device comes without an axis for rows; a quarter of the queries has a quarter of the triangle.
+    text = SPLASH_OF_ONE_ROW
+    main = parse(io.StringIO(text)).computations["main"]
+    assert kernels.flops(main, main.root) == 2 * blocks / 2 * block
     assert splash("fwd", 1024, 4096, out, r'\"block_q\": 1024, \"block_kv\": 1024') == 2 * blocks / 4 * block
 
 
