@@ -29,6 +29,7 @@ GIN = REPOSITORY / "gin"
 TOKENS = {"tiny": 2**20, "small": 2**20, "1b": 2**21, "nano1": 2**22, "nano2": 2**22, "pro": 2**23, "ultra": 2**24}  # of a step, as the runs have
 CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
 VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
+ATTEMPTS = 3  # settings that are tried before the one that asks for least memory
 BEGIN, END = "<!-- benchmarks/pod_scale.py: begin -->", "<!-- end -->"
 
 
@@ -51,7 +52,9 @@ class Row:
     def files(self) -> list[str]:
         run = f"runs/{self.member}.gin"
         files = [run] if (GIN / run).is_file() else [f"models/{self.member}.gin", "runs/pod.gin"]
-        return files + (["runs/context_32k.gin"] if self.length == 32768 else [])
+        files += ["runs/context_32k.gin"] if self.length == 32768 else []
+        compiler = f"compiler/{self.topology.split(':')[0]}.gin"
+        return files + [compiler if (GIN / compiler).is_file() else "compiler/v5e.gin"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +82,35 @@ def rows() -> list[Row]:
 
 
 def settings(row: Row) -> list[Setting]:
-    """From the quickest to the one that asks for least memory."""
-    return [Setting(accumulate=parts) for parts in (1, 2, 4, 8)]
+    """Remat policies and parts of the batch on the run's mesh, the quickest first by the rough model of `castor compile --search`."""
+    from train import aot
+
+    aot.quiet()
+    from launch import compile as compile_lib
+    from tasks.configuration import Flags
+    from train import search
+    from train.chips import Topology
+    from train.collectives import Fabric
+    from train.model import REMAT_POLICIES
+    from train.partitioning import Partitioner
+
+    shape = (f"TASK_FEATURE_LENGTHS = {{'targets': {row.length}}}", f"BATCH_SIZE = {batch_rows(row)}")
+    run = compile_lib.plan(Flags(tuple(row.files), shape))
+    model = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or VOCABULARY[row.member])
+    topology = Topology.of(row.topology, row.slices)
+    partitioner = Partitioner.create(run.mesh, aot.devices(topology))
+    fabric = Fabric.of(partitioner.mesh, topology)
+    found = []
+    for parts in (1, 2, 4, 8, 16):
+        if batch_rows(row) % (partitioner.size("batch") * parts) == 0:
+            for remat in REMAT_POLICIES:
+                trial = dataclasses.replace(run, accumulate=parts)
+                seconds, size = search.estimate(trial, model, partitioner, fabric, batch_rows(row), row.length, remat, model.loss_chunk)
+                if size <= topology.chip.usable and remat != "offload":
+                    found.append((seconds, size, Setting(None, remat, parts)))
+    found.sort(key=lambda each: each[:2])
+    chosen, least = [setting for *_, setting in found], min(found, key=lambda each: each[1], default=(0, 0, Setting()))[2]
+    return [*chosen[:ATTEMPTS], *([least] if least not in chosen[:ATTEMPTS] else [])]
 
 
 def batch_rows(row: Row) -> int:

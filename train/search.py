@@ -16,9 +16,7 @@ from train.collectives import Fabric
 MAX_TENSOR = 64  # more than this never pays: every block sums its activations over the axis twice
 EFFICIENCY = 0.65  # of the peak rate that matrix products in a step reach
 SLACK = 1.25  # memory that the rough model may be wrong by before a way is left out
-# What the backward pass does over again, in parts of the forward pass, and what a layer keeps beside its input, in parts of all it makes.
-REMAT = {"none": (0.0, 2.0), "dots": (0.15, 1.0), "full": (1.0, 0.0)}
-UNKNOWN_REMAT = (0.5, 0.4)
+ALL_KEPT = 1.6  # bytes of "none", which keeps norms and activations too, over those of all that a policy can name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +99,6 @@ def estimate(run, model, partitioner, fabric: Fabric, rows: int, length: int, re
     from train.predict import model_flops
 
     chip, sizes = fabric.topology.chip, partitioner.mesh.shape
-    again, kept = REMAT.get(remat, UNKNOWN_REMAT)
     local = _local_parameters(model, partitioner)
     everything = model_lib.count_parameters(model)
     batch_parts = sizes["data"] * sizes["fsdp"]
@@ -111,12 +108,12 @@ def estimate(run, model, partitioner, fabric: Fabric, rows: int, length: int, re
 
     # Memory: float32 parameters, moments and gradients; bfloat16 copies of a layer; activations; logits.
     stream = _residual_parts(partitioner) * tokens * model.embed * 2
-    widths = (model.heads * model.head_dim + 2 * model.mlp) / tensor + 2 * model.kv_heads * model.head_dim + 2 * model.embed
-    layer = tokens * widths * 2
+    again, kept = _remat(model, remat, length, tensor)
+    layer = tokens * _remat(model, "none", length, tensor)[1]
     logits = tokens * model.vocab_size / tensor * 8
     if chunk:
         logits = min(logits, chunk * model.vocab_size / tensor * 8)
-    size = local * (4 + _state_bytes(run.optimizer) + 4) + model.layers * (stream + kept * layer) + 2 * layer + logits
+    size = local * (4 + _state_bytes(run.optimizer) + 4) + model.layers * (stream + tokens * kept) + 2 * layer + logits
     size += 4 * everything / model.layers / tensor
 
     # Time: products at a share of the peak; gathering parameters hides behind them, gathering activations is waited for.
@@ -128,6 +125,29 @@ def estimate(run, model, partitioner, fabric: Fabric, rows: int, length: int, re
     waited = (8 + 2 * (again > 0.4)) * model.layers * run.accumulate * _ring(fabric, ("sequence", "tensor"), tokens * model.embed * 2)
     waited += 6 * model.layers * run.accumulate * _ring(fabric, ("context",), tokens * cut * 2 * model.kv_heads * model.head_dim * 2)
     return max(compute, hidden) + 0.25 * min(compute, hidden) + waited, size
+
+
+def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
+    """(what the backward pass does over again, in parts of the forward pass; bytes a token that a layer keeps beside its input, on a chip)."""
+    from train import blockwise
+    from train.model import REMAT_POLICIES
+
+    D, Q, K, F = model.embed, model.heads * model.head_dim, model.kv_heads * model.head_dim, model.mlp
+    made = {  # name: (FLOPs a token that make it, width on a chip)
+        "query": (2 * D * Q, Q / tensor),
+        "key": (2 * D * K, K),
+        "value": (2 * D * K, K),
+        blockwise.RESIDUALS: (2 * length * Q, Q / tensor),
+        "attention_out": (2 * Q * D, D),
+        "gate": (2 * D * F, F / tensor),
+        "up": (2 * D * F, F / tensor),
+    }
+    names = REMAT_POLICIES[policy]
+    if names is None:
+        return 0.0, ALL_KEPT * 2 * sum(width for _, width in made.values())
+    forward = sum(flops for flops, _ in made.values()) + 2 * D * F
+    again = sum(flops for name, (flops, _) in made.items() if name not in names)
+    return again / forward, 0.0 if policy == "offload" else 2 * sum(width for name, (_, width) in made.items() if name in names)
 
 
 def _ring(fabric: Fabric, axes: tuple[str, ...], whole: float) -> float:
