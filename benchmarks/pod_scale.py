@@ -5,8 +5,9 @@
     python benchmarks/pod_scale.py --rows=FOLDER --judge=hlo_cost.py      # and asks another reader of the same compiled program
     python benchmarks/pod_scale.py --rows=FOLDER --table=docs/scale.md    # writes the table anew from what is there; compiles nothing
 
-A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology. Tokens of a step are those of
-the run, or a row for every chip where that is more. Of the settings in `settings`, the first that fits is the row's. Prints one JSON line a row.
+A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology, on the run's mesh or that of
+MESHES. Tokens of a step are those of the run, or as many rows as the mesh cuts the batch into where that is more. Of the settings in `settings`,
+the first that fits is the row's. --prefix: words put before each compilation, such as "nice -n 10". Prints one JSON line a row.
 
 --judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F --brief` and prints JSON with
 step_seconds.cycles.as_scheduled; its number stands beside ours in the table.
@@ -14,6 +15,7 @@ step_seconds.cycles.as_scheduled; its number stands beside ours in the table.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -28,6 +30,10 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GIN = REPOSITORY / "gin"
 TOKENS = {"tiny": 2**20, "small": 2**20, "1b": 2**21, "nano1": 2**22, "nano2": 2**22, "pro": 2**23, "ultra": 2**24}  # of a step, as the runs have
 CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
+MESHES = {  # where the run's own mesh does not fit: one row of a long length is too much for a chip
+    ("pro", "v5e:16x16", 8192): {"fsdp": 64, "context": 4},
+    ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 16},
+}
 VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
 ATTEMPTS = 3  # settings that are tried before the one that asks for least memory
 BEGIN, END = "<!-- benchmarks/pod_scale.py: begin -->", "<!-- end -->"
@@ -59,8 +65,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is tried: sizes of mesh axes (None: the run's), remat (None: the model's), parts of the batch."""
+    """What is tried: rows of the batch, sizes of mesh axes (None: the run's), remat (None: the model's), parts of the batch."""
 
+    rows: int
     mesh: dict[str, int] | None = None
     remat: str | None = None
     accumulate: int = 1
@@ -94,32 +101,33 @@ def settings(row: Row) -> list[Setting]:
     from train.model import REMAT_POLICIES
     from train.partitioning import Partitioner
 
-    shape = (f"TASK_FEATURE_LENGTHS = {{'targets': {row.length}}}", f"BATCH_SIZE = {batch_rows(row)}")
-    run = compile_lib.plan(Flags(tuple(row.files), shape))
+    mesh = MESHES.get((row.member, row.topology, row.length))
+    run = compile_lib.plan(Flags(tuple(row.files), (f"TASK_FEATURE_LENGTHS = {{'targets': {row.length}}}",)))
     model = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or VOCABULARY[row.member])
     topology = Topology.of(row.topology, row.slices)
-    partitioner = Partitioner.create(run.mesh, aot.devices(topology))
-    fabric = Fabric.of(partitioner.mesh, topology)
-    found = []
-    for parts in (1, 2, 4, 8, 16):
-        if batch_rows(row) % (partitioner.size("batch") * parts) == 0:
-            for remat in REMAT_POLICIES:
-                trial = dataclasses.replace(run, accumulate=parts)
-                seconds, size = search.estimate(trial, model, partitioner, fabric, batch_rows(row), row.length, remat, model.loss_chunk)
-                if size <= topology.chip.usable and remat != "offload":
-                    found.append((seconds, size, Setting(None, remat, parts)))
-    found.sort(key=lambda each: each[:2])
-    chosen, least = [setting for *_, setting in found], min(found, key=lambda each: each[1], default=(0, 0, Setting()))[2]
-    return [*chosen[:ATTEMPTS], *([least] if least not in chosen[:ATTEMPTS] else [])]
+    partitioner = Partitioner.create(mesh or run.mesh, aot.devices(topology))
+    rough = search.Rough(run, model, partitioner, row.length)
+    rough.lay_out(Fabric.of(partitioner.mesh, topology))
+    rows, found = batch_rows(row, partitioner.size("batch")), []
+    for remat, parts in itertools.product(search.timed(REMAT_POLICIES), search.PARTS):
+        if rows % (partitioner.size("batch") * parts) == 0:
+            size = rough.bytes(rows, parts, remat, model.loss_chunk)
+            found.append((rough.seconds(rows, parts, remat), size, Setting(rows, mesh, remat, parts)))
+    ladder = []
+    for each in sorted(found, key=lambda each: each[:2]):  # slower ways only where they ask for less memory
+        if each[1] <= min([topology.chip.usable, *(0.95 * size for _, size, _ in ladder)]):
+            ladder.append(each)
+    least = min(found, key=lambda each: (each[1], each[0]))
+    return [setting for *_, setting in [*ladder[:ATTEMPTS], *([least] if least not in ladder[:ATTEMPTS] else [])]]
 
 
-def batch_rows(row: Row) -> int:
-    return max(TOKENS[row.member], row.chips * min(row.length, 8192)) // row.length
+def batch_rows(row: Row, cut: int) -> int:
+    """Of the batch that the mesh cuts into `cut` parts."""
+    return max(TOKENS[row.member] // row.length, cut)
 
 
 def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
-    batch = batch_rows(row)
-    bindings = {"TASK_FEATURE_LENGTHS": {"targets": row.length}, "BATCH_SIZE": batch, "ACCUMULATE": setting.accumulate}
+    bindings = {"TASK_FEATURE_LENGTHS": {"targets": row.length}, "BATCH_SIZE": setting.rows, "ACCUMULATE": setting.accumulate}
     if setting.mesh is not None:
         bindings["MESH"] = setting.mesh
     flags = [f"--gin.{name}={value}" for name, value in bindings.items()]
@@ -130,13 +138,13 @@ def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
     return [sys.executable, "-m", "launch.command", "compile", *flags]
 
 
-def measure(row: Row, judge: str | None) -> dict:
+def measure(row: Row, judge: str | None, prefix: list[str]) -> dict:
     """Compiles a row with one setting after the other until one fits."""
     attempts = []
     for setting in settings(row):
         with tempfile.TemporaryDirectory() as scratch:
             folder, began = pathlib.Path(scratch), time.monotonic()
-            done = subprocess.run(command(row, setting, folder), cwd=REPOSITORY, capture_output=True, text=True)
+            done = subprocess.run([*prefix, *command(row, setting, folder)], cwd=REPOSITORY, capture_output=True, text=True)
             wall = time.monotonic() - began
             if not (folder / "report.json").is_file():
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -219,6 +227,7 @@ def main() -> None:
     parser.add_argument("--rows", required=True, type=pathlib.Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--judge")
+    parser.add_argument("--prefix", default="")
     parser.add_argument("--table", type=pathlib.Path)
     arguments = parser.parse_args()
     arguments.rows.mkdir(parents=True, exist_ok=True)
@@ -228,7 +237,7 @@ def main() -> None:
     for row in rows():
         path = arguments.rows / f"{row.name}.json"
         if arguments.only in row.name and not path.is_file():
-            told = measure(row, arguments.judge)
+            told = measure(row, arguments.judge, arguments.prefix.split())
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(told, indent=1))
             partial.replace(path)

