@@ -90,14 +90,10 @@ def rows() -> list[Row]:
 
 def settings(row: Row) -> list[Setting]:
     """Remat policies and parts of the batch on the run's mesh, the quickest first by the rough model of `castor compile --search`."""
-    from train import aot
-
-    aot.quiet()
     from launch import compile as compile_lib
     from tasks.configuration import Flags
     from train import search
     from train.chips import Topology
-    from train.collectives import Fabric
     from train.model import REMAT_POLICIES
     from train.partitioning import Partitioner
 
@@ -105,9 +101,8 @@ def settings(row: Row) -> list[Setting]:
     run = compile_lib.plan(Flags(tuple(row.files), (f"TASK_FEATURE_LENGTHS = {{'targets': {row.length}}}",)))
     model = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or VOCABULARY[row.member])
     topology = Topology.of(row.topology, row.slices)
-    partitioner = Partitioner.create(mesh or run.mesh, aot.devices(topology))
-    rough = search.Rough(run, model, partitioner, row.length)
-    rough.lay_out(Fabric.of(partitioner.mesh, topology))
+    partitioner = Partitioner.abstract(mesh or run.mesh, topology.size, topology.num_slices)
+    rough = search.Rough(run, model, topology, partitioner, row.length)
     rows, found = batch_rows(row, partitioner.size("batch")), []
     for remat, parts in itertools.product(search.timed(REMAT_POLICIES), search.PARTS):
         if rows % (partitioner.size("batch") * parts) == 0:

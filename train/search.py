@@ -10,11 +10,8 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
 from tasks.errors import ConfigurationError
 from train.chips import Topology
-from train.collectives import Fabric
 
 MAX_TENSOR = 64  # more than this never pays: every block sums its activations over the axis twice
 EFFICIENCY = 0.65  # of the peak rate that matrix products in a step reach
@@ -62,8 +59,8 @@ def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
                 yield {axis: mesh[axis] for axis in axes}
 
 
-def candidates(run, model, topology: Topology, devices: Sequence, remats: Sequence[str], chunks: Sequence[int | None]) -> list[Candidate]:
-    """All ways to train a `train.loop.Run` with `model` on described devices that divide and may fit, the quickest first by the rough model."""
+def candidates(run, model, topology: Topology, remats: Sequence[str], chunks: Sequence[int | None]) -> list[Candidate]:
+    """All ways to train a `train.loop.Run` with `model` on a topology that divide and may fit, the quickest first by the rough model."""
     from tasks.schedule import BatchSizes
     from train.partitioning import MESH_AXES, Partitioner
 
@@ -76,17 +73,11 @@ def candidates(run, model, topology: Topology, devices: Sequence, remats: Sequen
             model.check_mesh(partitioner)
         except ConfigurationError:
             continue
-        rough = Rough(run, model, partitioner, length)
-        chosen = [
-            (remat, accumulate, chunk)
-            for remat, accumulate, chunk in itertools.product(remats, PARTS, chunks)
-            if rows % (partitioner.size("batch") * accumulate) == 0 and rough.bytes(rows, accumulate, remat, chunk) <= SLACK * topology.chip.usable
-        ]
-        if chosen:  # only now are chips laid out, which takes a second for thousands of them
-            rough.lay_out(Fabric.of(Partitioner.create(mesh, devices).mesh, topology))
-        for remat, accumulate, chunk in chosen:
-            seconds, size = rough.seconds(rows, accumulate, remat), rough.bytes(rows, accumulate, remat, chunk)
-            found.append(Candidate(tuple(mesh.items()), remat, accumulate, chunk, seconds, size))
+        rough = Rough(run, model, topology, partitioner, length)
+        for remat, accumulate, chunk in itertools.product(remats, PARTS, chunks):
+            size = rough.bytes(rows, accumulate, remat, chunk)
+            if rows % (partitioner.size("batch") * accumulate) == 0 and size <= SLACK * topology.chip.usable:
+                found.append(Candidate(tuple(mesh.items()), remat, accumulate, chunk, rough.seconds(rows, accumulate, remat), size))
     return ordered(found)
 
 
@@ -108,20 +99,15 @@ def ordered(found: list[Candidate]) -> list[Candidate]:
 class Rough:
     """The rough model of one mesh: what all ways on it share is computed once."""
 
-    def __init__(self, run, model, partitioner, length: int):
+    def __init__(self, run, model, topology: Topology, partitioner, length: int):
         from train import model as model_lib
 
-        self.model, self.length = model, length
+        self.model, self.topology, self.length, self.mesh = model, topology, length, dict(partitioner.mesh.shape)
         self.everything = model_lib.count_parameters(model)
         self.local = _local_parameters(model, partitioner)
         self.batch, self.tensor, self.cut = partitioner.size("batch"), partitioner.size("act_mlp"), partitioner.size("length")
         self.stream = self.cut / partitioner.size("residual_length")  # the share of the residual stream that a chip keeps
         self.state_bytes = 4 + _state_bytes(run.optimizer) + 4  # a parameter, its moments, its gradient
-
-    def lay_out(self, fabric: Fabric) -> None:
-        """Where the mesh lies on the torus: what `seconds` needs."""
-        self.fabric = fabric
-        self._wire = {axes: self._seconds_a_byte(axes) for axes in (("fsdp", "context"), ("sequence", "tensor"), ("context",), ("data",))}
 
     def bytes(self, rows: int, accumulate: int, remat: str, chunk: int | None) -> float:
         """Of HBM a chip: state and gradients; bfloat16 weights of two layers; activations; logits and their gradient."""
@@ -136,29 +122,39 @@ class Rough:
         """Of a step: products at a share of the peak; gathering parameters hides behind them, gathering activations is waited for."""
         from train.predict import model_flops
 
-        model, chip, length = self.model, self.fabric.topology.chip, self.length
+        model, chip, length = self.model, self.topology.chip, self.length
         tokens, again = self._tokens(rows, accumulate), _remat(model, remat, length, self.tensor)[0]
-        flops = model_flops(self.everything, model.layers, model.heads, model.head_dim, rows, length) / self.fabric.topology.size
+        flops = model_flops(self.everything, model.layers, model.heads, model.head_dim, rows, length) / self.topology.size
         compute = flops * (1 + again / 3) / chip.peak / EFFICIENCY
         passes = accumulate * (3 + (1 if again else 0))
-        hidden = passes * 2 * self.everything / self.tensor * self._wire["fsdp", "context"] + 8 * self.local * self._wire["data",]
-        waited = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._wire["sequence", "tensor"]
-        waited += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._wire["context",]
+        hidden = passes * 2 * self.everything / self.tensor * self._seconds_a_byte("fsdp", "context") + 8 * self.local * self._seconds_a_byte("data")
+        waited = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._seconds_a_byte("sequence", "tensor")
+        waited += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._seconds_a_byte("context")
         return max(compute, hidden) + 0.25 * min(compute, hidden) + model.layers * accumulate * waited
 
     def _tokens(self, rows: int, accumulate: int) -> float:
         """Of a chip, of a part of the batch."""
         return rows * self.length / self.batch / self.cut / accumulate
 
-    def _seconds_a_byte(self, axes: tuple[str, ...]) -> float:
-        """In which a byte of what is gathered along mesh axes arrives."""
-        sizes = dict(zip(self.fabric.axes, self.fabric.sizes))
-        chosen = [axis for axis in axes if sizes.get(axis, 1) > 1]
-        if not chosen:
+    def _seconds_a_byte(self, *axes: str) -> float:
+        """In which a byte of what is gathered along mesh axes arrives, over the links of as many neighbours on the torus."""
+        size = math.prod(self.mesh[axis] for axis in axes)
+        if size == 1:
             return 0.0
-        places = np.arange(math.prod(self.fabric.sizes)).reshape(self.fabric.sizes)
-        members = places[tuple(slice(None) if axis in chosen else 0 for axis in self.fabric.axes)].ravel()
-        return self.fabric.seconds("all-gather", members, 1.0 / len(members))
+        slices = self.topology.num_slices if "data" in axes else 1
+        near = size // slices
+        far = (slices - 1) / slices / self.topology.chip.dcn
+        return far + ((near - 1) / size / (_links(self.topology, near) * self.topology.chip.link) if near > 1 else 0.0)
+
+
+def _links(topology: Topology, size: int) -> float:
+    """On which one of `size` neighbours can receive: two along each side of the torus that they fill and that is closed, one along another."""
+    links = 0.0
+    for axis, side in sorted(enumerate(topology.shape), key=lambda item: -item[1]):
+        if size > 1 and side > 1:
+            links += 2.0 if topology.closed(axis) and size >= side else 1.0
+            size = math.ceil(size / side)
+    return max(links, 1.0)
 
 
 @functools.cache

@@ -6,16 +6,13 @@ import math
 
 import pytest
 
-pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
-
 from launch import compile as compile_lib
 from launch import search as command
 from tasks.configuration import Flags
-from train import aot, search
+from train import search
 from train.chips import Topology
 from train.partitioning import MESH_AXES
 
-aot.quiet()
 TOPOLOGY = Topology.of("v5e:4x4")
 
 
@@ -28,7 +25,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def ways(run):
-    return search.candidates(run, run.model, TOPOLOGY, aot.devices(TOPOLOGY), ("none", "full"), (None,))
+    return search.candidates(run, run.model, TOPOLOGY, ("none", "full"), (None,))
 
 
 def test_meshes_are_the_factorings_of_the_chips_with_slices_along_data():
