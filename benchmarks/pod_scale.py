@@ -15,6 +15,7 @@ step_seconds.cycles.as_scheduled; its number stands beside ours in the table.
 
 import argparse
 import dataclasses
+import gzip
 import itertools
 import json
 import os
@@ -133,8 +134,8 @@ def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
     return [sys.executable, "-m", "launch.command", "compile", *flags]
 
 
-def measure(row: Row, judge: str | None, prefix: list[str]) -> dict:
-    """Compiles a row with one setting after the other until one fits."""
+def measure(row: Row, judge: str | None, prefix: list[str], rows: pathlib.Path) -> dict:
+    """Compiles a row with one setting after the other until one fits, whose program is kept beside the row for other readers."""
     attempts = []
     for setting in settings(row):
         with tempfile.TemporaryDirectory() as scratch:
@@ -149,6 +150,7 @@ def measure(row: Row, judge: str | None, prefix: list[str]) -> dict:
             said = {"setting": dataclasses.asdict(setting), "fits": report["fits"], "peak": report["memory"]["peak"], "wall_seconds": wall}
             attempts.append(said)
             if report["fits"]:
+                (rows / f"{row.name}.hlo.gz").write_bytes(gzip.compress((folder / "step.hlo.txt").read_bytes()))
                 verdict = ask(judge, folder / "step.hlo.txt", row, report) if judge else None
                 kept = {name: value for name, value in report.items() if name not in ("slowest", "loops")}
                 return {"row": dataclasses.asdict(row), "attempts": attempts, "report": kept, "judge": verdict, "machine": machine()}
@@ -193,7 +195,8 @@ def table(results: dict[str, dict]) -> str:
         report, judge = told["report"], told["judge"]
         memory, step, batch, model = report["memory"], report["step"], report["batch"], report["model"]
         mesh = " ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1)
-        other = f"{judge['seconds']:.3f}; {judge['mfu']:.3f}" if judge and "seconds" in judge else "-"
+        blind = "*" if judge and any("Pallas" in warning for warning in judge.get("warnings", ())) else ""
+        other = f"{judge['seconds']:.3f}; {judge['mfu']:.3f}{blind}" if judge and "seconds" in judge else "-"
         lines.append(
             f"| {row.member} | {slices} | {row.length:,} | {batch['rows']:,}, {batch['tokens'] // row.chips:,} | {mesh} "
             f"| {model['remat']}, {batch['accumulate']} | {memory['peak'] / 2**30:.1f} of {memory['usable'] / 2**30:.1f} "
@@ -232,7 +235,7 @@ def main() -> None:
     for row in rows():
         path = arguments.rows / f"{row.name}.json"
         if arguments.only in row.name and not path.is_file():
-            told = measure(row, arguments.judge, arguments.prefix.split())
+            told = measure(row, arguments.judge, arguments.prefix.split(), arguments.rows)
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(told, indent=1))
             partial.replace(path)

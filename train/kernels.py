@@ -15,16 +15,16 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
     Where queries are fewer than keys (context parallelism), a device has its share of the triangle: train/context.py balances it. Segments save
     nothing here: which blocks they empty is known only at run time.
     """
-    if "splash" not in instruction.name:
+    kind = _kind(instruction)
+    if kind is None:
         declared = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.attributes)
         return float(declared.group(1)) if declared else None
-    kind = re.search(r"(fwd|dkv|dq)", instruction.name)
     known = computation.instructions
     operands = [array for name in instruction.operands if name in known for array in known[name].arrays]
     floating = [array.shape for array in operands if len(array.shape) >= 2 and array.dtype in ("bf16", "f32", "f16")]
-    if not kind or len(floating) < 3:
+    if len(floating) < 3:
         return None
-    kind, query, keys = kind.group(1), *floating[:2]  # after tables of whole numbers: queries [..., heads, rows, head], keys [..., columns, head]
+    query, keys = floating[:2]  # after tables of whole numbers: queries [..., heads, rows, head], keys [..., columns, head]
     head, rows = query[-1], query[-2]
     columns = keys[-2] if keys[-1] == head else keys[-1]
     suffix = "" if kind == "fwd" else f"_{kind}"
@@ -35,6 +35,15 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
     if kind == "dkv" and any(array.shape[-2:] == (rows, head) and math.prod(array.shape) >= math.prod(query) for array in instruction.arrays[-3:]):
         products += 1  # the fused backward kernel makes the gradient of the queries too
     return 2.0 * products * math.prod(query[:-2]) * blocks * height * width * head
+
+
+def _kind(instruction: Instruction) -> str | None:
+    """fwd, dq or dkv, by the blocks that the kernel says it has (the forward one says all), else by its name. The compiler renames calls at will."""
+    for key, kind in (("block_q", "fwd"), ("block_q_dkv", "dkv"), ("block_q_dq", "dq")):
+        if re.search(rf'\b{key}\\*":', instruction.attributes):
+            return kind
+    named = re.search(r"splash_\w*(fwd|dkv|dq)", f"{instruction.name} {instruction.op_name}")
+    return named.group(1) if named else None
 
 
 def _block(instruction: Instruction, name: str) -> int:

@@ -205,17 +205,27 @@ class Walk:
     def _measure(self, computation: Computation, instruction: Instruction) -> Work:
         flops, hbm, cycles = self.program.flops(computation, instruction), self._traffic.bytes(computation, instruction), instruction.cycles
         sealed = instruction.op == "custom-call" and instruction.target == kernels.CALL
-        kernel = kernels.flops(computation, instruction) if sealed else 0.0
-        if kernel is None:
-            self.warnings[f"the kernel {re.sub(r'[.0-9]+$', '', instruction.name)} does not say what it computes: only its HBM bytes count"] += 1
-            kernel = 0.0
+        kernel = self._kernels(computation, instruction)
         roofline = max((flops + kernel) / self.chip.peak, hbm / self.chip.hbm_bandwidth)
         if instruction.op in STARTS:
             return Work(0.0, 0.0, flops, kernel, hbm, cycles, "copies beside the computation")
-        if sealed:
-            return Work(max(roofline, kernel / self.chip.peak / self.efficiency), roofline, flops, kernel, hbm, cycles, "attention kernels")
+        if sealed or kernel:
+            own = max(roofline, kernel / self.chip.peak / self.efficiency, cycles / self.chip.clock)
+            return Work(own, roofline, flops, kernel, hbm, cycles, "attention kernels")
         kind = "matrix products" if flops else "fusions" if instruction.op == "fusion" else instruction.op
         return Work(max(roofline, cycles / self.chip.clock), roofline, flops, kernel, hbm, cycles, kind)
+
+    def _kernels(self, computation: Computation, instruction: Instruction) -> float:
+        """FLOPs of a Pallas kernel, or of those that the compiler has put inside a fusion."""
+        if instruction.op == "fusion":
+            inner = self.program.body(instruction)
+            return sum(self._kernels(inner, each) for each in inner or () if each.op in ("fusion", "custom-call"))
+        if instruction.op != "custom-call" or instruction.target != kernels.CALL:
+            return 0.0
+        found = kernels.flops(computation, instruction)
+        if found is None:
+            self.warnings[f"the kernel {re.sub(r'[.0-9]+$', '', instruction.name)} does not say what it computes: only its HBM bytes count"] += 1
+        return found or 0.0
 
 
 def predict(program: Program, fabric: Fabric, kernel_efficiency: float = KERNEL_EFFICIENCY, top: int = 20) -> Prediction:

@@ -158,7 +158,7 @@ SPLASH_OF_ONE_ROW = r"""ENTRY %main () -> f32[1] {
   %k = bf16[4096,256]{1,0} parameter(2)
   %v = bf16[4096,256]{1,0} parameter(3)
   %s = s32[4096,128]{1,0} parameter(4)
-  ROOT %splash_mqa_fwd_segmented.1 = bf16[8,4096,256]{2,1,0} custom-call(%m, %m, %q, %k, %v, %s), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+  ROOT %closed_call.1 = bf16[8,4096,256]{2,1,0} custom-call(%m, %m, %q, %k, %v, %s), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
 "xprof_metadata":"{\"block_q\": 1024, \"block_kv\": 1024}"
 }}
 }
