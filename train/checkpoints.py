@@ -74,6 +74,9 @@ class CheckpointStore:
     """The checkpoints of one MODEL_DIR. Every process of a run makes one and calls it in step with the others."""
 
     def __init__(self, model_dir: str, config: Checkpoints = Checkpoints(), read_only: bool = False):
+        if importlib.util.find_spec("gcsfs"):
+            # Else etils, and so orbax, goes to buckets by TensorFlow, whose import takes longer than all the rest. It decides once, at its first use.
+            os.environ.setdefault("EPATH_USE_TF", "false")
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -226,8 +229,6 @@ def _folder(model_dir: str):
     """MODEL_DIR as orbax takes it; that of a bucket is etils' path, which it goes by throughout."""
     if not storage.is_remote(model_dir):
         return pathlib.Path(model_dir).resolve()
-    if importlib.util.find_spec("gcsfs"):
-        os.environ.setdefault("EPATH_USE_TF", "false")  # else etils takes TensorFlow's file system, whose import takes longer than all the rest
     from etils import epath
 
     return epath.Path(model_dir)
