@@ -102,9 +102,7 @@ def _answers(arguments: argparse.Namespace, flags: Flags) -> int:
         if metrics.prompts_cut:
             print(f"castor: {metrics.prompts_cut} prompts were longer than the model reads and lost their beginning.", file=sys.stderr)
     for task, asked in files:
-        progress = terminal.Progress(task)
-        result = questions.evaluate(model, asked, arguments.shots, lambda done: progress(0, 1))
-        progress(1, 1)
+        result = questions.evaluate(model, asked, arguments.shots, terminal.Tally(task, sum(len(question.choices) for question in asked)))
         told = {"questions": result.questions, "shots": result.shots, "chance": result.chance}
         told |= {"accuracy": result.accuracy, "accuracy_by_token": result.accuracy_by_token, "error": result.error}
         rows.append({"task": task, "step": model.step, **told})

@@ -29,6 +29,17 @@ class Progress:
             self._bar = None
 
 
+class Tally:
+    """A Progress that is told how many more are done."""
+
+    def __init__(self, what: str, total: int):
+        self._progress, self._done, self._total = Progress(what), 0, total
+
+    def __call__(self, more: int) -> None:
+        self._done += more
+        self._progress(self._done, self._total)
+
+
 def console():
     """A console that never cuts a line when its output goes to a file or a pipe, and takes no text for markup."""
     import rich.console

@@ -305,7 +305,9 @@ def _write(decoder: Decoder, table: grammars.Table, parameters, rows: Rows, sett
         state = jax.tree.map(lambda new, old: jnp.where(live_B, new, old), advanced, rows.grammar)
         lengths_B = jnp.ones_like(chosen_B)
         logits_BxV, cache = decoder.apply({"params": parameters}, chosen_B[:, None], rows.positions_B[:, None], lengths_B, rows.cache, method="decode")
-        logits_BxV = _replicated_over_vocabulary(decoder, jnp.where(live_B[:, None], logits_BxV, rows.logits_BxV))
+        # What follows an answer that has ended is what follows its last token, not its eos: a session goes on from there.
+        ended_B = ~live_B | (chosen_B == table.eos)
+        logits_BxV = _replicated_over_vocabulary(decoder, jnp.where(ended_B[:, None], rows.logits_BxV, logits_BxV))
         rows = Rows(logits_BxV, rows.positions_B + live_B, rows.left_B - live_B, state, cache)
         return step + 1, rows, ids_BxS.at[:, step].set(chosen_B), counts_B + live_B
 

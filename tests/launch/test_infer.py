@@ -202,7 +202,7 @@ def test_nothing_steers_the_terminal():
     assert terminal.printable("a\x1b[31mb\tc\n\x07\x9b\u202e") == "a\\x1b[31mb\tc\n\\x07\\x9b\u202e"
 
 
-def test_hostile_images_are_refused(read_picture, tmp_path, real_data_if_present):
+def test_hostile_images_are_refused(read_picture, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     with open(tmp_path / "huge.png", "wb") as file:
         file.truncate(pictures.MAX_BYTES + 1)

@@ -117,6 +117,19 @@ def test_a_session_goes_on_where_it_was(config, parameters, vocabulary):
     assert again == g([Request([*prompt, *kept, 301, 302], Grammar.text(), way, 10)])[0]
 
 
+def test_a_session_goes_on_from_the_last_token_after_an_eos(config, parameters, vocabulary):
+    g = generator(config, parameters, vocabulary)
+    prompt, ways = [300, 301], [Sampling(1.0, 0, seed) for seed in range(64)]
+    answers = g([Request(prompt, Grammar.text(), way) for way in ways])
+    way, said = next((way, ids) for way, ids in zip(ways, answers) if ids[-1] == vocabulary.eos_id and 4 < len(ids) < 60)
+    session = Session(g)
+    session.read(prompt)
+    assert [i for ids in session.write(Grammar.text(), way) for i in ids] == said
+    again = [i for ids in session.write(Grammar.text(), Sampling(1.0, 0, 99), 8) for i in ids]
+    assert session.ids[: len(prompt) + len(said) - 1] == [*prompt, *said[:-1]]
+    assert again == g([Request([*prompt, *said[:-1]], Grammar.text(), Sampling(1.0, 0, 99), 8)])[0]
+
+
 def test_a_session_may_be_left_in_the_middle_and_knows_its_room(config, parameters, vocabulary):
     g = generator(config, parameters, vocabulary)
     session = Session(g)

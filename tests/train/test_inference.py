@@ -1,7 +1,9 @@
 """train/inference.py and castor infer: text, a picture that always decodes, a caption; the same for the same seed."""
 
+import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import PIL.Image
@@ -88,6 +90,22 @@ def test_the_command_writes_draws_and_describes(castor, trained, tmp_path):
     rows = json.loads((tmp_path / "s" / "samples.json").read_text())
     assert [sorted(row) for row in rows] == [["prompt", "text"], ["image", "prompt"], ["image", "prompt"]]
     assert all((tmp_path / "s" / row["image"]).is_file() for row in rows[1:])
+
+
+def test_a_conversation_by_the_command(castor, trained, model, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the red\n/show\n"))
+    code, out, err = castor("infer", f"--model_dir={trained}", "--interactive", "--seed=4", "--max_tokens=5")
+    assert code == 0 and model.write("the red", Sampling(seed=4), 5) in out and "room left" in out, err
+
+
+def test_questions_by_the_command(castor, trained, tmp_path):
+    rows = [{"question": "the red", "choices": ["house", "tree"], "answer": i % 2} for i in range(4)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "results.jsonl"
+    code, out, err = castor("evaluate", f"--model_dir={trained}", f"--questions={tmp_path / 'q.jsonl'}", "--shots=1", f"--output={output}")
+    assert code == 0 and "accuracy_by_token" in out, err
+    row = json.loads(output.read_text())
+    assert row["task"] == "q" and row["questions"] == 4 and row["accuracy"] == 0.5 == row["chance"] and row["step"] == 40
 
 
 def test_a_mesh_answers_as_one_device_does(castor, trained, model, tmp_path):
