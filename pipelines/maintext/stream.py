@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 
 # What shows no text of the page, or text of the interface.
-_HIDDEN = "noscript template svg math object applet canvas audio video map textarea select datalist option button dialog progress meter".split()
+_HIDDEN = "noscript template svg object applet canvas audio video map textarea select datalist option button dialog progress meter".split()
 _HIDDEN_SPAN = re.compile(r' class="(?:[^"]*\s)?(?:katex-html|sr-only|visually-hidden|screen-reader-text|mw-editsection)["\s]')
 _HIDDEN_SUP = re.compile(r' class="(?:[^"]*\s)?reference["\s]')
-# What shows none and is written as it stands, brackets included.
-_VERBATIM = re.compile(r"<(?:!--|(script|style|xmp|iframe|noembed|noframes|plaintext)[ >])")
+# What shows none and is written as it stands, brackets included; and formulas, which need care.
+_VERBATIM = re.compile(r"<(?:!--|(script|style|xmp|iframe|noembed|noframes|plaintext|math)[ >])")
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 STRUCTURE = HEADINGS | frozenset(
     (
@@ -56,17 +56,25 @@ class Page:
 
 def canonical(tree) -> str:
     """The body of a resiliparse HTMLTree as canonical HTML, formulas as TeX in their places, without comments, scripts and the like."""
-    html = tree.body.html
-    if "<math" in html or "math/tex" in html:
+    html = _without_verbatim(tree.body.html, True)
+    if html is None:
         for element in tree.body.query_selector_all(_FORMULAS).values():
             formula = _formula(element, element.tag)
             if formula and element.parent:
                 element.replace_with(tree.create_text_node(formula))
-        html = tree.body.html
+        html = _without_verbatim(tree.body.html, False)
+    return html
+
+
+def _without_verbatim(html: str, heed_formulas: bool) -> str | None:
+    """Canonical HTML without what is written as it stands; None if it holds formulas and these are to be heeded, else without them, too."""
     parts, end = [], 0
     while found := _VERBATIM.search(html, end):
+        name = found[1]
+        if heed_formulas and (name == "math" or name == "script" and html.find("math/tex", found.end(), html.find(">", found.end() - 1)) >= 0):
+            return None
         parts.append(html[end : found.start()])
-        closing = f"</{found[1]}>" if found[1] else "-->"
+        closing = f"</{name}>" if name else "-->"
         end = html.find(closing, found.end())
         end = len(html) if end < 0 else end + len(closing)
     return "".join([*parts, html[end:]])

@@ -27,6 +27,12 @@ def test_what_is_not_shown_is_no_text():
     assert read("<p>a<span class='x sr-only'>no</span>b").text == ["ab"]
 
 
+def test_what_is_behind_hidden_elements_and_stray_quotes_is_read():
+    assert read("<p>a <object><object>no</object>no</object>b <span class='sr-only'>no<span>no</span></span>c").text == ["a b c"]
+    assert read('<p>one <a href="/x" ""="">two</a> three').text == ["one two three"]
+    assert read("<p>a <script>x = '<!--'</script>b <!-- <script> -->c").text == ["a b c"]
+
+
 def test_attribute_values_with_brackets_and_entities():
     page = read("""<p title='a > b "q" <i>'>1 &lt; 2 &amp;&amp; 3 &gt; 2&nbsp;!<p>&amp;lt; stays""")
     assert page.text == ["1 < 2 && 3 > 2 !", "&lt; stays"]
