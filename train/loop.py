@@ -37,7 +37,7 @@ from train.evaluation import Evaluator
 from train.model import Transformer, count_parameters
 from train.optimizers import AdamW, Optimizer
 from train.partitioning import Mesh, Partitioner
-from train.reporter import Reporter
+from train.reporter import Listener, Reporter
 from train.step import Trainer, TrainState, abstract_batch
 
 MODEL_FILE = "model.json"
@@ -236,8 +236,8 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
     if main:
         _keep_for_inference(opened)
         _keep_configuration(run.model_dir, start)
-    reporter = Reporter(run, start, batches.domains) if main else None
-    if reporter:
+    reporter = Reporter(run, start, batches.domains) if main else Listener(run.skip_limit)
+    if main:
         mesh = " x ".join(f"{axis} {size}" for axis, size in opened.partitioner.mesh.shape.items() if size > 1) or "1 device"
         storage.remove(storage.join(run.model_dir, COMPLETED_FILE))
         reporter.say(f"{count_parameters(opened.model):,} parameters on {mesh}; steps {start} to {run.train_steps}; domains {', '.join(batches.domains)}")
@@ -253,8 +253,7 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
     # ---- The loop.
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
-        if reporter:
-            stack.callback(reporter.close)
+        stack.callback(reporter.close)
         if start == run.train_steps:
             _complete(run, start, state)
             return start
@@ -262,13 +261,12 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         feed = stack.enter_context(ReadAhead(opened.placed_batch, range(start, run.train_steps), run.prefetch))
         step_functions = {size: trainer.compile_step(opened.abstract_batch(size)) for size in sizes}
         evaluator = Evaluator(opened, trainer) if run.evaluation.period else None
-        if reporter:
-            reporter.start()
+        reporter.start()
         reached, pending = start, None
         stack.enter_context(jax.transfer_guard("disallow"))
         for step in range(start, run.train_steps):
             state, results = step_functions[batches.batch_size_at(step)](state, feed.take(step))
-            if pending is not None and reporter:
+            if pending is not None:
                 reporter.step(*pending)
             pending, reached = (step, results), step + 1
             if on_step:
@@ -278,21 +276,18 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
             evaluating = evaluator is not None and run.evaluation.due(reached, run.train_steps)
             if saving or evaluating:
                 # What a checkpoint follows from must be on disk before it: a restart keeps the lines before its step.
-                if reporter:
-                    reporter.step(*pending)
+                reporter.step(*pending)
                 pending = None
                 result = {}
                 if evaluating:
                     result = evaluator(state.parameters)
-                    if reporter:
-                        reporter.evaluation(reached, result)
+                    reporter.evaluation(reached, result)
                 if saving:
-                    if reporter:
-                        reporter.flush()
+                    reporter.flush()
                     store.save(reached, state.parameters, state.optimizer, facts, result.get("loss"))
             if stopping:
                 break
-        if pending is not None and reporter:
+        if pending is not None:
             reporter.step(*pending)
         store.wait()
         if reached == run.train_steps:

@@ -199,6 +199,14 @@ def test_a_checkpoint_goes_out_and_comes_back(castor, trained, vocabulary, tmp_p
     assert after.write("the red", max_tokens=5) == before.write("the red", max_tokens=5) and after.max_length == before.max_length
     assert castor("import", f"--from={tmp_path / 'out'}", f"--model_dir={trained}")[0] == 2  # nor over a run
 
+    code, _, err = castor("train", f"--warm_start={tmp_path / 'back'}", *castor.bindings(tmp_path / "next", TRAIN_STEPS=1, EVAL_PERIOD=0))
+    assert code == 0, err
+    first, goes_on = (json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (trained, tmp_path / "next"))
+    assert goes_on["loss"] < first["loss"] - 0.05  # the same batch, by a model that has seen four
+    # Its own checkpoint is no run to go on from: the error says what there is.
+    code, _, err = castor("train", *castor.bindings(tmp_path / "back", TRAIN_STEPS=1, EVAL_PERIOD=0))
+    assert code == 2 and err.count("\n") == 1, err
+
     tokens = np.array([[0, *vocabulary.encode("the small house runs and then")]], np.int32)
     assert np.abs(our_logits(before.config, parameters, tokens) - their_logits(tmp_path / "out", tokens)).max() < 1e-4
 

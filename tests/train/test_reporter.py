@@ -1,0 +1,20 @@
+"""train/reporter.py: a process that tells nothing ends with the one that does. What that one writes: tests/train/test_loop.py."""
+
+import jax.numpy as jnp
+import pytest
+
+from tasks.errors import CastorError
+from train.reporter import Listener
+
+
+def results(skipped: int):
+    value = jnp.float32("nan" if skipped else 1.0)
+    return {"loss": value, "gradient_norm": value, "skipped": jnp.int32(skipped), "domain_nll": jnp.zeros(3)}
+
+
+def test_every_process_ends_at_the_same_skipped_update():
+    listener = Listener(skip_limit=3)
+    for step, skipped in enumerate([1, 1, 0, 1, 1]):
+        listener.step(step, results(skipped))
+    with pytest.raises(CastorError, match="loss of step 5 is nan.* 3 skipped updates in a row, from step 3 on.*SKIP_LIMIT"):
+        listener.step(5, results(1))
