@@ -82,7 +82,7 @@ def _check(arguments: argparse.Namespace, flags: Flags) -> None:
     if not arguments.model_dir:
         raise ConfigurationError("castor infer needs --model_dir.", "Give the MODEL_DIR of a castor train run.")
     if flags != Flags():
-        raise ConfigurationError("castor infer takes no gin flags.", "The model's shape is read from MODEL_DIR; see castor infer --help for its options.")
+        raise ConfigurationError("castor infer takes no gin flags.", "The model's shape is read from MODEL_DIR; see castor infer --help.")
     single = bool(arguments.text or arguments.draw or arguments.describe)
     if single + arguments.interactive + bool(arguments.prompts) > 1:
         raise ConfigurationError("--text, --draw and --describe, --interactive and --prompts exclude each other.", "Give one of them.")

@@ -9,8 +9,8 @@ A line is an object with one of
     {"prompt": "2 + 2 =", "continuations": [" 4", " 5"]}
 
 and, where it differs from the command line, its own temperature, top_k, top_p, seed and max_tokens; whatever else it holds is kept. The line comes
-back with the answer, or with "error" and "line" where it cannot be answered: no line is lost, and none stops the others. A line without a seed gets one
-from the command line's and its number, so that an answer depends neither on the batch it was decoded in nor on where the job was resumed.
+back with the answer, or with "error" and "line" where it cannot be answered: no line is lost, and none stops the others. A line without a seed
+gets one from the command line's and its number, so that an answer depends neither on the batch it was decoded in nor on where the job was resumed.
 
 Answers are written in parts (OUT.jsonl.parts/), each whole or not at all; a job that was killed goes on with the first part that is not
 there. At the end the parts become OUT.jsonl, and OUT.jsonl.COMPLETED says what it was made from. Only the lines of one part are in memory.
@@ -58,7 +58,8 @@ class Job:
             return 0
         if storage.exists(completed):
             raise ConfigurationError(
-                f"{self.output} is complete, from other prompts, another model or other settings ({completed}).", "Give another --output, or remove both files."
+                f"{self.output} is complete, from other prompts, another model or other settings ({completed}).",
+                "Give another --output, or remove both files.",
             )
         if parts.is_dir() and not _is(str(parts / "run.json"), told):
             raise ConfigurationError(

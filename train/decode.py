@@ -303,8 +303,8 @@ def _write(decoder: Decoder, table: grammars.Table, parameters, rows: Rows, sett
         chosen_B = jnp.where(live_B, chosen_B, table.pad)
         advanced = table.advance(rows.grammar, chosen_B)
         state = jax.tree.map(lambda new, old: jnp.where(live_B, new, old), advanced, rows.grammar)
-        lengths_B = jnp.ones_like(chosen_B)
-        logits_BxV, cache = decoder.apply({"params": parameters}, chosen_B[:, None], rows.positions_B[:, None], lengths_B, rows.cache, method="decode")
+        token = chosen_B[:, None], rows.positions_B[:, None], jnp.ones_like(chosen_B)
+        logits_BxV, cache = decoder.apply({"params": parameters}, *token, rows.cache, method="decode")
         # What follows an answer that has ended is what follows its last token, not its eos: a session goes on from there.
         ended_B = ~live_B | (chosen_B == table.eos)
         logits_BxV = _replicated_over_vocabulary(decoder, jnp.where(ended_B[:, None], rows.logits_BxV, logits_BxV))

@@ -136,7 +136,7 @@ def _evaluator(name: str, split: str, examples: int | None, log_dir: str | None,
         import difflib
 
         close = difflib.get_close_matches(name, known, n=3)
-        remedy = f"Did you mean {' or '.join(close)}?" if close else "Import the module that registers it: --module_import=MODULE, or import in a gin file."
+        remedy = f"Did you mean {' or '.join(close)}?" if close else "Import the module that registers it: --module_import, or import in gin."
         raise ConfigurationError(f"no SeqIO task or mixture is registered as {name!r}.", remedy)
     loggers = [seqio.loggers.JSONLogger] if log_dir else []
     try:

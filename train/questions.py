@@ -108,7 +108,8 @@ def evaluate(model: Model, questions: Sequence[Question], shots: int = 0, on_don
         right += taken == question.answer
         right_by_token += max(range(len(own)), key=lambda i: own[i].mean) == question.answer
         chance += 1 / len(own)
-        rows.append({"number": number, "taken": question.choices[taken], "answer": question.choices[question.answer], "log_probabilities": [s.total for s in own]})
+        told = {"taken": question.choices[taken], "answer": question.choices[question.answer]}
+        rows.append({"number": number, **told, "log_probabilities": [score.total for score in own]})
     n = max(len(questions), 1)
     accuracy = right / n
     return Result(len(questions), accuracy, right_by_token / n, chance / n, math.sqrt(accuracy * (1 - accuracy) / n), shown / n, rows)

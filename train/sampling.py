@@ -25,7 +25,8 @@ _LEAST_TEMPERATURE = 1e-6
 class Sampling:
     """How tokens are chosen. Equal seeds give equal tokens.
 
-    temperature: what logits are divided by; 0: the likeliest token. top_k: sample from the k likeliest tokens, 0: from all. top_p: from the fewest likeliest tokens that hold this share of the probability that top_k left, 1: all
+    temperature: what logits are divided by; 0: the likeliest token. top_k: sample from the k likeliest tokens, 0: from all. top_p: from the
+    fewest likeliest tokens that hold this share of the probability that top_k left, 1: all
     (nucleus sampling, arXiv 1904.09751).
     """
 

@@ -45,7 +45,8 @@ def requests(vocabulary):
     ways = [Sampling(0), Sampling(1.0, 0, 1), Sampling(0.7, 5, 2), Sampling(1.3, 0, 3, 0.7)]
     found = [Request(prompt(length), Grammar.text(), ways[i % 4], 12) for i, length in enumerate((0, 3, 17, 40, 70))]
     found += [Request([*prompt(length), v.control("<image>")], Grammar.picture(12), ways[i % 4]) for i, length in enumerate((2, 9))]
-    return [*found, Request(prompt(5), Grammar.anything(), ways[1], 30), Request(prompt(90), Grammar.text(), ways[2]), Request(prompt(4), Grammar.text(), ways[0], 0)]
+    found += [Request(prompt(5), Grammar.anything(), ways[1], 30), Request(prompt(90), Grammar.text(), ways[2])]
+    return [*found, Request(prompt(4), Grammar.text(), ways[0], 0)]
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,8 @@ def test_questions_by_the_command(castor, trained, tmp_path):
 
 
 def test_a_mesh_answers_as_one_device_does(castor, trained, model, tmp_path):
-    rows = [{"prompt": "the red", "seed": 1}, {"prompt": "a", "temperature": 0}, {"draw": "a red square", "seed": 2}, {"prompt": "one two three", "top_p": 0.7, "seed": 3}]
+    rows = [{"prompt": "the red", "seed": 1}, {"prompt": "a", "temperature": 0}, {"draw": "a red square", "seed": 2}]
+    rows.append({"prompt": "one two three", "top_p": 0.7, "seed": 3})
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["infer", f"--model_dir={trained}", f"--prompts={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}", "--max_tokens=9"]
     child = castor.start(*command, "--cpu_devices=8", "--mesh=data=2,fsdp=2,tensor=2")
