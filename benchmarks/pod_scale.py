@@ -46,10 +46,11 @@ class Row:
     topology: str
     length: int
     slices: int = 1
+    whole_loss: bool = False  # logits of all tokens at once, to show what the chunks save
 
     @property
     def name(self) -> str:
-        return f"{self.member}_{self.slices}x{self.topology.replace(':', '_')}_{self.length}"
+        return f"{self.member}_{self.slices}x{self.topology.replace(':', '_')}_{self.length}{'_whole_loss' * self.whole_loss}"
 
     @property
     def chips(self) -> int:
@@ -86,11 +87,15 @@ def rows() -> list[Row]:
     ]
     rest = [Row("ultra", "v5p:8x8x8", length) for length in (8192, 4096, 2048)] + [Row("ultra", "v5e:16x16", 2048)]
     tiny = [Row("tiny", topology, length) for length in (2048, 4096, 8192) for topology in ("v5e:16x16", "v5p:8x8x8")]
-    return wide[:4] + large[:1] + long + wide[4:10] + large[1:] + wide[10:] + rest + tiny
+    whole = [dataclasses.replace(row, whole_loss=True) for row in long[:2]]
+    return wide[:4] + large[:1] + long + whole + wide[4:10] + large[1:] + wide[10:] + rest + tiny
 
 
 def settings(row: Row) -> list[Setting]:
-    """Remat policies and parts of the batch on the run's mesh, the quickest first by the rough model of `castor compile --search`."""
+    """Remat policies and parts of the batch on the run's mesh, the quickest first by the rough model of `castor compile --search`.
+
+    A row with the whole loss goes down the same ladder.
+    """
     from launch import compile as compile_lib
     from tasks.configuration import Flags
     from train import search
@@ -128,6 +133,7 @@ def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
         bindings["MESH"] = setting.mesh
     flags = [f"--gin.{name}={value}" for name, value in bindings.items()]
     flags += [f"--gin.train.model.Transformer.remat={setting.remat!r}"] if setting.remat else []
+    flags += ["--gin.train.model.Transformer.loss_chunk=0"] if row.whole_loss else []
     flags += [f"--vocab_size={VOCABULARY[row.member]}"] if row.member in VOCABULARY else []
     flags += [f"--gin_file={name}" for name in row.files]
     flags += [f"--topology={row.topology}", f"--num_slices={row.slices}", "--keep_hlo", f"--output={folder}"]
@@ -190,7 +196,7 @@ def table(results: dict[str, dict]) -> str:
             needs = [attempt["peak"] / 2**30 for attempt in told["attempts"] if attempt.get("peak")]
             errors = [attempt["error"] for attempt in told["attempts"] if "error" in attempt]
             why = f"needs {min(needs):.1f} GiB a chip at best" if needs else errors[-1] if errors else "not compiled"
-            refused.append(f"| {row.member} | {slices} | {row.length:,} | {why} |")
+            refused.append(f"| {row.member}{', whole loss' * row.whole_loss} | {slices} | {row.length:,} | {why} |")
             continue
         report, judge = told["report"], told["judge"]
         memory, step, batch, model = report["memory"], report["step"], report["batch"], report["model"]
@@ -199,7 +205,8 @@ def table(results: dict[str, dict]) -> str:
         other = f"{judge['seconds']:.3f}; {judge['mfu']:.3f}{blind}" if judge and "seconds" in judge else "-"
         lines.append(
             f"| {row.member} | {slices} | {row.length:,} | {batch['rows']:,}, {batch['tokens'] // row.chips:,} | {mesh} "
-            f"| {model['remat']}, {batch['accumulate']} | {memory['peak'] / 2**30:.1f} of {memory['usable'] / 2**30:.1f} "
+            f"| {model['remat']}, {batch['accumulate']}{', whole loss' * row.whole_loss} "
+            f"| {memory['peak'] / 2**30:.1f} of {memory['usable'] / 2**30:.1f} "
             f"| {step['seconds']:.3f} | {step['mfu']:.3f} | {other} "
             f"| {step['exposed_seconds'] / step['seconds']:.0%} | {report['compiler']['seconds']:.0f} |"
         )
