@@ -236,6 +236,10 @@ def main() -> None:
     parser.add_argument("--table", type=pathlib.Path)
     arguments = parser.parse_args()
     arguments.rows.mkdir(parents=True, exist_ok=True)
+    sys.path.insert(0, str(REPOSITORY))
+    from train import aot
+
+    aot.quiet()
     if arguments.table:
         write_table(arguments.table, {path.stem: json.loads(path.read_text()) for path in arguments.rows.glob("*.json")})
         return

@@ -119,18 +119,19 @@ class Rough:
         return self.local * self.state_bytes + kept + 2 * layer + logits + 4 * self.everything / model.layers / self.tensor
 
     def seconds(self, rows: int, accumulate: int, remat: str) -> float:
-        """Of a step: products at a share of the peak; gathering parameters hides behind them, gathering activations is waited for."""
+        """Of a step: products at a share of the peak; gathering weights hides behind them, activations and sums of gradients are waited for."""
         from train.predict import model_flops
 
         model, chip, length = self.model, self.topology.chip, self.length
         tokens, again = self._tokens(rows, accumulate), _remat(model, remat, length, self.tensor)[0]
         flops = model_flops(self.everything, model.layers, model.heads, model.head_dim, rows, length) / self.topology.size
         compute = flops * (1 + again / 3) / chip.peak / EFFICIENCY
-        passes = accumulate * (3 + (1 if again else 0))
-        hidden = passes * 2 * self.everything / self.tensor * self._seconds_a_byte("fsdp", "context") + 8 * self.local * self._seconds_a_byte("data")
-        waited = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._seconds_a_byte("sequence", "tensor")
-        waited += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._seconds_a_byte("context")
-        return max(compute, hidden) + 0.25 * min(compute, hidden) + model.layers * accumulate * waited
+        weights = 2 * self.everything / self.tensor * self._seconds_a_byte("fsdp", "context")  # gathered once in bfloat16
+        hidden = accumulate * (2 + (1 if again else 0)) * weights + 8 * self.local * self._seconds_a_byte("data")
+        activations = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._seconds_a_byte("sequence", "tensor")
+        activations += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._seconds_a_byte("context")
+        waited = accumulate * (model.layers * activations + 2 * weights)  # gradients: the compiler sums them whole before it cuts them
+        return max(compute, hidden) + 0.25 * min(compute, hidden) + waited
 
     def _tokens(self, rows: int, accumulate: int) -> float:
         """Of a chip, of a part of the batch."""
