@@ -31,8 +31,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GIN = REPOSITORY / "gin"
 TOKENS = {"tiny": 2**20, "small": 2**20, "1b": 2**21, "nano1": 2**22, "nano2": 2**22, "pro": 2**23, "ultra": 2**24}  # of a step, as the runs have
 CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
-MESHES = {  # where the run's own mesh does not fit: one row of a long length is too much for a chip
-    ("pro", "v5e:16x16", 8192): {"fsdp": 64, "context": 4},
+MESHES = {  # where the run's own mesh, which is for smaller chips, is not the slice's
+    **{("pro", "v5p:8x8x8", length): {"fsdp": 512} for length in (2048, 4096, 8192)},
+    ("pro", "v5p:8x8x8", 32768): {"fsdp": 128, "context": 4},
     ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 16},
 }
 VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
@@ -77,7 +78,7 @@ class Setting:
 
 def rows() -> list[Row]:
     """All, those that matter most first: they take hours."""
-    large = [Row("ultra", "v5p:16x16x16", length, 2) for length in (8192, 4096, 2048)]
+    large = [Row("ultra", "v4:16x16x16", length) for length in (8192, 4096, 2048)] + [Row("ultra", "v5p:16x16x16", 2048, 2)]
     long = [Row(member, topology, 32768) for member in ("nano2", "pro") for topology in ("v5e:16x16", "v5p:8x8x8")]
     wide = [
         Row(member, topology, length)
@@ -150,6 +151,7 @@ def measure(row: Row, judge: str | None, prefix: list[str], rows: pathlib.Path) 
             wall = time.monotonic() - began
             if not (folder / "report.json").is_file():
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                last = f"the TPU compiler crashes (signal {-done.returncode})" if done.returncode < 0 else last
                 attempts.append({"setting": dataclasses.asdict(setting), "error": last[:400], "wall_seconds": wall})
                 continue
             report = json.loads((folder / "report.json").read_text())
