@@ -30,7 +30,7 @@ import time
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GIN = REPOSITORY / "gin"
 TOKENS = {"tiny": 2**20, "small": 2**20, "1b": 2**21, "nano1": 2**22, "nano2": 2**22, "pro": 2**23, "ultra": 2**24}  # of a step, as the runs have
-CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
+CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:8x16x16": 2048, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
 MESHES = {  # where the run's own mesh, which is for smaller chips, is not the slice's
     **{("pro", "v5p:8x8x8", length): {"fsdp": 512} for length in (2048, 4096, 8192)},
     ("pro", "v5p:8x8x8", 32768): {"fsdp": 128, "context": 4},
@@ -79,6 +79,7 @@ class Setting:
 def rows() -> list[Row]:
     """All, those that matter most first: they take hours."""
     large = [Row("ultra", "v4:16x16x16", length) for length in (8192, 4096, 2048)] + [Row("ultra", "v5p:16x16x16", 2048, 2)]
+    large += [Row("ultra", "v5p:8x16x16", 8192, 2)]
     long = [Row(member, topology, 32768) for member in ("nano2", "pro") for topology in ("v5e:16x16", "v5p:8x8x8")]
     wide = [
         Row(member, topology, length)

@@ -86,6 +86,9 @@ def compile_step(trainer, rows: int, length: int) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        if "memory space vmem" in str(error):
+            what = f"A kernel asks for more vector memory than the chip has: {_line(error)}"
+            raise CastorError(what, "Give it smaller tiles: gin binds them with train.splash.Blocks (docs/attention.md).") from error
         raise out_of_memory(str(error)) from error
     seconds = time.monotonic() - began
     stats = compiled.memory_analysis()
