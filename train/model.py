@@ -23,6 +23,7 @@ import flax.struct
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from tasks.errors import ConfigurationError
@@ -128,9 +129,33 @@ def rope(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Ar
     half = x_BxLxHxK.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles_BxLx1xk = positions_BxL.astype(jnp.float32)[:, :, None, None] * frequencies
-    sin, cos = jnp.sin(angles_BxLx1xk), jnp.cos(angles_BxLx1xk)
+    return _rotate(x_BxLxHxK, jnp.sin(angles_BxLx1xk), jnp.cos(angles_BxLx1xk))
+
+
+@jax.custom_vjp
+def _rotate(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk):
+    half = x_BxLxHxK.shape[-1] // 2
+    if x_BxLxHxK.dtype == jnp.bfloat16 and half % 128:
+        # Halves that are no whole vectors of a TPU are slow to take apart and to join. Their exchange is a product with a matrix of 0, 1 and -1,
+        # which is exact in bfloat16 and nothing beside the products around it.
+        exchange_KxK = np.eye(2 * half, k=half) - np.eye(2 * half, k=-half)
+        other_BxLxHxK = jnp.einsum("blhk,kj->blhj", x_BxLxHxK, jnp.asarray(exchange_KxK, jnp.bfloat16)).astype(jnp.float32)
+        sin, cos = (jnp.concatenate([table, table], axis=-1) for table in (sin_BxLx1xk, cos_BxLx1xk))
+        return (x_BxLxHxK.astype(jnp.float32) * cos + other_BxLxHxK * sin).astype(x_BxLxHxK.dtype)
     a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxLxHxK.dtype)
+    return jnp.concatenate([a * cos_BxLx1xk - b * sin_BxLx1xk, b * cos_BxLx1xk + a * sin_BxLx1xk], axis=-1).astype(x_BxLxHxK.dtype)
+
+
+def _rotate_forward(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk):
+    return _rotate(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk), (sin_BxLx1xk, cos_BxLx1xk)
+
+
+def _rotate_backward(kept, dy_BxLxHxK):  # back by the same angle
+    sin_BxLx1xk, cos_BxLx1xk = kept
+    return _rotate(dy_BxLxHxK, -sin_BxLx1xk, cos_BxLx1xk), jnp.zeros_like(sin_BxLx1xk), jnp.zeros_like(cos_BxLx1xk)
+
+
+_rotate.defvjp(_rotate_forward, _rotate_backward)
 
 
 def _scaled(x: jax.Array, factor: float) -> jax.Array:
@@ -169,12 +194,14 @@ def _gated_gelu_forward(gate_BxLxF, up_BxLxF, down_FxD):
 
 def _gated_gelu_backward(kept, dy_BxLxD):
     gate_BxLxF, up_BxLxF, down_FxD = kept
-    dh_BxLxF = jnp.einsum("bld,fd->blf", dy_BxLxD, down_FxD).astype(jnp.float32)
-    gate, up = gate_BxLxF.astype(jnp.float32), up_BxLxF.astype(jnp.float32)
-    t = jnp.tanh(GELU_SLOPE * (gate + GELU_CUBIC * gate**3))
-    gelu = 0.5 * gate * (1.0 + t)
-    slope = 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * GELU_SLOPE * (1.0 + 3.0 * GELU_CUBIC * gate * gate)
-    activations = (gelu * up, dh_BxLxF * up * slope, dh_BxLxF * gelu)
+    # A product that wrote three arrays and read two more beside its operands would have to work in tiles too small for the matrix unit.
+    dh_BxLxF = jax.lax.optimization_barrier(jnp.einsum("bld,fd->blf", dy_BxLxD, down_FxD))
+    gate, up, dh = (x.astype(jnp.float32) for x in (gate_BxLxF, up_BxLxF, dh_BxLxF))
+    square = gate * gate
+    share = 0.5 + 0.5 * jnp.tanh(gate * (GELU_SLOPE + GELU_SLOPE * GELU_CUBIC * square))  # gelu(x) / x
+    gelu = gate * share
+    slope = share + gelu * (1.0 - share) * (2.0 * GELU_SLOPE + 6.0 * GELU_SLOPE * GELU_CUBIC * square)
+    activations = (gelu * up, dh * up * slope, dh * gelu)
     h_BxLxF, dgate_BxLxF, dup_BxLxF = jax.lax.optimization_barrier(tuple(x.astype(gate_BxLxF.dtype) for x in activations))
     return dgate_BxLxF, dup_BxLxF, jnp.einsum("blf,bld->fd", h_BxLxF, dy_BxLxD)
 

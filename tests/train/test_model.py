@@ -62,6 +62,25 @@ def test_rope_depends_on_distance_alone_and_keeps_lengths():
     assert np.linalg.norm(model.rope(jnp.asarray(q), jnp.array([[77]]), 10_000.0)) == pytest.approx(np.linalg.norm(q), rel=1e-5)
 
 
+@pytest.mark.parametrize("width", [8, 256])
+def test_rope_and_its_gradient_in_bfloat16_are_those_in_float32(width):
+    """Halves of 4 are exchanged by a matrix product, of 128 by slices."""
+    random = np.random.default_rng(10)
+    x, dy = (jnp.asarray(random.normal(size=(1, 5, 2, width)), jnp.bfloat16) for _ in range(2))
+    positions = jnp.arange(100, 105)[None]
+
+    def both(x, dy):
+        y, back = jax.vjp(lambda x: model.rope(x, positions, 10_000.0), x)
+        return y, *back(dy)
+
+    found, expected = both(x, dy), both(x.astype(jnp.float32), dy.astype(jnp.float32))
+    for a, b in zip(found, expected):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(a, b.astype(jnp.bfloat16))
+    # Back by the same angle: the gradient of a rotation of unit vectors.
+    np.testing.assert_allclose(model.rope(expected[1], positions, 10_000.0), dy.astype(jnp.float32), atol=1e-5)
+
+
 def test_a_packed_segment_is_read_as_if_alone():
     batch = packed_batch(np.random.default_rng(1))
     parameters = parameters_of(SMALL)
