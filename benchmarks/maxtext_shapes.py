@@ -44,7 +44,7 @@ SHAPES = {
         2,
         0.51,
         None,
-        dict(vocab_size=256128, embed=2048, layers=18, heads=8, kv_heads=1, head_dim=256, mlp=16384, remat="minimal", loss_chunk=2048),
+        dict(vocab_size=256128, embed=2048, layers=18, heads=8, kv_heads=1, head_dim=256, mlp=16384, remat="minimal", loss_chunk=4096),
     ),
     "maxtext_16b": Shape(
         "v5e:16x16",
