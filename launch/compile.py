@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="castor-compile", metavar="DIR", help="folder of report.json and report.html (default castor-compile)")
     parser.add_argument("--keep_hlo", action="store_true", help="keep the compiled program beside the report: step.hlo.txt")
     search = parser.add_argument_group("search")
-    search.add_argument("--search", action="store_true", help="try meshes, remat policies, ACCUMULATE and loss chunks; write the best as best.gin")
+    search.add_argument("--search", action="store_true", help="try meshes, remat policies and ACCUMULATE; write the best as best.gin")
     search.add_argument("--budget_minutes", type=float, default=30.0, metavar="M", help="time for the search (default 30)")
 
 

@@ -1,4 +1,4 @@
-"""Which meshes, remat policies, parts and loss chunks are worth a compilation: every way that the model divides, ordered by a rough model.
+"""Which meshes, remat policies and parts of the batch are worth a compilation: every way that the model divides, ordered by a rough model.
 
 Compilation takes a minute, so of thousands of ways only the most promising are tried. The rough model here is for that order alone: bytes of
 state and activations, FLOPs, and bytes through each mesh axis at the links that the axis has on the torus. The compiler has the last word.
