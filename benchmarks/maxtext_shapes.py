@@ -1,6 +1,6 @@
 """Castor on two shapes of MaxText's, through the real TPU compiler, on a machine without a TPU: predicted MFU, and HBM a chip.
 
-    python benchmarks/maxtext_shapes.py --judge=hlo_cost.py [--only=gemma_2b] [--keep=FOLDER]     # about two minutes a shape
+    python benchmarks/maxtext_shapes.py --judge=PROGRAM [--only=gemma_2b] [--keep=FOLDER]     # about two minutes a shape
 
 --judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F` and prints JSON with
 mfu.cycles.as_scheduled; without it, Castor's own reading of the program stands alone. Prints one JSON line a shape.

@@ -2,7 +2,7 @@
 
     python benchmarks/pod_scale.py --rows=FOLDER                          # compiles what FOLDER lacks; Ctrl-C loses nothing
     python benchmarks/pod_scale.py --rows=FOLDER --only=nano2             # rows whose name holds the text
-    python benchmarks/pod_scale.py --rows=FOLDER --judge=hlo_cost.py      # and asks another reader of the same compiled program
+    python benchmarks/pod_scale.py --rows=FOLDER --judge=PROGRAM      # and asks another reader of the same compiled program
     python benchmarks/pod_scale.py --rows=FOLDER --table=docs/scale.md    # writes the table anew from what is there; compiles nothing
 
 A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology, on the run's mesh or that of
