@@ -29,10 +29,12 @@ TILES = dict.fromkeys(("q", "kv", "kv_compute", "q_backward", "kv_backward", "kv
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """model: fields of the Transformer. rows: of a chip, 2048 tokens each. peer_mfu, peer_bytes: MaxText's; None where its memory is not told."""
+    """model: fields of the Transformer. rows: of a chip, 2048 tokens each, taken in `accumulate` parts. peer_mfu, peer_bytes: MaxText's; None where
+    its memory is not told."""
 
     topology: str
     rows: int
+    accumulate: int
     peer_mfu: float
     peer_bytes: float | None
     model: dict
@@ -42,6 +44,7 @@ SHAPES = {
     "gemma_2b": Shape(
         "v5e:4x4",
         2,
+        1,
         0.51,
         None,
         dict(vocab_size=256128, embed=2048, layers=18, heads=8, kv_heads=1, head_dim=256, mlp=16384, remat="minimal", loss_chunk=4096),
@@ -49,6 +52,7 @@ SHAPES = {
     "maxtext_16b": Shape(
         "v5e:16x16",
         6,
+        2,
         0.54,
         9.3e9,
         dict(vocab_size=32000, embed=4096, layers=32, heads=64, kv_heads=64, head_dim=128, mlp=28672, remat="full", loss_chunk=4096),
@@ -83,7 +87,8 @@ def measure(name: str, shape: Shape, judge: str | None, folder: pathlib.Path) ->
     topology = Topology.of(shape.topology)
     model = Transformer(dtype="bfloat16", attention="splash", splash_blocks=splash.Blocks(**TILES), **shape.model)
     partitioner = Partitioner.create({"fsdp": topology.size}, aot.devices(topology))
-    trainer = Trainer(model, AdamW(), partitioner, num_domains=4, compiler_options=compiler_options(topology.chip.name))
+    options = compiler_options(topology.chip.name)
+    trainer = Trainer(model, AdamW(), partitioner, num_domains=4, accumulate=shape.accumulate, compiler_options=options)
     rows = shape.rows * topology.size
     compiled = aot.compile_step(trainer, rows, LENGTH)
     report = aot.report(trainer, topology, rows, LENGTH, compiled)
@@ -92,6 +97,7 @@ def measure(name: str, shape: Shape, judge: str | None, folder: pathlib.Path) ->
         "shape": name,
         "topology": shape.topology,
         "parameters": report["model"]["parameters"],
+        "accumulate": shape.accumulate,
         "remat": model.remat,
         "loss_chunk": model.loss_chunk,
         "compiler_options": report["compiler_options"],
