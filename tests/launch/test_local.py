@@ -57,6 +57,8 @@ def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path
     run = castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, BATCH_SIZE=8, CHECKPOINT_PERIOD=4, EVAL_PERIOD=0)
     child = castor.start("launch", "local", "--hosts=2", "--restarts=1", "train", *run)
     wait_for_step(tmp_path / "m", 5, child)
+    while not any(path.name.removeprefix("checkpoint_").isdigit() for path in (tmp_path / "m").glob("checkpoint_*")):
+        time.sleep(0.05)  # written while training goes on: until it is whole, there is nothing to go on from
     os.kill(process_of(1, child.pid), signal.SIGKILL)
     while not (tmp_path / "m" / "logs" / "001_host_0.log").exists():
         time.sleep(0.05)
