@@ -5,8 +5,8 @@
 
 bare: benchmarks/bare_jax.py, one file of JAX and optax. castor: `castor train` on a task cache, packing, metrics, progress line, TensorBoard
 and asynchronous checkpoints (one in the middle of what is timed, one at the end) included. Both are processes of their own, one after the
-other, alternating for --rounds; nothing is kept between them: no compilation cache, except in the row `castor_cached`, the second start of
-a run on the same machine, if Castor keeps one.
+other, alternating for --rounds; nothing is kept between them, no compilation cache either. Castor takes the loss by chunks of --loss_chunk tokens,
+which a plain loop does not: with 0 both hold the logits of the whole batch.
 
 first_step_s: from the start of the process until the first step is done (for Castor: its line of metrics is on disk). step_ms: median over the
 rounds of the median step after the first --warm_up. Castor writes a step's metrics when they are there, so the times at which the lines of
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--warm_up", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loss_chunk", type=int, default=1024, help="tokens whose logits Castor holds at once; 0: all, as the plain loop does")
     parser.add_argument("--gin", action="append", default=[], help="more bindings for castor train, NAME=VALUE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +92,7 @@ def castor(options: argparse.Namespace, cache: str, model_dir: str) -> list[floa
         "MIXTURE_OR_TASK_NAME": f'"{cache}"', "MODEL_DIR": f'"{model_dir}"', "TRAIN_STEPS": o.steps, "BATCH_SIZE": o.batch,
         "TASK_FEATURE_LENGTHS": f"{{'targets': {o.length}}}", "EVAL_PERIOD": 0, "CHECKPOINT_PERIOD": o.steps // 2, "LEARNING_RATE": 3e-3,
         f"{model}.embed": o.width, f"{model}.layers": o.layers, f"{model}.heads": o.heads, f"{model}.kv_heads": o.kv_heads,
-        f"{model}.head_dim": o.head_dim, f"{model}.mlp": o.mlp, f"{model}.remat": '"none"',
+        f"{model}.head_dim": o.head_dim, f"{model}.mlp": o.mlp, f"{model}.remat": '"none"', f"{model}.loss_chunk": o.loss_chunk,
     }  # fmt: skip
     flags = [f"--gin.{name}={value}" for name, value in bindings.items()] + [f"--gin.{text}" for text in o.gin]
     files = ["--gin_file=models/tiny.gin", "--gin_file=runs/pretrain.gin"]
