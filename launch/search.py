@@ -30,8 +30,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     flags = flags.or_files(*compile_lib.GIN_FILES)
     planned = compile_lib.plan(flags)
     model = dataclasses.replace(planned.model, vocab_size=arguments.vocab_size or planned.model.vocab_size or compile_lib.vocabulary_size(planned))
-    chunked = any(field.name == "loss_chunk" for field in dataclasses.fields(model))
-    ways = search.candidates(planned, model, topology, search.timed(REMAT_POLICIES), (model.loss_chunk,) if chunked else (None,))
+    ways = search.candidates(planned, model, topology, search.timed(REMAT_POLICIES))
     if not ways:
         raise ConfigurationError(
             f"no way to cut this model and a batch of {planned.batch_size} rows over {topology.size} chips may fit.",

@@ -27,7 +27,6 @@ class Candidate:
     mesh: tuple[tuple[str, int], ...]
     remat: str
     accumulate: int
-    loss_chunk: int | None
     seconds: float
     bytes: float
 
@@ -35,17 +34,13 @@ class Candidate:
     def name(self) -> str:
         """A file name."""
         mesh = "-".join(f"{axis}{size}" for axis, size in self.mesh if size > 1) or "one"
-        chunk = "" if self.loss_chunk is None else f"_chunk{self.loss_chunk}"
-        return f"{mesh}_{self.remat}_in{self.accumulate}{chunk}"
+        return f"{mesh}_{self.remat}_in{self.accumulate}"
 
     @property
     def bindings(self) -> tuple[str, ...]:
         """As gin lines, after the files of the run."""
         mesh = {axis: size for axis, size in self.mesh if size > 1 or axis == "data"}
-        lines = [f"MESH = {mesh}", f"ACCUMULATE = {self.accumulate}", f"train.model.Transformer.remat = {self.remat!r}"]
-        if self.loss_chunk is not None:
-            lines.append(f"train.model.Transformer.loss_chunk = {self.loss_chunk}")
-        return tuple(lines)
+        return f"MESH = {mesh}", f"ACCUMULATE = {self.accumulate}", f"train.model.Transformer.remat = {self.remat!r}"
 
 
 def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
@@ -59,7 +54,7 @@ def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
                 yield {axis: mesh[axis] for axis in axes}
 
 
-def candidates(run, model, topology: Topology, remats: Sequence[str], chunks: Sequence[int | None]) -> list[Candidate]:
+def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Candidate]:
     """All ways to train a `train.loop.Run` with `model` on a topology that divide and may fit, the quickest first by the rough model."""
     from tasks.schedule import BatchSizes
     from train.partitioning import MESH_AXES, Partitioner
@@ -74,10 +69,10 @@ def candidates(run, model, topology: Topology, remats: Sequence[str], chunks: Se
         except ConfigurationError:
             continue
         rough = Rough(run, model, topology, partitioner, length)
-        for remat, accumulate, chunk in itertools.product(remats, PARTS, chunks):
-            size = rough.bytes(rows, accumulate, remat, chunk)
+        for remat, accumulate in itertools.product(remats, PARTS):
+            size = rough.bytes(rows, accumulate, remat, model.loss_chunk)
             if rows % (partitioner.size("batch") * accumulate) == 0 and size <= SLACK * topology.chip.usable:
-                found.append(Candidate(tuple(mesh.items()), remat, accumulate, chunk, rough.seconds(rows, accumulate, remat), size))
+                found.append(Candidate(tuple(mesh.items()), remat, accumulate, rough.seconds(rows, accumulate, remat), size))
     return ordered(found)
 
 
@@ -109,7 +104,7 @@ class Rough:
         self.stream = self.cut / partitioner.size("residual_length")  # the share of the residual stream that a chip keeps
         self.state_bytes = 4 + _state_bytes(run.optimizer) + 4  # a parameter, its moments, its gradient
 
-    def bytes(self, rows: int, accumulate: int, remat: str, chunk: int | None) -> float:
+    def bytes(self, rows: int, accumulate: int, remat: str, chunk: int) -> float:
         """Of HBM a chip: state and gradients; bfloat16 weights of two layers; activations; logits and their gradient."""
         model = self.model
         tokens = self._tokens(rows, accumulate)

@@ -22,12 +22,20 @@ def rows(model_dir):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for_step(model_dir, step, child):
+def wait_until(happened, child):
     deadline = time.monotonic() + 300
-    while not any(row["step"] >= step for row in rows(model_dir)):
+    while not happened():
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline, "the run makes no progress"
         time.sleep(0.05)
+
+
+def wait_for_step(model_dir, step, child):
+    wait_until(lambda: any(row["step"] >= step for row in rows(model_dir)), child)
+
+
+def whole_checkpoints(model_dir):
+    return [path for path in model_dir.glob("checkpoint_*") if path.name.removeprefix("checkpoint_").isdigit()]
 
 
 def process_of(host: int, of: int) -> int:
@@ -57,11 +65,9 @@ def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path
     run = castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, BATCH_SIZE=8, CHECKPOINT_PERIOD=4, EVAL_PERIOD=0)
     child = castor.start("launch", "local", "--hosts=2", "--restarts=1", "train", *run)
     wait_for_step(tmp_path / "m", 5, child)
-    while not any(path.name.removeprefix("checkpoint_").isdigit() for path in (tmp_path / "m").glob("checkpoint_*")):
-        time.sleep(0.05)  # written while training goes on: until it is whole, there is nothing to go on from
+    wait_until(lambda: whole_checkpoints(tmp_path / "m"), child)  # written while training goes on: before, there is nothing to go on from
     os.kill(process_of(1, child.pid), signal.SIGKILL)
-    while not (tmp_path / "m" / "logs" / "001_host_0.log").exists():
-        time.sleep(0.05)
+    wait_until((tmp_path / "m" / "logs" / "001_host_0.log").exists, child)
     wait_for_step(tmp_path / "m", 1 + max(row["step"] for row in rows(tmp_path / "m")), child)
     child.send_signal(signal.SIGTERM)
     _, err = child.communicate(timeout=120)

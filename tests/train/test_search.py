@@ -25,7 +25,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def ways(run):
-    return search.candidates(run, run.model, TOPOLOGY, ("none", "full"), (None,))
+    return search.candidates(run, run.model, TOPOLOGY, ("none", "full"))
 
 
 def test_meshes_are_the_factorings_of_the_chips_with_slices_along_data():
