@@ -31,7 +31,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GIN = REPOSITORY / "gin"
 TOKENS = {"tiny": 2**20, "small": 2**20, "1b": 2**21, "nano1": 2**22, "nano2": 2**22, "pro": 2**23, "ultra": 2**24}  # of a step, as the runs have
 CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:8x16x16": 2048, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
-MESHES = {  # where the run's own mesh, which is for smaller chips, is not the slice's
+MESHES = {  # where the run's own mesh, which is for smaller chips, is not the slice's; models without a run are copied to every chip
+    **{(member, topology, length): {"data": -1} for member in ("tiny", "small") for topology in CHIPS for length in (2048, 4096, 8192)},
     **{("pro", "v5p:8x8x8", length): {"fsdp": 512} for length in (2048, 4096, 8192)},
     ("pro", "v5p:8x8x8", 32768): {"fsdp": 128, "context": 4},
     ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 16},

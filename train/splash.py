@@ -73,7 +73,7 @@ def attend(
 
     q_index: int32 [L], in `runs` equally long runs of neighbours. interpret: run the kernels' Python on any device; slow, for tests.
     """
-    L, M, G = q_BxLxHxK.shape[1], k_BxMxGxK.shape[1], k_BxMxGxK.shape[2]
+    L, M = q_BxLxHxK.shape[1], k_BxMxGxK.shape[1]
     pad_q, pad_kv = -L % LANES, -M % LANES
     q_BxLxHxK, q_segments_BxL = _pad(q_BxLxHxK, pad_q), _pad(q_segments_BxL, pad_q)
     k_BxMxGxK, v_BxMxGxK, kv_segments_BxM = (_pad(x, pad_kv) for x in (k_BxMxGxK, v_BxMxGxK, kv_segments_BxM))
@@ -96,17 +96,20 @@ def attend(
         table(sizes["block_q_dkv"], sizes["block_kv_dkv"], True),
     )
     q_BxHxLxK = jnp.swapaxes(q_BxLxHxK * (1.0 / math.sqrt(q_BxLxHxK.shape[-1])), 1, 2)
-    k, v = (x[:, :, 0] if G == 1 else jnp.swapaxes(x, 1, 2) for x in (k_BxMxGxK, v_BxMxGxK))
+    k_BxGxMxK, v_BxGxMxK = (jnp.swapaxes(x, 1, 2) for x in (k_BxMxGxK, v_BxMxGxK))
     row = functools.partial(_row, q_index_L=q_index_L, sizes=tuple(sizes.items()), interpret=interpret)
-    one_table = tables[0][0].shape[0] == 1
-    if one_table:
-        tables = jax.tree.map(lambda table_1xNxJ: table_1xNxJ[0], tables)
-    o_BxHxLxK = jax.vmap(row, in_axes=(0, 0, 0, 0, 0, None if one_table else 0))(q_BxHxLxK, k, v, q_segments_BxL, kv_segments_BxM, tables)
+    together = jax.vmap(row, in_axes=(0, 0, 0, 0, 0, None))  # rows that share a table
+    rows = q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, q_segments_BxL, kv_segments_BxM
+    if tables[0][0].shape[0] == 1:
+        o_BxHxLxK = together(*rows, jax.tree.map(lambda table_1xNxJ: table_1xNxJ[0], tables))
+    else:  # a loop of our own: the one that the kernels' batching rule would make loses their names in the compiled program
+        o_Bx1xHxLxK = jax.lax.map(lambda of_row: together(*of_row), (*jax.tree.map(lambda x: x[:, None], rows), tables))
+        o_BxHxLxK = o_Bx1xHxLxK[:, 0]
     return jnp.swapaxes(o_BxHxLxK, 1, 2)[:, :L]
 
 
-def _row(q_HxLxK, k, v, q_segments_L, kv_segments_M, tables, q_index_L, sizes, interpret: bool) -> jax.Array:
-    """One row: [H, L, K]. k, v: [M, K] for multi-query attention, else [G, M, K]."""
+def _row(q_HxLxK, k_GxMxK, v_GxMxK, q_segments_L, kv_segments_M, tables, q_index_L, sizes, interpret: bool) -> jax.Array:
+    """One row: [H, L, K]."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
@@ -119,7 +122,7 @@ def _row(q_HxLxK, k, v, q_segments_L, kv_segments_M, tables, q_index_L, sizes, i
     kernel = kernels.SplashAttentionKernel(
         *map(information, tables),
         block_sizes=kernels.BlockSizes(**dict(sizes)),
-        is_mqa=k.ndim == 2,
+        is_mqa=False,  # the kernels for groups of heads take one group too
         save_residuals=False,
         mask_value=kernels.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
@@ -127,7 +130,7 @@ def _row(q_HxLxK, k, v, q_segments_L, kv_segments_M, tables, q_index_L, sizes, i
         mask_function=_causal,
         interpret=interpret,
     )
-    return kernel(q_HxLxK, k, v, kernels.SegmentIds(q_segments_L, kv_segments_M))
+    return kernel(q_HxLxK, k_GxMxK, v_GxMxK, kernels.SegmentIds(q_segments_L, kv_segments_M))
 
 
 def _causal(q_index, kv_index):
