@@ -154,7 +154,7 @@ def test_the_program_for_tpu_holds_no_square_of_the_length():
     q, kv = abstract(jnp.bfloat16, 2, L, 2, 64), abstract(jnp.bfloat16, 2, L, 1, 64)
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv, abstract(jnp.int32, 2, L)).compile()
     text = compiled.as_text()
-    assert "splash_mqa_fwd" in text and "collective-permute" in text
+    assert "splash_mha_fwd" in text and "collective-permute" in text
     assert f"{L},{L}" not in text and f"{L // 4},{L}" not in text
     assert compiled.memory_analysis().temp_size_in_bytes < L * L // 2  # of 2 rows, a bit a score would already be as much
 
