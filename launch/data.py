@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import gc
 
 from launch import explain
 
@@ -22,6 +23,7 @@ def run(arguments: argparse.Namespace, flags) -> int:
         return explain.run(arguments)
     if foreign := explain.given(arguments):
         raise ConfigurationError(f"{' '.join(foreign)}: known neither to castor data {arguments.job} nor to Beam.", "Only explain takes it.")
+    gc.set_threshold(50_000, 20, 100)  # Beam's import makes objects by the hundred thousand that stay; the collector would go through them each time
     job = configure(arguments.job, flags)
     from pipelines import job as jobs
 

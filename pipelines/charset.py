@@ -83,7 +83,7 @@ def decode(data: bytes, labels: list[str] = ()) -> tuple[str, str]:
         text = _strict(data[: len(data) // 2 * 2], wide)
         if text is not None and _plausible(text):
             return text, wide
-    if data.count(0) > _STRAY_SHARE * len(data):
+    if b"\0" in data and data.count(0) > _STRAY_SHARE * len(data):
         raise BadInput("charset", f"zero bytes{f' as in {wide}' if wide else ''}, but it is no UTF-16")
     if data.find(b"\x1b", 0, _SAMPLE_BYTES) >= 0 and (b"\x1b$" in data[:_SAMPLE_BYTES] or b"\x1b(" in data[:_SAMPLE_BYTES]):
         text = _strict(data, "iso2022_jp_2")

@@ -87,7 +87,7 @@ class Extract:
         title = " ".join((tree.title or "").split())[:1000]
         if title:
             metadata["title"] = title
-        text = _NEWLINES.sub("\n\n", _SPACES.sub("\n", self._text(page, tree).replace("\0", ""))).strip()
+        text = _tidy(self._text(page, tree))
         result = document.replace(text=text, bytes=None, metadata=metadata)
         return result if text else Rejection(result, "extract.empty")
 
@@ -103,6 +103,14 @@ class Extract:
         from pipelines import maintext
 
         return maintext.extract(tree, self.main_content, self.links, self.alt_texts, self.comments)
+
+
+def _tidy(text: str) -> str:
+    """Without blanks at line ends, and without more than one empty line in a row."""
+    text = text.replace("\0", "")
+    if " \n" in text or "\t\n" in text or "\xa0\n" in text:  # seldom, and the expression tries every blank of a text
+        text = _SPACES.sub("\n", text)
+    return (_NEWLINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
 def has_tag_of_attributes(page: str, limit: int) -> bool:

@@ -74,6 +74,8 @@ class TextView:
     @functools.cached_property
     def kinds(self) -> np.ndarray:
         """Kinds (SPACE, LETTER, ...), [characters] uint8."""
+        if self.text.isascii():
+            return np.frombuffer(self.text.encode().translate(_kinds_of_ascii()), np.uint8)
         return _kinds()[self.codes]
 
     # Words.
@@ -325,6 +327,12 @@ def _kinds() -> np.ndarray:
                 kinds[code] = SOLO | MARK
     kinds[list(_TRANSPARENT_CODES)] |= _TRANSPARENT
     return kinds
+
+
+@functools.cache
+def _kinds_of_ascii() -> bytes:
+    """Kinds of the code points below 256, for bytes.translate."""
+    return _kinds()[:256].tobytes()
 
 
 @functools.cache

@@ -89,10 +89,9 @@ class Filter:
         if language in languages.ANYWHERE:
             found = sum(word in document.text for word in wanted)
         else:
-            head = TextView(document.text[: document.text.rfind(" ", 0, _HEAD) + 1])  # most texts have them there
-            found = _count(head, wanted)
-            if found < self.min_stop_words:
-                found = _count(seen, wanted)
+            if _stand_alone(document.text[:_HEAD], wanted) >= self.min_stop_words:  # most texts have them there
+                return None
+            found = _count(seen, wanted)
         return Reason("gopher_quality.stop_words", f"{found} of {language}") if found < self.min_stop_words else None
 
 
@@ -117,6 +116,20 @@ def words_with_letter(seen: TextView, spaced: bool) -> float:
     kinds = np.bitwise_or.reduceat(seen.kinds, seen.word_starts)  # the blanks that follow a word are neither letter nor digit
     of = len(kinds) if spaced else np.count_nonzero(kinds & (LETTER | DIGIT))
     return np.count_nonzero(kinds & LETTER) / of if of else 0.0
+
+
+def _stand_alone(text: str, words: Sequence[str]) -> int:
+    """How many of the words are in the text between two spaces, so that they are tokens of it beyond doubt; once where several fold to one."""
+    return sum(any(f" {word} " in text for word in same) for same in _folded(tuple(words)))
+
+
+@functools.cache
+def _folded(words: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """The words, those that fold to the same token together."""
+    groups: dict[int, list[str]] = {}
+    for word, token in zip(words, hash_tokens(words).tolist()):
+        groups.setdefault(token, []).append(word)
+    return tuple(map(tuple, groups.values()))
 
 
 def _count(seen: TextView, words: Sequence[str]) -> int:

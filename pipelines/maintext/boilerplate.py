@@ -5,6 +5,7 @@ limit is lower the less the name says. Prose is measured by `worth`.
 """
 
 from itertools import accumulate
+from operator import mul
 
 from pipelines.maintext import hints
 from pipelines.maintext.stream import HEADINGS, Page
@@ -57,31 +58,25 @@ def verdicts(page: Page) -> list[int]:
 def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
     """1 for each block outside boilerplate. `found` are the verdicts."""
     result = bytearray(b"\1") * len(page.text)
-    nodes = [node for node, (first, last) in enumerate(zip(page.first, page.last)) if last - first > 1 or (found[node] and last > first)]
-    firsts, lasts = page.first, page.last
-    linked = list(accumulate(page.link, initial=0))
-    sizes = list(accumulate(map(len, page.text), initial=0))
     heads = [0] * (len(page.text) + 1)  # blocks that stand for the whole page: its main element, its title
     for tag, first in zip(page.tag, page.first):
         if tag == "main" or tag == "h1":
             heads[first] += 1
     heads = list(accumulate(heads, initial=0))
+    candidates, classes = _candidates(page, found), {}
     for sure in (True, False):
         before = bytes(result)
-        prose = list(accumulate((value if a else 0 for value, a in zip(worth, result)), initial=0))
+        prose = list(accumulate(map(mul, worth, result), initial=0))
         everything, end = prose[-1], 0
-        shared = _shared(page, found, prose)
-        for node in nodes:
-            last = lasts[node]
+        shared = _shared(page, candidates, prose, classes)
+        for node, name, first, last in candidates:
             if last <= end:
                 continue
-            name, first = found[node], firsts[node]
             inside = prose[last] - prose[first]
             if name < hints.BOILERPLATE:
-                # no prose, and mostly links: a menu, a list of links
-                dead = not inside and last - first > 1 and (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first]
+                dead = not inside
             elif (name >= hints.COMMENTS) is not sure:
-                dead = False
+                continue
             else:
                 limit = 0.8 if name == hints.BOILERPLATE and inside < _SMALL else _LIMIT[name]
                 dead = inside <= limit * everything and shared.get(node, 0) <= _SHARED_LIMIT * everything
@@ -90,35 +85,49 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
             if dead:
                 result[first:last] = bytes(last - first)
                 end = last
-        if not sure and sum(value for value, a in zip(worth, result) if a) < _LEFT * everything:
+        if not sure and sum(map(mul, worth, result)) < _LEFT * everything:
             result[:] = before
     _kill_teasers(page, worth, result)
     return result
 
 
-def _shared(page: Page, found: list[int], prose: list[int]) -> dict[int, int]:
-    """For each node whose class is boilerplate and that has prose, the prose of all nodes of that class: they are judged together."""
-    classes = {
-        node: hints.class_of(page.attributes[node])
-        for node, name in enumerate(found)
-        if name >= hints.BOILERPLATE and prose[page.last[node]] > prose[page.first[node]]
-    }
-    sums = {}
-    for node, name in classes.items():
-        sums[name] = sums.get(name, 0) + prose[page.last[node]] - prose[page.first[node]]
-    return {node: sums[name] for node, name in classes.items() if name}
+def _candidates(page: Page, found: list[int]) -> list[tuple[int, int, int, int]]:
+    """(node, verdict, first, last) of what may be boilerplate, in document order: elements of such names, and menus: several blocks, mostly links,
+    which are boilerplate if no prose is in them."""
+    linked, sizes = page.linked, page.sizes
+    return [
+        (node, name, first, last)
+        for node, (name, first, last) in enumerate(zip(found, page.first, page.last))
+        if first != last
+        and (name >= hints.BOILERPLATE or last - first > 1 and (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first])
+    ]
+
+
+def _shared(page: Page, candidates: list[tuple[int, int, int, int]], prose: list[int], classes: dict[int, str]) -> dict[int, int]:
+    """For each node whose class is boilerplate and that has prose, the prose of all nodes of that class: they are judged together.
+
+    classes: those of nodes, as far as they were asked for before.
+    """
+    inside, sums = {}, {}
+    for node, name, first, last in candidates:
+        if name >= hints.BOILERPLATE and prose[last] > prose[first]:
+            if node not in classes:
+                classes[node] = hints.class_of(page.attributes[node])
+            inside[node] = prose[last] - prose[first]
+            sums[classes[node]] = sums.get(classes[node], 0) + inside[node]
+    return {node: sums[classes[node]] for node in inside if classes[node]}
 
 
 def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
     """Headings that are links lead to other pages: they go, and what is around them up to where the next one's surroundings begin."""
-    prose = list(accumulate((value if a else 0 for value, a in zip(worth, living)), initial=0))
     heads = [
         int(a and link * 10 >= len(text) * 9 and page.tag[node] in HEADINGS) for a, text, link, node in zip(living, page.text, page.link, page.node)
     ]
+    if sum(heads) < 2:  # one is the title of the page
+        return
+    prose = list(accumulate(map(mul, worth, living), initial=0))
     count = list(accumulate(heads, initial=0))
     titles = list(accumulate((int(page.tag[node] == "h1") for node in page.node), initial=0))
-    if count[-1] < 2:  # one is the title of the page
-        return
     limit = min(_TEASER_PROSE, _TEASER_SHARE * prose[-1])
     for block, is_head in enumerate(heads):
         if is_head:

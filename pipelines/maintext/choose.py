@@ -6,6 +6,7 @@ item of a list, stays or goes by where it stands among the prose.
 """
 
 import re
+from bisect import bisect
 from itertools import accumulate
 
 from pipelines.maintext import boilerplate, hints, phrases
@@ -35,7 +36,7 @@ def choose(page: Page, comments: bool = False) -> list[int]:
     """The blocks of the main text, in order. comments: the prose of readers' comments, too."""
     if not page.text:
         return []
-    letters = _letters("".join(page.text)[:_SAMPLE])
+    letters = _letters("".join(page.text[: bisect(page.sizes, _SAMPLE)])[:_SAMPLE])
     worth = _worth(page, letters)
     if sum(worth) < _LITTLE:
         worth = _unlinked(page, letters)
@@ -136,14 +137,12 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
         if living[block] and page.tag[page.node[block]] == "h1":
             start = block
             break
-    linked = list(accumulate(page.link, initial=0))
-    sizes = list(accumulate(map(len, page.text), initial=0))
     tags, texts, links, nodes = page.tag, page.text, page.link, page.node
     chosen = []
     for block in range(start, last):
         if living[block]:
             tag, text = tags[nodes[block]], texts[block]
-            if links[block] * 2 > len(text) and tag not in HEADINGS and _is_of_links(page, block, linked, sizes) or phrases.is_label(text):
+            if links[block] * 2 > len(text) and tag not in HEADINGS and _is_of_links(page, block) or phrases.is_label(text):
                 continue
             if block < first and not worth[block] and tag != "h1" and len(text) < _LEAD:
                 continue
@@ -156,7 +155,7 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
     return _without_empty_sections(page, worth, chosen)
 
 
-def _is_of_links(page: Page, block: int, linked: list[int], sizes: list[int]) -> bool:
+def _is_of_links(page: Page, block: int) -> bool:
     """True for a block of links that is not one of few in a list or a table of text, and has no sentence around them."""
     if len(page.text[block]) - page.link[block] >= _LEAD:
         return False
@@ -164,7 +163,7 @@ def _is_of_links(page: Page, block: int, linked: list[int], sizes: list[int]) ->
     for _ in range(_LIST_LEVELS):
         if page.tag[node] in _LISTS:
             first, last = page.first[node], page.last[node]
-            return (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first]
+            return (page.linked[last] - page.linked[first]) * 2 > page.sizes[last] - page.sizes[first]
         node = page.parent[node]
         if node <= 0:
             break
@@ -180,7 +179,7 @@ def _in_place(page: Page, block: int, first_prose: int, last_prose: int) -> bool
 
 def _without_empty_sections(page: Page, worth: list[int], chosen: list[int]) -> list[int]:
     """Without headings over nothing but links, and without those at the end. A heading that reads as prose is a text itself."""
-    dropped = list(accumulate((int(link * 2 > len(text)) for text, link in zip(page.text, page.link)), initial=0))
+    dropped = list(accumulate([link * 2 > len(text) for text, link in zip(page.text, page.link)], initial=0))
     result, levels = [], []  # the level of each block kept: 1 to 6 for a heading, 7 for a text
     for block in chosen:
         tag = page.tag[page.node[block]]

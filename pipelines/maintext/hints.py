@@ -10,10 +10,12 @@ import re
 CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN = 1, 2, 3, 4, 5
 
 _ATTRIBUTE = re.compile(r' (class|id|role|itemprop|style|aria-hidden|hidden)="([^"]*)"')
+_CLASS = ' class="'
 _INVISIBLE = re.compile(r"display:\s*none|visibility:\s*hidden")
 _SEPARATORS = re.compile(r"[^A-Za-z]+")
 _CAMEL = re.compile(r"(?:[a-z]{2,}|[A-Z][a-z]+)(?:[A-Z][a-z]+)+")
 _CAPITALISED = re.compile(r"[A-Z]?[a-z]+")
+_LOWER_CASE = re.compile(r"[a-z]+")
 
 # Whole tokens that name the element around an article's text.
 _CONTENT = frozenset(
@@ -64,7 +66,10 @@ _PREFIXES = tuple(
         "recommend outbrain taboola pagination sidebar navbar mostread mostpop"
     ).split()
 )
+_SHORTEST_PREFIX = min(map(len, _PREFIXES))
+_PREFIX_BEGINNINGS = frozenset(prefix[:_SHORTEST_PREFIX] for prefix in _PREFIXES)
 _PHRASES = ("read more", "more on", "see also", "also read", "read also", "read next", "up next", "sign up", "most read")
+_IN_PHRASES = re.compile("read|more|also|next|sign")  # each has one
 _HIDING = frozenset(
     "hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible u-hidden is-hidden noscreen".split()
 )
@@ -84,18 +89,15 @@ _kept: dict[str, int] = {}  # verdicts on tokens, which repeat within a site and
 
 def verdict(attributes: str) -> int:
     """CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN or 0, for attributes as they stand in canonical HTML."""
+    if attributes.startswith(_CLASS) and attributes.find('"', len(_CLASS)) == len(attributes) - 1:  # a class alone, as most have it
+        return _of_tokens(attributes[len(_CLASS) : -1])
     result = 0
     found_attributes = _ATTRIBUTE.findall(attributes)
     for name, value in found_attributes:
         if name == "class" or name == "id":
             if name == "id" and _is_slug(value, found_attributes):
                 continue
-            for token in value.split():
-                found = _kept.get(token)
-                if found is None:
-                    found = _learn(token)
-                if found > result:
-                    result = found
+            result = max(result, _of_tokens(value))
         elif name == "style":
             if _INVISIBLE.search(value):
                 return HIDDEN
@@ -107,6 +109,18 @@ def verdict(attributes: str) -> int:
                 return CONTENT
         elif value in _ROLES:
             result = max(result, BOILERPLATE)
+    return result
+
+
+def _of_tokens(value: str) -> int:
+    """The greatest verdict on a token of a class or id."""
+    result = 0
+    for token in value.split():
+        found = _kept.get(token)
+        if found is None:
+            found = _learn(token)
+        if found > result:
+            result = found
     return result
 
 
@@ -127,21 +141,28 @@ def _token(token: str) -> int:
         return CONTENT
     if ":" in token or "[" in token:  # utility classes of style frameworks: md:hidden
         return 0
-    words = _words(token)
+    words = _words(token, lower)
     if not words or words[0] in _STATES:
         return 0
     element = token.partition("__")[2]
     if element:
-        inner = _words(element)
+        inner = _words(element, element.lower())
         words = [word for word in words if word not in _FRAMES or word in inner]
     if not _COMMENT_WORDS.isdisjoint(words):
         return COMMENTS
-    if not _BOILERPLATE_WORDS.isdisjoint(words) or any(word.startswith(_PREFIXES) for word in words):
+    if not _BOILERPLATE_WORDS.isdisjoint(words):
         return BOILERPLATE
+    for word in words:
+        if word[:_SHORTEST_PREFIX] in _PREFIX_BEGINNINGS and word.startswith(_PREFIXES):
+            return BOILERPLATE
     if not _MINOR_WORDS.isdisjoint(words):
         return MINOR
-    joined = " ".join(words)
-    return BOILERPLATE if any(phrase in joined for phrase in _PHRASES) else 0
+    if _IN_PHRASES.search(lower):  # few have any, and joining is slow
+        joined = " ".join(words)
+        for phrase in _PHRASES:
+            if phrase in joined:
+                return BOILERPLATE
+    return 0
 
 
 def _is_slug(identifier: str, attributes: list[tuple[str, str]]) -> bool:
@@ -151,8 +172,10 @@ def _is_slug(identifier: str, attributes: list[tuple[str, str]]) -> bool:
     return any(name == "class" and not _SECTIONS.isdisjoint(value.split()) for name, value in attributes)
 
 
-def _words(token: str) -> list[str]:
-    """The lower-case words of a name, camelCase parted; the letters of a random identifier stay together."""
+def _words(token: str, lower: str) -> list[str]:
+    """The lower-case words of a name, camelCase parted; the letters of a random identifier stay together. lower: the name in lower case."""
+    if token == lower:
+        return _LOWER_CASE.findall(token)
     words = []
     for part in _SEPARATORS.split(token):
         if _CAMEL.fullmatch(part):

@@ -8,6 +8,7 @@ of a walk over the tree through a binding, and is linear in its length whatever 
 import dataclasses
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 
 # What shows no text of the page, or text of the interface.
 _HIDDEN = "noscript template svg object applet canvas audio video map textarea select datalist option button dialog progress meter".split()
@@ -42,6 +43,7 @@ class Page:
     tag, attributes, parent, first, last: of each node; node 0 stands for the page.
     text, link, node: of each block: its text, blanks collapsed but for <br> and in <pre>; how many of its characters are in links; the
     innermost node around it.
+    sizes, linked: of all blocks before each, and of all: the characters, and those in links; [blocks + 1].
     """
 
     tag: list[str]
@@ -52,6 +54,8 @@ class Page:
     text: list[str]
     link: list[int]
     node: list[int]
+    sizes: list[int]
+    linked: list[int]
 
 
 def canonical(tree) -> str:
@@ -100,10 +104,11 @@ def _formula(element, tag: str) -> str:
 def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
     """What `canonical` returns as a Page. links: addresses after the texts of links. alt_texts: those of pictures, as text."""
     html = html.replace("\xad", "")  # soft hyphens are layout
-    page = Page([""], [""], [-1], [0], [0], [], [], [])
+    page = Page([""], [""], [-1], [0], [0], [], [], [], [], [])
     tags, attributes, parents, first, last = page.tag, page.attributes, page.parent, page.first, page.last
     texts, block_links, nodes = page.text, page.link, page.node
     buffer, node, linked, preformatted, address = [], 0, 0, 0, None
+    hidden: dict[str, bool] = {}  # whether a span of these attributes is; most have those of another one
 
     def flush():
         nonlocal linked
@@ -157,7 +162,15 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
         elif kind == _PICTURE:
             if alt_texts and (found := _ALT.search(rest)):
                 buffer.append(f" {found[1]} ".replace("&nbsp;", " "))
-        elif kind == _HIDING or rest and (_HIDDEN_SPAN if kind == _SPAN else _HIDDEN_SUP).search(rest):
+        elif kind == _HIDING:
+            text = _behind(name, tokens)
+        elif rest and kind == _SPAN:
+            hides = hidden.get(rest)
+            if hides is None:
+                hides = hidden[rest] = _HIDDEN_SPAN.search(rest) is not None
+            if hides:
+                text = _behind(name, tokens)
+        elif rest and _HIDDEN_SUP.search(rest):
             text = _behind(name, tokens)
         if text:
             if "&" in text:
@@ -170,6 +183,7 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
                 buffer.append(" ")
     flush()
     last[0] = len(texts)
+    page.sizes, page.linked = list(accumulate(map(len, texts), initial=0)), list(accumulate(block_links, initial=0))
     return page
 
 
@@ -192,7 +206,9 @@ def _clean(text: str, preformatted: int) -> str:
     elif _BREAK in text:
         text = "\n".join(filter(None, (" ".join(line.split()) for line in text.split(_BREAK))))
     else:
-        text = " ".join(text.split())
+        text = text.strip()
+        if not text.isprintable() or "  " in text:  # of all blanks a single space alone is printable
+            text = " ".join(text.split())
     if "&" in text:
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
     return text
