@@ -14,6 +14,7 @@ import dataclasses
 import gzip
 import html
 import io
+import itertools
 import json
 import math
 import pathlib
@@ -88,7 +89,7 @@ def _write_web(directory: pathlib.Path, limit: int) -> int:
     from fastwarc.warc import WarcRecord, WarcRecordType
 
     directory.mkdir(parents=True)
-    pages = list(_pages())[:limit]
+    pages = list(itertools.islice(_pages(), limit))
     pages.append(("https://docs.invalid/mirror/" + pages[0][0].rsplit("/", 1)[1], pages[0][1]))  # one page twice: a duplicate to find
     pages.append(("https://docs.invalid/empty.html", "<html><body><nav>home</nav></body></html>"))  # one with nothing to say: a reject to show
     half = (len(pages) + 1) // 2

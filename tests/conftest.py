@@ -1,11 +1,20 @@
-"""What every test shares: where the real corpora are, a skip with a clear reason where they are not, and quiet, single-threaded libraries."""
+"""What every test shares: where the real corpora are, a skip with a clear reason where they are not, quiet libraries, programs compiled once."""
 
 import os
 import pathlib
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # there is no TPU to fight over: its compiler alone is used
+
+# Compiling takes longer than running what is compiled. So every program is compiled once a session, whichever test or process of its own needs it,
+# and without the passes that make good machine code, which `optimized` below puts back for tests of what the compiler makes.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="castor-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import pytest
@@ -30,3 +39,15 @@ def real_data() -> pathlib.Path:
 def real_data_if_present() -> str:
     """The same folder, or an empty text: for tests that have a corpus of their own to fall back on."""
     return str(REAL_DATA) if (REAL_DATA / "README.md").is_file() else ""
+
+
+@pytest.fixture
+def optimized(monkeypatch):
+    """Programs as a run has them, here and in processes that the test starts."""
+    import jax
+
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

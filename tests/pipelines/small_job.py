@@ -5,6 +5,7 @@ A module of its own, so that worker processes and sandboxes can import it.
 
 import dataclasses
 import os
+import pathlib
 import signal
 import time
 from typing import ClassVar
@@ -41,8 +42,9 @@ def shout(document: Document):
         raise VocabularyError("the vocabulary is gone.", "Bring it back.")
     if first == "interrupt":
         raise KeyboardInterrupt
-    if first == "slow":
-        time.sleep(0.2)
+    if first == "wait":  # for ever; the file that is named says that it has begun
+        pathlib.Path(document.text.split(" ")[1]).touch()
+        time.sleep(600)
     return document.replace(text=document.text.upper())
 
 

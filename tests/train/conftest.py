@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,15 @@ import pytest
 import tasks
 from tasks import audio, cache, cache_writer, codecs, hashing, sentencepieces, streams
 
+KILLED = """
+import os, signal, sys
+from launch.train import make_run
+from tasks import configuration
+from train import loop
+
+run = make_run(configuration.split_flags(sys.argv[2:])[0])
+loop.train(run, lambda done: done == int(sys.argv[1]) and os.kill(os.getpid(), signal.SIGKILL))
+"""
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 SEED = 3
 WORDS = "the a red blue square circle on under big small house tree runs sees and then one two three".split()
@@ -101,6 +111,7 @@ class Castor:
             "BATCH_SIZE": 4,
             "TRAIN_STEPS": 6,
             "WARMUP_STEPS": 5,
+            "WarmupCosine.total_steps": 40,  # whatever TRAIN_STEPS is: so runs of different lengths have one program
             "EVAL_STEPS": 1,
             "three/tasks.Mixture.components": {"words": 2, "counts": 1, "pictures": 1},
             "Transformer.embed": 32,
@@ -129,6 +140,12 @@ class Castor:
         command = [sys.executable, "-m", "launch.command", *map(str, arguments)]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+    def train_until_killed(self, steps: int, *flags: str) -> None:
+        """A run in a process of its own that SIGKILL ends when so many steps are done."""
+        command, environment = [sys.executable, "-c", KILLED, str(steps), *flags], os.environ | {"JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.fixture(scope="session")

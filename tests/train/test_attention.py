@@ -117,7 +117,7 @@ def test_queries_to_a_cache_see_what_stands_before_them(L):
         np.testing.assert_allclose(found[row], here[0, start:], atol=1e-5)
 
 
-def test_a_prompt_reads_its_cache_without_all_scores():
+def test_a_prompt_reads_its_cache_without_all_scores(optimized):
     L, M = 2048, 8192
     q, k = jax.ShapeDtypeStruct((1, L, 2, 16), jnp.float32), jax.ShapeDtypeStruct((1, M, 1, 16), jnp.float32)
     memory = jax.jit(attention.cached).lower(q, k, k, jax.ShapeDtypeStruct((1, L), jnp.int32)).compile().memory_analysis()
@@ -136,7 +136,7 @@ def test_the_program_for_gpu_is_three_kernels():
     assert text.count("xla.gpu.triton") == 3 and "1024x1024" not in text
 
 
-def test_the_program_for_tpu_holds_no_square_of_the_length():
+def test_the_program_for_tpu_holds_no_square_of_the_length(optimized):
     """Rows cut over four chips: compiled by the TPU's own compiler, which would find tiles that do not fit its memory."""
     from jax.experimental import topologies
 

@@ -1,14 +1,9 @@
 """Runs whose batches and weights change on the way: stopped anywhere they go on the same, and what they kept describes them whole."""
 
-import os
 import pathlib
 import re
-import signal
-import subprocess
-import sys
 
 import gin
-import jax
 import numpy as np
 import pytest
 
@@ -24,10 +19,8 @@ STAGES = [(4, {"words": 1, "counts": 3}, 6), (11, {"pictures": 1})]
 
 @pytest.fixture(autouse=True)
 def clean():
-    """Gin without bindings afterwards; no time spent on good machine code."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Gin without bindings afterwards."""
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     gin.clear_config()
 
 
@@ -54,15 +47,7 @@ def test_a_run_stopped_inside_ramps_is_the_same_run(castor, tmp_path):
     assert code == 0 and re.search("batches of 2, 4 rows, each in 2 parts", err), err
 
     flags = castor.bindings(tmp_path / "cut", **macros)
-    script = (
-        "import jax, os, signal, sys; jax.config.update('jax_disable_most_optimizations', True)\n"
-        "from launch.train import make_run; from tasks import configuration; from train import loop\n"
-        "run = make_run(configuration.split_flags(sys.argv[1:])[0])\n"
-        "loop.train(run, lambda done: done == 9 and os.kill(os.getpid(), signal.SIGKILL))"
-    )
-    command, environment = [sys.executable, "-c", script, *flags], os.environ | {"JAX_PLATFORMS": "cpu"}
-    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    castor.train_until_killed(9, *flags)
     before = (tmp_path / "cut" / "metrics.jsonl").read_text()
     assert 7 < before.count("\n") < 13
 

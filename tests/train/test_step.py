@@ -23,14 +23,6 @@ MODEL = Transformer(vocab_size=128, embed=16, layers=1, heads=2, head_dim=8, mlp
 MOVES = re.compile(r"all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """Making good machine code would take most of the time here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make_batch() -> dict[str, np.ndarray]:
     """Rows of very different fill, so that a mean of means is far from the mean; some are empty, and one domain lies in a single row."""
     random = np.random.default_rng(0)
@@ -82,7 +74,6 @@ def test_parts_are_the_batch():
 def check_on_a_mesh():
     """In a process of its own, with eight devices."""
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    jax.config.update("jax_disable_most_optimizations", True)
     partitioner, abstract, step = compare(MESH, None)
     # Splitting a batch moves nothing between devices.
     split = jax.jit(lambda batch: split_rows(batch, 4, partitioner)).lower(abstract).compile()
