@@ -62,8 +62,8 @@ def test_two_hosts_give_the_losses_of_one_process(castor, tmp_path):
 
 
 def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path):
-    run = castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, BATCH_SIZE=8, CHECKPOINT_PERIOD=4, EVAL_PERIOD=0)
-    child = castor.start("launch", "local", "--hosts=2", "--restarts=1", "train", *run)
+    run = castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, BATCH_SIZE=8, MESH=MESH, CHECKPOINT_PERIOD=4, EVAL_PERIOD=0)
+    child = castor.start("launch", "local", "--hosts=2", "--devices_per_host=2", "--restarts=1", "train", *run)
     wait_for_step(tmp_path / "m", 5, child)
     wait_until(lambda: whole_checkpoints(tmp_path / "m"), child)  # written while training goes on: before, there is nothing to go on from
     os.kill(process_of(1, child.pid), signal.SIGKILL)

@@ -111,7 +111,7 @@ def test_queries_to_a_cache_see_what_stands_before_them(L):
     q = random.normal(size=(2, L, 4, 16)).astype(np.float32)
     k, v = random.normal(size=(2, 2, 96, 2, 16)).astype(np.float32)
     positions = np.array([[0], [96 - L]], np.int32) + np.arange(L, dtype=np.int32)
-    found = attention.cached(q, k, v, jnp.asarray(positions))
+    found = jax.jit(attention.cached)(q, k, v, positions)
     for row, start in enumerate((0, 96 - L)):
         here = oracle(np.concatenate([np.zeros((1, start, 4, 16)), q[row : row + 1]], axis=1), k[row : row + 1, : start + L], v[row : row + 1, : start + L], np.ones((1, start + L)))
         np.testing.assert_allclose(found[row], here[0, start:], atol=1e-5)

@@ -216,7 +216,8 @@ def test_golden_losses():
     optimizer = AdamW(WarmupCosine(peak=1e-2, warmup_steps=2, total_steps=4))
     trainer = Trainer(SMALL, optimizer, Partitioner.create({}, jax.devices()[:1]), num_domains=3)
     batch = packed_batch(np.random.default_rng(8))
-    state, step, found = trainer.init(), jax.jit(trainer.step), []
+    state, found = trainer.init(), []
+    step = jax.jit(trainer.step).lower(trainer.abstract_state(), batch).compile()
     for _ in range(4):
         state, results = step(state, batch)
         found.append([float(results["loss"]), float(results["gradient_norm"])])

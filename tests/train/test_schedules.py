@@ -140,12 +140,12 @@ def test_stages_are_the_same_however_they_are_written(castor, tmp_path):
 
 
 def test_a_run_goes_on_with_a_skip_list_when_told_to(castor, tmp_path):
-    flags = castor.bindings(tmp_path / "m", TRAIN_STEPS=2, **SMALL)
+    flags = castor.bindings(tmp_path / "m", TRAIN_STEPS=2, EVAL_PERIOD=0)
     assert castor("train", *flags)[0] == 0
     plain = loop.open_run(made(flags)).batches
     document = plain.lineage(6)[0][0].document
     skips = {"three/tasks.Mixture.skip_steps": ((2, 6),), "three/tasks.Mixture.skip_documents": (document,)}
-    longer = castor.bindings(tmp_path / "m", TRAIN_STEPS=3, **SMALL, **skips)
+    longer = castor.bindings(tmp_path / "m", TRAIN_STEPS=3, EVAL_PERIOD=0, **skips)
     code, _, err = castor("train", *longer)
     wanted = "skip lists .*where the change is meant, as when documents or steps are skipped.*--gin.Checkpoints.allow_other_data=True"
     assert code == 2 and re.search(wanted, err) and err.count("\n") == 1, err
