@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # there is no TPU to fight over: its compiler alone is used
 
 # Compiling takes longer than running what is compiled. So every program is compiled once a session, whichever test or process of its own needs it,
-# and without the passes that make good machine code, which `optimized` below puts back for tests of what the compiler makes.
+# and without the passes that make good machine code (the TPU's compiler has no such switch), which `optimized` below puts back where they matter.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="castor-programs-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name

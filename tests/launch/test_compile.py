@@ -15,7 +15,7 @@ TINY = ["--gin_file=models/tiny.gin", "--gin_file=runs/pretrain.gin", "--topolog
 SHAPE = [f"--gin.Transformer.{name}={value}" for name, value in dict(embed=16, layers=3, heads=2, head_dim=8, mlp=32).items()]
 
 
-def test_a_step_is_compiled_without_caches_and_told_as_table_json_and_page(tmp_path, capsys, optimized):
+def test_a_step_is_compiled_without_caches_and_told_as_table_json_and_page(tmp_path, capsys):
     pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
     arguments = ["compile", *TINY, *SHAPE, "--vocab_size=256", "--gin.TASK_FEATURE_LENGTHS={'targets': 128}", f"--output={tmp_path}", "--keep_hlo"]
     code, printed = main(arguments), capsys.readouterr()

@@ -15,7 +15,6 @@ from train.hlo import parse
 from train.predict import predict
 
 aot.quiet()
-pytestmark = pytest.mark.usefixtures("optimized")
 
 
 @pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1"])

@@ -136,7 +136,7 @@ def test_the_program_for_gpu_is_three_kernels():
     assert text.count("xla.gpu.triton") == 3 and "1024x1024" not in text
 
 
-def test_the_program_for_tpu_holds_no_square_of_the_length(optimized):
+def test_the_program_for_tpu_holds_no_square_of_the_length():
     """Rows cut over four chips: compiled by the TPU's own compiler, which would find tiles that do not fit its memory."""
     from jax.experimental import topologies
 

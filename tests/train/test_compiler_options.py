@@ -23,7 +23,6 @@ from train.step import Trainer, abstract_batch
 FILES = sorted((pathlib.Path(__file__).resolve().parents[2] / "gin" / "compiler").glob("*.gin"))
 
 aot.quiet()
-pytestmark = pytest.mark.usefixtures("optimized")
 
 
 @pytest.fixture(autouse=True)
