@@ -35,7 +35,7 @@ MESHES = {  # where the run's own mesh, which is for smaller chips, is not the s
     **{(member, topology, length): {"data": -1} for member in ("tiny", "small") for topology in CHIPS for length in (2048, 4096, 8192)},
     **{("pro", "v5p:8x8x8", length): {"fsdp": 512} for length in (2048, 4096, 8192)},
     ("pro", "v5p:8x8x8", 32768): {"fsdp": 128, "context": 4},
-    ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 16},
+    ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 4, "sequence": 4},
 }
 VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
 ATTEMPTS = 3  # settings that are tried before the one that asks for least memory

@@ -76,7 +76,7 @@ class Transformer:
     rope_theta: float = 10_000.0
     z_loss: float = 1e-4
     attention: str = "auto"
-    splash_blocks: splash.Blocks = splash.Blocks()
+    splash_blocks: splash.Blocks = dataclasses.field(default_factory=splash.Blocks)  # as gin has bound it by then
     mup_base_embed: int = 0
     mup_base_head_dim: int = 0
 
@@ -220,6 +220,16 @@ def whole_gradient(x: jax.Array) -> jax.Array:
 whole_gradient.defvjp(lambda x: (x, None), lambda _, dx: (jax.lax.optimization_barrier(dx),))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gradient_of_whole_rows(partitioner: Partitioner, x_BxLxD: jax.Array) -> jax.Array:
+    """`x`; its gradient comes back from the stream gathered along `sequence`, as the products that made `x` have their other operands. Left to
+    itself the compiler gathers both over the whole batch where `context` cuts the rows too."""
+    return x_BxLxD
+
+
+gradient_of_whole_rows.defvjp(lambda _, x: (x, None), lambda partitioner, _, dx: (partitioner.constrain(dx, "batch", "length", "act_embed"),))
+
+
 class Block(nn.Module):
     """One layer: attention and gated GELU (arXiv 2002.05202), each read from a norm and added to the residual stream."""
 
@@ -233,6 +243,11 @@ class Block(nn.Module):
         D, H, G, K, F = c.embed, c.heads, c.kv_heads, c.head_dim, c.mlp
         residual_scale = 1.0 / (2 * c.layers)  # variance: the sum of 2N branches keeps the variance of one (GPT-2)
         constrain = self.partitioner.constrain if self.partitioner else lambda x, *axes: x
+
+        def to_stream(x_BxLxD):
+            whole = gradient_of_whole_rows(self.partitioner, x_BxLxD) if self.partitioner else x_BxLxD
+            return constrain(whole, "batch", "residual_length", "act_embed")
+
         dropout = nn.Dropout(c.dropout, deterministic=not self.train)
 
         def kernel(name, shape, axes, fan_in, scale=1.0):
@@ -258,7 +273,7 @@ class Block(nn.Module):
             o_BxLxHxK = attention.cached(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, positions_BxL)
         o_BxLxHxK = constrain(o_BxLxHxK, "batch", "length", "act_heads", "head")
         out_HxKxD = kernel("out", (H, K, D), ("heads", "head", "embed"), H * K, residual_scale)
-        out_BxLxD = constrain(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD), "batch", "residual_length", "act_embed")
+        out_BxLxD = to_stream(jnp.einsum("blhk,hkd->bld", o_BxLxHxK, out_HxKxD))
         x_BxLxD += dropout(checkpoint_name(out_BxLxD, "attention_out"))
 
         h_BxLxD = whole_gradient(constrain(RMSNorm(name="mlp_norm")(x_BxLxD), "batch", "length", "act_embed"))
@@ -266,7 +281,7 @@ class Block(nn.Module):
         up_BxLxF = constrain(h_BxLxD @ kernel("up", (D, F), ("embed", "mlp"), D), "batch", "length", "act_mlp")
         down_FxD = kernel("down", (F, D), ("mlp", "embed"), F, residual_scale)
         down_BxLxD = product_of_gated_gelu(checkpoint_name(gate_BxLxF, "gate"), checkpoint_name(up_BxLxF, "up"), down_FxD)
-        x_BxLxD += dropout(constrain(down_BxLxD, "batch", "residual_length", "act_embed"))
+        x_BxLxD += dropout(to_stream(down_BxLxD))
         return x_BxLxD, cache
 
 
@@ -301,12 +316,23 @@ class Decoder(nn.Module):
         """int32 tokens and positions [B, L], with segment ids [B, L] or a cache -> (normed output of the last layer [B, L, D], cache)."""
         c = self.config
         embedding_VxD = self.embedding_VxD.astype(DTYPES[c.dtype])
-        x_BxLxD = embedding_VxD[tokens_BxL] * math.sqrt(c.embed)
         if self.partitioner:
-            x_BxLxD = self.partitioner.constrain(x_BxLxD, "batch", "residual_length", "act_embed")
+            x_BxLxD = self.partitioner.constrain(self._looked_up(embedding_VxD, tokens_BxL), "batch", "residual_length", "act_embed")
+        else:
+            x_BxLxD = embedding_VxD[tokens_BxL]
+        x_BxLxD *= math.sqrt(c.embed)
         x_BxLxD, cache = self.layers(self.dropout(x_BxLxD), cache, positions_BxL, segment_ids_BxL)
         x_BxLxD = _scaled(self.final_norm(x_BxLxD), c.logit_scale)
         return self.partitioner.constrain(x_BxLxD, "batch", "length", "act_embed") if self.partitioner else x_BxLxD, cache
+
+    def _looked_up(self, embedding_VxD, tokens_BxL):
+        """The tokens' rows of the embedding, before they are cut along their length."""
+        constrain, size = self.partitioner.constrain, self.partitioner.size
+        if size("residual_length") == size("length"):
+            return embedding_VxD[tokens_BxL]
+        # Each device looks among the words that it holds, at the tokens of its rows; else the compiler may gather the whole table.
+        words_VxD = constrain(embedding_VxD, "act_vocab", "act_embed")
+        return constrain(words_VxD[tokens_BxL], "batch", "length", "act_embed")
 
     def logits(self, x_BxLxD):
         """float32 [B, L, V]."""

@@ -1,6 +1,7 @@
 """The real TPU compiler, on small programs: a plain matrix product against what is known of it, and refusals."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -54,3 +55,19 @@ def test_refusals_say_how_much_was_asked_for(message, needed, granted):
     error = aot.out_of_memory(message)
     assert error.needed == pytest.approx(needed * GIB) and error.granted == granted * GIB and "GiB" in error.what
     assert aot.out_of_memory("RESOURCE_EXHAUSTED: for reasons of its own").needed is None
+
+
+def test_no_device_holds_the_whole_batch_where_context_and_sequence_cut_it_together():
+    """Left to itself the compiler gathers all rows for the gradients of weights, and the whole table for an embedding's lookup."""
+    from train.model import Transformer
+    from train.optimizers import AdamW
+    from train.partitioning import Partitioner
+    from train.step import Trainer
+
+    rows, length = 4, 512
+    model = Transformer(vocab_size=2048, embed=256, layers=2, heads=2, head_dim=128, mlp=512, dtype="bfloat16", remat="full", loss_chunk=128)
+    partitioner = Partitioner.create({"fsdp": 2, "context": 2, "sequence": 2}, aot.devices(Topology.of("v5e:2x4")))
+    compiled = aot.compile_step(Trainer(model, AdamW(), partitioner, num_domains=1), rows, length)
+    arrays = [array for body in parse(io.StringIO(compiled.text)).computations.values() for each in body.instructions.values() for array in each.arrays]
+    floating = [array.shape for array in arrays if array.dtype in ("bf16", "f32")]
+    assert len(floating) > 1000 and max(map(math.prod, floating)) < model.vocab_size * model.embed == rows * length * model.embed

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from tasks import configuration
 from tasks.configuration import Flags
 from train import aot
-from train.chips import Topology
+from train.chips import CHIPS, Topology
 from train.model import Transformer
 from train.optimizers import AdamW
 from train.partitioning import Partitioner
@@ -38,9 +38,17 @@ def test_the_compiler_knows_every_option(path):
     bindings = ("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'")
     configuration.parse(Flags(files=("models/tiny.gin", "runs/pretrain.gin", f"compiler/{path.name}"), bindings=bindings))
     options = train.loop.Run().compiler_options
-    mesh = jax.sharding.Mesh(np.array(aot.devices(Topology.of(f"{path.stem}:2x2" if path.stem != "v5p" else "v5p:2x2x1"))[:1]), ("data",))
+    mesh = jax.sharding.Mesh(np.array(aot.devices(Topology.of(f"{path.stem}:{'2x2' if CHIPS[path.stem].wrap == 16 else '2x2x1'}"))[:1]), ("data",))
     x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     assert options and jax.jit(jnp.sin).lower(x).compile(dict(options))
+
+
+def test_tiles_that_a_file_binds_are_the_model_s():
+    bindings = ("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'")
+    configuration.parse(Flags(files=("models/tiny.gin", "runs/pretrain.gin", "compiler/v4.gin"), bindings=bindings))
+    assert Transformer(vocab_size=128).splash_blocks.q_backward == 512
+    gin.clear_config()
+    assert Transformer(vocab_size=128).splash_blocks.q_backward == 1024
 
 
 def test_the_step_is_compiled_with_them_on_tpu_alone():
