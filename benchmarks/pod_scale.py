@@ -205,8 +205,7 @@ def table(results: dict[str, dict]) -> str:
         report, judge = told["report"], told["judge"]
         memory, step, batch, model = report["memory"], report["step"], report["batch"], report["model"]
         mesh = " ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1)
-        blind = "*" if judge and any("Pallas" in warning for warning in judge.get("warnings", ())) else ""
-        other = f"{judge['seconds']:.3f}; {judge['mfu']:.3f}{blind}" if judge and "seconds" in judge else "-"
+        other = f"{judge['seconds']:.3f}; {judge['mfu']:.3f}" if judge and "seconds" in judge else "-"
         lines.append(
             f"| {row.member} | {slices} | {row.length:,} | {batch['rows']:,}, {batch['tokens'] // row.chips:,} | {mesh} "
             f"| {model['remat']}, {batch['accumulate']}{', whole loss' * row.whole_loss} "
