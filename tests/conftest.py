@@ -15,6 +15,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()  # the other way to write loops: half the time
 
 import hypothesis
 import pytest
@@ -43,7 +44,7 @@ def real_data_if_present() -> str:
 
 @pytest.fixture
 def optimized(monkeypatch):
-    """Programs as a run has them, here and in processes that the test starts."""
+    """Machine code as good as that of a run, here and in processes that the test starts."""
     import jax
 
     before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"

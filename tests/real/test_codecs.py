@@ -30,11 +30,11 @@ def quality(codec: codecs.Codec, arrays: list[np.ndarray], peak: float = 255.0) 
     return float(np.mean([codecs.psnr(a, codec.decode(codec.encode(a)), peak) for a in arrays]))
 
 
-@pytest.mark.parametrize("budget", [256, 1024])
-def test_pictures_of_another_kind_reach_21_decibels(real_data, budget):
-    clothing = pictures(real_data, "clothing-*.tar", budget)
-    openstax = pictures(real_data, "openstax-anthropology-0*.tar", budget)
-    assert len(clothing) == 220 and len(openstax) == 118
+@pytest.mark.parametrize("budget, most", [(256, 1000), (1024, 60)])  # of the larger pictures a part: each takes four times as long
+def test_pictures_of_another_kind_reach_21_decibels(real_data, budget, most):
+    clothing = pictures(real_data, "clothing-*.tar", budget, most)
+    openstax = pictures(real_data, "openstax-anthropology-0*.tar", budget, most)
+    assert len(clothing) == min(220, most) and len(openstax) == min(118, most)
     for fitted_on, held_out in ((clothing, openstax), (openstax, clothing)):
         codec = codecs.fit(fitted_on, streams.IMAGE_PATCH, CODES)
         assert int(np.prod(codec.levels)) <= CODES

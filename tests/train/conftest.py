@@ -17,13 +17,21 @@ import tasks
 from tasks import audio, cache, cache_writer, codecs, hashing, sentencepieces, streams
 
 KILLED = """
-import os, signal, sys
+import os, pathlib, signal, sys, time
 from launch.train import make_run
 from tasks import configuration
 from train import loop
 
-run = make_run(configuration.split_flags(sys.argv[2:])[0])
-loop.train(run, lambda done: done == int(sys.argv[1]) and os.kill(os.getpid(), signal.SIGKILL))
+steps, saved = map(int, sys.argv[1:3])
+run = make_run(configuration.split_flags(sys.argv[3:])[0])
+
+def on_step(done):
+    if done == steps:
+        while not pathlib.Path(run.model_dir, f"checkpoint_{saved}").is_dir():  # it is written beside the training
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+loop.train(run, on_step)
 """
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 SEED = 3
@@ -61,6 +69,21 @@ def write_cache(directory, name: str, vocabulary: dict, documents: dict[str, lis
     facts = {"name": name, "modality": "text", "features": cache.TARGETS, "seed": SEED, "vocabulary": vocabulary}
     manifest = cache_writer.build_manifest(entries=entries, **facts)
     cache_writer.commit(staging, str(directory), manifest)
+
+
+@pytest.fixture(scope="session")
+def on_eight_devices():
+    """(a test's __file__, name of a function there): calls it in a process of its own that has eight devices."""
+
+    def call(file: str, function: str) -> None:
+        path = pathlib.Path(file)
+        program = f"import sys; sys.path.insert(0, {str(path.parent)!r}); import {path.stem}; {path.stem}.{function}()"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return call
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +164,9 @@ class Castor:
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
-    def train_until_killed(self, steps: int, *flags: str) -> None:
-        """A run in a process of its own that SIGKILL ends when so many steps are done."""
-        command, environment = [sys.executable, "-c", KILLED, str(steps), *flags], os.environ | {"JAX_PLATFORMS": "cpu"}
+    def train_until_killed(self, steps: int, saved: int, *flags: str) -> None:
+        """A run in a process of its own that SIGKILL ends when so many steps are done and the checkpoint of step `saved` is whole."""
+        command, environment = [sys.executable, "-c", KILLED, str(steps), str(saved), *flags], os.environ | {"JAX_PLATFORMS": "cpu"}
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
 

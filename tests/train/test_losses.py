@@ -1,9 +1,5 @@
 """train/losses.py: the loss by chunks is the plain loss, gradients and domain sums included, on one device and however a mesh cuts it."""
 
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +9,6 @@ import pytest
 from train import losses
 from train.partitioning import Partitioner
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 B, L, D, V, DOMAINS, Z_LOSS = 4, 12, 8, 64, 3, 0.1
 
 
@@ -89,9 +84,5 @@ def check_on_meshes():
             close(jax.device_get(found), expected)
 
 
-def test_every_cut_of_the_mesh_gives_the_same():
-    folder = str(REPOSITORY / "tests" / "train")
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); import test_losses; test_losses.check_on_meshes()"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_every_cut_of_the_mesh_gives_the_same(on_eight_devices):
+    on_eight_devices(__file__, "check_on_meshes")

@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,7 +12,6 @@ from train.optimizers import AdamW, WarmupCosine
 from train.partitioning import Partitioner
 from train.step import Trainer
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 ROWS, LENGTH, DOMAINS = 16, 16, 3
 MODEL = Transformer(vocab_size=128, embed=16, layers=2, heads=4, head_dim=8, mlp=32, z_loss=1e-3)
@@ -85,12 +80,8 @@ def check_partitioned():
         jax.tree_util.tree_map_with_path(close, first_step(mesh, None, model, trainer, start), expected)
 
 
-def test_loss_and_gradients_are_those_of_one_device_on_every_mesh():
-    folder = str(REPOSITORY / "tests" / "train")
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); import test_mesh; test_mesh.check_partitioned()"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_loss_and_gradients_are_those_of_one_device_on_every_mesh(on_eight_devices):
+    on_eight_devices(__file__, "check_partitioned")
 
 
 def losses(model_dir):

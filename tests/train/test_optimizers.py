@@ -2,12 +2,8 @@
 
 import dataclasses
 import json
-import os
-import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import flax.linen as nn
 import gin
@@ -308,12 +304,8 @@ def check_partitioned():
         assert moved and max(moved) <= 2 * 256, sorted(moved)[-3:]
 
 
-def test_an_update_on_a_mesh_is_that_of_one_device_and_moves_no_parameter():
-    folder, repository = pathlib.Path(__file__).parent, pathlib.Path(__file__).parent.parent.parent
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); import test_optimizers; test_optimizers.check_partitioned()"]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_an_update_on_a_mesh_is_that_of_one_device_and_moves_no_parameter(on_eight_devices):
+    on_eight_devices(__file__, "check_partitioned")
 
 
 def test_adafactors_rows_and_columns_keep_the_axes_that_remain():

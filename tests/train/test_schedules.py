@@ -47,7 +47,7 @@ def test_a_run_stopped_inside_ramps_is_the_same_run(castor, tmp_path):
     assert code == 0 and re.search("batches of 2, 4 rows, each in 2 parts", err), err
 
     flags = castor.bindings(tmp_path / "cut", **macros)
-    castor.train_until_killed(9, *flags)
+    castor.train_until_killed(9, 5, *flags)
     before = (tmp_path / "cut" / "metrics.jsonl").read_text()
     assert 7 < before.count("\n") < 13
 

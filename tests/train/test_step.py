@@ -1,22 +1,16 @@
 """train/step.py: a batch taken in parts is the batch: one loss, one gradient, one update, whatever the parts and the mesh."""
 
 import dataclasses
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
-import pytest
 
 from train.model import Transformer
 from train.optimizers import AdamW, WarmupCosine
 from train.partitioning import Partitioner
 from train.step import Trainer, split_rows
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 ROWS, LENGTH, DOMAINS = 16, 12, 3
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 MODEL = Transformer(vocab_size=128, embed=16, layers=1, heads=2, head_dim=8, mlp=32, z_loss=1e-3)
@@ -83,12 +77,8 @@ def check_on_a_mesh():
     assert "f32[1,8,16]" in loop and "f32[1,16,32]" not in loop and "f32[128,16]" not in loop
 
 
-def test_parts_are_the_batch_on_a_mesh_and_every_device_keeps_its_rows():
-    folder = str(REPOSITORY / "tests" / "train")
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); import test_step; test_step.check_on_a_mesh()"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_parts_are_the_batch_on_a_mesh_and_every_device_keeps_its_rows(on_eight_devices):
+    on_eight_devices(__file__, "check_on_a_mesh")
 
 
 def test_every_row_is_in_one_part():
