@@ -75,25 +75,28 @@ class Extract:
     def __call__(self, document: Document) -> Element:
         if document.bytes is None:
             return document
-        from resiliparse.parse.html import HTMLTree
-
         if document.bytes.startswith(_NOT_HTML):
             return Rejection(document, "extract.not_html", document.bytes[:8].hex())
         metadata = dict(document.metadata)
         page, metadata["encoding"] = charset.decode_html(document.bytes, str(metadata.pop("charset", "")))
         if has_tag_of_attributes(page, self.max_attributes):
             raise BadInput("too_many_attributes", f"over {self.max_attributes} attributes in one tag")
-        tree = HTMLTree.parse(page)
-        title = " ".join((tree.title or "").split())[:1000]
+        title, text = self._title_and_text(page)
+        title, text = " ".join(title.split())[:1000], _tidy(text)
         if title:
             metadata["title"] = title
-        text = _tidy(self._text(page, tree))
         result = document.replace(text=text, bytes=None, metadata=metadata)
         return result if text else Rejection(result, "extract.empty")
 
-    def _text(self, page: str, tree) -> str:
+    def _title_and_text(self, page: str) -> tuple[str, str]:
         if self.extractor == "trafilatura":
-            return _trafilatura().extract(page, include_comments=self.comments, include_links=self.links) or ""
+            return _by_trafilatura(page, self.comments, self.links)
+        from resiliparse.parse.html import HTMLTree
+
+        tree = HTMLTree.parse(page)
+        return tree.title or "", self._text(tree)
+
+    def _text(self, tree) -> str:
         if self.extractor == "resiliparse":
             from resiliparse.extract.html2text import extract_plain_text
 
@@ -137,6 +140,19 @@ def _long_pieces(page: str, length: int) -> Iterator[str]:
         if end - begin > length:
             yield page[begin:end]
         place = end + max(1, step)
+
+
+def _by_trafilatura(page: str, comments: bool, links: bool) -> tuple[str, str]:
+    """Title and main text, both from the tree that Trafilatura parses."""
+    trafilatura = _trafilatura()
+    tree = trafilatura.load_html(page)
+    if tree is None:
+        return "", ""
+    titled = tree.find("head/title")  # before the extraction, which takes the tree apart
+    if titled is None:
+        titled = tree.find(".//title")
+    title = "" if titled is None else titled.text_content()
+    return title, trafilatura.extract(tree, include_comments=comments, include_links=links) or ""
 
 
 def _trafilatura():
