@@ -1,13 +1,15 @@
 """What does a web page cost, from WARC to corpus, by stage and in all, beside datatrove on the same pages with the same rules?
 
-    python benchmarks/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=3] [--trafilatura]
+    python benchmarks/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=6] [--slow-repeat=1] [--trafilatura]
 
 Whole jobs run as processes of their own; their CPU seconds are those of the process and of all its children, start and imports included. Castor
 runs `castor data web` with the rules of FineWeb's published recipe (pipelines/web_fineweb.gin; every language, as datatrove here has no
 language filter; no deduplication, no list of addresses, no replacement of personal data, which datatrove's pipeline has not either), and then
-its default recipe, which has all of these. With --trafilatura Castor extracts with Trafilatura too. All of them read the archives `repeat` times
-under as many names, so that start-up weighs alike; what a job over a single page costs is told beside (`start_seconds`, and `ms_a_page_running`
-without it). datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter lacks a part.
+its default recipe, which has all of these. With --trafilatura Castor extracts with Trafilatura too. They read the archives `repeat` times under
+as many names; those in which Trafilatura extracts, which take long, `slow-repeat` times. What a job over a single page costs is told beside
+(`start_seconds`, and `ms_a_page_running` without it), and what a page costs in corpora of other sizes, start included (`ms_a_page_of`), which is
+where the sides are compared: each at the same number of pages. datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter
+lacks a part.
 
 Then each stage of Castor's job alone, in this process, in milliseconds of CPU a document that reaches it.
 
@@ -59,13 +61,19 @@ def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
+SIZES = (2886, 8658, 100_000)
+"""Pages of the corpora whose cost is told."""
+
+
 def row(seconds: float, start: float, num_pages: int, megabytes: float, **facts) -> dict:
     """The rates of a job over pages whose HTML is `megabytes` in all; `start` are the seconds of the same job over one page."""
     return {
+        "pages": num_pages,
         "cpu_seconds": round(seconds, 2),
         "start_seconds": round(start, 2),
         "ms_a_page": round(1000 * seconds / num_pages, 2),
         "ms_a_page_running": round(1000 * (seconds - start) / num_pages, 2),
+        "ms_a_page_of": {size: round(1000 * ((seconds - start) / num_pages + start / size), 2) for size in SIZES},
         "pages_a_cpu_second": round(num_pages / seconds, 1),
         "html_mb_a_cpu_second": round(megabytes / seconds, 2),
         **facts,
@@ -107,6 +115,13 @@ def datatrove_job(python: str, root: str) -> tuple[float, dict]:
         environment = {**os.environ, "DATATROVE_COLORIZE_LOGS": "0"}
         seconds, printed = cpu([python, str(pathlib.Path(__file__).with_name("datatrove_peer.py")), "web", root, folder], environment)
     return seconds, json.loads(printed.splitlines()[-1])
+
+
+def link(folder: str, root: str, repeat: int) -> None:
+    """Links the files of `folder` into `root`, `repeat` times under as many names."""
+    for copy in range(repeat):
+        for path in glob.glob(os.path.join(folder, "*")):
+            os.symlink(os.path.abspath(path), os.path.join(root, f"{copy}-{os.path.basename(path)}"))
 
 
 def write_one_page(path: str) -> None:
@@ -165,7 +180,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="a folder of WARC files")
     parser.add_argument("--peer-python", default="", help="an interpreter that has datatrove")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=6)
+    parser.add_argument("--slow-repeat", type=int, default=1, help="for datatrove, and for Castor with Trafilatura")
     parser.add_argument("--trafilatura", action="store_true", help="measure Castor with Trafilatura too")
     arguments = parser.parse_args()
     by_stage, num_pages, megabytes = stages(arguments.root)
@@ -174,27 +190,25 @@ def main() -> int:
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "pages": num_pages,
         "html_mb": round(megabytes, 1),
-        "repeat": arguments.repeat,
         "stages_ms": by_stage,
     }
-    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as one:
+    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as slow_root, tempfile.TemporaryDirectory() as one:
         write_one_page(os.path.join(one, "one.warc.gz"))
-        for copy in range(arguments.repeat):
-            for path in glob.glob(os.path.join(arguments.root, "*")):
-                os.symlink(os.path.abspath(path), os.path.join(root, f"{copy}-{os.path.basename(path)}"))
-        size = (num_pages * arguments.repeat, megabytes * arguments.repeat)
+        link(arguments.root, root, arguments.repeat)
+        link(arguments.root, slow_root, arguments.slow_repeat)
+        size, slow_size = ((num_pages * repeat, megabytes * repeat) for repeat in (arguments.repeat, arguments.slow_repeat))
         result["castor"] = castor(root, one, "web_fineweb", SAME_RULES, *size)
         result["castor_default_recipe"] = castor(root, one, "web", (), *size)
         if arguments.trafilatura:
             bindings = (*SAME_RULES, "html.Extract.extractor='trafilatura'")
-            result["castor_trafilatura"] = castor(root, one, "web_fineweb", bindings, *size)
+            result["castor_trafilatura"] = castor(slow_root, one, "web_fineweb", bindings, *slow_size)
             result["trafilatura"] = importlib.metadata.version("trafilatura")
         if arguments.peer_python:
-            peer = result["datatrove"] = datatrove(arguments.peer_python, root, one, *size)
+            peer = result["datatrove"] = datatrove(arguments.peer_python, slow_root, one, *slow_size)
             for name in ("castor", "castor_default_recipe", "castor_trafilatura"):
-                if name in result:
-                    result[name]["times_datatrove"] = round(peer["ms_a_page"] / result[name]["ms_a_page"], 1)
-                    result[name]["times_datatrove_running"] = round(peer["ms_a_page_running"] / result[name]["ms_a_page_running"], 1)
+                if own := result.get(name):
+                    own["times_datatrove_of"] = {pages: round(peer["ms_a_page_of"][pages] / own["ms_a_page_of"][pages], 1) for pages in SIZES}
+                    own["times_datatrove_running"] = round(peer["ms_a_page_running"] / own["ms_a_page_running"], 1)
     print(json.dumps(result, ensure_ascii=False))
     return 0
 

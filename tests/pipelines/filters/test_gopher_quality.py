@@ -41,6 +41,14 @@ def test_stop_words_bind_only_their_language_where_it_is_sure():
     assert gopher_quality.Filter(stop_words={"en": ("library", "shelf")}).check(document(NO_STOP_WORDS)) is None
 
 
+def test_stop_words_count_wherever_they_stand_and_once_where_they_fold_to_one():
+    words = {"en": ("caf\u00e9", "cafe", "na\u00efve")}
+    check = gopher_quality.Filter(stop_words=words).check
+    assert check(document(f"the caf\u00e9 , cafe {NO_STOP_WORDS}")).measure == "1 of en"
+    assert check(document(f"the cafe na\u00efve {NO_STOP_WORDS}")) is None
+    assert check(document(f"{NO_STOP_WORDS * 10} (cafes, the \"Cafe,\" not naive.)")) is None
+
+
 def test_word_lengths_of_a_language_take_the_place_of_the_general_ones():
     assert gopher_quality.Filter(word_lengths={"ko": (4.0, 9.0)}).check(document(PROSE["ko"], "ko")) == "gopher_quality.short_words"
     assert gopher_quality.Filter(min_mean_word_length=6.0).check(document(GOOD)) == "gopher_quality.short_words"

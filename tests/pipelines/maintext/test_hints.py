@@ -28,6 +28,11 @@ from pipelines.maintext import hints
         (' class="widget comment-list"', hints.COMMENTS),
         (' role="navigation"', hints.BOILERPLATE),
         (' role="main"', 0),
+        (' class="thread-moreover"', hints.BOILERPLATE),
+        (' class="spread" id="more"', 0),
+        (' class="cookiebanner"', hints.BOILERPLATE),
+        (' class="Box ReadMore"', hints.BOILERPLATE),
+        (' class="a" data-x="sidebar"', 0),
         ("", 0),
     ],
 )

@@ -25,6 +25,13 @@ def test_what_is_not_shown_is_no_text():
     hidden = "<!-- <p>no</p> --><noscript>no</noscript><select><option>no</select>"
     assert read(f"<body><script>if (a<b) x('<p>no</p>')</script><style>p{{}}</style><p>yes{hidden}").text == ["yes"]
     assert read("<p>a<span class='x sr-only'>no</span>b").text == ["ab"]
+    assert read("<p>a<span class='sr-only'>no</span>b<sup class='sr-only'>c</sup><span class='sr-only'>no</span>d").text == ["abcd"]
+    assert read("<p>a<sup class='reference'>no</sup>b<span class='reference'>c</span><sup class='reference'>no</sup>d").text == ["abcd"]
+
+
+@pytest.mark.parametrize("blank", [" ", "  ", "\n", "\t ", "\x1c", "\x85", "\u2003", "\u2028", "\u3000"])
+def test_blanks_of_any_kind_are_one_space(blank):
+    assert read(f"<p>{blank}one{blank}two three{blank}</p>").text == ["one two three"]
 
 
 def test_what_is_behind_hidden_elements_and_stray_quotes_is_read():
