@@ -42,8 +42,8 @@ def test_pictures_of_another_kind_reach_21_decibels(real_data, budget, most):
 
 
 def test_fewer_codes_cost_quality_gently(real_data):
-    clothing = pictures(real_data, "clothing-*.tar", 256, most=110)
-    openstax = pictures(real_data, "openstax-anthropology-0*.tar", 256, most=60)
+    clothing = pictures(real_data, "clothing-*.tar", 256, most=60)
+    openstax = pictures(real_data, "openstax-anthropology-0*.tar", 256, most=30)
     found = [quality(codecs.fit(clothing, streams.IMAGE_PATCH, number), openstax) for number in (1024, 4096, 16384, 65536)]
     assert found == sorted(found) and found[0] > 19.0
 

@@ -38,7 +38,7 @@ def test_a_run_leaves_what_it_promises(castor, tmp_path):
     assert "TRAIN_STEPS = 6" in config.read_text() and "Transformer.embed = 32" in config.read_text()
 
 
-def test_killed_and_started_again_it_is_the_same_run(castor, tmp_path, optimized):
+def test_killed_and_started_again_it_is_the_same_run(castor, tmp_path):
     macros = {"TRAIN_STEPS": 16, "CHECKPOINT_PERIOD": 4, "EVAL_PERIOD": 4, "DROPOUT_RATE": 0.1}
     assert castor("train", *castor.bindings(tmp_path / "whole", **macros))[0] == 0
 
