@@ -23,8 +23,12 @@ def run(arguments: argparse.Namespace, flags) -> int:
         return explain.run(arguments)
     if foreign := explain.given(arguments):
         raise ConfigurationError(f"{' '.join(foreign)}: known neither to castor data {arguments.job} nor to Beam.", "Only explain takes it.")
-    gc.set_threshold(50_000, 20, 100)  # Beam's import makes objects by the hundred thousand that stay; the collector would go through them each time
-    job = configure(arguments.job, flags)
+    gc.disable()  # Beam's import makes objects by the hundred thousand, which stay: the collector would go through them each time
+    try:
+        job = configure(arguments.job, flags)
+    finally:
+        gc.freeze()
+        gc.enable()
     from pipelines import job as jobs
 
     jobs.run(job, arguments.rest)
