@@ -1,6 +1,6 @@
 """What does a web page cost, from WARC to corpus, by stage and in all, beside datatrove on the same pages with the same rules?
 
-    python benchmarks/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=6] [--slow-repeat=1] [--trafilatura]
+    python benchmarks/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=6] [--slow-repeat=1] [--rounds=3] [--trafilatura]
 
 Whole jobs run as processes of their own; their CPU seconds are those of the process and of all its children, start and imports included. Castor
 runs `castor data web` with the rules of FineWeb's published recipe (pipelines/web_fineweb.gin; every language, as datatrove here has no
@@ -8,7 +8,8 @@ language filter; no deduplication, no list of addresses, no replacement of perso
 its default recipe, which has all of these. With --trafilatura Castor extracts with Trafilatura too. They read the archives `repeat` times under
 as many names; those in which Trafilatura extracts, which take long, `slow-repeat` times. What a job over a single page costs is told beside
 (`start_seconds`, and `ms_a_page_running` without it), and what a page costs in corpora of other sizes, start included (`ms_a_page_of`), which is
-where the sides are compared: each at the same number of pages. datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter
+where the sides are compared: each at the same number of pages. The sides take turns for `rounds` rounds, and of each the median counts, since a
+shared machine is quicker in one minute than in the next. datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter
 lacks a part.
 
 Then each stage of Castor's job alone, in this process, in milliseconds of CPU a document that reaches it.
@@ -182,6 +183,7 @@ def main() -> int:
     parser.add_argument("--peer-python", default="", help="an interpreter that has datatrove")
     parser.add_argument("--repeat", type=int, default=6)
     parser.add_argument("--slow-repeat", type=int, default=1, help="for datatrove, and for Castor with Trafilatura")
+    parser.add_argument("--rounds", type=int, default=3, help="each takes every side once; the median of a side counts")
     parser.add_argument("--trafilatura", action="store_true", help="measure Castor with Trafilatura too")
     arguments = parser.parse_args()
     by_stage, num_pages, megabytes = stages(arguments.root)
@@ -197,18 +199,24 @@ def main() -> int:
         link(arguments.root, root, arguments.repeat)
         link(arguments.root, slow_root, arguments.slow_repeat)
         size, slow_size = ((num_pages * repeat, megabytes * repeat) for repeat in (arguments.repeat, arguments.slow_repeat))
-        result["castor"] = castor(root, one, "web_fineweb", SAME_RULES, *size)
-        result["castor_default_recipe"] = castor(root, one, "web", (), *size)
+        with_trafilatura = (*SAME_RULES, "html.Extract.extractor='trafilatura'")
+        sides = {
+            "castor": lambda: castor(root, one, "web_fineweb", SAME_RULES, *size),
+            "castor_default_recipe": lambda: castor(root, one, "web", (), *size),
+        }
         if arguments.trafilatura:
-            bindings = (*SAME_RULES, "html.Extract.extractor='trafilatura'")
-            result["castor_trafilatura"] = castor(slow_root, one, "web_fineweb", bindings, *slow_size)
+            sides["castor_trafilatura"] = lambda: castor(slow_root, one, "web_fineweb", with_trafilatura, *slow_size)
             result["trafilatura"] = importlib.metadata.version("trafilatura")
         if arguments.peer_python:
-            peer = result["datatrove"] = datatrove(arguments.peer_python, slow_root, one, *slow_size)
-            for name in ("castor", "castor_default_recipe", "castor_trafilatura"):
-                if own := result.get(name):
-                    own["times_datatrove_of"] = {pages: round(peer["ms_a_page_of"][pages] / own["ms_a_page_of"][pages], 1) for pages in SIZES}
-                    own["times_datatrove_running"] = round(peer["ms_a_page_running"] / own["ms_a_page_running"], 1)
+            sides["datatrove"] = lambda: datatrove(arguments.peer_python, slow_root, one, *slow_size)
+        rounds = [{name: side() for name, side in sides.items()} for _ in range(arguments.rounds)]
+    for name in sides:
+        of_rounds = sorted((told[name] for told in rounds), key=lambda told: told["ms_a_page_running"])
+        result[name] = {**of_rounds[len(of_rounds) // 2], "ms_a_page_running_of_rounds": [told[name]["ms_a_page_running"] for told in rounds]}
+    if peer := result.get("datatrove"):
+        for own in (result[name] for name in sides if name != "datatrove"):
+            own["times_datatrove_of"] = {pages: round(peer["ms_a_page_of"][pages] / own["ms_a_page_of"][pages], 2) for pages in SIZES}
+            own["times_datatrove_running"] = round(peer["ms_a_page_running"] / own["ms_a_page_running"], 2)
     print(json.dumps(result, ensure_ascii=False))
     return 0
 
