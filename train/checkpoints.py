@@ -32,6 +32,10 @@ from train import checksums
 PREFIX = "checkpoint"
 _ITEMS = ("parameters", "optimizer", "facts")
 _UNREADABLE = (OSError, ValueError, KeyError)  # and a plain Exception, which is how orbax passes on some of tensorstore's errors
+if importlib.util.find_spec("gcsfs"):
+    # Else etils, and so orbax, goes to buckets by TensorFlow, whose import takes longer than all the rest. It decides once in a process, at its first
+    # use, which may be JAX's cache of compiled programs: so here, before anything is compiled.
+    os.environ.setdefault("EPATH_USE_TF", "false")
 _OTHER_MODEL = "Use the model and optimizer that MODEL_DIR/config says, or train into another MODEL_DIR."
 
 
@@ -74,9 +78,6 @@ class CheckpointStore:
     """The checkpoints of one MODEL_DIR. Every process of a run makes one and calls it in step with the others."""
 
     def __init__(self, model_dir: str, config: Checkpoints = Checkpoints(), read_only: bool = False):
-        if importlib.util.find_spec("gcsfs"):
-            # Else etils, and so orbax, goes to buckets by TensorFlow, whose import takes longer than all the rest. It decides once, at its first use.
-            os.environ.setdefault("EPATH_USE_TF", "false")
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
