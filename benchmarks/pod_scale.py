@@ -7,7 +7,7 @@
 
 A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology, on the run's mesh or that of
 MESHES. Tokens of a step are those of the run, or as many rows as the mesh cuts the batch into where that is more. Of the settings in `settings`,
-the first that fits is the row's. --prefix: words put before each compilation, such as "nice -n 10". Prints one JSON line a row.
+the first that fits with room to spare is the row's. --prefix: words put before each compilation, such as "nice -n 10". Prints one JSON line a row.
 
 --judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F --brief` and prints JSON with
 step_seconds.cycles.as_scheduled; its number stands beside ours in the table.

@@ -30,11 +30,11 @@ def quality(codec: codecs.Codec, arrays: list[np.ndarray], peak: float = 255.0) 
     return float(np.mean([codecs.psnr(a, codec.decode(codec.encode(a)), peak) for a in arrays]))
 
 
-@pytest.mark.parametrize("budget, most", [(256, 1000), (1024, 60)])  # of the larger pictures a part: each takes four times as long
-def test_pictures_of_another_kind_reach_21_decibels(real_data, budget, most):
-    clothing = pictures(real_data, "clothing-*.tar", budget, most)
-    openstax = pictures(real_data, "openstax-anthropology-0*.tar", budget, most)
-    assert len(clothing) == min(220, most) and len(openstax) == min(118, most)
+@pytest.mark.parametrize("budget", [256, 1024])
+def test_pictures_of_another_kind_reach_21_decibels(real_data, budget):
+    clothing = pictures(real_data, "clothing-*.tar", budget)
+    openstax = pictures(real_data, "openstax-anthropology-0*.tar", budget)
+    assert len(clothing) == 220 and len(openstax) == 118
     for fitted_on, held_out in ((clothing, openstax), (openstax, clothing)):
         codec = codecs.fit(fitted_on, streams.IMAGE_PATCH, CODES)
         assert int(np.prod(codec.levels)) <= CODES
@@ -42,8 +42,8 @@ def test_pictures_of_another_kind_reach_21_decibels(real_data, budget, most):
 
 
 def test_fewer_codes_cost_quality_gently(real_data):
-    clothing = pictures(real_data, "clothing-*.tar", 256, most=60)
-    openstax = pictures(real_data, "openstax-anthropology-0*.tar", 256, most=30)
+    clothing = pictures(real_data, "clothing-*.tar", 256, most=110)
+    openstax = pictures(real_data, "openstax-anthropology-0*.tar", 256, most=60)
     found = [quality(codecs.fit(clothing, streams.IMAGE_PATCH, number), openstax) for number in (1024, 4096, 16384, 65536)]
     assert found == sorted(found) and found[0] > 19.0
 

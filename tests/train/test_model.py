@@ -157,7 +157,7 @@ def test_remat_policies_keep_what_they_name():
     }  # fmt: skip
 
 
-def test_the_gradient_of_the_gated_product_is_that_of_what_it_computes():
+def test_the_gradient_of_the_gated_product_is_that_of_what_it_computes(optimized):
     random = np.random.default_rng(9)
     gate, up, down = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((2, 3, 8), (2, 3, 8), (8, 4)))
 
@@ -168,7 +168,7 @@ def test_the_gradient_of_the_gated_product_is_that_of_what_it_computes():
         return jnp.sum(jnp.sin(model.product_of_gated_gelu(*arguments)))
 
     expected = jax.value_and_grad(plain, (0, 1, 2))(3 * gate, up, down)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=5e-6), jax.value_and_grad(ours, (0, 1, 2))(3 * gate, up, down), expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), jax.value_and_grad(ours, (0, 1, 2))(3 * gate, up, down), expected)
 
 
 def test_bfloat16_is_close_and_its_parameters_stay_float32():
