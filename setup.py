@@ -1,4 +1,7 @@
-"""Castor's packaging. The rooms are top-level packages; the gin files travel as the package data of `castor_gin`."""
+"""Castor's packaging: the top-level folders are installed as `castor.launch`, `castor.train`, `castor.pipelines` and `castor.tasks`.
+
+The gin files are the package data of `castor.gin`, which has no module of its own.
+"""
 
 import pathlib
 
@@ -6,11 +9,33 @@ import setuptools
 
 HERE = pathlib.Path(__file__).parent
 ROOMS = ["launch", "train", "pipelines", "tasks"]
+PACKAGES = setuptools.find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
 GIN_FILES = sorted(str(path.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.gin"))
 
-DATA = ["apache-beam[gcp]", "google-cloud-storage", "fastwarc", "resiliparse", "brotli", "charset-normalizer", "py3langid", "identify[license]", "pygments"]
+DATA = [
+    "apache-beam[gcp]",
+    "google-cloud-storage",
+    "fastwarc",
+    "resiliparse",
+    "brotli",
+    "charset-normalizer",
+    "py3langid",
+    "identify[license]",
+    "pygments",
+]
 MEDIA = ["pillow", "av", "soundfile", "soxr"]
-TASKS = ["numpy", "pyarrow", "sentencepiece<0.2.2", "protobuf", "google-crc32c", "msgpack", "zstandard", "gin-config", "jinja2", "rich"]
+TASKS = [
+    "numpy",
+    "pyarrow",
+    "sentencepiece<0.2.2",
+    "protobuf",
+    "google-crc32c",
+    "msgpack",
+    "zstandard",
+    "gin-config",
+    "jinja2",
+    "rich",
+]
 SEQIO = ["seqio", "tensorflow", "tensorflow-text"]
 TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX", "safetensors"]
 
@@ -22,9 +47,14 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=[*setuptools.find_packages(include=[f"{room}*" for room in ROOMS]), "castor_gin"],
-    package_dir={"castor_gin": "gin"},
-    package_data={"castor_gin": GIN_FILES, "": ["*.html", "*.txt", "*.json"], "pipelines": ["wordlists/*.txt"], "launch.engines": ["pom.xml"]},
+    packages=[*(f"castor.{package}" for package in PACKAGES), "castor.gin"],
+    package_dir={f"castor.{room}": room for room in (*ROOMS, "gin")},
+    package_data={
+        "castor.gin": GIN_FILES,
+        "": ["*.html", "*.json"],
+        "castor.pipelines.core": ["wordlists/*.txt"],
+        "castor.launch.engines": ["pom.xml", "Dockerfile"],
+    },
     install_requires=[*TASKS, *DATA, *MEDIA, *SEQIO, *TRAIN],
     extras_require={
         "tpu": ["jax[tpu]"],
@@ -35,7 +65,18 @@ setuptools.setup(
         "torch": ["torch"],
         "arrayrecord": ["array-record"],
         "huggingface": ["transformers>=5", "torch"],
-        "dev": ["setuptools>=77", "pytest", "pytest-timeout", "hypothesis", "pandas", "duckdb", "gcsfs", "grain", "array-record", "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'"],
+        "dev": [
+            "setuptools>=77",
+            "pytest",
+            "pytest-timeout",
+            "hypothesis",
+            "pandas",
+            "duckdb",
+            "gcsfs",
+            "grain",
+            "array-record",
+            "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        ],
     },
-    entry_points={"console_scripts": ["castor = launch.command:main"]},
+    entry_points={"console_scripts": ["castor = castor.launch.command:main"]},
 )

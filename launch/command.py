@@ -29,14 +29,14 @@ class Subcommand:
 SUBCOMMANDS = (
     Subcommand(
         "demo",
-        "launch.demo",
+        "castor.launch.commands.demo",
         "everything below, small, offline, on a corpus made on the spot",
         ("recipes/demo.gin",),
         ("castor demo", "castor demo --output=/tmp/castor-demo", "castor demo --gin.TRAIN_STEPS=50"),
     ),
     Subcommand(
         "run",
-        "launch.run",
+        "castor.launch.commands.run",
         "run a recipe: stages from raw files to a trained model, each skipped when its output is up to date",
         ("recipes/real.gin", "recipes/demo.gin"),
         (
@@ -47,7 +47,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "data",
-        "launch.data",
+        "castor.launch.commands.data",
         "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize, quality-train or replay; or explain a document's fate",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
@@ -59,26 +59,30 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "launch",
-        "launch.submit",
+        "castor.launch.commands.launch",
         "run a data job on local worker processes, Prism, a Flink cluster or Dataflow, or a training run as several processes",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
             "castor launch flink --local web --gin.INPUT_ROOT='\"crawl\"' --gin.OUTPUT='\"corpora/web\"'",
-            "castor launch local --hosts=4 --devices_per_host=2 train --gin_file=my_run.gin --gin.MESH='{\"data\": 4, \"tensor\": 2}'",
+            'castor launch local --hosts=4 --devices_per_host=2 train --gin_file=my_run.gin --gin.MESH=\'{"data": 4, "tensor": 2}\'',
             "castor launch dataflow web --gin_file=my_web.gin --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE",
         ),
         takes_rest=True,
     ),
     Subcommand(
         "tasks",
-        "launch.tasks",
+        "castor.launch.commands.tasks",
         "list, show, verify and preview task caches, and trace a batch back to its documents",
         ("mixtures/five.gin",),
-        ("castor tasks list out/tasks", "castor tasks verify out/tasks/web", "castor tasks preview out/tasks/image --output=preview.html"),
+        (
+            "castor tasks list out/tasks",
+            "castor tasks verify out/tasks/web",
+            "castor tasks preview out/tasks/image --output=preview.html",
+        ),
     ),
     Subcommand(
         "train",
-        "launch.train",
+        "castor.launch.commands.train",
         "train a model on a mixture of task caches",
         (
             "runs/pretrain.gin",
@@ -89,12 +93,12 @@ SUBCOMMANDS = (
         (
             "castor train --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin --gin_file=mixtures/five.gin --gin.MODEL_DIR='\"model\"'",
             "castor train --gin_file=my_run.gin --gin.TRAIN_STEPS=1000 --gin.BATCH_SIZE=32",
-            "castor train --gin_file=my_run.gin --cpu_devices=8 --gin.MESH='{\"data\": 2, \"fsdp\": 2, \"tensor\": 2}'",
+            'castor train --gin_file=my_run.gin --cpu_devices=8 --gin.MESH=\'{"data": 2, "fsdp": 2, "tensor": 2}\'',
         ),
     ),
     Subcommand(
         "compile",
-        "launch.compile",
+        "castor.launch.commands.compile",
         "compile the training step for a TPU slice on a machine without one: memory, traffic, predicted step time; or search for the best mesh",
         ("runs/pretrain.gin", "models/small.gin", "models/1b.gin"),
         (
@@ -105,7 +109,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "evaluate",
-        "launch.evaluate",
+        "castor.launch.commands.evaluate",
         "loss by domain of a checkpoint on the held-out split",
         ("runs/pretrain.gin",),
         (
@@ -116,7 +120,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "infer",
-        "launch.infer",
+        "castor.launch.commands.infer",
         "continue texts, draw images from captions, caption images, score answers; one, a file of them, or a conversation",
         ("runs/pretrain.gin",),
         (
@@ -127,7 +131,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "export",
-        "launch.export",
+        "castor.launch.commands.export",
         "write a checkpoint as safetensors that Hugging Face's transformers runs (Gemma's architecture), with its tokenizer",
         (),
         (
@@ -138,7 +142,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "import",
-        "launch.importing",
+        "castor.launch.commands.import_",
         "make a MODEL_DIR from a Gemma model of Hugging Face, or from what castor export wrote",
         (),
         (
@@ -155,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     show_trace = "--traceback" in argv
     argv = [a for a in argv if a != "--traceback"]
-    from tasks.errors import CastorError
+    from castor.tasks.errors import CastorError
 
     try:
         return _dispatch(argv)
@@ -193,10 +197,12 @@ def _dispatch(argv: list[str]) -> int:
     if row is None:
         import difflib
 
-        from tasks.errors import CastorError
+        from castor.tasks.errors import CastorError
 
         close = difflib.get_close_matches(argv[0], [r.name for r in SUBCOMMANDS], n=1)
-        raise CastorError(f"no subcommand {argv[0]!r}.", f"Did you mean castor {close[0]}?" if close else "See castor --help.")
+        raise CastorError(
+            f"no subcommand {argv[0]!r}.", f"Did you mean castor {close[0]}?" if close else "See castor --help."
+        )
     return _run(row, argv[1:])
 
 
@@ -214,8 +220,8 @@ def _run(row: Subcommand, argv: list[str]) -> int:
     if any(a in ("-h", "--help") for a in argv):
         parser.print_help()
         return 0
-    from tasks.configuration import split_flags
-    from tasks.errors import ConfigurationError
+    from castor.tasks.configuration import split_flags
+    from castor.tasks.errors import ConfigurationError
 
     flags, plain = split_flags(argv)
     arguments, rest = parser.parse_known_args(plain)
@@ -227,7 +233,9 @@ def _run(row: Subcommand, argv: list[str]) -> int:
     except RuntimeError as error:
         if str(error).startswith("Required bindings for"):
             first = str(error).splitlines()[0]
-            raise ConfigurationError(f"gin: {first}.", "Bind them in a gin file or on the command line with --gin.NAME=VALUE.") from error
+            raise ConfigurationError(
+                f"gin: {first}.", "Bind them in a gin file or on the command line with --gin.NAME=VALUE."
+            ) from error
         raise
 
 

@@ -20,7 +20,9 @@ class Progress:
             import rich.console
             import rich.progress
 
-            self._bar = rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+            self._bar = rich.progress.Progress(
+                console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+            )
             self._task = self._bar.add_task(self._what, total=total)
             self._bar.start()
         self._bar.update(self._task, completed=done)
@@ -54,5 +56,7 @@ def table(*columns: str):
 
     result = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        result.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        result.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     return result

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gin
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.core.stages import Apply, Through
+from castor.pipelines.corpus.sink import WriteCorpus
+from castor.pipelines.deduplication.deduplicate import ExactDuplicates, bytes_key
+from castor.pipelines.execution.media_job import MediaJob
+from castor.pipelines.filters.sound_quality import SoundQuality
+from castor.pipelines.media.measures import MeasureSound
 
-from pipelines.deduplication import ExactDuplicates, bytes_key
-from pipelines.filters.sound_quality import SoundQuality
-from pipelines.media.measures import MeasureSound
-from pipelines.media_job import MediaJob
-from pipelines.sandbox import Sandbox
-from pipelines.sink import WriteCorpus
-from pipelines.stages import Apply, Through
 
-
-@gin.configurable
+@gin.configurable(module="pipelines.audio")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(MediaJob):
     """See MediaJob for what can be configured."""
@@ -35,4 +34,6 @@ class Job(MediaJob):
 
     def build(self, pipeline, staging):
         elements = pipeline | self.read() | Apply("decode", self.measure, self.limits) | Through(self.rules)
-        return (elements, elements | ExactDuplicates(bytes_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, elements | ExactDuplicates(bytes_key)) | WriteCorpus(
+            staging, self.num_shards, self.keep_rejects
+        )

@@ -9,22 +9,21 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gin
-
-from pipelines.deduplication import Deduplicate
-from pipelines.duplicates import ByText
-from pipelines.filters import generated, licence, santacoder, stack
-from pipelines.job import RefineJob
-from pipelines.licence_headers import Declare
-from pipelines.minhash import MinHash
-from pipelines.notebooks import Notebooks
-from pipelines.repositories import RepositorySource
-from pipelines.repository_documents import JoinRepositories
-from pipelines.repository_layout import Layout
-from pipelines.sandbox import Sandbox
-from pipelines.secrets import Remove
-from pipelines.sink import WriteCorpus
-from pipelines.sourcecode import Parse
-from pipelines.stages import Apply, Chain, Through
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.core.stages import Apply, Chain, Through
+from castor.pipelines.corpus.sink import WriteCorpus
+from castor.pipelines.deduplication.deduplicate import Deduplicate
+from castor.pipelines.deduplication.minhash import MinHash
+from castor.pipelines.deduplication.rules import ByText
+from castor.pipelines.execution.job import RefineJob
+from castor.pipelines.filters import generated, licence, santacoder, stack
+from castor.pipelines.readers.repository_source import RepositorySource
+from castor.pipelines.sourcecode.licence_headers import Declare
+from castor.pipelines.sourcecode.notebooks import Notebooks
+from castor.pipelines.sourcecode.parse import Parse
+from castor.pipelines.sourcecode.repository_documents import JoinRepositories
+from castor.pipelines.sourcecode.repository_layout import Layout
+from castor.pipelines.sourcecode.secrets import Remove
 
 gin.configurable(Parse, module="sourcecode")
 gin.configurable(Remove, module="secrets")
@@ -52,10 +51,17 @@ class Job(RefineJob):
     modality: ClassVar[str] = "code"
 
     def source(self) -> RepositorySource:
-        return RepositorySource(self.name, self.input_root, tuple(self.inputs), self.max_file_bytes, self.max_notebook_bytes)
+        return RepositorySource(
+            self.name, self.input_root, tuple(self.inputs), self.max_file_bytes, self.max_notebook_bytes
+        )
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox) | Through(self.filters)
+        elements = (
+            pipeline
+            | self.read()
+            | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
+            | Through(self.filters)
+        )
         removals = elements | Deduplicate(self.duplicates)
         if self.repositories is not None:
             elements = (elements, removals) | JoinRepositories(self.repositories, self.name)

@@ -44,7 +44,7 @@ class Document:
 
     @property
     def members(self) -> Sequence[Mapping[str, Any]]:
-        """Of a repository document (pipelines/repository_layout.py), the files in it and pieces of files; of any other, nothing."""
+        """Of a repository document (pipelines/sourcecode/repository_layout.py), the files in it and pieces of files; of any other, nothing."""
         return self.metadata.get("members", ()) if self.modality == "code" else ()
 
     @property
@@ -103,9 +103,14 @@ def pack(element: Element) -> bytes:
     if isinstance(element, Document):
         return msgpack.packb(["D", *_document_fields(element)], use_bin_type=True, unicode_errors="surrogatepass")
     if isinstance(element, Rejection):
-        return msgpack.packb(["R", *_document_fields(element.document), element.reason, element.measure], unicode_errors="surrogatepass")
+        return msgpack.packb(
+            ["R", *_document_fields(element.document), element.reason, element.measure], unicode_errors="surrogatepass"
+        )
     if isinstance(element, DeadLetter):
-        return msgpack.packb(["L", element.id, element.source, element.stage, element.error, element.message], unicode_errors="surrogatepass")
+        return msgpack.packb(
+            ["L", element.id, element.source, element.stage, element.error, element.message],
+            unicode_errors="surrogatepass",
+        )
     raise TypeError(f"not an element: {type(element).__name__}")
 
 

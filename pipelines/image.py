@@ -11,25 +11,24 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gin
-
-from pipelines.deduplication import Deduplicate
-from pipelines.duplicates import ByBytes
-from pipelines.filters.datacomp_basic import DataCompBasic
-from pipelines.filters.still_image import StillImage
-from pipelines.media.measures import MeasureImage
-from pipelines.media.near_pictures import NearPictures
-from pipelines.media_job import MediaJob
-from pipelines.sandbox import Sandbox
-from pipelines.sink import WriteCorpus
-from pipelines.stages import Apply, Through
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.core.stages import Apply, Through
+from castor.pipelines.corpus.sink import WriteCorpus
+from castor.pipelines.deduplication.deduplicate import Deduplicate
+from castor.pipelines.deduplication.near_images import NearPictures
+from castor.pipelines.deduplication.rules import ByBytes
+from castor.pipelines.execution.media_job import MediaJob
+from castor.pipelines.filters.datacomp_basic import DataCompBasic
+from castor.pipelines.filters.still_image import StillImage
+from castor.pipelines.media.measures import MeasureImage
 
 del NearPictures  # imported so that gin knows it
 
 
-@gin.configurable
+@gin.configurable(module="pipelines.image")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(MediaJob):
-    """See MediaJob for what can be configured. duplicates: rules of deduplication, in order (pipelines/duplicates.py, media/near_pictures.py)."""
+    """See MediaJob for what can be configured. duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py, media/near_pictures.py)."""
 
     measure: MeasureImage = MeasureImage()
     limits: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=2 << 30)
@@ -40,4 +39,6 @@ class Job(MediaJob):
 
     def build(self, pipeline, staging):
         elements = pipeline | self.read() | Apply("decode", self.measure, self.limits) | Through(self.rules)
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(
+            staging, self.num_shards, self.keep_rejects
+        )

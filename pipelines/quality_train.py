@@ -13,18 +13,20 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import corpus, dead_letters, linear_model, logistic, quality_report, quality_rows
-from pipelines.corpus import CorpusSource
-from pipelines.job import BaseJob, check_funnel
-from pipelines.linear_model import HIGH, LOW, Features, LinearModel
-from pipelines.pages import PageSource
-from pipelines.quality_rows import Row
-from pipelines.sandbox import Sandbox
-from tasks import storage
-from tasks.errors import ConfigurationError, CorpusError
+import gin
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.corpus import CorpusSource
+from castor.pipelines.execution.job import BaseJob, check_funnel
+from castor.pipelines.quality import linear_model, logistic, report, training_rows
+from castor.pipelines.quality.linear_model import HIGH, LOW, Features, LinearModel
+from castor.pipelines.quality.training_rows import Row
+from castor.pipelines.readers.web_source import PageSource
+from castor.tasks.errors import ConfigurationError, CorpusError
+from castor.tasks.storage import storage
 
 gin.configurable(Features, module="quality_train")
 
@@ -65,12 +67,14 @@ class Job(BaseJob):
     def __post_init__(self):
         for macro, value in (("REFERENCE", self.reference), ("SAMPLE", self.sample)):
             if isinstance(value, str) or not value:
-                raise ConfigurationError(f"{macro} is {value!r}.", f'Write a list of corpora or files: {macro}=["corpora/web"].')
+                raise ConfigurationError(
+                    f"{macro} is {value!r}.", f'Write a list of corpora or files: {macro}=["corpora/web"].'
+                )
         for macro, value, good, say in (
             ("SAMPLE_DOCUMENTS", self.documents, 0 < self.documents <= 1 << 20, "a value up to 1048576"),
             ("HELD_OUT", self.held_out, 0 < self.held_out <= 0.5, "a share above 0, up to 0.5"),
             ("KEPT_SHARE", self.kept_share, 0 < self.kept_share <= 1, "a share above 0, up to 1"),
-            ("SPLIT_BY", self.split_by, self.split_by in quality_rows.SPLITS, '"id" or "site"'),
+            ("SPLIT_BY", self.split_by, self.split_by in training_rows.SPLITS, '"id" or "site"'),
             ("KEEP", self.keep, self.keep in (HIGH, LOW), f'"{HIGH}" or "{LOW}"'),
             ("L2", self.l2, self.l2 > 0, "a value above 0"),
         ):
@@ -84,15 +88,21 @@ class Job(BaseJob):
     def build(self, pipeline, staging):
         import apache_beam as beam
 
-        from pipelines.fitting import Account, DrawFrom
-        from pipelines.stages import Apply
+        from castor.pipelines.core.stages import Apply
+        from castor.pipelines.tokenization.codec_fitting import Account, DrawFrom
 
-        measure = quality_rows.Measure(self.features, len(self.reference), self.held_out, self.split_by, self.excerpts)
-        drawn = [pipeline | DrawFrom(i, source, self.documents) for i, source in enumerate(self.sources())] | beam.Flatten()
+        measure = training_rows.Measure(self.features, len(self.reference), self.held_out, self.split_by, self.excerpts)
+        drawn = [
+            pipeline | DrawFrom(i, source, self.documents) for i, source in enumerate(self.sources())
+        ] | beam.Flatten()
         measured = drawn | Apply("features", measure, self.limits)
         measured | Account(staging)
-        keyed = measured | "key" >> beam.FlatMap(quality_rows.keyed).with_output_types(tuple[int, bytes])
-        keyed | "group" >> beam.GroupByKey() | "write" >> beam.Map(quality_rows.write_shard, storage.join(staging, "rows"))
+        keyed = measured | "key" >> beam.FlatMap(training_rows.keyed).with_output_types(tuple[int, bytes])
+        (
+            keyed
+            | "group" >> beam.GroupByKey()
+            | "write" >> beam.Map(training_rows.write_shard, storage.join(staging, "rows"))
+        )
 
     def input_state(self) -> dict[str, Any]:
         state = []
@@ -104,11 +114,11 @@ class Job(BaseJob):
         return {"reference": state[: len(self.reference)], "sample": state[len(self.reference) :]}
 
     def finish(self, staging: str) -> dict[str, Any]:
-        from pipelines.fitting import read_funnel
+        from castor.pipelines.tokenization.codec_fitting import read_funnel
 
         funnel = read_funnel(staging)
         check_funnel(funnel, self.name, self.dead_letter_threshold)
-        read = quality_rows.read_shards(storage.join(staging, "rows"))
+        read = training_rows.read_shards(storage.join(staging, "rows"))
         rows = without_repeats(read)
         model, measures = self.fit(rows)
         facts = {
@@ -121,18 +131,18 @@ class Job(BaseJob):
             "measures": {**measures, "repeated": len(read) - len(rows)},
         }
         model = dataclasses.replace(model, facts=facts)
-        page = quality_report.render(model, self.ngrams(model, rows))
+        page = report.render(model, self.ngrams(model, rows))
         storage.remove(storage.join(self.output, linear_model.MANIFEST))
         storage.remove_tree(storage.join(self.output, dead_letters.FOLDER))
         if funnel.dead_total:
             storage.rename(storage.join(staging, dead_letters.FOLDER), storage.join(self.output, dead_letters.FOLDER))
-        storage.write_bytes_atomic(storage.join(self.output, quality_report.FILE), page.encode("utf-8"))
+        storage.write_bytes_atomic(storage.join(self.output, report.FILE), page.encode("utf-8"))
         model.save(self.output)
         return dict(linear_model.load(self.output).facts)
 
     def fit(self, rows: Sequence[Row]) -> tuple[LinearModel, dict[str, Any]]:
         """The model of rows in order, and what was measured on those held out. Raises CorpusError where a set is too small on either side."""
-        parts = {part: [row for row in rows if row.part == part] for part in quality_rows.PARTS}
+        parts = {part: [row for row in rows if row.part == part] for part in training_rows.PARTS}
         labels = {part: np.array([row.reference for row in members], bool) for part, members in parts.items()}
         counts = {part: {"reference": int(own.sum()), "sample": int((~own).sum())} for part, own in labels.items()}
         for part, both in counts.items():
@@ -148,7 +158,9 @@ class Job(BaseJob):
         everything[known] = weights
         whole, step = linear_model.quantise(everything)
         model = LinearModel(self.features, whole, step, bias, self.keep, 0.0)
-        factor, shift = logistic.calibrate(np.array([model.odds_of(row.buckets) for row in parts["calibrated"]]), labels["calibrated"])
+        factor, shift = logistic.calibrate(
+            np.array([model.odds_of(row.buckets) for row in parts["calibrated"]]), labels["calibrated"]
+        )
         factor, shift = round(factor, _DIGITS), round(shift + factor * bias, _DIGITS)
         model = dataclasses.replace(model, step=step * factor, bias=shift)
         seen, labels_seen = _scores(model, parts["fitted"]), labels["fitted"]
@@ -175,10 +187,14 @@ class Job(BaseJob):
         """The n-grams that speak for and against the reference most, with their weights, of those that stand in the excerpts."""
         order = np.argsort(model.weights, kind="stable")
         ends = {"against": order[: 4 * _SHOWN], "for": order[::-1][: 4 * _SHOWN]}
-        names = quality_rows.names_of({int(b) for end in ends.values() for b in end}, rows, self.features)
+        names = training_rows.names_of({int(b) for end in ends.values() for b in end}, rows, self.features)
         shown = {}
         for side, buckets in ends.items():
-            shown[side] = [(names[b], float(model.weights[b] * model.step)) for b in buckets.tolist() if b in names and model.weights[b]][:_SHOWN]
+            shown[side] = [
+                (names[b], float(model.weights[b] * model.step))
+                for b in buckets.tolist()
+                if b in names and model.weights[b]
+            ][:_SHOWN]
         return shown
 
     def report(self, manifest: Mapping[str, Any]) -> list[str]:
@@ -198,7 +214,9 @@ class Job(BaseJob):
         folder, _, name = entry.rpartition("/")
         if "*" in folder:
             raise ConfigurationError(f"{entry}: `*` may stand in the last part of a path only.", "Name the folders.")
-        return PageSource(self.name, folder or ("/" if entry.startswith("/") else "."), (name,), text_field=self.text_field)
+        return PageSource(
+            self.name, folder or ("/" if entry.startswith("/") else "."), (name,), text_field=self.text_field
+        )
 
 
 def _scores(model: LinearModel, rows: Sequence[Row]) -> np.ndarray:

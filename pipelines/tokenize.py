@@ -1,6 +1,6 @@
 """The tokenize job: corpus + vocabulary -> task cache, for every kind of document.
 
-    castor data tokenize --gin.CORPUS='"corpora/web"' --gin.VOCABULARY='"vocabulary"' --gin.NAME='"web"' --gin.OUTPUT='"tasks/web"'
+castor data tokenize --gin.CORPUS='"corpora/web"' --gin.VOCABULARY='"vocabulary"' --gin.NAME='"web"' --gin.OUTPUT='"tasks/web"'
 """
 
 import dataclasses
@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gin
-
-from pipelines import card, corpus
-from pipelines.corpus import CorpusSource
-from pipelines.examples import Tokenizer, split_thresholds
-from pipelines.funnel import Funnel, total
-from pipelines.job import BaseJob, check_funnel
-from pipelines.sandbox import Sandbox
-from tasks import cache, cache_writer, storage
-from tasks.errors import ConfigurationError, CorpusError, VocabularyError
-from tasks.vocabulary import Vocabulary
+from castor.pipelines.core.funnel import Funnel, total
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.corpus import card, corpus
+from castor.pipelines.corpus.corpus import CorpusSource
+from castor.pipelines.execution.job import BaseJob, check_funnel
+from castor.pipelines.tokenization.examples import Tokenizer, split_thresholds
+from castor.tasks.cache import layout, writer
+from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
+from castor.tasks.storage import storage
+from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 _NEEDS = {"image": ("image",), "audio": ("audio",), "video": ("image",)}
 
 
-@gin.configurable
+@gin.configurable(module="pipelines.tokenize")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(BaseJob):
     """corpus, vocabulary: directories. num_shards: of each split. splits: shares by name. seed: of the global shuffle.
@@ -49,11 +49,13 @@ class Job(BaseJob):
     def __post_init__(self):
         split_thresholds(self.splits)
         if not 0 < self.num_shards <= 100_000:
-            raise ConfigurationError(f"{self.name}: NUM_SHARDS is {self.num_shards}.", "Give it a value between 1 and 100000.")
+            raise ConfigurationError(
+                f"{self.name}: NUM_SHARDS is {self.num_shards}.", "Give it a value between 1 and 100000."
+            )
 
     def build(self, pipeline, staging):
-        from pipelines.cache_sink import WriteCache
-        from pipelines.stages import Apply, Read
+        from castor.pipelines.core.stages import Apply, Read
+        from castor.pipelines.tokenization.cache_sink import WriteCache
 
         elements = pipeline | Read(CorpusSource(self.corpus)) | Apply("tokenize", self.tokenizer(), self.limits)
         return elements | WriteCache(staging, self._cut())
@@ -71,7 +73,7 @@ class Job(BaseJob):
         return {"corpus": manifest["fingerprint"], "vocabulary": Vocabulary.load(self.vocabulary).fingerprint}
 
     def finish(self, staging: str) -> dict[str, Any]:
-        from pipelines import cache_sink
+        from castor.pipelines.tokenization import cache_sink
 
         entries = cache_sink.read_entries(staging, self.num_shards)
         funnel = total(Funnel.from_json(entry["funnel"]) for entry in entries)
@@ -84,11 +86,11 @@ class Job(BaseJob):
         facts = cache_sink.card_facts(entries, vocabulary)
         page = card.render(self.name, source["modality"], funnel, facts, config, name_of_run, unit="tokens")
         storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
-        manifest = cache_writer.build_manifest(
+        manifest = writer.build_manifest(
             name=self.name,
             modality=source["modality"],
-            entries=[cache.ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
-            features=cache.TARGETS,
+            entries=[layout.ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
+            features=layout.TARGETS,
             seed=self.seed,
             vocabulary={"path": self.vocabulary, "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size},
             funnel=funnel.to_json(),
@@ -97,8 +99,8 @@ class Job(BaseJob):
             code_fingerprint=self.code(),
             inputs=inputs,
         )
-        cache_writer.commit(staging, self.output, manifest)
-        return dict(cache.load_manifest(self.output).data)
+        writer.commit(staging, self.output, manifest)
+        return dict(layout.load_manifest(self.output).data)
 
     def _check(self, funnel: Funnel, staging: str) -> None:
         try:
@@ -108,6 +110,6 @@ class Job(BaseJob):
             raise CorpusError(error.what, f"{error.remedy} The dead letters are in {kept_in}.") from None
 
     def _cut(self):
-        from pipelines.cache_sink import Cut
+        from castor.pipelines.tokenization.cache_sink import Cut
 
         return Cut(self.seed, self.num_shards, split_thresholds(self.splits))

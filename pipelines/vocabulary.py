@@ -12,20 +12,21 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gin
-
-from pipelines import corpus, dead_letters
-from pipelines.job import BaseJob, check_funnel
-from pipelines.samplings import Prepare
-from pipelines.sandbox import Sandbox
-from tasks import codecs, storage
-from tasks.errors import ConfigurationError
-from tasks.sentencepieces import MIN_PIECES
-from tasks.vocabulary import CODEC_FILES, MODEL_FILE, Vocabulary
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.corpus import corpus
+from castor.pipelines.execution.job import BaseJob, check_funnel
+from castor.pipelines.tokenization.samples import Prepare
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import storage
+from castor.tasks.vocabulary import codecs
+from castor.tasks.vocabulary.sentencepieces import MIN_PIECES
+from castor.tasks.vocabulary.vocabulary import CODEC_FILES, MODEL_FILE, Vocabulary
 
 _TEXT = ("text", "code")
 
 
-@gin.configurable
+@gin.configurable(module="pipelines.vocabulary")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(BaseJob):
     """corpora: directories. pieces, image_codes, audio_codes: sizes of the three parts of the vocabulary.
@@ -53,7 +54,9 @@ class Job(BaseJob):
 
     def __post_init__(self):
         if isinstance(self.corpora, str) or not self.corpora:
-            raise ConfigurationError(f"CORPORA is {self.corpora!r}.", 'Write a list of directories: CORPORA=["corpora/web"].')
+            raise ConfigurationError(
+                f"CORPORA is {self.corpora!r}.", 'Write a list of directories: CORPORA=["corpora/web"].'
+            )
         for macro, value, low, high in (
             ("VOCAB_SIZE", self.pieces, MIN_PIECES, 1 << 22),
             ("IMAGE_CODES", self.image_codes, 2, codecs.MAX_CODES),
@@ -67,11 +70,24 @@ class Job(BaseJob):
     def build(self, pipeline, staging):
         import apache_beam as beam
 
-        from pipelines.fitting import Account, DrawFrom, FitCodec, Keep, MeasureCodec, MeasurePieces, TrainPieces
-        from pipelines.stages import Apply
+        from castor.pipelines.core.stages import Apply
+        from castor.pipelines.tokenization.codec_fitting import (
+            Account,
+            DrawFrom,
+            FitCodec,
+            Keep,
+            MeasureCodec,
+            MeasurePieces,
+            TrainPieces,
+        )
 
-        prepare = Prepare(self.document_characters, self.image_token_budget, self.frame_token_budget, self.frames_per_second)
-        drawn = [pipeline | DrawFrom(i, corpus.CorpusSource(directory), self._count(directory)) for i, directory in enumerate(self.corpora)] | beam.Flatten()
+        prepare = Prepare(
+            self.document_characters, self.image_token_budget, self.frame_token_budget, self.frames_per_second
+        )
+        drawn = [
+            pipeline | DrawFrom(i, corpus.CorpusSource(directory), self._count(directory))
+            for i, directory in enumerate(self.corpora)
+        ] | beam.Flatten()
         prepared = drawn | Apply("prepare", prepare, self.limits)
         prepared | Account(staging)
         rows = prepared | Keep(staging)
@@ -85,12 +101,14 @@ class Job(BaseJob):
         return {"corpora": [corpus.load_manifest(directory)["fingerprint"] for directory in self.corpora]}
 
     def finish(self, staging: str) -> dict[str, Any]:
-        from pipelines.fitting import read_funnel
+        from castor.pipelines.tokenization.codec_fitting import read_funnel
 
         funnel = read_funnel(staging)
         check_funnel(funnel, self.name, self.dead_letter_threshold)
         fitted = {kind: self._codec(staging, name) for kind, name in CODEC_FILES.items()}
-        vocabulary = Vocabulary(storage.read_bytes(storage.join(staging, MODEL_FILE)), fitted["image"], fitted["audio"], self.pieces)
+        vocabulary = Vocabulary(
+            storage.read_bytes(storage.join(staging, MODEL_FILE)), fitted["image"], fitted["audio"], self.pieces
+        )
         manifest = {
             "name": self.name,
             "funnel": funnel.to_json(),
@@ -113,7 +131,9 @@ class Job(BaseJob):
         lines = [f"vocabulary of {manifest['size']:,} ids: {sizes}"]
         for name, row in summary["text"].items():
             if row["characters"]:
-                lines.append(f"  {name}: {row['tokens_per_character']:.3f} tokens a character ({row['characters']:,} characters drawn)")
+                lines.append(
+                    f"  {name}: {row['tokens_per_character']:.3f} tokens a character ({row['characters']:,} characters drawn)"
+                )
         for kind in CODEC_FILES:
             for name, row in summary[kind].items():
                 shown = "held_out" if "held_out" in row else "fitted"
@@ -142,7 +162,9 @@ class Job(BaseJob):
                 "tokens_per_character": round(tokens / max(characters, 1), 4),
             }
         for kind in CODEC_FILES:
-            for (index, part), (arrays, millidecibels, error, elements) in storage.read_json(storage.join(staging, f"{kind}.json")):
+            for (index, part), (arrays, millidecibels, error, elements) in storage.read_json(
+                storage.join(staging, f"{kind}.json")
+            ):
                 overall = round(codecs.psnr_of_error(error, elements), 2) if error else None
                 row = {"arrays": arrays, "psnr": round(millidecibels / arrays / 1000, 2), "psnr_overall": overall}
                 summary[kind].setdefault(names[index], {})[part] = row

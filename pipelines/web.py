@@ -11,19 +11,18 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gin
-
-from pipelines.deduplication import Deduplicate
-from pipelines.duplicates import ByText, ByUrl
-from pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
-from pipelines.filters.c4_lines import SharedLines
-from pipelines.html import Extract
-from pipelines.job import RefineJob
-from pipelines.language import Identify
-from pipelines.minhash import MinHash
-from pipelines.pages import PageSource
-from pipelines.sandbox import Sandbox
-from pipelines.sink import WriteCorpus
-from pipelines.stages import Apply, Chain, Through
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.core.stages import Apply, Chain, Through
+from castor.pipelines.corpus.sink import WriteCorpus
+from castor.pipelines.deduplication.deduplicate import Deduplicate
+from castor.pipelines.deduplication.minhash import MinHash
+from castor.pipelines.deduplication.rules import ByText, ByUrl
+from castor.pipelines.deduplication.shared_lines import SharedLines
+from castor.pipelines.execution.job import RefineJob
+from castor.pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
+from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.text.html import Extract
+from castor.pipelines.text.language import Identify
 
 gin.configurable(Sandbox, module="pipelines")
 gin.configurable(Extract, module="html")
@@ -38,7 +37,7 @@ class Job(RefineJob):
     """max_page_bytes: pages, lines and bodies beyond are dead letters.
     admission: filters on what is known before a page is parsed, its URL and headers.
     filters: rule sets and functions on its text, in order.
-    duplicates: rules of deduplication, in order (pipelines/duplicates.py). lines: C4's rule on lines that several pages have, if wanted.
+    duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py). lines: C4's rule on lines that several pages have, if wanted.
     """
 
     max_page_bytes: int = 16 << 20
@@ -61,7 +60,9 @@ class Job(RefineJob):
     modality: ClassVar[str] = "text"
 
     def source(self) -> PageSource:
-        return PageSource(self.name, self.input_root, tuple(self.inputs), self.max_page_bytes, text_field=self.text_field)
+        return PageSource(
+            self.name, self.input_root, tuple(self.inputs), self.max_page_bytes, text_field=self.text_field
+        )
 
     def build(self, pipeline, staging):
         elements = (
@@ -71,4 +72,6 @@ class Job(RefineJob):
             | Apply("extract", Chain((self.extract, self.identify)), self.sandbox)
             | Through(self.filters)
         )
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects, self.lines)
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(
+            staging, self.num_shards, self.keep_rejects, self.lines
+        )

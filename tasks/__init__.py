@@ -2,7 +2,7 @@
 
 It imports no room above it, and without TensorFlow, Beam or JAX (seqio_tasks.py and seqio_vocabulary.py, the doors to SeqIO, apart).
 
-    import tasks
+    from castor import tasks
 
     mixture = tasks.Mixture("two", {"web": 0.7, "code": 0.3}, cache_dirs=("out/tasks",))
     batches = tasks.Batches(mixture, batch_size=8, lengths={"targets": 512}, seed=0)
@@ -14,22 +14,33 @@ Files to read first: batches.py (the arithmetic, top to bottom), cache.py (what 
 """
 
 import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from castor.tasks.batches.batches import Batches
+    from castor.tasks.batches.catalog import Mixture, find_caches, find_vocabulary, resolve_mixture
+    from castor.tasks.batches.lineage import Occurrence, Span
+    from castor.tasks.batches.read_ahead import ReadAhead
+    from castor.tasks.cache.layout import Manifest, Record, load_manifest
+    from castor.tasks.cache.reader import CacheReader
+    from castor.tasks.mixing.schedule import MixtureStage
+    from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 _HOMES = {
-    "Batches": "tasks.batches",
-    "CacheReader": "tasks.cache_reader",
-    "Manifest": "tasks.cache",
-    "Mixture": "tasks.catalog",
-    "MixtureStage": "tasks.schedule",
-    "Occurrence": "tasks.lineage",
-    "ReadAhead": "tasks.readahead",
-    "Record": "tasks.cache",
-    "Span": "tasks.lineage",
-    "Vocabulary": "tasks.vocabulary",
-    "find_caches": "tasks.catalog",
-    "find_vocabulary": "tasks.catalog",
-    "load_manifest": "tasks.cache",
-    "resolve_mixture": "tasks.catalog",
+    "Batches": "batches.batches",
+    "CacheReader": "cache.reader",
+    "Manifest": "cache.layout",
+    "Mixture": "batches.catalog",
+    "MixtureStage": "mixing.schedule",
+    "Occurrence": "batches.lineage",
+    "ReadAhead": "batches.read_ahead",
+    "Record": "cache.layout",
+    "Span": "batches.lineage",
+    "Vocabulary": "vocabulary.vocabulary",
+    "find_caches": "batches.catalog",
+    "find_vocabulary": "batches.catalog",
+    "load_manifest": "cache.layout",
+    "resolve_mixture": "batches.catalog",
 }
 
 __all__ = sorted(_HOMES)
@@ -37,7 +48,7 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str):
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,7 +1,7 @@
 """Gin, kept thin: find the files, apply the bindings, and turn gin's own complaints into one clear line.
 
 Configurables are typed frozen dataclasses spread over the rooms; this file only parses. Configuration files live in the `gin/` folder of a
-checkout and in the package `castor_gin` of an installed wheel; both are found without a flag. Names, macros and flags are T5X's:
+checkout, which a wheel installs as `castor/gin/`; both are found without a flag. Names, macros and flags are T5X's:
 `--gin_file=runs/pretrain.gin`, `--gin.BATCH_SIZE=8`, `--gin_search_paths=DIR`.
 """
 
@@ -13,9 +13,8 @@ import sys
 from collections.abc import Sequence
 
 import gin
-
-from tasks.errors import ConfigurationError
-from tasks.fingerprint import ROOMS
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.fingerprint import ROOMS
 
 _INCLUDE = re.compile(r"""^\s*include\s+['"]([^'"]+)['"]""", re.MULTILINE)
 _MACRO_USE = re.compile(r"%([A-Za-z_][\w.]*)")
@@ -23,12 +22,11 @@ _MACRO_BINDING = re.compile(r"^\s*([A-Za-z_]\w*)\s*=", re.MULTILINE)
 
 
 def gin_root() -> pathlib.Path:
-    """The folder of Castor's own gin files: `gin/` in a checkout, `castor_gin/` in site-packages."""
-    home = pathlib.Path(__file__).resolve().parent.parent
-    for candidate in (home / "castor_gin", home / "gin"):
-        if (candidate / "recipes").is_dir():
-            return candidate
-    raise ConfigurationError(f"Castor's gin files are neither in {home / 'gin'} nor in {home / 'castor_gin'}.", "Reinstall Castor.")
+    """The folder of Castor's own gin files: `gin/` beside `tasks/`, in a checkout and in an installed wheel alike."""
+    folder = pathlib.Path(__file__).resolve().parent.parent / "gin"
+    if not (folder / "recipes").is_dir():
+        raise ConfigurationError(f"Castor's gin files are not in {folder}.", "Reinstall Castor.")
+    return folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +65,9 @@ def split_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
                 paths.extend(p for p in value.split(",") if p)
         elif flag.startswith("--gin."):
             if not equals:
-                raise ConfigurationError(f"{argument} has no value.", f"Write {argument}=VALUE; strings need quotes: {argument}='\"text\"'.")
+                raise ConfigurationError(
+                    f"{argument} has no value.", f"Write {argument}=VALUE; strings need quotes: {argument}='\"text\"'."
+                )
             bindings.append(f"{flag.removeprefix('--gin.')} = {value}")
         else:
             rest.append(argument)
@@ -77,13 +77,21 @@ def split_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
 def find_file(name: str, search_paths: Sequence[str] = ()) -> pathlib.Path:
     """Finds a gin file as given, under the search folders, then under Castor's own folder (with or without its leading `gin/`)."""
     own = gin_root()
-    candidates = [pathlib.Path(name), *(pathlib.Path(p) / name for p in search_paths), own / name, own / name.removeprefix("gin/")]
+    candidates = [
+        pathlib.Path(name),
+        *(pathlib.Path(p) / name for p in search_paths),
+        own / name,
+        own / name.removeprefix("gin/"),
+    ]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     known = [str(p.relative_to(own)) for p in sorted(own.rglob("*.gin"))]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise ConfigurationError(f"gin file {name!r} is not found.", f"Did you mean {' or '.join(close)}?" if close else f"Castor's own files are under {own}.")
+    raise ConfigurationError(
+        f"gin file {name!r} is not found.",
+        f"Did you mean {' or '.join(close)}?" if close else f"Castor's own files are under {own}.",
+    )
 
 
 def parse(flags: Flags, skip_unknown: bool = False) -> None:
@@ -93,7 +101,9 @@ def parse(flags: Flags, skip_unknown: bool = False) -> None:
     file binds or uses, which gin itself would accept in silence.
     """
     gin.clear_config()
-    gin.config._FILE_READERS[:] = gin.config._FILE_READERS[:1]  # plain files only: gin's resource reader fails on namespace packages
+    gin.config._FILE_READERS[:] = gin.config._FILE_READERS[
+        :1
+    ]  # plain files only: gin's resource reader fails on namespace packages
     own = str(gin_root())
     for path in (*flags.search_paths, own):
         if path not in gin.config._LOCATION_PREFIXES:
@@ -188,8 +198,16 @@ def _hint(error: Exception) -> str:
 def _modules_named(name: str) -> list[str]:
     """Modules of Castor of this name that are there to be imported: gin knows only what has been."""
     home = pathlib.Path(__file__).resolve().parent.parent
-    found = [path.relative_to(home).with_suffix("") for room in ROOMS for path in sorted((home / room).rglob(f"{name}.py"))] if name.isidentifier() else []
-    return [module for path in found if (module := ".".join(path.parts)) not in sys.modules]
+    found = (
+        [
+            path.relative_to(home).with_suffix("")
+            for room in ROOMS
+            for path in sorted((home / room.rpartition(".")[2]).rglob(f"{name}.py"))
+        ]
+        if name.isidentifier()
+        else []
+    )
+    return [module for path in found if (module := ".".join(("castor", *path.parts))) not in sys.modules]
 
 
 def _close_to(name: str) -> str:

@@ -12,7 +12,12 @@ import json
 import pathlib
 from collections.abc import Iterable
 
-ROOMS = ("tasks", "pipelines", "train", "launch")
+ROOMS = ("castor.tasks", "castor.pipelines", "castor.train", "castor.launch")
+
+
+def is_own(module: str) -> bool:
+    """True for the name of a module in one of Castor's rooms."""
+    return any(module == room or module.startswith(f"{room}.") for room in ROOMS)
 
 
 def of_json(value) -> str:
@@ -42,7 +47,7 @@ def _reachable(modules: Iterable[str]) -> set[str]:
 
 @functools.cache
 def _source(name: str) -> str | None:
-    if name.split(".")[0] not in ROOMS:
+    if not is_own(name):
         return None
     try:
         spec = importlib.util.find_spec(name)
@@ -63,6 +68,7 @@ def _imports(name: str) -> frozenset[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(n for n in found if n.split(".")[0] in ROOMS)
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                found.add(module if _source(module) is not None else node.module)
+    return frozenset(filter(is_own, found))

@@ -23,7 +23,9 @@ _MASK_64 = (1 << 64) - 1
 
 def mix64(values) -> np.ndarray:
     """Maps uint64 values [...] to well-mixed uint64 values [...], one to one."""
-    z = np.array(values, dtype=np.uint64)  # a copy, and an array even for one value: numpy warns where a scalar wraps, which is meant here
+    z = np.array(
+        values, dtype=np.uint64
+    )  # a copy, and an array even for one value: numpy warns where a scalar wraps, which is meant here
     z += _GOLDEN
     shifted = np.empty_like(z)
     for shift, multiplier in _ROUNDS:

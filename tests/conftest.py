@@ -14,7 +14,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="castor-programs-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ.setdefault("EPATH_USE_TF", "false")  # which that cache would settle before train/checkpoints.py does
+os.environ.setdefault(
+    "EPATH_USE_TF", "false"
+)  # which that cache would settle before train/checkpoints/checkpoints.py does
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):  # the older way to write loops takes half the time
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
@@ -27,6 +29,11 @@ hypothesis.settings.register_profile("castor", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("castor")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+# pytest puts tests/helpers on this process's path (pyproject.toml); Beam's workers, sandboxes and commands that tests start find it here.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(REPOSITORY / "tests" / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+pytest_plugins = ["train_world"]
 REAL_DATA = pathlib.Path(os.environ.get("CASTOR_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
 
 

@@ -2,7 +2,7 @@
 
 `Run` is what gin fills; `train(run)` is the run. What a MODEL_DIR holds:
 
-    checkpoint_<step>/     train/checkpoints.py
+    checkpoint_<step>/     train/checkpoints/checkpoints.py
     metrics.jsonl          a line a step; evaluation.jsonl a line an evaluation; tensorboard/ the same for the eye
     config/                the operative gin configuration of every start, none overwritten
     model.json             what inference needs: the model's shape and the vocabulary; vocabulary/ a copy of it
@@ -22,23 +22,24 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 
-import tasks
-from tasks import configuration, storage
-from tasks.errors import ConfigurationError, VocabularyError
-from tasks.readahead import ReadAhead
-from tasks.schedule import BatchSizes
-from train import beginnings, checksums
-from train.checkpoints import Checkpoints, CheckpointStore
-from train.evaluation import Evaluator
-from train.model import Transformer, count_parameters
-from train.optimizers import AdamW, Optimizer
-from train.partitioning import Mesh, Partitioner
-from train.reporter import Listener, Reporter
-from train.step import Trainer, TrainState, abstract_batch
+import gin
+from castor import tasks
+from castor.tasks import configuration
+from castor.tasks.batches.read_ahead import ReadAhead
+from castor.tasks.errors import ConfigurationError, VocabularyError
+from castor.tasks.mixing.schedule import BatchSizes
+from castor.tasks.storage import storage
+from castor.train.checkpoints import checksums, initial_state
+from castor.train.checkpoints.checkpoints import Checkpoints, CheckpointStore
+from castor.train.evaluation.evaluator import Evaluator
+from castor.train.model.decoder import Transformer, count_parameters
+from castor.train.optimizers import AdamW, Optimizer
+from castor.train.partitioning import Mesh, Partitioner
+from castor.train.reporter import Listener, Reporter
+from castor.train.step import Trainer, TrainState, abstract_batch
 
 MODEL_FILE = "model.json"
 CONFIG_FOLDER = "config"
@@ -76,10 +77,10 @@ class Run:
     seed: of the data order, the initial weights and dropout.
     vocabulary: directory that the caches' vocabulary must equal; None takes the one that they name.
     mesh: a train.partitioning.Mesh or a dict of mesh axis -> size. prefetch: batches made ahead.
-    packing: how documents are laid into rows: best_fit, first_fit or concat_and_split (tasks/packing.py).
+    packing: how documents are laid into rows: best_fit, first_fit or concat_and_split (tasks/mixing/packing.py).
     skip_limit: an update whose loss or gradient is not finite is skipped; so many in a row end the run. 1: the first one does.
     compiler_options: of the TPU compiler (gin/compiler/*.gin); on other devices they are left out.
-    warm_start: MODEL_DIR or MODEL_DIR@STEP of another run whose parameters this one begins with; grow_vocabulary: train/beginnings.py.
+    warm_start: MODEL_DIR or MODEL_DIR@STEP of another run whose parameters this one begins with; grow_vocabulary: train/checkpoints/initial_state.py.
     """
 
     mixture: tasks.Mixture | str
@@ -113,13 +114,17 @@ class Run:
         except ConfigurationError as error:
             raise ConfigurationError(f"Run.batch_size = {self.batch_size!r}: {error.what}", error.remedy) from error
         if not isinstance(self.model, Transformer):
-            raise ConfigurationError(f"MODEL is {self.model!r}.", "Bind MODEL = @train.model.Transformer(), as models/tiny.gin does.")
+            raise ConfigurationError(
+                f"MODEL is {self.model!r}.", "Bind MODEL = @train.model.Transformer(), as models/tiny.gin does."
+            )
         if not self.model_dir:
             raise ConfigurationError("MODEL_DIR is empty.", "Bind it: --gin.MODEL_DIR='\"model\"'.")
 
     def trainer(self, model: Transformer, partitioner: Partitioner, num_domains: int) -> Trainer:
         """The step of this run for a model whose vocabulary is known: what `castor train` runs and `castor compile` compiles."""
-        return Trainer(model, self.optimizer, partitioner, num_domains, self.seed, self.accumulate, self.compiler_options)
+        return Trainer(
+            model, self.optimizer, partitioner, num_domains, self.seed, self.accumulate, self.compiler_options
+        )
 
     def check_rows(self, partitioner: Partitioner) -> None:
         """Raises ConfigurationError unless the devices and the parts of every batch share its rows evenly."""
@@ -177,7 +182,9 @@ class Opened:
             (manifest,) = alone.manifests().values()
             if split in manifest.splits and manifest.tokens(split) > 0:
                 size, run = self.batches.batch_size, self.run
-                found[name] = tasks.Batches(alone, size, run.lengths, run.seed, split, self.shard, self.num_shards, packing=run.packing)
+                found[name] = tasks.Batches(
+                    alone, size, run.lengths, run.seed, split, self.shard, self.num_shards, packing=run.packing
+                )
         return found
 
 
@@ -186,13 +193,22 @@ def open_run(run: Run) -> Opened:
     partitioner = Partitioner.create(run.mesh)
     sizes = BatchSizes.of(run.batch_size)
     run.check_rows(partitioner)
-    ((shard, num_shards),) = {partitioner.data_layout(size) for size in sizes.sizes}  # one for all: each is cut into equal parts
+    ((shard, num_shards),) = {
+        partitioner.data_layout(size) for size in sizes.sizes
+    }  # one for all: each is cut into equal parts
     vocabulary = tasks.Vocabulary.load(run.vocabulary) if run.vocabulary else None
     mixture = tasks.resolve_mixture(run.mixture, run.tasks_dir)
     # By name: gin writes dictionaries sorted, and a run must equal the one that its kept configuration describes.
     mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))
     batches = tasks.Batches(
-        mixture, run.batch_size, run.lengths, run.seed, shard=shard, num_shards=num_shards, vocabulary=vocabulary, packing=run.packing
+        mixture,
+        run.batch_size,
+        run.lengths,
+        run.seed,
+        shard=shard,
+        num_shards=num_shards,
+        vocabulary=vocabulary,
+        packing=run.packing,
     )
     partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("residual_length", batches.length)})
     model = run.model if run.model.vocab_size else dataclasses.replace(run.model, vocab_size=batches.vocab_size)
@@ -217,20 +233,27 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
     # ---- Devices, data, model.
     opened = open_run(run)
     trainer, batches = opened.trainer(), opened.batches
-    facts = {"mixture": batches.fingerprint, "vocabulary": batches.vocabulary_fingerprint, "domains": list(batches.domains)}
+    facts = {
+        "mixture": batches.fingerprint,
+        "vocabulary": batches.vocabulary_fingerprint,
+        "domains": list(batches.domains),
+    }
     main = jax.process_index() == 0
 
     # ---- Where to start.
     store = CheckpointStore(run.model_dir, run.checkpoints)
     latest = store.latest() or 0
     if latest > run.train_steps:
-        raise ConfigurationError(f"{run.model_dir} has a checkpoint of step {latest}, beyond TRAIN_STEPS = {run.train_steps}.", "Ask for more steps.")
-    state = beginnings.resume(store, trainer, facts)
+        raise ConfigurationError(
+            f"{run.model_dir} has a checkpoint of step {latest}, beyond TRAIN_STEPS = {run.train_steps}.",
+            "Ask for more steps.",
+        )
+    state = initial_state.resume(store, trainer, facts)
     start = 0 if state is None else int(state.step)
     if state is None:
         state = trainer.init()
         if run.warm_start:
-            warm = beginnings.WarmStart.of(run.warm_start, run.grow_vocabulary)
+            warm = initial_state.WarmStart.of(run.warm_start, run.grow_vocabulary)
             state = warm.apply(state, trainer, batches.vocabulary_fingerprint)
     sizes = opened.sizes_to_come(start, run.train_steps)
     if main:
@@ -238,9 +261,14 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
         _keep_configuration(run.model_dir, start)
     reporter = Reporter(run, start, batches.domains) if main else Listener(run.skip_limit)
     if main:
-        mesh = " x ".join(f"{axis} {size}" for axis, size in opened.partitioner.mesh.shape.items() if size > 1) or "1 device"
+        mesh = (
+            " x ".join(f"{axis} {size}" for axis, size in opened.partitioner.mesh.shape.items() if size > 1)
+            or "1 device"
+        )
         storage.remove(storage.join(run.model_dir, COMPLETED_FILE))
-        reporter.say(f"{count_parameters(opened.model):,} parameters on {mesh}; steps {start} to {run.train_steps}; domains {', '.join(batches.domains)}")
+        reporter.say(
+            f"{count_parameters(opened.model):,} parameters on {mesh}; steps {start} to {run.train_steps}; domains {', '.join(batches.domains)}"
+        )
         if run.warm_start:
             begun = "the optimizer is fresh" if start == 0 else f"long ago: this run goes on from its own step {start}"
             reporter.say(f"parameters of {run.warm_start}; {begun}")
@@ -294,7 +322,10 @@ def train(run: Run, on_step: Callable[[int], None] | None = None) -> int:
             _complete(run, reached, state)
     if reached < run.train_steps:
         if main:
-            print(f"castor: stopped by a signal after step {reached}, saved; run the same command again to go on.", file=sys.stderr)
+            print(
+                f"castor: stopped by a signal after step {reached}, saved; run the same command again to go on.",
+                file=sys.stderr,
+            )
         if signal.SIGINT in stop.signals:
             raise KeyboardInterrupt
     return reached
@@ -321,7 +352,9 @@ def _keep_configuration(model_dir: str, start: int) -> None:
     folder = storage.join(model_dir, CONFIG_FOLDER)
     storage.makedirs(folder)
     number = 1 + max((int(name[:3]) for name in storage.list_files(folder) if name[:3].isdigit()), default=-1)
-    storage.write_bytes_atomic(storage.join(folder, f"{number:03d}_step_{start}.gin"), configuration.operative_config().encode())
+    storage.write_bytes_atomic(
+        storage.join(folder, f"{number:03d}_step_{start}.gin"), configuration.operative_config().encode()
+    )
 
 
 def _keep_for_inference(opened: Opened) -> None:
@@ -340,8 +373,14 @@ def _keep_for_inference(opened: Opened) -> None:
         storage.join(model_dir, MODEL_FILE),
         {
             "model": dataclasses.asdict(opened.model),
-            "image_token_budget": max((m.data.get("config", {}).get("image_token_budget", 0) for m in manifests), default=0),
-            "vocabulary": {"path": str(path), "fingerprint": batches.vocabulary_fingerprint, "size": batches.vocab_size},
+            "image_token_budget": max(
+                (m.data.get("config", {}).get("image_token_budget", 0) for m in manifests), default=0
+            ),
+            "vocabulary": {
+                "path": str(path),
+                "fingerprint": batches.vocabulary_fingerprint,
+                "size": batches.vocab_size,
+            },
             "lengths": dict(opened.run.lengths),
             "domains": list(batches.domains),
             "mixture": batches.fingerprint,
@@ -369,7 +408,9 @@ class _Stop:
     def __enter__(self) -> "_Stop":
         self._before = {}
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {
+                number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def __exit__(self, *_) -> None:
@@ -396,4 +437,6 @@ def read_model_file(model_dir: str) -> dict[str, Any]:
     try:
         return json.loads(storage.read_bytes(path))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{model_dir} holds no model: {path} cannot be read.", "Give the MODEL_DIR of a castor train run.") from error
+        raise ConfigurationError(
+            f"{model_dir} holds no model: {path} cannot be read.", "Give the MODEL_DIR of a castor train run."
+        ) from error

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tasks import storage
+from castor.tasks.storage import storage
 
 TRAIN_FILE, EVALUATION_FILE = "metrics.jsonl", "evaluation.jsonl"
 
@@ -63,7 +63,10 @@ class JsonLines:
         before = self.replayed.pop(row["step"], line)
         if before != line and self.differs_at is None:
             self.differs_at = row["step"]
-            print(f"castor: step {row['step']} gives other metrics in {self.path} than before the restart (another mesh, version or machine?)", file=sys.stderr)
+            print(
+                f"castor: step {row['step']} gives other metrics in {self.path} than before the restart (another mesh, version or machine?)",
+                file=sys.stderr,
+            )
         if self._file is None:
             self._lines.append(line)
         else:
@@ -153,7 +156,9 @@ class ProgressLine:
     def show(self, step: int, row: Mapping[str, float], tokens_per_second: float, steps_per_second: float) -> None:
         self._shown = time.monotonic()
         left = (self._total - step) / steps_per_second if steps_per_second else math.inf
-        domains = "  ".join(f"{key.removeprefix('loss/')} {value:.2f}" for key, value in row.items() if key.startswith("loss/"))
+        domains = "  ".join(
+            f"{key.removeprefix('loss/')} {value:.2f}" for key, value in row.items() if key.startswith("loss/")
+        )
         line = f"step {step}/{self._total}  loss {row['loss']:.3f}  {tokens_per_second:,.0f} tokens/s  {_clock(left)} left  {domains}"
         if self._live:
             self._live.update(line, refresh=True)

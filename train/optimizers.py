@@ -17,12 +17,12 @@ apart, but arithmetic that changes nothing: m = 1 m + 0. Moments are float32 unl
 import dataclasses
 from collections.abc import Callable, Mapping
 
-import gin
 import jax
 import jax.numpy as jnp
 import optax
 
-from tasks.errors import ConfigurationError
+import gin
+from castor.tasks.errors import ConfigurationError
 
 LAYERS = "layers"  # the part of the parameter tree that is stacked: [N, ...]
 _MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -46,7 +46,9 @@ class WarmupCosine:
 
     def build(self) -> optax.Schedule:
         warmup = min(self.warmup_steps, self.total_steps)
-        curve = optax.warmup_cosine_decay_schedule(0.0, self.peak, warmup, max(self.total_steps, warmup + 1), self.peak * self.final_share)
+        curve = optax.warmup_cosine_decay_schedule(
+            0.0, self.peak, warmup, max(self.total_steps, warmup + 1), self.peak * self.final_share
+        )
 
         def schedule(step):
             return curve(step + 1)
@@ -113,7 +115,9 @@ class WarmupStableDecay:
     def __post_init__(self):
         _check_schedule(self)
         if self.decay not in _DECAYS:
-            raise ConfigurationError(f"WarmupStableDecay.decay = {self.decay!r}.", f"Choose one of {', '.join(_DECAYS)}.")
+            raise ConfigurationError(
+                f"WarmupStableDecay.decay = {self.decay!r}.", f"Choose one of {', '.join(_DECAYS)}."
+            )
         if not 0 <= self.decay_share <= 1 or (self.decay_steps or 0) < 0:
             raise ConfigurationError(
                 f"WarmupStableDecay.decay_share = {self.decay_share!r}, decay_steps = {self.decay_steps!r}.",
@@ -133,7 +137,9 @@ class WarmupStableDecay:
         def schedule(step):
             step = jnp.asarray(step, jnp.float32)
             left = curve(jnp.clip((step - start) / length, 0.0, 1.0))
-            return self.peak * jnp.minimum((step + 1) / warmup, 1.0) * (self.final_share + (1.0 - self.final_share) * left)
+            return (
+                self.peak * jnp.minimum((step + 1) / warmup, 1.0) * (self.final_share + (1.0 - self.final_share) * left)
+            )
 
         return schedule
 
@@ -172,7 +178,9 @@ class AdamW:
 
     def __post_init__(self):
         if self.first_moment not in _MOMENT_DTYPES:
-            raise ConfigurationError(f"AdamW.first_moment = {self.first_moment!r}.", f"Choose one of {', '.join(_MOMENT_DTYPES)}.")
+            raise ConfigurationError(
+                f"AdamW.first_moment = {self.first_moment!r}.", f"Choose one of {', '.join(_MOMENT_DTYPES)}."
+            )
 
     def build(self, multipliers: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
         """multipliers: parameter name -> factor of its learning rate (muP); those not named have 1."""
@@ -206,7 +214,9 @@ class Adafactor:
             )
         moments = optax.scale_by_factored_rms(decay_rate=self.decay_rate)
         of_one = optax.chain(moments, optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms())
-        return optax.chain(_clip(self.clip), _layer_by_layer(of_one), _descend(_schedule(self.schedule).build(), self.weight_decay, {}))
+        return optax.chain(
+            _clip(self.clip), _layer_by_layer(of_one), _descend(_schedule(self.schedule).build(), self.weight_decay, {})
+        )
 
 
 Optimizer = AdamW | Adafactor
@@ -219,7 +229,9 @@ def learning_rate(optimizer: Optimizer) -> Callable[[jax.Array], jax.Array]:
 
 def _schedule(schedule: Schedule) -> Schedule:
     if not hasattr(schedule, "build"):
-        names = ", ".join(f"@train.optimizers.{kind.__name__}()" for kind in (WarmupCosine, WarmupRsqrt, WarmupStableDecay))
+        names = ", ".join(
+            f"@train.optimizers.{kind.__name__}()" for kind in (WarmupCosine, WarmupRsqrt, WarmupStableDecay)
+        )
         raise ConfigurationError(f"the optimizer's schedule is {schedule!r}.", f"Bind it to one of {names}.")
     return schedule
 
@@ -253,12 +265,16 @@ def _scale_by_adam(b1: float, b2: float, eps: float, first_moment) -> optax.Grad
         mu = jax.tree.map(lambda g, m: keep1 * m.astype(jnp.float32) + (1.0 - b1) * g, gradients, state.mu)
         nu = jax.tree.map(lambda g, v: keep2 * v + (1.0 - b2) * jnp.square(g), gradients, state.nu)
         direction = jax.tree.map(lambda m, v: (m / correct1) / (jnp.sqrt(v / correct2) + eps), mu, nu)
-        return direction, optax.ScaleByAdamState(state.count + finite, jax.tree.map(lambda m: m.astype(first_moment), mu), nu)
+        return direction, optax.ScaleByAdamState(
+            state.count + finite, jax.tree.map(lambda m: m.astype(first_moment), mu), nu
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _descend(rate: optax.Schedule, weight_decay: float, multipliers: Mapping[str, float]) -> optax.GradientTransformationExtraArgs:
+def _descend(
+    rate: optax.Schedule, weight_decay: float, multipliers: Mapping[str, float]
+) -> optax.GradientTransformationExtraArgs:
     """-rate(step) * (multiplier * direction + weight_decay * parameter). A multiplier leaves the decay as it is: it should not fade with width."""
 
     def update(directions, state, parameters, *, step, finite, **_):
@@ -283,7 +299,9 @@ def _layer_by_layer(transformation: optax.GradientTransformation) -> optax.Gradi
     """The transformation for each layer of the stack alone, and for the parameters outside it. Its state is small: a skip selects the old one."""
 
     def split(tree):
-        return {LAYERS: tree[LAYERS]} if LAYERS in tree else {}, {name: part for name, part in tree.items() if name != LAYERS}
+        return {LAYERS: tree[LAYERS]} if LAYERS in tree else {}, {
+            name: part for name, part in tree.items() if name != LAYERS
+        }
 
     def init(parameters):
         stacked, others = split(parameters)

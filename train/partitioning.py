@@ -17,11 +17,11 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-import gin
 import jax
 import numpy as np
 
-from tasks.errors import ConfigurationError
+import gin
+from castor.tasks.errors import ConfigurationError
 
 MESH_AXES = ("data", "fsdp", "context", "sequence", "tensor")
 
@@ -68,7 +68,9 @@ class Mesh:
             return sizes
         unknown = sorted(set(sizes) - set(MESH_AXES))
         if unknown:
-            raise ConfigurationError(f"MESH names the axis {unknown[0]!r}.", f"The mesh axes are {', '.join(MESH_AXES)}.")
+            raise ConfigurationError(
+                f"MESH names the axis {unknown[0]!r}.", f"The mesh axes are {', '.join(MESH_AXES)}."
+            )
         return cls(**{"data": None} | dict(sizes)) if sizes else cls()
 
     def sizes(self, num_devices: int, num_slices: int = 1) -> tuple[int, ...]:
@@ -78,8 +80,14 @@ class Mesh:
         """
         sizes = tuple(num_slices if size is None else size for size in dataclasses.astuple(self))
         said = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
-        if any(isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1) for size in sizes) or sizes.count(-1) > 1:
-            raise ConfigurationError(f"MESH {said} is not a mesh.", "Sizes are positive integers; one of them may be -1 (the devices that remain).")
+        if (
+            any(isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1) for size in sizes)
+            or sizes.count(-1) > 1
+        ):
+            raise ConfigurationError(
+                f"MESH {said} is not a mesh.",
+                "Sizes are positive integers; one of them may be -1 (the devices that remain).",
+            )
         known = math.prod(size for size in sizes if size != -1)
         resolved = tuple(num_devices // known if size == -1 else size for size in sizes)
         if math.prod(resolved) != num_devices:
@@ -119,7 +127,9 @@ class Partitioner:
     def abstract(cls, mesh: Mesh | Mapping[str, int], num_devices: int, num_slices: int = 1) -> "Partitioner":
         """The same of devices that are only counted: for shapes and specs, not for arrays."""
         sizes = Mesh.of(mesh).sizes(num_devices, num_slices)
-        return cls(jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES)))
+        return cls(
+            jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
+        )
 
     def size(self, logical_axis: str) -> int:
         """Into how many parts arrays are cut along `logical_axis`."""
@@ -133,7 +143,9 @@ class Partitioner:
         rules, taken, entries = dict(self.rules), {}, []
         for logical in logical_axes:
             if logical is not None and logical not in rules:
-                raise ConfigurationError(f"{name} has the logical axis {logical!r}, which has no rule.", f"Known: {', '.join(rules)}.")
+                raise ConfigurationError(
+                    f"{name} has the logical axis {logical!r}, which has no rule.", f"Known: {', '.join(rules)}."
+                )
             mesh_axes = rules[logical] if logical is not None else ()
             for axis in mesh_axes:
                 if axis in taken:
@@ -163,7 +175,9 @@ class Partitioner:
         for name, (logical, size) in sizes.items():
             parts = self.size(logical)
             if size % parts:
-                axes = " x ".join(f"{axis}={self.mesh.shape[axis]}" for axis in dict(self.rules)[logical] if self.mesh.shape[axis] > 1)
+                axes = " x ".join(
+                    f"{axis}={self.mesh.shape[axis]}" for axis in dict(self.rules)[logical] if self.mesh.shape[axis] > 1
+                )
                 raise ConfigurationError(
                     f"{name} = {size} is not a multiple of {parts}, the mesh axes ({axes}) that cut it.",
                     f"Change {name} or MESH.",
@@ -187,7 +201,11 @@ class Partitioner:
         rows = self.rows_of(batch_size)
         distinct = sorted(set(rows.values()))
         if sum(map(len, distinct)) != batch_size or len(set(map(len, distinct))) > 1:
-            process, held = next((p, held) for p, held in rows.items() if any(set(held) & set(other) for other in distinct if other != held))
+            process, held = next(
+                (p, held)
+                for p, held in rows.items()
+                if any(set(held) & set(other) for other in distinct if other != held)
+            )
             raise ConfigurationError(
                 f"process {process} holds rows {held[0]} ... {held[-1]} of the batch, some of them shared with other processes and some not.",
                 "Choose MESH so that the axes data and fsdp, or all the others, divide the devices of a process evenly.",
@@ -203,7 +221,9 @@ class Partitioner:
         return {name: _place(rows, (batch_size, *rows.shape[1:]), mine, sharding) for name, rows in batch.items()}
 
 
-def _place(local: np.ndarray, shape: tuple[int, ...], position: Mapping[int, int], sharding: jax.sharding.NamedSharding) -> jax.Array:
+def _place(
+    local: np.ndarray, shape: tuple[int, ...], position: Mapping[int, int], sharding: jax.sharding.NamedSharding
+) -> jax.Array:
     """The global array of `shape` of which this process has the rows `local`; position: row of the global array -> row of `local`."""
     parts = []
     for device, (rows, *rest) in sharding.addressable_devices_indices_map(shape).items():
@@ -220,7 +240,9 @@ def _slices(devices: Sequence) -> list[list]:
         slices.setdefault(getattr(device, "slice_index", 0) if device.platform == "tpu" else 0, []).append(device)
     if len(set(map(len, slices.values()))) > 1:
         told = ", ".join(f"slice {index} has {len(members)}" for index, members in sorted(slices.items()))
-        raise ConfigurationError(f"the slices have different numbers of devices: {told}.", "Run on slices of one shape.")
+        raise ConfigurationError(
+            f"the slices have different numbers of devices: {told}.", "Run on slices of one shape."
+        )
     return [slices[index] for index in sorted(slices)]
 
 
@@ -229,7 +251,10 @@ def _lay_out(sizes: tuple[int, ...], devices: Sequence) -> np.ndarray:
     if devices[0].platform != "tpu":
         return np.asarray(devices).reshape(sizes)
     if len({tuple(device.coords) for device in devices}) < len(devices) and devices[0].device_kind == "TPU v4":
-        raise ConfigurationError("the two cores of a TPU v4 are devices of their own.", "Describe the topology with chip_config_name='megacore'.")
+        raise ConfigurationError(
+            "the two cores of a TPU v4 are devices of their own.",
+            "Describe the topology with chip_config_name='megacore'.",
+        )
     from jax.experimental import mesh_utils
 
     try:

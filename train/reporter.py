@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from tasks import storage
-from tasks.errors import CastorError
-from train import metrics
+from castor.tasks.errors import CastorError
+from castor.tasks.storage import storage
+from castor.train import metrics
 
 if TYPE_CHECKING:
-    from train.loop import Run
+    from castor.train.loop import Run
 
 
 class Listener:
@@ -36,8 +36,14 @@ class Listener:
             return
         what = f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}"
         if self._skipped < self._skip_limit:
-            return self.say(f"{what}: the update is skipped ({self._skipped} in a row; the run ends at {self._skip_limit})")
-        before = f": that is {self._skipped} skipped updates in a row, from step {step + 1 - self._skipped} on" if self._skipped > 1 else ""
+            return self.say(
+                f"{what}: the update is skipped ({self._skipped} in a row; the run ends at {self._skip_limit})"
+            )
+        before = (
+            f": that is {self._skipped} skipped updates in a row, from step {step + 1 - self._skipped} on"
+            if self._skipped > 1
+            else ""
+        )
         raise CastorError(
             f"{what}{before}.",
             "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps "
@@ -70,7 +76,11 @@ class Reporter(Listener):
         self._run, self._domains = run, domains
         self._train = metrics.JsonLines(storage.join(folder, metrics.TRAIN_FILE), keep_until=start)
         self._evaluation = metrics.JsonLines(storage.join(folder, metrics.EVALUATION_FILE), keep_until=start + 1)
-        self._board = metrics.NoBoard() if storage.is_remote(folder) else metrics.TensorBoard(pathlib.Path(folder, "tensorboard"), start)
+        self._board = (
+            metrics.NoBoard()
+            if storage.is_remote(folder)
+            else metrics.TensorBoard(pathlib.Path(folder, "tensorboard"), start)
+        )
         self._line = metrics.ProgressLine(run.train_steps)
         self._speed = metrics.Speed()
 
@@ -97,9 +107,13 @@ class Reporter(Listener):
     def evaluation(self, step: int, result: Mapping[str, float]) -> None:
         self._evaluation.write({"step": step, **result})
         self._board.write(step, {f"evaluation/{key}": value for key, value in result.items()})
-        losses = "  ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in result.items() if key.startswith("loss/"))
+        losses = "  ".join(
+            f"{key.removeprefix('loss/')} {value:.3f}" for key, value in result.items() if key.startswith("loss/")
+        )
         self.say(f"step {step}  held-out loss  {losses or 'no held-out records'}")
-        if metrics_of_tasks := "  ".join(f"{key} {value:.4g}" for key, value in result.items() if not key.startswith(("loss", "bits_per_byte/"))):
+        if metrics_of_tasks := "  ".join(
+            f"{key} {value:.4g}" for key, value in result.items() if not key.startswith(("loss", "bits_per_byte/"))
+        ):
             self.say(f"step {step}  {metrics_of_tasks}")
 
     def say(self, text: str) -> None:

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train import losses as losses_lib
-from train import model as model_lib
-from train import optimizers
-from train.model import Decoder, Transformer
-from train.partitioning import Partitioner
+from castor.train import optimizers
+from castor.train.model import decoder as model_lib
+from castor.train.model import losses as losses_lib
+from castor.train.model.decoder import Decoder, Transformer
+from castor.train.partitioning import Partitioner
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -66,7 +66,9 @@ class Trainer:
 
         return TrainState(
             step=(),
-            parameters=jax.tree_util.tree_map_with_path(lambda path, _: axes[model_lib.parameter_name(path)], parameters),
+            parameters=jax.tree_util.tree_map_with_path(
+                lambda path, _: axes[model_lib.parameter_name(path)], parameters
+            ),
             optimizer=jax.tree_util.tree_map_with_path(of_optimizer, state),
         )
 
@@ -74,7 +76,9 @@ class Trainer:
         """ShapeDtypeStructs with their shardings: what init makes and what a checkpoint is restored to."""
 
         def place(path, leaf, axes):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.partitioner.sharding(axes, model_lib.parameter_name(path)))
+            return jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=self.partitioner.sharding(axes, model_lib.parameter_name(path))
+            )
 
         shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), *self._shapes())
         return jax.tree_util.tree_map_with_path(place, shapes, self.logical_axes())
@@ -101,7 +105,9 @@ class Trainer:
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
         gradients, losses = self._gradients(state.parameters, batch, dropout)
         means, norm = _means(losses), optax.tree.norm(gradients)
-        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)  # the norm sees every number of the gradient; a test of each would be a pass more
+        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(
+            norm
+        )  # the norm sees every number of the gradient; a test of each would be a pass more
         told = {"step": state.step, "norm": norm, "finite": finite}
         updates, optimizer = self._transformation().update(gradients, state.optimizer, state.parameters, **told)
         metrics = {
@@ -121,7 +127,9 @@ class Trainer:
             return _means(self._losses(parameters, batch)[1])
         return _means(self._over_parts(lambda part, _: self._losses(parameters, part)[1], batch))
 
-    def _gradients(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array) -> tuple[Any, losses_lib.Losses]:
+    def _gradients(
+        self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array
+    ) -> tuple[Any, losses_lib.Losses]:
         """Of the batch's loss, the mean over its tokens: (gradients, loss sums)."""
         tokens = jnp.maximum(jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32)), 1.0)
 
@@ -136,11 +144,15 @@ class Trainer:
 
         def of_part(part, number):
             gradients, losses = gradients_of(parameters, part, jax.random.fold_in(dropout, number))
-            return jax.lax.with_sharding_constraint(gradients, shardings), losses  # so that the sums lie where the parameters lie
+            return jax.lax.with_sharding_constraint(
+                gradients, shardings
+            ), losses  # so that the sums lie where the parameters lie
 
         return self._over_parts(of_part, batch)
 
-    def _losses(self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None) -> tuple[jax.Array, losses_lib.Losses]:
+    def _losses(
+        self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None
+    ) -> tuple[jax.Array, losses_lib.Losses]:
         """(What is lowered, as a sum over tokens; loss sums) of a batch. dropout: its key, None for none."""
         model = self.model
 
@@ -157,12 +169,20 @@ class Trainer:
         if model.loss_chunk:
             x_BxLxD, _ = apply("hidden")
             return losses_lib.from_hidden(
-                x_BxLxD, parameters["embedding"], batch, self.num_domains, model.z_loss, model.loss_chunk, self.partitioner
+                x_BxLxD,
+                parameters["embedding"],
+                batch,
+                self.num_domains,
+                model.z_loss,
+                model.loss_chunk,
+                self.partitioner,
             )
         losses = losses_lib.losses(apply("__call__"), batch, self.num_domains)
         return losses.objective(model.z_loss), losses
 
-    def _over_parts(self, function: Callable[[Mapping[str, jax.Array], jax.Array], Any], batch: Mapping[str, jax.Array]):
+    def _over_parts(
+        self, function: Callable[[Mapping[str, jax.Array], jax.Array], Any], batch: Mapping[str, jax.Array]
+    ):
         """The sum of function(part, its number) over the parts of a batch, one at a time."""
         parts = split_rows(batch, self.accumulate, self.partitioner)
 

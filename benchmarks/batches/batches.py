@@ -1,6 +1,6 @@
 """How fast, how full and how directly do packed batches come, on one core: Castor, SeqIO and Grain side by side on the same records.
 
-    python benchmarks/batches.py [CACHE]      # without a cache one is made: synthetic.py, 30 million tokens
+    python benchmarks/batches/batches.py [CACHE]      # without a cache one is made: synthetic.py, 30 million tokens
 
     castor                  tasks.Batches(...).batch(step); best_fit, its default
     castor_first_fit, castor_concat_and_split           the other two packings of Castor
@@ -67,7 +67,7 @@ class Contender:
 
 
 def open_castor(arguments, packing: str | None = None) -> Stream:
-    import tasks
+    from castor import tasks
 
     more = {"packing": packing} if packing else {}
     batches = tasks.Batches(arguments.cache, batch_size=arguments.batch, lengths={"targets": arguments.length}, **more)
@@ -77,7 +77,7 @@ def open_castor(arguments, packing: str | None = None) -> Stream:
 def open_seqio(arguments) -> Stream:
     import seqio
 
-    from tasks import seqio_tasks
+    from castor.tasks.integrations import seqio_tasks
 
     (name,) = seqio_tasks.register(arguments.cache)
     dataset = seqio.get_dataset(
@@ -101,8 +101,16 @@ def open_grain(arguments, packing: str, memory: bool = False, threads: bool = Fa
         dataset = grain.MapDataset.source(_arrays(arguments.cache)).seed(0).shuffle().repeat()
     else:
         files = sorted(glob.glob(f"{glob.escape(arguments.arrayrecord)}/*"))
-        dataset = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files)).seed(0).shuffle().repeat().map(_parser())
-    dataset = dataset.to_iter_dataset(grain.ReadOptions() if threads else grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        dataset = (
+            grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files))
+            .seed(0)
+            .shuffle()
+            .repeat()
+            .map(_parser())
+        )
+    dataset = dataset.to_iter_dataset(
+        grain.ReadOptions() if threads else grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    )
     lengths = {"targets": arguments.length}
     if packing == "concat":
         dataset = grain.experimental.ConcatThenSplitIterDataset(dataset, length_struct=lengths)
@@ -123,12 +131,16 @@ def open_grain(arguments, packing: str, memory: bool = False, threads: bool = Fa
 
 def _parser():
     """tf.Example -> int32 tokens. Of np.array, np.fromiter and a slice of the field, the last is the fastest."""
-    from tasks import records
+    from castor.tasks.cache import records
 
     example = records._example_class()  # the class tf.train.Example compiles to, without importing TensorFlow
 
     def parse(payload: bytes) -> dict[str, np.ndarray]:
-        return {"targets": np.array(example.FromString(payload).features.feature["targets"].int64_list.value[:], dtype=np.int32)}
+        return {
+            "targets": np.array(
+                example.FromString(payload).features.feature["targets"].int64_list.value[:], dtype=np.int32
+            )
+        }
 
     return parse
 
@@ -155,10 +167,12 @@ class _arrays:
     cache: str
 
     def __post_init__(self):
-        import tasks
+        from castor import tasks
 
         reader = tasks.CacheReader(self.cache, "train")
-        object.__setattr__(self, "arrays", [{"targets": reader.tokens(record).astype(np.int32)} for record in range(len(reader))])
+        object.__setattr__(
+            self, "arrays", [{"targets": reader.tokens(record).astype(np.int32)} for record in range(len(reader))]
+        )
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -179,7 +193,9 @@ CONTENDERS = {
     "castor": _castor(),
     "castor_first_fit": _castor("first_fit"),
     "castor_concat_and_split": _castor("concat_and_split"),
-    "seqio": Contender(open_seqio, ("seqio", "tasks.seqio_tasks"), "decoder_target_tokens", "decoder_segment_ids"),
+    "seqio": Contender(
+        open_seqio, ("seqio", "castor.tasks.integrations.seqio_tasks"), "decoder_target_tokens", "decoder_segment_ids"
+    ),
     "grain_concat": _grain("concat"),
     "grain_first_fit": _grain("first_fit"),
     "grain_best_fit": _grain("best_fit"),
@@ -262,7 +278,7 @@ def _any_step(stream: Stream) -> dict:
 def _cut(iterator, contender: Contender, arguments) -> float:
     """Of the documents of at most a row that begin in some batches, the share that does not stand there whole. Documents are known by their
     first HEAD_TOKENS tokens; those whose first tokens are not their own are left out, and so are beginnings shorter than that."""
-    import tasks
+    from castor import tasks
 
     reader = tasks.CacheReader(arguments.cache, "train")
     sizes: dict[bytes, int] = {}
@@ -308,14 +324,16 @@ def prepare_arrayrecord(cache: pathlib.Path, work: pathlib.Path) -> pathlib.Path
     """The same records in ArrayRecord files of the same shards, with the options Grain recommends for random access."""
     from array_record.python import array_record_module
 
-    import tasks
+    from castor import tasks
 
     reader = tasks.CacheReader(str(cache), "train")
     directory = work / f"arrayrecord_{reader.manifest.content_fingerprint}"
     if not directory.exists():
         staging = pathlib.Path(tempfile.mkdtemp(dir=work))
         writers = [
-            array_record_module.ArrayRecordWriter(str(staging / f"{shard:05d}-of-{reader.num_shards:05d}"), "group_size:1")
+            array_record_module.ArrayRecordWriter(
+                str(staging / f"{shard:05d}-of-{reader.num_shards:05d}"), "group_size:1"
+            )
             for shard in range(reader.num_shards)
         ]
         for record in range(len(reader)):
@@ -349,7 +367,10 @@ def machine() -> dict:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
@@ -409,7 +430,10 @@ def combine(results: list[dict]) -> dict:
     for key, value in results[0].items():
         values = [result[key] for result in results if key in result]
         if isinstance(value, dict):
-            combined[key] = {"median": statistics.median(v["median"] for v in values), "max": max(v["max"] for v in values)}
+            combined[key] = {
+                "median": statistics.median(v["median"] for v in values),
+                "max": max(v["max"] for v in values),
+            }
         else:
             combined[key] = statistics.median(values)
     speeds = [result["tokens_per_cpu_s"] for result in results]
@@ -422,7 +446,9 @@ def main() -> int:
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cache", nargs="?", help="a task cache; made if not given")
-    parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "castor-benchmarks"), help="kept for the next run")
+    parser.add_argument(
+        "--work", default=os.path.join(tempfile.gettempdir(), "castor-benchmarks"), help="kept for the next run"
+    )
     parser.add_argument("--length", type=int, default=2048, help="tokens of a row")
     parser.add_argument("--batch", type=int, default=8, help="rows of a batch")
     parser.add_argument("--rounds", type=int, default=5)
@@ -433,7 +459,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=30_000_000, help="of the made cache")
     parser.add_argument("--median", type=float, default=synthetic.MEDIAN, help="length of its documents")
     parser.add_argument("--sigma", type=float, default=synthetic.SIGMA)
-    parser.add_argument("--lengths-from", nargs="+", metavar="CACHE", help="draw its lengths from these caches' sidecars instead")
+    parser.add_argument(
+        "--lengths-from", nargs="+", metavar="CACHE", help="draw its lengths from these caches' sidecars instead"
+    )
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -455,9 +483,23 @@ def main() -> int:
     for name, result in measured.items():
         print(json.dumps({"benchmark": "batches", "contender": name, **result}))
     castor = measured.get("castor", {}).get("tokens_per_cpu_s")
-    ratios = {name: round(castor / result["tokens_per_cpu_s"], 2) for name, result in measured.items() if castor and name != "castor"}
+    ratios = {
+        name: round(castor / result["tokens_per_cpu_s"], 2)
+        for name, result in measured.items()
+        if castor and name != "castor"
+    }
     settings = {key: getattr(arguments, key) for key in ("length", "batch", "rounds", "seconds", "reach", "far")}
-    print(json.dumps({"benchmark": "batches", "castor_over": ratios, "corpus": corpus, "settings": settings, "machine": machine()}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "batches",
+                "castor_over": ratios,
+                "corpus": corpus,
+                "settings": settings,
+                "machine": machine(),
+            }
+        )
+    )
     return 0
 
 

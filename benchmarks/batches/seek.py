@@ -1,6 +1,6 @@
 """How long until the first batch of a huge mixture: 1e9 records over 10,000 shards, opened and asked for step 10,000,000.
 
-    python benchmarks/seek.py [--work DIR]
+    python benchmarks/batches/seek.py [--work DIR]
 
 Shards, sidecars and lineage are real, of 100,000 records with the lengths of synthetic.py, and manifests are the real writer's. A few
 distinct shards are hard-linked under all names, so the caches take 1 GB of disk; these stand first, in their own places, and hold the
@@ -45,31 +45,39 @@ def make_mixture(work: pathlib.Path, components: int, shards: int, records: int,
         count = shards // components + (component < shards % components)
         directory = work / f"component_{component}_{count}_{records}_{distinct}"
         if not (directory / "manifest.json").exists():
-            donor = directories[0] if directories and count == len(list(pathlib.Path(directories[0]).glob("*.idx"))) else None
+            donor = (
+                directories[0]
+                if directories and count == len(list(pathlib.Path(directories[0]).glob("*.idx")))
+                else None
+            )
             _make_cache(directory, count, records, min(distinct, count), donor)
         directories.append(str(directory))
     return directories
 
 
 def _make_cache(directory: pathlib.Path, shards: int, records: int, distinct: int, donor: str | None) -> None:
-    from tasks import cache, cache_writer
+    from castor.tasks.cache import layout, writer
 
-    staging = cache_writer.begin(str(directory))
+    staging = writer.begin(str(directory))
     if donor:
-        entries = [_entry(cache, shard) for shard in cache.load_manifest(donor).data["splits"]["train"]["shards"][:distinct]]
+        entries = [
+            _entry(layout, shard) for shard in layout.load_manifest(donor).data["splits"]["train"]["shards"][:distinct]
+        ]
         for entry in entries:
-            for name in _files(cache, entry):
+            for name in _files(layout, entry):
                 _link(pathlib.Path(donor) / name, pathlib.Path(staging) / name)
     else:
         entries = []
         for shard in range(distinct):
             random = np.random.default_rng(shard)
             made = _records_of_shard(random, records, shard, shards)
-            entries.append(cache_writer.write_shard(staging, "train", shard, shards, made, cache.TARGETS, seed=synthetic.SHUFFLE_SEED))
+            entries.append(
+                writer.write_shard(staging, "train", shard, shards, made, layout.TARGETS, seed=synthetic.SHUFFLE_SEED)
+            )
     for shard in range(distinct, shards):
         template = entries[shard % distinct]
         entries.append(dataclasses.replace(template, shard=shard))
-        for old, new in zip(_files(cache, template), _files(cache, entries[-1])):
+        for old, new in zip(_files(layout, template), _files(layout, entries[-1])):
             _link(pathlib.Path(staging) / old, pathlib.Path(staging) / new)
     synthetic.commit(str(directory), staging, directory.name, entries)
 
@@ -94,7 +102,8 @@ def _entry(cache, shard: dict):
 
 def _records_of_shard(random: np.random.Generator, count: int, shard: int, num_shards: int):
     """Records whose ids fall into one shard: a hash in its range is drawn, and the id that has it worked out backwards."""
-    from tasks import cache, hashing
+    from castor.tasks import hashing
+    from castor.tasks.cache import layout
 
     width = (1 << 64) // num_shards
     hashes = np.uint64(shard * width + num_shards) + random.integers(0, width - 2 * num_shards, count, dtype=np.uint64)
@@ -103,7 +112,7 @@ def _records_of_shard(random: np.random.Generator, count: int, shard: int, num_s
     high = _unmix64(hashes) ^ hashing.mix64(low ^ key)
     made = synthetic.records(random, synthetic.lengths(random, count), f"shard/{shard}")
     for record, first, second in zip(made, high.tolist(), low.tolist()):
-        yield cache.Record(f"{first:016x}{second:016x}", record.source, record.features)
+        yield layout.Record(f"{first:016x}{second:016x}", record.source, record.features)
 
 
 def _unmix64(values: np.ndarray) -> np.ndarray:
@@ -138,7 +147,7 @@ def drop_from_memory(directories: list[str]) -> None:
 
 def measure(directories: list[str], length: int, batch: int, step: int, started: float) -> dict:
     """What a fresh process needs."""
-    import tasks
+    from castor import tasks
 
     result = {"start_s": round(time.time() - started, 3)}
     mixture = tasks.Mixture("huge", {directory: 1.0 + number for number, directory in enumerate(directories)})
@@ -151,7 +160,11 @@ def measure(directories: list[str], length: int, batch: int, step: int, started:
     _, result["next_ms"] = timed(lambda: opened.batch(step + 1))
     others = np.random.default_rng(batch).integers(0, step, ANY_STEPS).tolist()
     times = [timed(lambda: opened.batch(other))[1] for other in others]
-    result |= {"any_step_ms": statistics.median(times), "any_step_ms_max": max(times), "peak_rss_mb": batches.peak_rss_mb()}
+    result |= {
+        "any_step_ms": statistics.median(times),
+        "any_step_ms_max": max(times),
+        "peak_rss_mb": batches.peak_rss_mb(),
+    }
     importlib.import_module("pyarrow.parquet")  # what reads lineage; its import is timed by no one
     _, result["lineage_ms"] = timed(lambda: opened.lineage(step))
     document, _ = opened.components[0].reader.document(records_before(opened) + 17)
@@ -200,7 +213,9 @@ def main() -> int:
         print(json.dumps(measure(**json.loads(sys.argv[2]))))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "castor-benchmarks"), help="kept for the next run")
+    parser.add_argument(
+        "--work", default=os.path.join(tempfile.gettempdir(), "castor-benchmarks"), help="kept for the next run"
+    )
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--records", type=int, default=100_000, help="of a shard")
     parser.add_argument("--components", type=int, default=5)
@@ -226,7 +241,10 @@ def main() -> int:
                 rounds[state].append(run_child(directories, arguments.length, batch, arguments.step))
                 print(batch, state, rounds[state][-1], file=sys.stderr, flush=True)
         results[f"batch_{batch}"] = {state: medians(measured) for state, measured in rounds.items()}
-    settings = {key: getattr(arguments, key) for key in ("shards", "records", "components", "distinct", "length", "step", "processes")}
+    settings = {
+        key: getattr(arguments, key)
+        for key in ("shards", "records", "components", "distinct", "length", "step", "processes")
+    }
     total = {"records": arguments.shards * arguments.records}
     print(json.dumps({"benchmark": "seek", **total, **results, "settings": settings, "machine": batches.machine()}))
     return 0

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasks import cache, cache_writer, hashing
+from castor.tasks import hashing
+from castor.tasks.cache import layout, writer
 
 MEDIAN, SIGMA, LONGEST = 400, 1.2, 100_000
 VOCABULARY_SIZE, IDS_BEFORE_PIECES, RARE_SHARE = 1 << 17, 256, 0.02
@@ -27,7 +28,9 @@ def lengths(random: np.random.Generator, count: int, median: float = MEDIAN, sig
 
 def real_lengths(cache_dirs: list[str]) -> np.ndarray:
     """int64 [records] lengths of the `targets` of real caches, from their sidecars."""
-    files = [name for directory in cache_dirs for name in sorted(glob.glob(f"{glob.escape(directory)}/train.tfrecord-*.idx"))]
+    files = [
+        name for directory in cache_dirs for name in sorted(glob.glob(f"{glob.escape(directory)}/train.tfrecord-*.idx"))
+    ]
     return np.concatenate([np.load(name)["targets"] for name in files]).astype(np.int64)
 
 
@@ -36,7 +39,9 @@ def ids(random: np.random.Generator, count: int) -> np.ndarray:
     pieces = VOCABULARY_SIZE - IDS_BEFORE_PIECES
     rank = 2.7 * ((pieces + 2.7) / 2.7) ** random.random(count) - 2.7
     rare = random.random(count) < RARE_SHARE
-    return np.where(rare, random.integers(3, IDS_BEFORE_PIECES, count), IDS_BEFORE_PIECES + np.minimum(rank, pieces - 1)).astype(np.int32)
+    return np.where(
+        rare, random.integers(3, IDS_BEFORE_PIECES, count), IDS_BEFORE_PIECES + np.minimum(rank, pieces - 1)
+    ).astype(np.int32)
 
 
 def document_id(*parts: str | int) -> str:
@@ -44,30 +49,36 @@ def document_id(*parts: str | int) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def records(random: np.random.Generator, sizes: np.ndarray, corpus: str) -> Iterator[cache.Record]:
+def records(random: np.random.Generator, sizes: np.ndarray, corpus: str) -> Iterator[layout.Record]:
     """A record for each size [n]."""
     for number, size in enumerate(sizes.tolist()):
         tokens = ids(random, size)
         tokens[-1] = EOS_ID
-        yield cache.Record(document_id(corpus, number), f"made://{corpus}/{number}", {"targets": tokens})
+        yield layout.Record(document_id(corpus, number), f"made://{corpus}/{number}", {"targets": tokens})
 
 
-def commit(directory: str, staging: str, name: str, entries: list[cache.ShardEntry]) -> None:
+def commit(directory: str, staging: str, name: str, entries: list[layout.ShardEntry]) -> None:
     """Makes the staged shards the cache at `directory`."""
     vocabulary = {"path": "none", "fingerprint": "0" * 32, "size": VOCABULARY_SIZE}
-    facts = {"name": name, "modality": "text", "features": cache.TARGETS, "seed": SHUFFLE_SEED, "vocabulary": vocabulary}
-    cache_writer.commit(staging, directory, cache_writer.build_manifest(entries=entries, **facts))
+    facts = {
+        "name": name,
+        "modality": "text",
+        "features": layout.TARGETS,
+        "seed": SHUFFLE_SEED,
+        "vocabulary": vocabulary,
+    }
+    writer.commit(staging, directory, writer.build_manifest(entries=entries, **facts))
 
 
 def write_cache(directory: str, sizes: np.ndarray, num_shards: int, seed: int = 0, name: str = "synthetic") -> None:
     """A task cache of documents of these sizes [n], its split `train` in `num_shards` shards."""
     random = np.random.default_rng(seed)
-    shards: list[list[cache.Record]] = [[] for _ in range(num_shards)]
+    shards: list[list[layout.Record]] = [[] for _ in range(num_shards)]
     for record in records(random, sizes, f"{name}/{seed}"):
         shards[hashing.shard_of(hashing.record_hash(SHUFFLE_SEED, record.id), num_shards)].append(record)
-    staging = cache_writer.begin(directory)
+    staging = writer.begin(directory)
     entries = [
-        cache_writer.write_shard(staging, "train", shard, num_shards, made, cache.TARGETS, seed=SHUFFLE_SEED)
+        writer.write_shard(staging, "train", shard, num_shards, made, layout.TARGETS, seed=SHUFFLE_SEED)
         for shard, made in enumerate(shards)
     ]
     commit(directory, staging, name, entries)

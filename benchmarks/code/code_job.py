@@ -1,6 +1,6 @@
 """The code job, by stage: files and megabytes of source a CPU second, and what became of the files.
 
-    python benchmarks/code_job.py --corpus FOLDER [--output FOLDER] [--files 1500] [--rounds 3] [--detect_secrets PEER/bin/python]
+    python benchmarks/code/code_job.py --corpus FOLDER [--output FOLDER] [--files 1500] [--rounds 3] [--detect_secrets PEER/bin/python]
 
 FOLDER holds archives of repositories. One process takes the same files through every stage of the job, `--rounds` times; a stage's time is
 the median of its CPU seconds. Then the job itself runs once on all archives (FnApiRunner, one worker), with the CPU seconds of its sandbox.
@@ -29,10 +29,14 @@ import tempfile
 import time
 import tokenize
 
-from pipelines import code, corpus, duplicates, duplicates_table, job, licence_headers, minhash, secrets, sourcecode
-from pipelines.document import BadInput, Document
-from pipelines.filters import generated, licence, santacoder, stack
-from pipelines.repositories import RepositorySource
+from castor.pipelines import code
+from castor.pipelines.corpus import corpus
+from castor.pipelines.deduplication import duplicates_table, minhash, rules
+from castor.pipelines.document import BadInput, Document
+from castor.pipelines.execution import job
+from castor.pipelines.filters import generated, licence, santacoder, stack
+from castor.pipelines.readers.repository_source import RepositorySource
+from castor.pipelines.sourcecode import licence_headers, parse, secrets
 
 NEAR = minhash.MinHash(bands=25, rows=10, fold_numbers=False, min_tokens=5)
 DETECT = """
@@ -61,14 +65,14 @@ def read(folder: str, limit: int) -> tuple[list[Document], float]:
 def stages() -> dict:
     """Name -> function of a Document, in the order of the job, and the optional ones after."""
     return {
-        "parse": sourcecode.Parse(),
+        "parse": parse.Parse(),
         "licence header": licence_headers.Declare(),
         "secrets": secrets.Remove(),
         "generated": generated.Filter().check,
         "stack": stack.Filter().check,
         "licence": licence.Filter().check,
         "santacoder (optional)": santacoder.Filter().check,
-        "exact key": duplicates.ByText().keys,
+        "exact key": rules.ByText().keys,
         "near keys (bigcode)": NEAR.keys,
     }
 
@@ -124,15 +128,19 @@ def published_share(text: str, language: str) -> float:
         from pygments import lex, token
         from pygments.lexers import get_lexer_by_name
 
-        return sum(len(t) for kind, t in lex(text, get_lexer_by_name(language)) if kind in (token.Comment.Multiline, token.Comment.Single)) / len(
-            text
-        )
+        return sum(
+            len(t)
+            for kind, t in lex(text, get_lexer_by_name(language))
+            if kind in (token.Comment.Multiline, token.Comment.Single)
+        ) / len(text)
     total = 0
     try:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
                 total += len(ast.get_docstring(node) or "")
-        total += sum(len(t.string) for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT)
+        total += sum(
+            len(t.string) for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT
+        )
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
         pass
     return total / len(text)
@@ -167,7 +175,9 @@ def secrets_peer(documents: list[Document], python: str) -> dict:
         for i, d in enumerate(chosen):
             paths.append(f"{folder}/{i}_{d.metadata['path'].rpartition('/')[2]}")
             pathlib.Path(paths[-1]).write_text(d.text, encoding="utf-8")
-        done = subprocess.run([python, "-c", DETECT], input=json.dumps(paths), capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [python, "-c", DETECT], input=json.dumps(paths), capture_output=True, text=True, check=True
+        )
     theirs = json.loads(done.stdout)
     return {
         "files": len(chosen), "mb_per_cpu_s": round(size / ours, 1), "found": found, "detect_secrets_mb_per_cpu_s": round(size / theirs["cpu_s"], 2),
@@ -177,12 +187,24 @@ def secrets_peer(documents: list[Document], python: str) -> dict:
 
 def whole(folder: str, output: str) -> dict:
     """The job on all archives: its funnel, CPU seconds and the fate of files by language."""
-    made = code.Job(name="code", input_root=folder, inputs=("**",), output=output, keep_rejects=True, duplicates=(duplicates.ByText(), NEAR))
+    made = code.Job(
+        name="code",
+        input_root=folder,
+        inputs=("**",),
+        output=output,
+        keep_rejects=True,
+        duplicates=(rules.ByText(), NEAR),
+    )
     before, wall = _cpu(), time.monotonic()
     manifest = job.run(made, quiet=True)
     funnel = manifest["funnel"]
     spent = _cpu() - before
-    kept, origins, licences_, removed = collections.Counter(), collections.Counter(), collections.Counter(), collections.Counter()
+    kept, origins, licences_, removed = (
+        collections.Counter(),
+        collections.Counter(),
+        collections.Counter(),
+        collections.Counter(),
+    )
     fates: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     characters = 0
     for d in corpus.read_corpus(output):
@@ -196,9 +218,10 @@ def whole(folder: str, output: str) -> dict:
         for d in corpus.read_shard(str(path)):
             fates[d.metadata.get("language") or "unread"][path.parent.name] += 1
     for row in duplicates_table.read(output):
-        fates[sourcecode.language_of(row["source"], "") or "unread"][f"duplicate.{row['kind']}"] += 1
+        fates[parse.language_of(row["source"], "") or "unread"][f"duplicate.{row['kind']}"] += 1
     languages = {
-        name: {"files": kept[name] + fates[name].total(), "kept": kept[name], **dict(fates[name].most_common(4))} for name in {*kept, *fates}
+        name: {"files": kept[name] + fates[name].total(), "kept": kept[name], **dict(fates[name].most_common(4))}
+        for name in {*kept, *fates}
     }
     return {
         "funnel": funnel, "files_per_cpu_s": round(funnel["read"] / spent), "cpu_s": round(spent, 1), "wall_s": round(time.monotonic() - wall, 1),
@@ -211,14 +234,25 @@ def whole(folder: str, output: str) -> dict:
 def machine() -> dict:
     """What the figures were measured on."""
     info = pathlib.Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     versions = {name: importlib.metadata.version(name) for name in ("apache-beam", "numpy", "pygments", "identify")}
-    return {"cpu": names[0] if names else platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
 
 
 def _cpu() -> float:
     times = os.times()
-    return times.user + times.system + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # children are counted when they are reaped
+    return (
+        times.user + times.system + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    )  # children are counted when they are reaped
 
 
 def _most_files(item: tuple[str, dict]) -> tuple[int, str]:

@@ -1,6 +1,6 @@
 """Is planted contamination found, and do clean pages stay? Beside datatrove's n-gram filter on the same pages.
 
-    python benchmarks/decontamination.py --data ../shared/data [--peer DATATROVE_PYTHON] [--items 30] [--pages 400]
+    python benchmarks/decontamination/decontamination.py --data ../shared/data [--peer DATATROVE_PYTHON] [--items 30] [--pages 400]
 
 Real pages of web/crawl are extracted by Castor; into random ones an item of a benchmark (a question or answer of each file of eval/) is planted
 in the middle, as it is, in capitals, without punctuation, and with 10, 20 and 30% of its words replaced by words of other pages (Chinese and
@@ -31,10 +31,10 @@ KINDS = ("verbatim", "capitals", "no_punctuation", "reworded_10", "reworded_20",
 
 def real_pages(data: str, most: int) -> list[dict]:
     """Texts and URLs of real pages, every n-th, extracted in the sandbox."""
-    from pipelines.document import BadInput, Document
-    from pipelines.html import Extract
-    from pipelines.pages import PageSource
-    from pipelines.sandbox import Child, Sandbox
+    from castor.pipelines.core.sandbox import Child, Sandbox
+    from castor.pipelines.document import BadInput, Document
+    from castor.pipelines.readers.web_source import PageSource
+    from castor.pipelines.text.html import Extract
 
     source = PageSource("benchmark", os.path.join(data, "web"), ("crawl/*",))
     documents = [e for uri in source.files() for e in source.read(uri) if isinstance(e, Document)]
@@ -70,7 +70,9 @@ def planted(passages, pages: list[dict], items: int, seed: int) -> list[dict]:
                 host = rng.choice(texts)
                 at = host.find(" ", rng.randrange(len(host))) + 1
                 changed = change(text, kind, rng, words, characters)
-                result.append({"text": f"{host[:at]}\n{changed}\n{host[at:]}", "file": file, "part": part, "kind": kind})
+                result.append(
+                    {"text": f"{host[:at]}\n{changed}\n{host[at:]}", "file": file, "part": part, "kind": kind}
+                )
     return result
 
 
@@ -121,13 +123,13 @@ def share(hits: list[bool]) -> float:
 
 def castor(args, pages, plants, index) -> dict:
     """Our side: found, flagged, and the cost."""
-    from pipelines import contamination
-    from pipelines.view import TextView
+    from castor.pipelines.decontamination import matching
+    from castor.pipelines.text.tokenized_text import TextView
 
-    found = [bool(contamination.find(TextView(page["text"]), index)) for page in plants]
+    found = [bool(matching.find(TextView(page["text"]), index)) for page in plants]
     flagged = []
     for page in pages:
-        for match in contamination.find(TextView(page["text"]), index):
+        for match in matching.find(TextView(page["text"]), index):
             flagged.append({"url": page["url"], "item": match.entry.item, "kind": match.kind, "span": match.span})
     rounds = []
     for _ in range(3):
@@ -137,15 +139,22 @@ def castor(args, pages, plants, index) -> dict:
             len(seen.token_hashes)
         middle = time.process_time()
         for seen in views:
-            contamination.find(seen, index)
+            matching.find(seen, index)
         rounds.append((middle - started, time.process_time() - middle))
     tokens, search = (1000 * statistics.median(times) / len(pages) for times in zip(*rounds))
     files = sorted(pathlib.Path(args.code).rglob("*.py"))[:: args.code_step] if args.code else []
     code_flagged = []
     for path in files:
         text = path.read_text(encoding="utf-8", errors="replace")[:1_000_000]
-        for match in contamination.find(TextView(text), index):
-            code_flagged.append({"file": path.name, "item": match.entry.item, "kind": match.kind, "passage": text[match.begin : match.end][:200]})
+        for match in matching.find(TextView(text), index):
+            code_flagged.append(
+                {
+                    "file": path.name,
+                    "item": match.entry.item,
+                    "kind": match.kind,
+                    "passage": text[match.begin : match.end][:200],
+                }
+            )
     return {
         "found": shares(plants, found),
         "clean_pages": len(pages),
@@ -172,7 +181,12 @@ def peer(task: dict) -> dict:
     started = time.process_time()
     clean = [filter.filter(Document(text=text, id=str(i))) is not True for i, text in enumerate(task["pages"])]
     ms = 1000 * (time.process_time() - started) / len(clean)
-    return {"found": found, "clean_flagged": sum(clean), "ms_a_page": round(ms, 2), "index_seconds": round(index_seconds, 1)}
+    return {
+        "found": found,
+        "clean_flagged": sum(clean),
+        "ms_a_page": round(ms, 2),
+        "index_seconds": round(index_seconds, 1),
+    }
 
 
 def run_peer(python: str, passages, pages: list[dict], plants: list[dict]) -> dict:
@@ -190,7 +204,10 @@ def run_peer(python: str, passages, pages: list[dict], plants: list[dict]) -> di
 
 
 def machine() -> dict:
-    model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "resiliparse")}
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
@@ -209,20 +226,31 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    from pipelines import benchmark_files
-    from pipelines.benchmark_index import Index
+    from castor.pipelines.decontamination import benchmark_files
+    from castor.pipelines.decontamination.benchmark_index import Index
 
     root = os.path.join(args.data, "eval")
-    passages = [p for b in benchmark_files.PUBLISHED for path in benchmark_files.paths(root, b) for p in benchmark_files.read(path, b)]
+    passages = [
+        p
+        for b in benchmark_files.PUBLISHED
+        for path in benchmark_files.paths(root, b)
+        for p in benchmark_files.read(path, b)
+    ]
     started = time.process_time()
     index = Index(passages)
-    build = {"seconds": round(time.process_time() - started, 2), "passages": len(index.entries), "tokens": len(index.tokens)}
+    build = {
+        "seconds": round(time.process_time() - started, 2),
+        "passages": len(index.entries),
+        "tokens": len(index.tokens),
+    }
     pages = real_pages(args.data, args.pages)
     plants = planted(passages, pages, args.items, args.seed)
     result = {"kinds": KINDS, "plants": len(plants), "index": build, "castor": castor(args, pages, plants, index)}
     if args.peer:
         result["datatrove"] = run_peer(args.peer, passages, pages, plants)
-        result["times_faster"] = round(result["datatrove"]["ms_a_page"] / sum(result["castor"]["ms_a_page"].values()), 1)
+        result["times_faster"] = round(
+            result["datatrove"]["ms_a_page"] / sum(result["castor"]["ms_a_page"].values()), 1
+        )
     print(json.dumps({"benchmark": "decontamination", **result, "machine": machine()}))
     return 0
 

@@ -1,6 +1,6 @@
 """Deduplication measured: what it finds of planted near duplicates, what a signature costs beside datatrove's, what a job takes, stage by stage.
 
-    python benchmarks/deduplication.py ROOT [--part curve,natural,signatures,job,pictures] [--peer-python .../bin/python]
+    python benchmarks/deduplication/deduplication.py ROOT [--part curve,natural,signatures,job,pictures] [--peer-python .../bin/python]
 
 ROOT holds web/ and image/ (real pages and pictures). Parts:
 
@@ -32,15 +32,26 @@ import time
 import numpy as np
 import planted
 
-from pipelines.document import Document
-from pipelines.duplicates import ByText, ByUrl
-from pipelines.minhash import MinHash, meeting_probability, minima
-from pipelines.view import TextView, view
+from castor.pipelines.deduplication.minhash import MinHash, meeting_probability, minima
+from castor.pipelines.deduplication.rules import ByText, ByUrl
+from castor.pipelines.document import Document
+from castor.pipelines.text.tokenized_text import TextView, view
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2)
 EDGES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0001)
 PARTS = ("curve", "natural", "signatures", "job", "pictures")
-BENT = ("jpeg 90", "jpeg 50", "jpeg 20", "scale 0.5", "scale 0.2", "crop 0.01", "crop 0.025", "crop 0.05", "bright 1.2", "mirror")
+BENT = (
+    "jpeg 90",
+    "jpeg 50",
+    "jpeg 20",
+    "scale 0.5",
+    "scale 0.2",
+    "crop 0.01",
+    "crop 0.025",
+    "crop 0.05",
+    "bright 1.2",
+    "mirror",
+)
 
 # Run by the peer's interpreter: reads {"texts": [...]}, prints milliseconds of CPU a text for each turn asked for on standard input.
 PEER = """
@@ -64,7 +75,10 @@ def curve(texts: list[str], rule: MinHash) -> dict:
     """Where near copies meet, by similarity, for both kinds of signature."""
     texts = [text for text in texts if view(text).num_tokens >= 50]
     count = rule.bands * rule.rows
-    kinds = {"classic": lambda s: minima(s, count, rule.seed), "one_permutation": lambda s: planted.one_permutation(s, count)}
+    kinds = {
+        "classic": lambda s: minima(s, count, rule.seed),
+        "one_permutation": lambda s: planted.one_permutation(s, count),
+    }
     similarities, met = [], {kind: [] for kind in kinds}
     agreement = {kind: [] for kind in kinds}
     bands_seen: dict[str, dict] = {kind: collections.defaultdict(list) for kind in kinds}
@@ -134,7 +148,12 @@ def natural(texts: dict[str, str], root: str, rule: MinHash) -> dict:
         found = bool({*rule.keys(as_document(one))} & {*rule.keys(as_document(other))})
         pairs.append({"named": round(row["jaccard"], 3), "similarity": round(similarity, 3), "met": found})
     high = [p for p in pairs if p.get("similarity", 0) >= 0.8]
-    return {"pairs": pairs, "at_0.8": len(high), "met_at_0.8": sum(p["met"] for p in high), "met": sum(p.get("met", False) for p in pairs)}
+    return {
+        "pairs": pairs,
+        "at_0.8": len(high),
+        "met_at_0.8": sum(p["met"] for p in high),
+        "met": sum(p.get("met", False) for p in pairs),
+    }
 
 
 def as_document(text: str) -> Document:
@@ -180,7 +199,9 @@ def signatures(texts: list[str], rule: MinHash, peer_python: str | None, turns: 
     result["mean_tokens"] = round(statistics.mean(TextView(text).num_tokens for text in texts))
     result["milliseconds"] = {name: round(statistics.median(values), 3) for name, values in times.items()}
     if peer:
-        result["times_datatrove"] = round(statistics.median(times["datatrove"]) / statistics.median(times["band_keys"]), 1)
+        result["times_datatrove"] = round(
+            statistics.median(times["datatrove"]) / statistics.median(times["band_keys"]), 1
+        )
     return result
 
 
@@ -189,12 +210,13 @@ def job(texts: list[str], sizes: tuple[int, ...]) -> dict:
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from pipelines import corpus, duplicates_table
-    from pipelines.deduplication import Deduplicate
-    from pipelines.filters.c4_lines import SharedLines
-    from pipelines.pages import PageSource
-    from pipelines.sink import WriteCorpus
-    from pipelines.stages import Read
+    from castor.pipelines.core.stages import Read
+    from castor.pipelines.corpus import corpus
+    from castor.pipelines.corpus.sink import WriteCorpus
+    from castor.pipelines.deduplication import duplicates_table
+    from castor.pipelines.deduplication.deduplicate import Deduplicate
+    from castor.pipelines.deduplication.shared_lines import SharedLines
+    from castor.pipelines.readers.web_source import PageSource
 
     steps = {
         "read and write": ((), None),
@@ -241,7 +263,7 @@ def write_lines(folder: pathlib.Path, texts: list[str], size: int) -> int:
 
 def pictures(root: str, distances: tuple[int, ...] = (0, 2, 4, 6, 8, 10)) -> dict:
     """Share of bent copies within each distance of their originals, and pairs of different pictures that are."""
-    from pipelines.media.fingerprints import perceptual_hash
+    from castor.pipelines.media.fingerprints import perceptual_hash
 
     found = planted.pictures(root)
     started = time.process_time()
@@ -249,7 +271,9 @@ def pictures(root: str, distances: tuple[int, ...] = (0, 2, 4, 6, 8, 10)) -> dic
     milliseconds = 1000 * (time.process_time() - started) / len(found)
     recall = {}
     for kind in BENT:
-        apart = np.array([(perceptual_hash(planted.bent(pixels, kind)) ^ h).bit_count() for pixels, h in zip(found, hashes)])
+        apart = np.array(
+            [(perceptual_hash(planted.bent(pixels, kind)) ^ h).bit_count() for pixels, h in zip(found, hashes)]
+        )
         recall[kind] = {str(d): round(float((apart <= d).mean()), 3) for d in distances}
     between = collections.Counter((a ^ b).bit_count() for a, b in itertools.combinations(hashes, 2))
     return {
@@ -271,7 +295,10 @@ def main() -> int:
     arguments = parser.parse_args()
     wanted = arguments.part.split(",")
     rule = MinHash()
-    row = {"benchmark": "deduplication", "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"}
+    row = {
+        "benchmark": "deduplication",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    }
     row["versions"] = {name: importlib.metadata.version(name) for name in ("numpy", "apache-beam")}
     texts = planted.main_texts(arguments.root) if set(wanted) - {"pictures"} else {}
     many = list(texts.values())
@@ -280,7 +307,9 @@ def main() -> int:
     if "natural" in wanted:
         row["natural"] = natural(texts, arguments.root, rule)
     if "signatures" in wanted:
-        row["signatures"] = signatures(many[:: max(1, len(many) // arguments.peer_texts)][: arguments.peer_texts], rule, arguments.peer_python)
+        row["signatures"] = signatures(
+            many[:: max(1, len(many) // arguments.peer_texts)][: arguments.peer_texts], rule, arguments.peer_python
+        )
     if "job" in wanted:
         row["job"] = job(many, (arguments.documents // 4, arguments.documents))
     if "pictures" in wanted:

@@ -1,8 +1,8 @@
-"""What benchmarks/deduplication.py works on: real texts and pictures, seeded edits of them, and what they are compared with.
+"""What benchmarks/deduplication/deduplication.py works on: real texts and pictures, seeded edits of them, and what they are compared with.
 
 `edited` makes a near copy of a text, `bent` one of a picture. `one_permutation` is the other way to sign a text: one hash, bins, and optimal
 densification of empty ones (Shrivastava 2017, "Optimal Densification for Fast and Accurate Minwise Hashing"), to compare with the classic minima
-of pipelines/minhash.py.
+of pipelines/deduplication/minhash.py.
 """
 
 import glob
@@ -13,10 +13,10 @@ import tarfile
 
 import numpy as np
 
-from pipelines.document import BadInput, Document
-from pipelines.html import Extract
-from pipelines.pages import PageSource
-from tasks.hashing import mix64
+from castor.pipelines.document import BadInput, Document
+from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.text.html import Extract
+from castor.tasks.hashing import mix64
 
 KINDS = ("substitute", "delete", "insert", "swap")
 
@@ -78,7 +78,7 @@ def one_permutation(hashes: np.ndarray, count: int) -> np.ndarray:
 
 def pictures(root: str) -> list[np.ndarray]:
     """The pictures of image/*.tar, uint8 [height, width, 3]."""
-    from pipelines.media.images import decode_image
+    from castor.pipelines.media.images import decode_image
 
     found = []
     for name in sorted(glob.glob(f"{glob.escape(root)}/image/*.tar")):

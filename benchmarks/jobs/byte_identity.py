@@ -1,6 +1,6 @@
 """Are the outputs of a recipe's data stages the same bytes with one worker, with two, and after a SIGKILL half-way?
 
-    python benchmarks/byte_identity.py gin/recipes/real.gin --gin.CORPORA='"../shared/data"' --gin.CODE_ROOT='"/data/code"' --gin.OUTPUT='"out"'
+    python benchmarks/jobs/byte_identity.py gin/recipes/real.gin --gin.CORPORA='"../shared/data"' --gin.CODE_ROOT='"/data/code"' --gin.OUTPUT='"out"'
 
 The recipe must have run (its outputs are the peer: made by one worker). Each data stage is run again into a scratch folder, once with
 `--direct_running_mode=multi_processing --direct_num_workers=2`, once killed with SIGKILL after half the time it takes and started again. Every file
@@ -20,8 +20,8 @@ import sys
 import tempfile
 import time
 
-from launch import recipes
-from tasks import configuration
+from castor.launch.recipes import recipes
+from castor.tasks import configuration
 
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 
@@ -35,7 +35,7 @@ def checksums(folder: pathlib.Path) -> dict[str, str]:
 def start(stage: recipes.Stage, output: pathlib.Path, *beam: str) -> subprocess.Popen:
     """The stage's command, writing to `output` instead; in a process group of its own, so that a kill takes its workers too."""
     line = [argument for argument in recipes.command_line(stage) if not argument.startswith("--gin.OUTPUT=")]
-    command = [sys.executable, "-m", "launch.command", *line, f"--gin.OUTPUT={str(output)!r}", *beam]
+    command = [sys.executable, "-P", "-m", "castor.launch.command", *line, f"--gin.OUTPUT={str(output)!r}", *beam]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
@@ -97,7 +97,10 @@ def main() -> int:
             shutil.rmtree(scratch / stage.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    same = all(r["two_workers_identical"] and r["restarted_identical"] and not r["half_written_visible"] for r in results.values())
+    same = all(
+        r["two_workers_identical"] and r["restarted_identical"] and not r["half_written_visible"]
+        for r in results.values()
+    )
     print(json.dumps({"benchmark": "byte_identity", "recipe": arguments.recipe, "identical": same, "stages": results}))
     return 0 if same else 1
 

@@ -1,6 +1,6 @@
 """Do the joints between caches, SeqIO and the trainer hold on a recipe's own caches?
 
-    python benchmarks/joints.py OUT      # OUT: what `castor run` wrote; five caches in OUT/tasks
+    python benchmarks/jobs/end_to_end.py OUT      # OUT: what `castor run` wrote; five caches in OUT/tasks
 
 seqio      unmodified SeqIO, use_cached=True: each task yields exactly the cache's examples, and the mixture yields only those
 shards     the rows of 2 and 4 data shards, put together, are the rows of one
@@ -21,8 +21,8 @@ import time
 
 import numpy as np
 
-import tasks
-from tasks.catalog import Mixture, find_caches
+from castor import tasks
+from castor.tasks.batches.catalog import Mixture, find_caches
 
 DOMAINS = ("web", "code", "image", "audio", "video")
 STEPS = 60
@@ -32,7 +32,7 @@ def check_seqio(tasks_dir: str) -> dict:
     """Counts the examples that SeqIO yields and compares each with the cache's own reader."""
     import seqio
 
-    from tasks import seqio_tasks
+    from castor.tasks.integrations import seqio_tasks
 
     seqio_tasks.register(tasks_dir)
     counts = {}
@@ -42,12 +42,20 @@ def check_seqio(tasks_dir: str) -> dict:
             expected = [reader[i]["targets"].tobytes() for i in range(len(reader))]
             task = seqio.get_mixture_or_task(found.name)
             dataset = task.get_dataset(None, split=split, use_cached=True, shuffle=False, num_epochs=1)
-            yielded = [row["targets"].astype(reader[0]["targets"].dtype).tobytes() for row in dataset.as_numpy_iterator()] if expected else []
+            yielded = (
+                [row["targets"].astype(reader[0]["targets"].dtype).tobytes() for row in dataset.as_numpy_iterator()]
+                if expected
+                else []
+            )
             # As multisets: SeqIO interleaves the shards.
-            assert collections.Counter(yielded) == collections.Counter(expected), f"{found.name} {split}: SeqIO yields something else"
+            assert collections.Counter(yielded) == collections.Counter(expected), (
+                f"{found.name} {split}: SeqIO yields something else"
+            )
             counts[f"{found.name}/{split}"] = len(yielded)
     name = seqio_tasks.register_mixture(tasks.resolve_mixture(Mixture("five", dict.fromkeys(DOMAINS, 1.0)), tasks_dir))
-    dataset = seqio.get_mixture_or_task(name).get_dataset(None, split="train", use_cached=True, shuffle=False, num_epochs=1)
+    dataset = seqio.get_mixture_or_task(name).get_dataset(
+        None, split="train", use_cached=True, shuffle=False, num_epochs=1
+    )
     mixed = collections.Counter(row["targets"].astype(np.int64).tobytes() for row in dataset.as_numpy_iterator())
     known = set()
     for found in find_caches(tasks_dir):
@@ -63,7 +71,10 @@ def check_shards(tasks_dir: str) -> int:
     lengths, compared = {"targets": 512}, 0
     whole = tasks.Batches(mixture, batch_size=8, lengths=lengths)
     for shards in (2, 4):
-        parts = [tasks.Batches(mixture, batch_size=8, lengths=lengths, shard=shard, num_shards=shards) for shard in range(shards)]
+        parts = [
+            tasks.Batches(mixture, batch_size=8, lengths=lengths, shard=shard, num_shards=shards)
+            for shard in range(shards)
+        ]
         for step in (0, 1, 17, 1000):
             expected, rows = whole.batch(step), [part.batch(step) for part in parts]
             for name, array in expected.items():
@@ -78,7 +89,16 @@ def train(tasks_dir: str, model_dir: pathlib.Path, steps: int, *more: str) -> su
         "TASK_FEATURE_LENGTHS": {"targets": 256}, "EVAL_PERIOD": 0, "CHECKPOINT_PERIOD": 10, "WARMUP_STEPS": 5,
     }  # fmt: skip
     files = [f"--gin_file={name}" for name in ("models/tiny.gin", "runs/pretrain.gin", "mixtures/five.gin")]
-    command = [sys.executable, "-m", "launch.command", "train", *files, *(f"--gin.{name}={value}" for name, value in bindings.items()), *more]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "castor.launch.command",
+        "train",
+        *files,
+        *(f"--gin.{name}={value}" for name, value in bindings.items()),
+        *more,
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -103,7 +123,11 @@ def check_restart(tasks_dir: str, scratch: pathlib.Path) -> dict:
     at = len(metrics.read_text().splitlines())
     finish(train(tasks_dir, scratch / "killed", STEPS))
     whole = losses(scratch / "whole")
-    return {"steps": len(whole), "killed_at": at, "identical": metrics.read_bytes() == (scratch / "whole" / "metrics.jsonl").read_bytes()}
+    return {
+        "steps": len(whole),
+        "killed_at": at,
+        "identical": metrics.read_bytes() == (scratch / "whole" / "metrics.jsonl").read_bytes(),
+    }
 
 
 def check_mesh(tasks_dir: str, scratch: pathlib.Path) -> dict:

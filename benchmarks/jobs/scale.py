@@ -1,7 +1,7 @@
 """Does the cost of the web job grow linearly with the corpus, and does a worker's memory stay flat?
 
-    python benchmarks/scale.py --data DATA                       # 10,000, 30,000 and 100,000 documents
-    python benchmarks/scale.py --data DATA --sizes 1000,3000     # a taste
+    python benchmarks/jobs/scale.py --data DATA                       # 10,000, 30,000 and 100,000 documents
+    python benchmarks/jobs/scale.py --data DATA --sizes 1000,3000     # a taste
 
 DATA is a folder with `web/crawl/*.warc.gz` (real pages); without it the pages are those of the demo's corpus. Documents are made of pages of at most
 LARGEST bytes: in each copy WORDS of a hundred words are replaced by others of the same pages, but every NEARth copy differs in a few words and
@@ -103,7 +103,13 @@ class Watch(threading.Thread):
             if ancestor != self._root:
                 continue
             self._cpu[pid] = parents[pid][1]
-            kind = "launcher_mb" if pid == self._root else "sandbox_mb" if b"pipelines.sandbox" in names[pid] else "worker_mb"
+            kind = (
+                "launcher_mb"
+                if pid == self._root
+                else "sandbox_mb"
+                if b"castor.pipelines.core.sandbox" in names[pid]
+                else "worker_mb"
+            )
             kind = "engine_mb" if b"java" in names[pid].split(b"\0")[0] else kind
             try:
                 status = pathlib.Path("/proc", str(pid), "status").read_text()
@@ -119,7 +125,17 @@ def measure(count: int, pages: list[tuple[str, bytes]], work: pathlib.Path, engi
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         folder, output = pathlib.Path(scratch, "pages"), pathlib.Path(scratch, "corpus")
         size = make(folder, count, pages)
-        command = [sys.executable, "-m", "launch.command", "launch", *ENGINES[engine], "web", f"--gin.INPUT_ROOT={str(folder)!r}", f"--gin.OUTPUT={str(output)!r}"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "castor.launch.command",
+            "launch",
+            *ENGINES[engine],
+            "web",
+            f"--gin.INPUT_ROOT={str(folder)!r}",
+            f"--gin.OUTPUT={str(output)!r}",
+        ]
         command.append(f"--gin.NUM_SHARDS={math.ceil(count / PER_SHARD)}")
         started = time.monotonic()
         child = subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -135,13 +151,23 @@ def measure(count: int, pages: list[tuple[str, bytes]], work: pathlib.Path, engi
         funnel = json.loads((output / "manifest.json").read_text())["funnel"]
     ends = {fate: sum(funnel[fate].values()) for fate in ("rejected", "duplicates", "dead_letters")}
     assert funnel["read"] == count == funnel["kept"] + sum(ends.values()), funnel
-    figures = {"documents": count, "mb_html": round(size / 1e6, 1), "wall_s": round(seconds, 1), "cpu_s": round(watch.cpu_s, 1), **watch.peak}
+    figures = {
+        "documents": count,
+        "mb_html": round(size / 1e6, 1),
+        "wall_s": round(seconds, 1),
+        "cpu_s": round(watch.cpu_s, 1),
+        **watch.peak,
+    }
     return {**figures, "kept": funnel["kept"], **ends, "duplicates_by": funnel["duplicates"]}
 
 
 def slope(rows: list[dict], figure: str) -> float | None:
     first, last = rows[0], rows[-1]
-    return round(math.log(last[figure] / first[figure]) / math.log(last["documents"] / first["documents"]), 3) if len(rows) > 1 else None
+    return (
+        round(math.log(last[figure] / first[figure]) / math.log(last["documents"] / first["documents"]), 3)
+        if len(rows) > 1
+        else None
+    )
 
 
 def main() -> int:
@@ -158,9 +184,28 @@ def main() -> int:
     for count in map(int, arguments.sizes.split(",")):
         rows.append(measure(count, pages, work, arguments.engine, arguments.rest))
         print(json.dumps(rows[-1]), file=sys.stderr)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    figures = {"slope": slope(rows, "cpu_s"), "slope_wall": slope(rows, "wall_s"), "worker_growth": round(rows[-1]["worker_mb"] / rows[0]["worker_mb"], 2)}
-    print(json.dumps({"benchmark": "scale", "engine": arguments.engine, **figures, "pages": len(pages), "sizes": rows, "machine": machine}))
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    figures = {
+        "slope": slope(rows, "cpu_s"),
+        "slope_wall": slope(rows, "wall_s"),
+        "worker_growth": round(rows[-1]["worker_mb"] / rows[0]["worker_mb"], 2),
+    }
+    print(
+        json.dumps(
+            {
+                "benchmark": "scale",
+                "engine": arguments.engine,
+                **figures,
+                "pages": len(pages),
+                "sizes": rows,
+                "machine": machine,
+            }
+        )
+    )
     return 0
 
 

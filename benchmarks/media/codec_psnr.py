@@ -1,6 +1,6 @@
 """How well does the patch codec keep pictures of a kind it was not fitted on, by number of codes, beside JPEG at the same bits a pixel?
 
-    python benchmarks/codec_psnr.py --fit FIT.tar [FIT.tar ...] --test TEST.tar [TEST.tar ...] [--budget 256]
+    python benchmarks/media/codec_psnr.py --fit FIT.tar [FIT.tar ...] --test TEST.tar [TEST.tar ...] [--budget 256]
 
 Pictures are scaled to the token budget first (8x8 pixels a token), so PSNR is over what the model sees: the mean over pictures of each picture's PSNR in dB.
 JPEG (Pillow, 4:2:0, optimized) gets, picture by picture, the best quality whose bytes, less those of its headers, fit the codec's bits. Prints one JSON line.
@@ -15,9 +15,9 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from pipelines.document import BadInput
-from pipelines.media.images import decode_image
-from tasks import codecs, image, streams
+from castor.pipelines.document import BadInput
+from castor.pipelines.media.images import decode_image
+from castor.tasks.vocabulary import codecs, image, streams
 
 
 def pictures(paths: list[str], budget: int) -> list[np.ndarray]:
@@ -60,7 +60,9 @@ def main() -> None:
         codec = codecs.fit(fitted_on, streams.IMAGE_PATCH, codes)
         bits = math.log2(math.prod(codec.levels)) / 64
         rows[codes] = {
-            "castor": round(float(np.mean([codecs.psnr(p, codec.decode(codec.encode(p)), 255.0) for p in held_out])), 2),
+            "castor": round(
+                float(np.mean([codecs.psnr(p, codec.decode(codec.encode(p)), 255.0) for p in held_out])), 2
+            ),
             "jpeg": round(float(np.mean([jpeg_psnr(p, bits * p.shape[0] * p.shape[1]) for p in held_out])), 2),
             "bits_a_pixel": round(bits, 3),
         }

@@ -1,7 +1,7 @@
 """Do the web and the code job end well on damaged input, and is every document accounted for?
 
-    python benchmarks/fuzz.py --data DATA                       # 10,000 mutated inputs of real pages, archives, JSON lines, tars and source files
-    python benchmarks/fuzz.py --data DATA --inputs 300          # a taste
+    python benchmarks/robustness/fuzz.py --data DATA                       # 10,000 mutated inputs of real pages, archives, JSON lines, tars and source files
+    python benchmarks/robustness/fuzz.py --data DATA --inputs 300          # a taste
 
 DATA is a folder with `web/crawl/*.warc.gz`; without it the pages are those of the demo's corpus. Source files are those of this Python's own
 library. Inputs are made of a seed (mutations.py), several documents to an archive, exactly one of them damaged. Each batch of inputs goes
@@ -40,12 +40,12 @@ PARTS = (2, 5)
 
 def pages(data: str, work: pathlib.Path) -> list[tuple[str, bytes]]:
     """(url, body) of the pages of real archives, or of the demo's."""
-    from pipelines.document import Document
-    from pipelines.pages import PageSource
+    from castor.pipelines.document import Document
+    from castor.pipelines.readers.web_source import PageSource
 
     root = pathlib.Path(data, "web", "crawl") if data else work / "demo" / "web"
     if not data:
-        from launch.demo_corpus import DemoCorpus
+        from castor.launch.recipes.demo_corpus import DemoCorpus
 
         DemoCorpus(images=1, sounds=1, clips=1).make(str(work / "demo"))
     source = PageSource("pages", str(root), ("*.warc.gz",))
@@ -56,15 +56,30 @@ def pages(data: str, work: pathlib.Path) -> list[tuple[str, bytes]]:
 def sources() -> list[tuple[str, bytes]]:
     """(path, content) of source files of this Python's library."""
     root = pathlib.Path(sysconfig.get_paths()["stdlib"])
-    files = [path for folder in ("json", "email", "http", "logging", "asyncio", "xml", "idlelib", "lib2to3") for path in sorted(root.glob(f"{folder}/*.py"))]
-    return [(str(path.relative_to(root)), data) for path in files if 0 < len(data := path.read_bytes()) <= LARGEST_SOURCE]
+    files = [
+        path
+        for folder in ("json", "email", "http", "logging", "asyncio", "xml", "idlelib", "lib2to3")
+        for path in sorted(root.glob(f"{folder}/*.py"))
+    ]
+    return [
+        (str(path.relative_to(root)), data) for path in files if 0 < len(data := path.read_bytes()) <= LARGEST_SOURCE
+    ]
 
 
 def response(url: str, body: bytes) -> bytes:
     """A WARC response record, uncompressed."""
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    head = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: " + url.encode("utf-8", "replace").replace(b"\n", b"") + b"\r\nWARC-Date: 2024-01-01T00:00:00Z\r\n"
-    return head + b"Content-Type: application/http; msgtype=response\r\nContent-Length: %d\r\n\r\n" % len(http) + http + b"\r\n\r\n"
+    head = (
+        b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: "
+        + url.encode("utf-8", "replace").replace(b"\n", b"")
+        + b"\r\nWARC-Date: 2024-01-01T00:00:00Z\r\n"
+    )
+    return (
+        head
+        + b"Content-Type: application/http; msgtype=response\r\nContent-Length: %d\r\n\r\n" % len(http)
+        + http
+        + b"\r\n\r\n"
+    )
 
 
 def cases(kind: str, seed: int, first: int, last: int, data: str, work: pathlib.Path):
@@ -76,25 +91,36 @@ def cases(kind: str, seed: int, first: int, last: int, data: str, work: pathlib.
         chosen = [mutator.random.randrange(len(documents)) for _ in range(mutator.random.randint(*PARTS))]
         name = f"{kind}{number:06d}"
         if kind == "warc":
-            yield mutations.archive(name, [response(*documents[i]) for i in chosen], mutator, mutator.random.random() < 0.7)
+            yield mutations.archive(
+                name, [response(*documents[i]) for i in chosen], mutator, mutator.random.random() < 0.7
+            )
         elif kind == "html":
             yield mutations.whole(name + ".html", bodies[chosen[0]], mutator)
         elif kind == "jsonl":
-            lines = [json.dumps({"text": bodies[i].decode("utf-8", "replace")[:4000], "url": documents[i][0]}).encode() for i in chosen]
+            lines = [
+                json.dumps({"text": bodies[i].decode("utf-8", "replace")[:4000], "url": documents[i][0]}).encode()
+                for i in chosen
+            ]
             yield mutations.whole(name + ".jsonl", b"\n".join(lines) + b"\n", mutator)
         elif kind == "tar":
             files = [(f"package/{number}/{k}/{documents[i][0]}", bodies[i]) for k, i in enumerate(chosen)]
             yield mutations.tarball(name, [("package/LICENSE", _MIT), *files], mutator, mutator.random.random() < 0.5)
         else:
-            yield mutations.whole(f"{name}/{pathlib.PurePath(documents[chosen[0]][0]).name}", bodies[chosen[0]], mutator)
+            yield mutations.whole(
+                f"{name}/{pathlib.PurePath(documents[chosen[0]][0]).name}", bodies[chosen[0]], mutator
+            )
 
 
 def lost(case: mutations.Case, kind: str, elements: list) -> int:
     """How many undamaged documents of an archive the source did not bring."""
     if case.damaged < 0 or kind not in ("warc", "tar"):
         return 0
-    read = collections.Counter(hashlib.sha256(x.bytes).digest() for x in elements if getattr(x, "bytes", None) is not None)
-    wanted = (part.partition(b"\r\n\r\n")[2].partition(b"\r\n\r\n")[2][:-4] if kind == "warc" else part for part in case.parts)
+    read = collections.Counter(
+        hashlib.sha256(x.bytes).digest() for x in elements if getattr(x, "bytes", None) is not None
+    )
+    wanted = (
+        part.partition(b"\r\n\r\n")[2].partition(b"\r\n\r\n")[2][:-4] if kind == "warc" else part for part in case.parts
+    )
     missing = 0
     for number, content in enumerate(wanted):
         digest = hashlib.sha256(content).digest()
@@ -106,16 +132,20 @@ def lost(case: mutations.Case, kind: str, elements: list) -> int:
 
 def run_batch(arguments) -> dict:
     """Makes a batch of inputs, reads each through the source, then runs the job over them all. Runs in a process of its own."""
-    from launch import command
-    from pipelines.pages import PageSource
-    from pipelines.repositories import RepositorySource
+    from castor.launch import command
+    from castor.pipelines.readers.repository_source import RepositorySource
+    from castor.pipelines.readers.web_source import PageSource
 
     kind, work = arguments.batch, pathlib.Path(arguments.work)
     folder, output = work / "inputs", work / "output"
     result = collections.Counter(inputs=0, bytes=0, neighbours_lost=0, members_lost=0, silent=0, parts=0)
     source = (PageSource if JOBS[kind] == "web" else RepositorySource)("fuzz", str(folder), ("**",))
     slowest = 0.0
-    made = bombs() if kind == "bombs" else cases(kind, arguments.seed, arguments.first, arguments.last, arguments.data, work)
+    made = (
+        bombs()
+        if kind == "bombs"
+        else cases(kind, arguments.seed, arguments.first, arguments.last, arguments.data, work)
+    )
     for case in made:
         path = folder / case.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +161,14 @@ def run_batch(arguments) -> dict:
     before = cpu_seconds()
     started = time.monotonic()
     code = command.main(
-        ["data", JOBS[kind], f"--gin.INPUT_ROOT={str(folder)!r}", "--gin.INPUTS=['**']", f"--gin.OUTPUT={str(output)!r}", "--gin.DEAD_LETTER_THRESHOLD=1.0"]
+        [
+            "data",
+            JOBS[kind],
+            f"--gin.INPUT_ROOT={str(folder)!r}",
+            "--gin.INPUTS=['**']",
+            f"--gin.OUTPUT={str(output)!r}",
+            "--gin.DEAD_LETTER_THRESHOLD=1.0",
+        ]
     )
     if code != 0:
         sys.exit(f"castor data {JOBS[kind]} ended with {code}")
@@ -163,7 +200,18 @@ def cpu_seconds() -> float:
 def start_batch(arguments, kind: str, first: int, last: int) -> dict:
     """A batch in a fresh process; {"failed": ...} if it did not end well."""
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
-        command = [sys.executable, __file__, "--batch", kind, "--first", str(first), "--last", str(last), "--seed", str(arguments.seed)]
+        command = [
+            sys.executable,
+            __file__,
+            "--batch",
+            kind,
+            "--first",
+            str(first),
+            "--last",
+            str(last),
+            "--seed",
+            str(arguments.seed),
+        ]
         command += ["--data", arguments.data, "--work", work]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=arguments.batch_seconds)
@@ -180,7 +228,23 @@ def summary(batches: list[dict]) -> dict:
     errors: collections.Counter = collections.Counter()
     sound = [batch for batch in batches if "failed" not in batch]
     for batch in sound:
-        total.update({k: batch[k] for k in ("inputs", "parts", "read", "kept", "rejected", "duplicates", "dead_letters", "silent", "members_lost", "neighbours_lost")})
+        total.update(
+            {
+                k: batch[k]
+                for k in (
+                    "inputs",
+                    "parts",
+                    "read",
+                    "kept",
+                    "rejected",
+                    "duplicates",
+                    "dead_letters",
+                    "silent",
+                    "members_lost",
+                    "neighbours_lost",
+                )
+            }
+        )
         errors.update(batch["errors"])
     return {
         **total,
@@ -200,10 +264,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join([*SHARES, "bombs"]))
     parser.add_argument("--batch_inputs", type=int, default=500, help="inputs a process")
-    parser.add_argument("--batch_seconds", type=float, default=1800, help="wall time after which a batch counts as hung")
+    parser.add_argument(
+        "--batch_seconds", type=float, default=1800, help="wall time after which a batch counts as hung"
+    )
     parser.add_argument("--work", default=tempfile.gettempdir())
     for name in ("--batch", "--first", "--last"):
-        parser.add_argument(name, help=argparse.SUPPRESS, type=str if name == "--batch" else int, default="" if name == "--batch" else 0)
+        parser.add_argument(
+            name, help=argparse.SUPPRESS, type=str if name == "--batch" else int, default="" if name == "--batch" else 0
+        )
     arguments = parser.parse_args()
     if arguments.batch:
         result = run_batch(arguments)
@@ -213,13 +281,33 @@ def main() -> int:
     kinds = {}
     for kind in arguments.kinds.split(","):
         count = round(SHARES[kind] * arguments.inputs) if kind in SHARES else 1
-        batches = [start_batch(arguments, kind, i, min(count, i + arguments.batch_inputs)) for i in range(0, count, arguments.batch_inputs)]
+        batches = [
+            start_batch(arguments, kind, i, min(count, i + arguments.batch_inputs))
+            for i in range(0, count, arguments.batch_inputs)
+        ]
         kinds[kind] = summary(batches)
         print(kind, json.dumps(kinds[kind]), file=sys.stderr)
-    well = all(not k["failed"] and k["adds_up"] and not k.get("silent") and not k.get("members_lost") for k in kinds.values())
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    well = all(
+        not k["failed"] and k["adds_up"] and not k.get("silent") and not k.get("members_lost") for k in kinds.values()
+    )
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     inputs = sum(k.get("inputs", 0) for k in kinds.values())
-    print(json.dumps({"benchmark": "fuzz", "well": well, "inputs": inputs, "seed": arguments.seed, "kinds": kinds, "machine": machine}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "fuzz",
+                "well": well,
+                "inputs": inputs,
+                "seed": arguments.seed,
+                "kinds": kinds,
+                "machine": machine,
+            }
+        )
+    )
     return 0 if well else 1
 
 

@@ -1,4 +1,4 @@
-"""Seeded damage to real inputs, for benchmarks/fuzz.py: the same seed makes the same bytes.
+"""Seeded damage to real inputs, for benchmarks/robustness/fuzz.py: the same seed makes the same bytes.
 
 `Mutator` damages bytes the way transfers, disks and hostile servers do (bits flipped, pieces cut out, doubled, put in from elsewhere, numbers
 replaced by those that break parsers) and knows a few words of each format. `Case` is one input file built of parts (records of an archive,
@@ -12,7 +12,20 @@ import random
 import tarfile
 import zlib
 
-NUMBERS = (b"0", b"-1", b"1", b"7", b"65536", b"2147483648", b"4294967296", b"9223372036854775807", b"99999999999999999999", b"1e9", b"0x10", b"")
+NUMBERS = (
+    b"0",
+    b"-1",
+    b"1",
+    b"7",
+    b"65536",
+    b"2147483648",
+    b"4294967296",
+    b"9223372036854775807",
+    b"99999999999999999999",
+    b"1e9",
+    b"0x10",
+    b"",
+)
 WORDS = {
     "html": (
         b"<div>" * 2000, b"<table><tr><td>" * 300, b"<!--", b"<script>", b"</body>", b"<![CDATA[", b"&#0;", b"&#x110000;", b"\0", b"\xff\xfe", b"<svg><![CDATA[",
@@ -56,7 +69,11 @@ class Mutator:
 
     def _place(self, data: bytes) -> int:
         """Anywhere, but the beginning, where formats keep their headers, as often as all the rest."""
-        return self.random.randrange(min(len(data), 600) + 1) if self.random.random() < 0.5 else self.random.randrange(len(data) + 1)
+        return (
+            self.random.randrange(min(len(data), 600) + 1)
+            if self.random.random() < 0.5
+            else self.random.randrange(len(data) + 1)
+        )
 
     def _piece(self, data: bytes) -> tuple[int, int]:
         begin = self._place(data)
@@ -136,7 +153,9 @@ def tarball(name: str, files: list[tuple[str, bytes]], mutator: Mutator, compres
         raw = member.getvalue()[: 512 + (len(data) + 511) // 512 * 512]
         if i == damaged:
             hurt = mutator.damage(raw)
-            raw = hurt if mutator.random.random() < 0.5 else hurt[: len(raw)].ljust(len(raw), b"\0")  # half of the time blocks stay aligned
+            raw = (
+                hurt if mutator.random.random() < 0.5 else hurt[: len(raw)].ljust(len(raw), b"\0")
+            )  # half of the time blocks stay aligned
         out.write(raw)
     data = out.getvalue() + b"\0" * 1024
     if not compressed:

@@ -1,6 +1,6 @@
 """Castor on two shapes of MaxText's, through the real TPU compiler, on a machine without a TPU: predicted MFU, and HBM a chip.
 
-    python benchmarks/maxtext_shapes.py --judge=PROGRAM [--only=gemma_2b] [--keep=FOLDER]     # about two minutes a shape
+    python benchmarks/tpu/maxtext_shapes.py --judge=PROGRAM [--only=gemma_2b] [--keep=FOLDER]     # about two minutes a shape
 
 --judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F` and prints JSON with
 mfu.cycles.as_scheduled; without it, Castor's own reading of the program stands alone. Prints one JSON line a shape.
@@ -23,8 +23,10 @@ import subprocess
 import sys
 import tempfile
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-TILES = dict.fromkeys(("q", "kv", "kv_compute", "q_backward", "kv_backward", "kv_compute_backward", "q_dq", "kv_dq"), 512)
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+TILES = dict.fromkeys(
+    ("q", "kv", "kv_compute", "q_backward", "kv_backward", "kv_compute_backward", "q_dq", "kv_dq"), 512
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,17 @@ SHAPES = {
         1,
         0.51,
         None,
-        dict(vocab_size=256128, embed=2048, layers=18, heads=8, kv_heads=1, head_dim=256, mlp=16384, remat="minimal", loss_chunk=4096),
+        dict(
+            vocab_size=256128,
+            embed=2048,
+            layers=18,
+            heads=8,
+            kv_heads=1,
+            head_dim=256,
+            mlp=16384,
+            remat="minimal",
+            loss_chunk=4096,
+        ),
     ),
     "maxtext_16b": Shape(
         "v5e:16x16",
@@ -55,7 +67,17 @@ SHAPES = {
         2,
         0.54,
         9.3e9,
-        dict(vocab_size=32000, embed=4096, layers=32, heads=64, kv_heads=64, head_dim=128, mlp=28672, remat="full", loss_chunk=4096),
+        dict(
+            vocab_size=32000,
+            embed=4096,
+            layers=32,
+            heads=64,
+            kv_heads=64,
+            head_dim=128,
+            mlp=28672,
+            remat="full",
+            loss_chunk=4096,
+        ),
     ),
 }
 LENGTH = 2048
@@ -64,25 +86,25 @@ LENGTH = 2048
 def compiler_options(chip: str) -> dict[str, str]:
     """What gin/compiler/CHIP.gin binds."""
     import gin
-
-    import train.loop
-    from tasks import configuration
-    from tasks.configuration import Flags
+    from castor.tasks import configuration
+    from castor.tasks.configuration import Flags
+    from castor.train.loop import Run
 
     files = ("models/tiny.gin", "runs/pretrain.gin", f"compiler/{chip}.gin")
     configuration.parse(Flags(files=files, bindings=("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='none'")))
-    options = dict(train.loop.Run().compiler_options)
+    options = dict(Run().compiler_options)
     gin.clear_config()
     return options
 
 
 def measure(name: str, shape: Shape, judge: str | None, folder: pathlib.Path) -> dict:
-    from train import aot, splash
-    from train.chips import Topology
-    from train.model import Transformer
-    from train.optimizers import AdamW
-    from train.partitioning import Partitioner
-    from train.step import Trainer
+    from castor.train.compiler import aot
+    from castor.train.compiler.chips import Topology
+    from castor.train.model.attention import splash
+    from castor.train.model.decoder import Transformer
+    from castor.train.optimizers import AdamW
+    from castor.train.partitioning import Partitioner
+    from castor.train.step import Trainer
 
     topology = Topology.of(shape.topology)
     model = Transformer(dtype="bfloat16", attention="splash", splash_blocks=splash.Blocks(**TILES), **shape.model)
@@ -113,10 +135,15 @@ def measure(name: str, shape: Shape, judge: str | None, folder: pathlib.Path) ->
         program.write_text(compiled.text)
         chip, sides = shape.topology.split(":")
         flags = ["--chip", chip, "--topology", sides, "--model-flops-per-chip", str(report["flops"]["model"])]
-        done = subprocess.run([sys.executable, "-I", judge, str(program), *flags], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-I", judge, str(program), *flags], capture_output=True, text=True, check=True
+        )
         (folder / f"{name}.judge.json").write_text(done.stdout)
         judged = json.loads(done.stdout)
-        told["judge"] = {"seconds": judged["step_seconds"]["cycles"]["as_scheduled"], "mfu": judged["mfu"]["cycles"]["as_scheduled"]}
+        told["judge"] = {
+            "seconds": judged["step_seconds"]["cycles"]["as_scheduled"],
+            "mfu": judged["mfu"]["cycles"]["as_scheduled"],
+        }
         told["mfu_over_maxtext"] = told["judge"]["mfu"] / shape.peer_mfu
     return told
 
@@ -127,9 +154,8 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--keep", type=pathlib.Path, help="a folder for the compiled programs")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(REPOSITORY))
     sys.setrecursionlimit(10_000)
-    from train import aot
+    from castor.train.compiler import aot
 
     aot.quiet()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,9 +1,9 @@
 """The family on pod slices: memory, predicted step time and MFU of every member, from the real TPU compiler, on a machine without a TPU.
 
-    python benchmarks/pod_scale.py --rows=FOLDER                          # compiles what FOLDER lacks; Ctrl-C loses nothing
-    python benchmarks/pod_scale.py --rows=FOLDER --only=nano2             # rows whose name holds the text
-    python benchmarks/pod_scale.py --rows=FOLDER --judge=PROGRAM      # and asks another reader of the same compiled program
-    python benchmarks/pod_scale.py --rows=FOLDER --table=docs/scale.md    # writes the table anew from what is there; compiles nothing
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER                          # compiles what FOLDER lacks; Ctrl-C loses nothing
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER --only=nano2             # rows whose name holds the text
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER --judge=PROGRAM      # and asks another reader of the same compiled program
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER --table=docs/scale.md    # writes the table anew from what is there; compiles nothing
 
 A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology, on the run's mesh or that of
 MESHES. Tokens of a step are those of the run, or as many rows as the mesh cuts the batch into where that is more. Of the settings in `settings`,
@@ -27,12 +27,25 @@ import sys
 import tempfile
 import time
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GIN = REPOSITORY / "gin"
-TOKENS = {"tiny": 2**20, "small": 2**20, "1b": 2**21, "nano1": 2**22, "nano2": 2**22, "pro": 2**23, "ultra": 2**24}  # of a step, as the runs have
+TOKENS = {
+    "tiny": 2**20,
+    "small": 2**20,
+    "1b": 2**21,
+    "nano1": 2**22,
+    "nano2": 2**22,
+    "pro": 2**23,
+    "ultra": 2**24,
+}  # of a step, as the runs have
 CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:8x16x16": 2048, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
 MESHES = {  # where the run's own mesh, which is for smaller chips, is not the slice's; models without a run are copied to every chip
-    **{(member, topology, length): {"data": -1} for member in ("tiny", "small") for topology in CHIPS for length in (2048, 4096, 8192)},
+    **{
+        (member, topology, length): {"data": -1}
+        for member in ("tiny", "small")
+        for topology in CHIPS
+        for length in (2048, 4096, 8192)
+    },
     **{("pro", "v5p:8x8x8", length): {"fsdp": 512} for length in (2048, 4096, 8192)},
     ("pro", "v5p:8x8x8", 32768): {"fsdp": 128, "context": 4},
     ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 4, "sequence": 4},
@@ -40,7 +53,7 @@ MESHES = {  # where the run's own mesh, which is for smaller chips, is not the s
 VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
 ROOM = 0.95  # of the memory that a program may use: in the last of it the compiler no longer lets transfers run beside products
 ATTEMPTS = 3  # settings that are tried before the one that asks for least memory
-BEGIN, END = "<!-- benchmarks/pod_scale.py: begin -->", "<!-- end -->"
+BEGIN, END = "<!-- benchmarks/tpu/pod_scale.py: begin -->", "<!-- end -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +93,9 @@ class Setting:
 
 def rows() -> list[Row]:
     """All, those that matter most first: they take hours."""
-    large = [Row("ultra", "v4:16x16x16", length) for length in (8192, 4096, 2048)] + [Row("ultra", "v5p:16x16x16", 2048, 2)]
+    large = [Row("ultra", "v4:16x16x16", length) for length in (8192, 4096, 2048)] + [
+        Row("ultra", "v5p:16x16x16", 2048, 2)
+    ]
     large += [Row("ultra", "v5p:8x16x16", 8192, 2)]
     long = [Row(member, topology, 32768) for member in ("nano2", "pro") for topology in ("v5e:16x16", "v5p:8x8x8")]
     wide = [
@@ -100,21 +115,21 @@ def settings(row: Row) -> list[Setting]:
 
     A row with the whole loss goes down the same ladder.
     """
-    from launch import compile as compile_lib
-    from tasks.configuration import Flags
-    from train import search
-    from train.chips import Topology
-    from train.model import REMAT_POLICIES
-    from train.partitioning import Partitioner
+    from castor.launch.commands import compile as compile_lib
+    from castor.tasks.configuration import Flags
+    from castor.train.compiler import mesh_search
+    from castor.train.compiler.chips import Topology
+    from castor.train.model.decoder import REMAT_POLICIES
+    from castor.train.partitioning import Partitioner
 
     mesh = MESHES.get((row.member, row.topology, row.length))
     run = compile_lib.plan(Flags(tuple(row.files), (f"TASK_FEATURE_LENGTHS = {{'targets': {row.length}}}",)))
     model = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or VOCABULARY[row.member])
     topology = Topology.of(row.topology, row.slices)
     partitioner = Partitioner.abstract(mesh or run.mesh, topology.size, topology.num_slices)
-    rough = search.Rough(run, model, topology, partitioner, row.length)
+    rough = mesh_search.Rough(run, model, topology, partitioner, row.length)
     rows, found = batch_rows(row, partitioner.size("batch")), []
-    for remat, parts in itertools.product(search.timed(REMAT_POLICIES), search.PARTS):
+    for remat, parts in itertools.product(mesh_search.timed(REMAT_POLICIES), mesh_search.PARTS):
         if rows % (partitioner.size("batch") * parts) == 0:
             size = rough.bytes(rows, parts, remat, model.loss_chunk)
             found.append((rough.seconds(rows, parts, remat), size, Setting(rows, mesh, remat, parts)))
@@ -132,7 +147,11 @@ def batch_rows(row: Row, cut: int) -> int:
 
 
 def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
-    bindings = {"TASK_FEATURE_LENGTHS": {"targets": row.length}, "BATCH_SIZE": setting.rows, "ACCUMULATE": setting.accumulate}
+    bindings = {
+        "TASK_FEATURE_LENGTHS": {"targets": row.length},
+        "BATCH_SIZE": setting.rows,
+        "ACCUMULATE": setting.accumulate,
+    }
     if setting.mesh is not None:
         bindings["MESH"] = setting.mesh
     flags = [f"--gin.{name}={value}" for name, value in bindings.items()]
@@ -141,7 +160,7 @@ def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
     flags += [f"--vocab_size={VOCABULARY[row.member]}"] if row.member in VOCABULARY else []
     flags += [f"--gin_file={name}" for name in row.files]
     flags += [f"--topology={row.topology}", f"--num_slices={row.slices}", "--keep_hlo", f"--output={folder}"]
-    return [sys.executable, "-m", "launch.command", "compile", *flags]
+    return [sys.executable, "-P", "-m", "castor.launch.command", "compile", *flags]
 
 
 def measure(row: Row, judge: str | None, prefix: list[str], rows: pathlib.Path) -> dict:
@@ -150,7 +169,9 @@ def measure(row: Row, judge: str | None, prefix: list[str], rows: pathlib.Path) 
     for setting in settings(row):
         with tempfile.TemporaryDirectory() as scratch:
             folder, began = pathlib.Path(scratch), time.monotonic()
-            done = subprocess.run([*prefix, *command(row, setting, folder)], cwd=REPOSITORY, capture_output=True, text=True)
+            done = subprocess.run(
+                [*prefix, *command(row, setting, folder)], cwd=REPOSITORY, capture_output=True, text=True
+            )
             wall = time.monotonic() - began
             if not (folder / "report.json").is_file():
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -158,26 +179,51 @@ def measure(row: Row, judge: str | None, prefix: list[str], rows: pathlib.Path) 
                 attempts.append({"setting": dataclasses.asdict(setting), "error": last[:400], "wall_seconds": wall})
                 continue
             report = json.loads((folder / "report.json").read_text())
-            said = {"setting": dataclasses.asdict(setting), "fits": report["fits"], "peak": report["memory"]["peak"], "wall_seconds": wall}
+            said = {
+                "setting": dataclasses.asdict(setting),
+                "fits": report["fits"],
+                "peak": report["memory"]["peak"],
+                "wall_seconds": wall,
+            }
             attempts.append(said)
             if report["fits"] and (found is None or report["memory"]["peak"] < found["report"]["memory"]["peak"]):
                 (rows / f"{row.name}.hlo.gz").write_bytes(gzip.compress((folder / "step.hlo.txt").read_bytes()))
                 verdict = ask(judge, folder / "step.hlo.txt", row, report) if judge else None
-                found = {"report": {name: value for name, value in report.items() if name not in ("slowest", "loops")}, "judge": verdict}
+                found = {
+                    "report": {name: value for name, value in report.items() if name not in ("slowest", "loops")},
+                    "judge": verdict,
+                }
             if report["fits"] and report["memory"]["peak"] <= ROOM * report["memory"]["usable"]:
                 break
-    return {"row": dataclasses.asdict(row), "attempts": attempts, **(found or {"report": None, "judge": None}), "machine": machine()}
+    return {
+        "row": dataclasses.asdict(row),
+        "attempts": attempts,
+        **(found or {"report": None, "judge": None}),
+        "machine": machine(),
+    }
 
 
 def ask(judge: str, program: pathlib.Path, row: Row, report: dict) -> dict | None:
     """The other reader's estimate of the same program."""
     chip, shape = row.topology.split(":")
-    flags = ["--chip", "v4m" if chip == "v4" else chip, "--topology", shape, "--model-flops-per-chip", str(report["flops"]["model"]), "--brief"]
+    flags = [
+        "--chip",
+        "v4m" if chip == "v4" else chip,
+        "--topology",
+        shape,
+        "--model-flops-per-chip",
+        str(report["flops"]["model"]),
+        "--brief",
+    ]
     done = subprocess.run([sys.executable, "-I", judge, str(program), *flags], capture_output=True, text=True)
     if done.returncode:
         return {"error": done.stderr.strip()[-300:]}
     told = json.loads(done.stdout)
-    return {"seconds": told["step_seconds"]["cycles"]["as_scheduled"], "mfu": told["mfu"]["cycles"]["as_scheduled"], "warnings": told["warnings"]}
+    return {
+        "seconds": told["step_seconds"]["cycles"]["as_scheduled"],
+        "mfu": told["mfu"]["cycles"]["as_scheduled"],
+        "warnings": told["warnings"],
+    }
 
 
 def machine() -> str:
@@ -189,7 +235,17 @@ def machine() -> str:
 
 def table(results: dict[str, dict]) -> str:
     """Markdown: what fits and how quick it is predicted to be; then what does not fit."""
-    columns = ("model", "slice", "length", "rows, tokens a chip", "mesh", "remat, parts", "HBM peak, GiB", "step, s", "MFU")
+    columns = (
+        "model",
+        "slice",
+        "length",
+        "rows, tokens a chip",
+        "mesh",
+        "remat, parts",
+        "HBM peak, GiB",
+        "step, s",
+        "MFU",
+    )
     columns += ("other reader: step, s; MFU", "waited for", "compile, s")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     refused = []
@@ -216,7 +272,13 @@ def table(results: dict[str, dict]) -> str:
             f"| {step['exposed_seconds'] / step['seconds']:.0%} | {report['compiler']['seconds']:.0f} |"
         )
     if refused:
-        lines += ["", "What did not fit, with any of the settings that were tried:", "", "| model | slice | length | why |", "|---|---|---|---|"]
+        lines += [
+            "",
+            "What did not fit, with any of the settings that were tried:",
+            "",
+            "| model | slice | length | why |",
+            "|---|---|---|---|",
+        ]
         lines += refused
     return "\n".join(lines)
 
@@ -241,12 +303,13 @@ def main() -> None:
     parser.add_argument("--table", type=pathlib.Path)
     arguments = parser.parse_args()
     arguments.rows.mkdir(parents=True, exist_ok=True)
-    sys.path.insert(0, str(REPOSITORY))
-    from train import aot
+    from castor.train.compiler import aot
 
     aot.quiet()
     if arguments.table:
-        write_table(arguments.table, {path.stem: json.loads(path.read_text()) for path in arguments.rows.glob("*.json")})
+        write_table(
+            arguments.table, {path.stem: json.loads(path.read_text()) for path in arguments.rows.glob("*.json")}
+        )
         return
     for row in rows():
         path = arguments.rows / f"{row.name}.json"
@@ -256,7 +319,13 @@ def main() -> None:
             partial.write_text(json.dumps(told, indent=1))
             partial.replace(path)
             step = (told["report"] or {}).get("step", {})
-            line = {"benchmark": "pod_scale", "row": row.name, "fits": bool(told["report"]), "seconds": step.get("seconds"), "mfu": step.get("mfu")}
+            line = {
+                "benchmark": "pod_scale",
+                "row": row.name,
+                "fits": bool(told["report"]),
+                "seconds": step.get("seconds"),
+                "mfu": step.get("mfu"),
+            }
             print(json.dumps({**line, "judge": told["judge"], "machine": told["machine"]}), flush=True)
 
 

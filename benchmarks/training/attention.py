@@ -1,6 +1,6 @@
 """Attention's kernels side by side: time on this CPU, a row of 32,768 tokens over eight virtual devices, and what the TPU compiler makes of them.
 
-    python benchmarks/attention.py [cpu | context | tpu]
+    python benchmarks/training/attention.py [cpu | context | tpu]
 
 cpu: forward and backward of multi-query attention (4 heads of 32, float32), blockwise beside full, at the lengths where full still fits; one
 document a row, then rows of eight. The median of five calls, in milliseconds.
@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import attention
-from train.partitioning import Partitioner
+from castor.train.model.attention import attention
+from castor.train.partitioning import Partitioner
 
 LONG = 32_768
 
@@ -72,7 +72,9 @@ def cpu() -> dict:
         inputs = arrays(rows, length, 4, 32, documents)
         took = {kernel: statistics.median(seconds(gradients(kernel), inputs, 5)) for kernel in ("full", "blockwise")}
         name = f"{rows} x {length}" + (f", {documents} documents" if documents > 1 else "")
-        table[name] = {kernel: round(1e3 * s, 1) for kernel, s in took.items()} | {"ratio": round(took["full"] / took["blockwise"], 1)}
+        table[name] = {kernel: round(1e3 * s, 1) for kernel, s in took.items()} | {
+            "ratio": round(took["full"] / took["blockwise"], 1)
+        }
     return {"milliseconds": table}
 
 
@@ -80,8 +82,15 @@ def context() -> dict:
     inputs = arrays(1, LONG, 2, 16, 3)
     one, eight = gradients("blockwise"), gradients("blockwise", Partitioner.create({"context": 8}, jax.devices()[:8]))
     expected, found = jax.device_get(one(*inputs)), jax.device_get(eight(*inputs))
-    differences = {name: float(np.abs(a - b).max() / np.abs(a).max()) for name, a, b in zip(("output", "dq", "dk", "dv"), expected, found)}
-    return {"tokens": LONG, "difference": differences, "seconds": {"one": min(seconds(one, inputs, 1)), "eight": min(seconds(eight, inputs, 1))}}
+    differences = {
+        name: float(np.abs(a - b).max() / np.abs(a).max())
+        for name, a, b in zip(("output", "dq", "dk", "dv"), expected, found)
+    }
+    return {
+        "tokens": LONG,
+        "difference": differences,
+        "seconds": {"one": min(seconds(one, inputs, 1)), "eight": min(seconds(eight, inputs, 1))},
+    }
 
 
 def tpu() -> dict:
@@ -96,7 +105,10 @@ def tpu() -> dict:
         segments = jax.ShapeDtypeStruct((1, LONG), jnp.int32, sharding=place.sharding(("batch", "length")))
         start = time.perf_counter()
         compiled = gradients("auto", place).lower(q, k, k, segments).compile()
-        result[name] = {"temporary_mb": round(compiled.memory_analysis().temp_size_in_bytes / 1e6), "compile_s": round(time.perf_counter() - start, 1)}
+        result[name] = {
+            "temporary_mb": round(compiled.memory_analysis().temp_size_in_bytes / 1e6),
+            "compile_s": round(time.perf_counter() - start, 1),
+        }
     return result
 
 
@@ -105,7 +117,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help="cpu, context or tpu; all where none is named")
     parts = parser.parse_args().parts or ["cpu", "context", "tpu"]
     jax.config.update("jax_num_cpu_devices", 8)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(), "jax": jax.__version__}
+    machine = {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
     for part in parts:
         if part not in ("cpu", "context", "tpu"):
             parser.error(f"there is no part {part!r}")

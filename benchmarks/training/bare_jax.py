@@ -1,11 +1,11 @@
-"""The plain training loop that benchmarks/train_step.py puts beside Castor: one file of JAX and optax, no frame around it.
+"""The plain training loop that benchmarks/training/train_step.py puts beside Castor: one file of JAX and optax, no frame around it.
 
-The same decoder as train/model.py (RMSNorm, RoPE, multi-query attention inside segments, gated GELU, tied embedding, z-loss), the same AdamW
+The same decoder as train/model/decoder.py (RMSNorm, RoPE, multi-query attention inside segments, gated GELU, tied embedding, z-loss), the same AdamW
 behind the same clip and schedule, written as one would write it for a single experiment: a dict of arrays, a scan over the layers, one jitted
 step. Batches are made-up ids of full rows, made by numpy in the loop. Nothing is checked, logged, saved, or resumed. It waits for the loss of
 the step before, as Castor does, which is the least that a loop must do not to run ahead for ever.
 
-    python benchmarks/bare_jax.py --steps=40            # prints a line with the seconds at which each step was done, from the process's start
+    python benchmarks/training/bare_jax.py --steps=40            # prints a line with the seconds at which each step was done, from the process's start
 """
 
 import argparse
@@ -19,7 +19,18 @@ START = float(os.environ.get("BENCHMARK_START", time.time()))
 
 def parse(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in dict(width=256, layers=4, heads=8, kv_heads=1, head_dim=32, mlp=1024, vocabulary=32128, batch=16, length=256, steps=40).items():
+    for name, value in dict(
+        width=256,
+        layers=4,
+        heads=8,
+        kv_heads=1,
+        head_dim=32,
+        mlp=1024,
+        vocabulary=32128,
+        batch=16,
+        length=256,
+        steps=40,
+    ).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args(argv)
 
@@ -59,7 +70,9 @@ def main() -> None:
     def layer(x, p, positions, mask):
         B, L, _ = x.shape
         h = norm(x, p["norm1"])
-        q = rope(jnp.einsum("bld,dhk->blhk", h, p["query"]), positions).reshape(B, L, G, R, c.head_dim) / math.sqrt(c.head_dim)
+        q = rope(jnp.einsum("bld,dhk->blhk", h, p["query"]), positions).reshape(B, L, G, R, c.head_dim) / math.sqrt(
+            c.head_dim
+        )
         k = rope(jnp.einsum("bld,dgk->blgk", h, p["key"]), positions)
         v = jnp.einsum("bld,dgk->blgk", h, p["value"])
         scores = jnp.where(mask[:, None, None], jnp.einsum("blgrk,bmgk->bgrlm", q, k), -1e9)
@@ -99,7 +112,13 @@ def main() -> None:
         ids = random.integers(1, c.vocabulary, (c.batch, c.length + 1), dtype=np.int32)
         ones = np.ones((c.batch, c.length), np.int32)
         positions = np.broadcast_to(np.arange(c.length, dtype=np.int32), ones.shape)
-        return {"inputs": ids[:, :-1], "targets": ids[:, 1:], "positions": positions, "segments": ones, "weights": ones.astype(np.float32)}
+        return {
+            "inputs": ids[:, :-1],
+            "targets": ids[:, 1:],
+            "positions": positions,
+            "segments": ones,
+            "weights": ones.astype(np.float32),
+        }
 
     parameters, state = start()
     done, before = [], None

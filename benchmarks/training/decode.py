@@ -1,6 +1,6 @@
 """Tokens a second of decoding: in batches on the device, one request at a time, and a plain JAX loop beside them, in one run.
 
-    python benchmarks/decode.py [--requests 64] [--tokens 64] [--repeats 3]
+    python benchmarks/training/decode.py [--requests 64] [--tokens 64] [--repeats 3]
 
 The model has random weights (width 256, 4 layers, 8 heads of 32, one key-value head, MLP 1024, vocabulary 32,128). Prompts have 8 to 200 tokens,
 answers exactly --tokens: nothing ends them early. All choose with temperature 0.8 and top-k 40.
@@ -22,20 +22,21 @@ import sys
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.decode import Generator, Request
-from train.grammar import Grammar, Table
-from train.model import Decoder, KVCache, Transformer
-from train.sampling import Sampling
+from castor.train.inference.decode import Generator, Request
+from castor.train.inference.grammar import Grammar, Table
+from castor.train.inference.sampling import Sampling
+from castor.train.model.decoder import Decoder, KVCache, Transformer
 
 CONFIG = Transformer(vocab_size=32_128, embed=256, layers=4, heads=8, kv_heads=1, head_dim=32, mlp=1024)
-TABLE = Table(size=32_128, pad=0, eos=1, text=range(256, 32_000), sizes=range(128, 256), image=range(32_000, 32_064), close=3)
+TABLE = Table(
+    size=32_128, pad=0, eos=1, text=range(256, 32_000), sizes=range(128, 256), image=range(32_000, 32_064), close=3
+)
 MAX_LENGTH = 512
 ROWS = 32
 
@@ -45,7 +46,10 @@ def requests(count: int, tokens: int, top_k: int = 40, top_p: float = 1.0) -> li
     lengths = random.integers(8, 201, count)
     # A picture of `tokens` codes and three more ids: a grammar that never ends early.
     grammar = Grammar.picture(tokens - 3, (1, tokens - 3))
-    return [Request(random.integers(256, 32_000, n).tolist(), grammar, Sampling(0.8, top_k, i, top_p)) for i, n in enumerate(lengths)]
+    return [
+        Request(random.integers(256, 32_000, n).tolist(), grammar, Sampling(0.8, top_k, i, top_p))
+        for i, n in enumerate(lengths)
+    ]
 
 
 def plain_loop(parameters, asked: list[Request], tokens: int) -> int:
@@ -58,11 +62,15 @@ def plain_loop(parameters, asked: list[Request], tokens: int) -> int:
         for row, prompt in enumerate(prompts):
             padded[row, : len(prompt)] = prompt
         cache = KVCache.create(CONFIG, len(prompts), MAX_LENGTH)
-        chosen, cache = _plain_step(parameters, padded, np.zeros(len(prompts), np.int32), lengths, cache, jax.random.key(0))
+        chosen, cache = _plain_step(
+            parameters, padded, np.zeros(len(prompts), np.int32), lengths, cache, jax.random.key(0)
+        )
         ids = [np.asarray(chosen)]
         for step in range(tokens - 1):
             positions = lengths + step
-            chosen, cache = _plain_step(parameters, chosen[:, None], positions, np.ones_like(lengths), cache, jax.random.key(step + 1))
+            chosen, cache = _plain_step(
+                parameters, chosen[:, None], positions, np.ones_like(lengths), cache, jax.random.key(step + 1)
+            )
             ids.append(np.asarray(chosen))
         written += sum(map(len, ids))
     return written
@@ -103,9 +111,23 @@ def main() -> None:
             if repeat:
                 speeds[name].append(written / (time.perf_counter() - start))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    ratios = {f"batched_over_{name}": round(medians["batched"] / value, 2) for name, value in medians.items() if name != "batched"}
-    print(json.dumps({"tokens_per_s": {name: round(value, 1) for name, value in medians.items()}, **ratios, **vars(a), **machine}))
+    machine = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+    ratios = {
+        f"batched_over_{name}": round(medians["batched"] / value, 2)
+        for name, value in medians.items()
+        if name != "batched"
+    }
+    print(
+        json.dumps(
+            {"tokens_per_s": {name: round(value, 1) for name, value in medians.items()}, **ratios, **vars(a), **machine}
+        )
+    )
 
 
 def _cpu() -> str:

@@ -1,7 +1,7 @@
 """Is a run that SIGKILL interrupted three times, once in the middle of a checkpoint's write, the run that nothing interrupted, to the bit?
 
     castor run gin/recipes/real.gin --gin.CORPORA='"../shared/data"' --gin.CODE_ROOT='"/data/code"' --gin.OUTPUT='"real"' --jobs=1   # the caches
-    python benchmarks/interrupted_run.py --tasks_dir=real/tasks --output=runs
+    python benchmarks/training/interrupted_run.py --tasks_dir=real/tasks --output=runs
 
 Trains models/tiny.gin on the five domains of mixtures/five.gin twice, side by side: once from start to end, once killed and started again by the same
 command. Kills come at random steps of each third of the run and at a random moment of the step; the second waits for a checkpoint's write. Compared
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 
-from train.checkpoints import PREFIX, CheckpointStore
+from castor.train.checkpoints.checkpoints import PREFIX, CheckpointStore
 
 _KILLS = (("random", 0.05, 0.3), ("checkpoint write", 0.35, 0.6), ("random", 0.65, 0.95))
 
@@ -38,7 +38,16 @@ def command(arguments: argparse.Namespace, model_dir: pathlib.Path) -> list[str]
         "EVAL_STEPS": arguments.evaluation_steps,
     }
     files = [f"--gin_file={name}" for name in ("models/tiny.gin", "runs/pretrain.gin", "mixtures/five.gin")]
-    return [sys.executable, "-m", "launch.command", "train", *files, *(f"--gin.{name}={value!r}" for name, value in bindings.items()), *arguments.gin]
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "castor.launch.command",
+        "train",
+        *files,
+        *(f"--gin.{name}={value!r}" for name, value in bindings.items()),
+        *arguments.gin,
+    ]
 
 
 def start(arguments: argparse.Namespace, model_dir: pathlib.Path) -> subprocess.Popen:
@@ -69,7 +78,11 @@ def kill_at(child: subprocess.Popen, model_dir: pathlib.Path, moment: str, step:
         time.sleep(chance.uniform(0, 0.05))
     child.send_signal(signal.SIGKILL)
     child.wait()
-    whole = sorted(int(path.name.rpartition("_")[2]) for path in model_dir.glob(f"{PREFIX}_*") if path.name.rpartition("_")[2].isdigit())
+    whole = sorted(
+        int(path.name.rpartition("_")[2])
+        for path in model_dir.glob(f"{PREFIX}_*")
+        if path.name.rpartition("_")[2].isdigit()
+    )
     reached = steps_done(model_dir)
     return {
         "moment": moment,
@@ -129,8 +142,13 @@ def main() -> int:
         "kills": kills,
         "parameters_checksum": completed["parameters"],
         "settings": {name: value for name, value in vars(arguments).items() if isinstance(value, int)},
-        "tokens": {key: sum(row.get(key, 0) for row in tokens) for key in sorted({key for row in tokens for key in row if key.startswith("tokens")})},
-        "held_out": [{key: value if key == "step" else round(value, 4) for key, value in row.items()} for row in held_out],
+        "tokens": {
+            key: sum(row.get(key, 0) for row in tokens)
+            for key in sorted({key for row in tokens for key in row if key.startswith("tokens")})
+        },
+        "held_out": [
+            {key: value if key == "step" else round(value, 4) for key, value in row.items()} for row in held_out
+        ],
         "minutes_side_by_side": round((time.monotonic() - begun) / 60, 1),
         "machine": {
             "cores": os.cpu_count(),

@@ -1,6 +1,6 @@
 """Do several hosts give the losses of one process, and does a run that changes its mesh and host count on the way stay one run?
 
-    python benchmarks/local_pod.py --tasks_dir=real/tasks --output=pods
+    python benchmarks/training/local_pod.py --tasks_dir=real/tasks --output=pods
 
 Trains models/tiny.gin on the five domains of mixtures/five.gin for a few steps: once on one device; then, for each mesh, as one process with eight
 devices and as `castor launch local --hosts=4 --devices_per_host=2`; and once in three parts on 4 hosts x 2 devices, 1 x 1 and 2 x 4, each going on from
@@ -25,7 +25,9 @@ MESHES = (
 )
 
 
-def train(arguments: argparse.Namespace, name: str, steps: int, mesh: dict[str, int], hosts: int, devices: int) -> list[float]:
+def train(
+    arguments: argparse.Namespace, name: str, steps: int, mesh: dict[str, int], hosts: int, devices: int
+) -> list[float]:
     """Trains up to `steps` in the folder `name` and returns the losses of all its steps."""
     folder = (arguments.output / name).resolve()
     bindings = {
@@ -40,8 +42,17 @@ def train(arguments: argparse.Namespace, name: str, steps: int, mesh: dict[str, 
     }
     files = [f"--gin_file={file}" for file in ("models/tiny.gin", "runs/pretrain.gin", "mixtures/five.gin")]
     run = ["train", *files, *(f"--gin.{key}={value!r}" for key, value in bindings.items())]
-    pod = ["launch", "local", f"--hosts={hosts}", f"--devices_per_host={devices}", *run] if hosts > 1 else [*run, f"--cpu_devices={devices}"]
-    done = subprocess.run([sys.executable, "-m", "launch.command", *pod], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    pod = (
+        ["launch", "local", f"--hosts={hosts}", f"--devices_per_host={devices}", *run]
+        if hosts > 1
+        else [*run, f"--cpu_devices={devices}"]
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "castor.launch.command", *pod],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
     print(name, file=sys.stderr, flush=True)
@@ -50,7 +61,10 @@ def train(arguments: argparse.Namespace, name: str, steps: int, mesh: dict[str, 
 
 def compared(losses: list[float], reference: list[float]) -> dict:
     assert len(losses) == len(reference)
-    return {"same_bits": losses == reference, "largest_relative_difference": max(abs(a - b) / b for a, b in zip(losses, reference))}
+    return {
+        "same_bits": losses == reference,
+        "largest_relative_difference": max(abs(a - b) / b for a, b in zip(losses, reference)),
+    }
 
 
 def main() -> int:
@@ -70,7 +84,10 @@ def main() -> int:
         name = "_".join(f"{axis}{size}" for axis, size in mesh.items())
         process = train(arguments, f"{name}_one_process", arguments.steps, mesh, 1, 8)
         pod = train(arguments, f"{name}_four_hosts", arguments.steps, mesh, 4, 2)
-        meshes[name] = {"hosts_against_one_process": compared(pod, process), "hosts_against_one_device": compared(pod, one)}
+        meshes[name] = {
+            "hosts_against_one_process": compared(pod, process),
+            "hosts_against_one_device": compared(pod, one),
+        }
     third = arguments.steps // 3
     train(arguments, "moving", third, {"data": 2, "fsdp": 2, "tensor": 2}, 4, 2)
     train(arguments, "moving", 2 * third, {}, 1, 1)

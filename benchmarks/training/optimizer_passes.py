@@ -1,7 +1,7 @@
 """How often an optimizer's update touches memory: bytes by the compiler's own count, in passes of 4 bytes a parameter. Peer: optax.adamw and clip.
 And what a first moment in bfloat16 changes.
 
-    JAX_PLATFORMS=cpu python benchmarks/optimizer_passes.py            the TPU's compiler (libtpu; no TPU is needed) and the CPU's
+    JAX_PLATFORMS=cpu python benchmarks/training/optimizer_passes.py            the TPU's compiler (libtpu; no TPU is needed) and the CPU's
 
 Prints one JSON line: {"tpu": {update: passes}, "cpu": {...}, "bfloat16": {...}, versions}. 8 is the least for AdamW: gradient read for its norm and for
 the update, parameter and two moments read and written. bfloat16: 2,000 noisy steps towards a target (noise six times the way), with either moment: the
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.optimizers import Adafactor, AdamW, WarmupCosine
+from castor.train.optimizers import Adafactor, AdamW, WarmupCosine
 
 SHAPE = (16, 4096, 4096)  # a gigabyte each of two, far beyond what a chip could keep on it
 UPDATES = {
@@ -42,14 +42,22 @@ def passes(optimizer, sharding) -> dict[str, float]:
 
     def update(parameters, state, gradients, step):
         norm = optax.tree.norm(gradients)
-        updates, state = transformation.update(gradients, state, parameters, step=step, norm=norm, finite=jnp.isfinite(norm))
+        updates, state = transformation.update(
+            gradients, state, parameters, step=step, norm=norm, finite=jnp.isfinite(norm)
+        )
         return optax.apply_updates(parameters, updates), state, norm
 
     parameters = abstract({"layers": {name: jax.ShapeDtypeStruct(SHAPE, jnp.float32) for name in ("gate", "up")}})
-    state, step = abstract(jax.eval_shape(transformation.init, parameters)), abstract(jax.ShapeDtypeStruct((), jnp.int32))
+    state, step = (
+        abstract(jax.eval_shape(transformation.init, parameters)),
+        abstract(jax.ShapeDtypeStruct((), jnp.int32)),
+    )
     compiled = jax.jit(update, donate_argnums=(0, 1)).lower(parameters, state, parameters, step).compile()
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(parameters))
-    sizes = {"passes": compiled.cost_analysis()["bytes accessed"], "temporary": compiled.memory_analysis().temp_size_in_bytes}
+    sizes = {
+        "passes": compiled.cost_analysis()["bytes accessed"],
+        "temporary": compiled.memory_analysis().temp_size_in_bytes,
+    }
     return {name: round(value / size, 2) for name, value in sizes.items()}
 
 
@@ -66,7 +74,9 @@ def descend(first_moment: str, steps: int = 2000) -> tuple[jax.Array, jax.Array]
         updates, state = transformation.update(gradients, state, parameters, **told)
         return (optax.apply_updates(parameters, updates), state), jnp.mean(jnp.square(parameters["gate"] - target))
 
-    (parameters, _), errors = jax.jit(lambda: jax.lax.scan(one, (start, transformation.init(start)), jnp.arange(steps)))()
+    (parameters, _), errors = jax.jit(
+        lambda: jax.lax.scan(one, (start, transformation.init(start)), jnp.arange(steps))
+    )()
     return parameters["gate"], jnp.mean(errors[-50:])
 
 
@@ -81,9 +91,23 @@ def main() -> None:
 
     chip = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
     places = {"tpu": jax.sharding.SingleDeviceSharding(chip), "cpu": None}
-    result = {place: {name: passes(optimizer, sharding) for name, optimizer in UPDATES.items()} for place, sharding in places.items()}
+    result = {
+        place: {name: passes(optimizer, sharding) for name, optimizer in UPDATES.items()}
+        for place, sharding in places.items()
+    }
     versions = {name: importlib.metadata.version(name) for name in ("jax", "optax", "libtpu")}
-    print(json.dumps(result | {"bfloat16": rounding(), "topology": "v5e:2x2", "machine": platform.machine(), "python": platform.python_version(), "versions": versions}))
+    print(
+        json.dumps(
+            result
+            | {
+                "bfloat16": rounding(),
+                "topology": "v5e:2x2",
+                "machine": platform.machine(),
+                "python": platform.python_version(),
+                "versions": versions,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What Castor's training loop costs on a CPU over a plain loop in JAX of the same shape: start-up and step time, side by side.
 
-    python benchmarks/train_step.py                       # width 256, 4 layers, 8 heads of 32, MLP 1024, vocabulary 32128, batch 16 x 256
-    python benchmarks/train_step.py --rounds=5 --steps=40
+    python benchmarks/training/train_step.py                       # width 256, 4 layers, 8 heads of 32, MLP 1024, vocabulary 32128, batch 16 x 256
+    python benchmarks/training/train_step.py --rounds=5 --steps=40
 
-bare: benchmarks/bare_jax.py, one file of JAX and optax. castor: `castor train` on a task cache, packing, metrics, progress line, TensorBoard
+bare: benchmarks/training/bare_jax.py, one file of JAX and optax. castor: `castor train` on a task cache, packing, metrics, progress line, TensorBoard
 and asynchronous checkpoints (one in the middle of what is timed, one at the end) included. Both are processes of their own, one after the
 other, alternating for --rounds; nothing is kept between them, no compilation cache either. Castor takes the loss by chunks of --loss_chunk tokens,
 which a plain loop does not: with 0 both hold the logits of the whole batch.
@@ -26,9 +26,11 @@ import threading
 import time
 
 import numpy as np
-import synthetic
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "batches"))
+import synthetic  # noqa: E402
+
 SHAPE = dict(width=256, layers=4, heads=8, kv_heads=1, head_dim=32, mlp=1024, vocabulary=32128, batch=16, length=256)
 
 
@@ -39,7 +41,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--warm_up", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--loss_chunk", type=int, default=1024, help="tokens whose logits Castor holds at once; 0: all, as the plain loop does")
+    parser.add_argument(
+        "--loss_chunk",
+        type=int,
+        default=1024,
+        help="tokens whose logits Castor holds at once; 0: all, as the plain loop does",
+    )
     parser.add_argument("--gin", action="append", default=[], help="more bindings for castor train, NAME=VALUE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +76,9 @@ def summary(runs: list[list[float]], warm_up: int) -> dict[str, float]:
     return {
         "first_step_s": round(statistics.median(done[0] for done in runs), 2),
         "step_ms": round(statistics.median(steps) * 1e3, 1),
-        "mean_step_ms": round(statistics.median((done[-1] - done[warm_up]) / (len(done) - 1 - warm_up) for done in runs) * 1e3, 1),
+        "mean_step_ms": round(
+            statistics.median((done[-1] - done[warm_up]) / (len(done) - 1 - warm_up) for done in runs) * 1e3, 1
+        ),
         "rounds_step_ms": [round(step * 1e3, 1) for step in steps],
         "rounds_first_step_s": [round(done[0], 2) for done in runs],
     }
@@ -81,7 +90,13 @@ def environment() -> dict[str, str]:
 
 def bare(options: argparse.Namespace) -> list[float]:
     shape = [f"--{name}={getattr(options, name)}" for name in (*SHAPE, "steps")]
-    run = subprocess.run([sys.executable, str(HERE / "bare_jax.py"), *shape], env=environment(), check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, str(HERE / "bare_jax.py"), *shape],
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return json.loads(run.stdout.splitlines()[-1])["done"]
 
 
@@ -107,13 +122,20 @@ def castor(options: argparse.Namespace, cache: str, model_dir: str) -> list[floa
             found.extend([time.time() - start] * (lines - len(found)))
 
     variables = environment()
-    process = subprocess.Popen([sys.executable, "-m", "launch.command", "train", *files, *flags], env=variables, stderr=subprocess.PIPE, cwd=HERE.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "castor.launch.command", "train", *files, *flags],
+        env=variables,
+        stderr=subprocess.PIPE,
+        cwd=HERE.parents[1],
+    )
     watcher = threading.Thread(target=watch, args=(float(variables["BENCHMARK_START"]),))
     watcher.start()
     errors = process.communicate()[1]
     watcher.join()
     if process.returncode or len(found) < o.steps:
-        raise SystemExit(f"castor train ended with {process.returncode} after {len(found)} steps:\n{errors.decode()[-2000:]}")
+        raise SystemExit(
+            f"castor train ended with {process.returncode} after {len(found)} steps:\n{errors.decode()[-2000:]}"
+        )
     return found
 
 

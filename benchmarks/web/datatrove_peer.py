@@ -1,7 +1,7 @@
 """datatrove's side of the benchmarks on web pages. Run by an interpreter that has datatrove and Trafilatura, and not Castor:
 
-    PYTHON benchmarks/datatrove_peer.py web FOLDER OUTPUT     its WARC reader, Trafilatura, FineWeb's filters and a JSON writer on every archive
-    PYTHON benchmarks/datatrove_peer.py rules FILE.jsonl      its filters alone on documents {"id", "text"}: which one, if any, turns each away
+    PYTHON benchmarks/web/datatrove_peer.py web FOLDER OUTPUT     its WARC reader, Trafilatura, FineWeb's filters and a JSON writer on every archive
+    PYTHON benchmarks/web/datatrove_peer.py rules FILE.jsonl      its filters alone on documents {"id", "text"}: which one, if any, turns each away
 
 Settings are those of its FineWeb example, but that the language filter is left out, since its model is a download, and that a page may take a
 minute, so that a busy machine loses none. Prints one JSON line.
@@ -17,13 +17,23 @@ import trafilatura  # noqa: F401  before the extractor forks, which would else i
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.extractors import Trafilatura
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
 from datatrove.pipeline.readers import WarcReader
 from datatrove.pipeline.writers import JsonlWriter
 
 
 def filters() -> list:
-    return [GopherRepetitionFilter(), GopherQualityFilter(), C4QualityFilter(filter_no_terminal_punct=False), FineWebQualityFilter()]
+    return [
+        GopherRepetitionFilter(),
+        GopherQualityFilter(),
+        C4QualityFilter(filter_no_terminal_punct=False),
+        FineWebQualityFilter(),
+    ]
 
 
 def web(folder: str, output: str) -> dict:
@@ -35,7 +45,9 @@ def web(folder: str, output: str) -> dict:
         JsonlWriter(output),
     ]
     stats = LocalPipelineExecutor(steps, tasks=1, workers=1, logging_dir=tempfile.mkdtemp()).run()
-    for child in multiprocessing.active_children():  # its extractor ends without waiting for them, and their time would not count
+    for child in (
+        multiprocessing.active_children()
+    ):  # its extractor ends without waiting for them, and their time would not count
         child.join()
     names = ["read", "extract", "gopher_repetition", "gopher_quality", "c4", "fineweb", "write"]
     rows = {}

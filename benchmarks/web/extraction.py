@@ -1,6 +1,6 @@
 """How good and how fast main text is extracted: Castor, resiliparse and Trafilatura, on pages whose text is known.
 
-    python benchmarks/extraction.py --data DIR --peer-python PYTHON [--passes 3]
+    python benchmarks/web/extraction.py --data DIR --peer-python PYTHON [--passes 3]
 
 DIR holds web/crawl/*.warc.gz and the two sets of truth, web/gold_text.jsonl.gz (url, warc, title, text: the body of a news article, as the
 fundus project checked it in) and web/gold_segments.jsonl (url, warc, with, without: pieces that must and must not be in the text, of
@@ -31,7 +31,7 @@ import tempfile
 import time
 import urllib.parse
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTENDERS = ("castor", "resiliparse", "trafilatura", "trafilatura_fast")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
@@ -44,13 +44,15 @@ def extractor(name: str):
     if name == "castor":
         from resiliparse.parse.html import HTMLTree
 
-        from pipelines import maintext
+        from castor.pipelines.text.maintext import main_text as maintext
 
         return lambda page: maintext.extract(HTMLTree.parse(page))
     if name == "resiliparse":
         from resiliparse.extract.html2text import extract_plain_text
 
-        return lambda page: extract_plain_text(page, main_content=True, links=False, list_bullets=False, alt_texts=False, comments=False)
+        return lambda page: extract_plain_text(
+            page, main_content=True, links=False, list_bullets=False, alt_texts=False, comments=False
+        )
     import trafilatura
 
     return lambda page: trafilatura.extract(page, include_comments=False, fast=name == "trafilatura_fast") or ""
@@ -71,10 +73,17 @@ def work(name: str, pages: str, output: str, passes: int) -> None:
             results.write(json.dumps([text, statistics.median(times)]) + "\n")
 
 
-def run(name: str, python: str, pages: pathlib.Path, folder: pathlib.Path, passes: int) -> tuple[list[str], list[float]]:
+def run(
+    name: str, python: str, pages: pathlib.Path, folder: pathlib.Path, passes: int
+) -> tuple[list[str], list[float]]:
     output = folder / f"{name}.jsonl"
     environment = dict(os.environ, PYTHONPATH=str(ROOT) if python == sys.executable else "")
-    subprocess.run([python, __file__, "--work", name, str(pages), str(output), str(passes)], check=True, env=environment, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [python, __file__, "--work", name, str(pages), str(output), str(passes)],
+        check=True,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
     with open(output, encoding="utf-8") as file:
         texts, times = zip(*map(json.loads, file))
     return list(texts), list(times)
@@ -116,15 +125,27 @@ def summary(texts: list[str], times: list[float], golds: list[dict], segments: l
     by_page = [text_scores(text, gold["text"]) for text, gold in zip(texts, golds)]
     pieces = texts[len(golds) : len(golds) + len(segments)]
     counts = [segment_counts(text, truth) for text, truth in zip(pieces, segments)]
-    normal = [segment_counts(text, truth, lambda text: " ".join(text.replace("\xad", "").split())) for text, truth in zip(pieces, segments)]
-    sets = {"text": times[: len(golds)], "segments": times[len(golds) : len(golds) + len(segments)], "crawl": times[len(golds) + len(segments) :]}
+    normal = [
+        segment_counts(text, truth, lambda text: " ".join(text.replace("\xad", "").split()))
+        for text, truth in zip(pieces, segments)
+    ]
+    sets = {
+        "text": times[: len(golds)],
+        "segments": times[len(golds) : len(golds) + len(segments)],
+        "crawl": times[len(golds) + len(segments) :],
+    }
     return {
         "text": dict(zip(("precision", "recall", "f1"), _rounded(_means(by_page)))),
         "segments": dict(zip(("precision", "recall", "f1"), _rounded(_scores(*map(sum, zip(*counts)))))),
         "segments_f1_normal": _rounded(_scores(*map(sum, zip(*normal))))[2],
         "halves": {
-            "text": [_rounded(_means([s for s, gold in zip(by_page, golds) if half(gold["url"]) == h]))[2] for h in (0, 1)],
-            "segments": [_rounded(_scores(*map(sum, zip(*(c for c, t in zip(counts, segments) if half(t["url"]) == h)))))[2] for h in (0, 1)],
+            "text": [
+                _rounded(_means([s for s, gold in zip(by_page, golds) if half(gold["url"]) == h]))[2] for h in (0, 1)
+            ],
+            "segments": [
+                _rounded(_scores(*map(sum, zip(*(c for c, t in zip(counts, segments) if half(t["url"]) == h)))))[2]
+                for h in (0, 1)
+            ],
         },
         "empty": sum(not text.strip() for text in texts),
         "ms": {name: {"mean": round(statistics.fmean(t), 3), **_percentiles(t)} for name, t in sets.items() if t},
@@ -141,7 +162,9 @@ def _rounded(values) -> list[float]:
 
 def _percentiles(values: list[float]) -> dict:
     ordered = sorted(values)
-    return {f"p{p}": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 3) for p in (50, 99)} | {"max": round(ordered[-1], 3)}
+    return {f"p{p}": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 3) for p in (50, 99)} | {
+        "max": round(ordered[-1], 3)
+    }
 
 
 # ------------------------------------------------------------------------------------------------- the pages
@@ -149,9 +172,9 @@ def _percentiles(values: list[float]) -> dict:
 
 def load(data: pathlib.Path, crawl: bool) -> tuple[list[dict], list[dict], list[str]]:
     """The two sets of truth, and the decoded pages: theirs in order, then all of the crawls."""
-    from pipelines import charset
-    from pipelines.document import BadInput, Document
-    from pipelines.pages import PageSource
+    from castor.pipelines.document import BadInput, Document
+    from castor.pipelines.readers.web_source import PageSource
+    from castor.pipelines.text import charset
 
     with gzip.open(data / "web/gold_text.jsonl.gz", "rt", encoding="utf-8") as file:
         golds = [json.loads(line) for line in file]
@@ -174,11 +197,17 @@ def load(data: pathlib.Path, crawl: bool) -> tuple[list[dict], list[dict], list[
 
 
 def machine(peer: str) -> dict:
-    model = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
     versions = {"resiliparse": importlib.metadata.version("resiliparse")}
     if peer:
         code = "import importlib.metadata as m; print(m.version('trafilatura'), m.version('lxml'))"
-        versions |= zip(("trafilatura", "lxml"), subprocess.run([peer, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+        versions |= zip(
+            ("trafilatura", "lxml"),
+            subprocess.run([peer, "-c", code], check=True, capture_output=True, text=True).stdout.split(),
+        )
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
@@ -187,16 +216,25 @@ def main() -> None:
         name, pages, output, passes = sys.argv[2:6]
         return work(name, pages, output, int(passes))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=pathlib.Path, default=os.environ.get("CASTOR_REAL_DATA"), help="folder of the real corpora")
+    parser.add_argument(
+        "--data", type=pathlib.Path, default=os.environ.get("CASTOR_REAL_DATA"), help="folder of the real corpora"
+    )
     parser.add_argument("--peer-python", default="", help="interpreter that imports trafilatura")
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--crawl", action=argparse.BooleanOptionalAction, default=True, help="time the whole crawl, too (not with Trafilatura)")
+    parser.add_argument(
+        "--crawl",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="time the whole crawl, too (not with Trafilatura)",
+    )
     arguments = parser.parse_args()
     if not arguments.data:
         parser.error("--data, or the variable CASTOR_REAL_DATA, must name the folder of the real corpora")
-    sys.path.insert(0, str(ROOT))
     golds, segments, pages = load(arguments.data, arguments.crawl)
-    result = {"benchmark": "extraction", "pages": {"text": len(golds), "segments": len(segments), "crawl": len(pages) - len(golds) - len(segments)}}
+    result = {
+        "benchmark": "extraction",
+        "pages": {"text": len(golds), "segments": len(segments), "crawl": len(pages) - len(golds) - len(segments)},
+    }
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         for name, count in (("all", len(pages)), ("known", len(golds) + len(segments))):
@@ -215,7 +253,8 @@ def main() -> None:
             for kind in ("text", "segments")
         }
         result["f1_minus_trafilatura"] = {
-            kind: round(result["castor"][kind]["f1"] - result["trafilatura"][kind]["f1"], 4) for kind in ("text", "segments")
+            kind: round(result["castor"][kind]["f1"] - result["trafilatura"][kind]["f1"], 4)
+            for kind in ("text", "segments")
         }
     print(json.dumps({**result, "passes": arguments.passes, "machine": machine(arguments.peer_python)}))
 

@@ -1,8 +1,8 @@
 """What share of the pages of each language do the rules keep: Castor's, the same rules made for English alone, and datatrove's?
 
-    python benchmarks/kept_by_language.py --root=DATA/web --pages='crawl/*.warc.gz' --pages='text/ko-*.zst' --peer-python=DATATROVE/bin/python
+    python benchmarks/web/kept_by_language.py --root=DATA/web --pages='crawl/*.warc.gz' --pages='text/ko-*.zst' --peer-python=DATATROVE/bin/python
 
-All judge the same texts: the pages as html.Extract leaves them, their language as pipelines/language.py finds it. Castor's rules are those of
+All judge the same texts: the pages as html.Extract leaves them, their language as pipelines/text/language.py finds it. Castor's rules are those of
 gin/pipelines/web.gin and of gin/pipelines/web_fineweb.gin without its choice of English. "English" are the latter told that every page is
 English, with its bounds on words and lines for all scripts. Prints one JSON line: pages and shares kept by language, and the reasons of each.
 """
@@ -19,18 +19,29 @@ import sys
 import tempfile
 from typing import Any
 
-from pipelines import functions, html, language, pages, web
-from pipelines.document import Document, Rejection
-from pipelines.filters import fineweb, gopher_quality, gopher_repetition
-from tasks import configuration
+from castor.pipelines import web
+from castor.pipelines.core import functions
+from castor.pipelines.document import Document, Rejection
+from castor.pipelines.filters import fineweb, gopher_quality, gopher_repetition
+from castor.pipelines.readers import web_source
+from castor.pipelines.text import html, language
+from castor.tasks import configuration
 
 FEWEST = 3  # pages of a language that has a row of its own
 
 
 def documents(root: str, patterns: list[str]) -> list[Document]:
     """The main texts of all pages, with their languages."""
-    source, step = pages.PageSource("kept", root, tuple(patterns)), functions.Chain((html.Extract(), language.Identify()))
-    elements = (functions.apply("extract", step, e) for uri in source.files() for e in source.read(uri) if isinstance(e, Document))
+    source, step = (
+        web_source.PageSource("kept", root, tuple(patterns)),
+        functions.Chain((html.Extract(), language.Identify())),
+    )
+    elements = (
+        functions.apply("extract", step, e)
+        for uri in source.files()
+        for e in source.read(uri)
+        if isinstance(e, Document)
+    )
     return [e for e in elements if isinstance(e, Document)]
 
 
@@ -64,7 +75,9 @@ def peer_reasons(python: str, found: list[Document]) -> dict[str, str | None]:
         path.write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in found), encoding="utf-8")
         command = [python, str(pathlib.Path(__file__).with_name("datatrove_peer.py")), "rules", str(path)]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONHOME"}
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment).stdout
+        output = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        ).stdout
     return json.loads(output.splitlines()[-1])["reasons"]
 
 
@@ -87,20 +100,30 @@ def main() -> int:
     groups = collections.defaultdict(list)
     for document in found:
         groups[document.metadata["language"]].append(document.id)
-    languages = sorted((code for code, ids in groups.items() if len(ids) >= FEWEST), key=lambda code: -len(groups[code]))
+    languages = sorted(
+        (code for code, ids in groups.items() if len(ids) >= FEWEST), key=lambda code: -len(groups[code])
+    )
     row = {
         "benchmark": "kept_by_language",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "pages": len(found),
-        "kept": {name: round(sum(r is None for r in verdicts.values()) / len(found), 3) for name, verdicts in reasons.items()},
+        "kept": {
+            name: round(sum(r is None for r in verdicts.values()) / len(found), 3) for name, verdicts in reasons.items()
+        },
         "by_language": {
             code: {
                 "pages": len(groups[code]),
-                **{name: round(sum(verdicts[i] is None for i in groups[code]) / len(groups[code]), 3) for name, verdicts in reasons.items()},
+                **{
+                    name: round(sum(verdicts[i] is None for i in groups[code]) / len(groups[code]), 3)
+                    for name, verdicts in reasons.items()
+                },
             }
             for code in languages
         },
-        "reasons": {name: dict(collections.Counter(filter(None, verdicts.values())).most_common(12)) for name, verdicts in reasons.items()},
+        "reasons": {
+            name: dict(collections.Counter(filter(None, verdicts.values())).most_common(12))
+            for name, verdicts in reasons.items()
+        },
     }
     print(json.dumps(row, ensure_ascii=False))
     return 0

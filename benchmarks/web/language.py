@@ -1,6 +1,6 @@
 """How often is the language right, and does the confidence say so? By length of text, for Castor's rule and for py3langid's own.
 
-    python benchmarks/language.py --pages='crawl/*.warc.gz' --root=DATA/web --questions='DATA/eval/mgsm_*.tsv'
+    python benchmarks/web/language.py --pages='crawl/*.warc.gz' --root=DATA/web --questions='DATA/eval/mgsm_*.tsv'
 
 Labelled text: the main text of pages whose `lang` attribute agrees with the country of their host (or with the language in their file name),
 less its short lines, which are often menus, and in other scripts less the lines that are not in the script of the label; and questions whose
@@ -24,8 +24,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipelines import functions, html, language, pages
-from pipelines.document import Document
+from castor.pipelines.core import functions
+from castor.pipelines.document import Document
+from castor.pipelines.readers import web_source
+from castor.pipelines.text import html, language
 
 LENGTHS = (10, 20, 50, 100, 200, 500)
 PER_LANGUAGE = 40
@@ -56,17 +58,23 @@ def prose(text: str, code: str) -> str:
     script = next((characters for codes, characters in SCRIPTS.items() if code in codes.split()), None)
     lines = [line for line in text.split("\n") if len(line.split()) >= 6 or code in ("ja", "zh") and len(line) >= 15]
     if script:
-        lines = [line for line in lines if len(re.findall(f"[{script}]", line)) >= 0.5 * len(re.findall(r"[^\W\d_]", line))]
+        lines = [
+            line for line in lines if len(re.findall(f"[{script}]", line)) >= 0.5 * len(re.findall(r"[^\W\d_]", line))
+        ]
     return "\n".join(lines)
 
 
 def labelled(root: str, patterns: list[str], questions: list[str]) -> list[tuple[str, str]]:
     """(language, text) of everything that says its own language."""
     found = []
-    source, extract = pages.PageSource("language", root, tuple(patterns)), html.Extract()
+    source, extract = web_source.PageSource("language", root, tuple(patterns)), html.Extract()
     for uri in source.files():
         for document in source.read(uri):
-            code = isinstance(document, Document) and document.bytes and label(str(document.metadata.get("url", "")), document.bytes)
+            code = (
+                isinstance(document, Document)
+                and document.bytes
+                and label(str(document.metadata.get("url", "")), document.bytes)
+            )
             element = functions.apply("extract", extract, document) if code else None
             if isinstance(element, Document) and len(text := prose(element.text, code)) >= 300:
                 found.append((code, text))
@@ -93,8 +101,16 @@ def reliability(verdicts: list[tuple[bool, float]]) -> dict[str, float]:
     """Accuracy, mean confidence and expected calibration error of (right, confidence)."""
     right, confidence = np.array([v[0] for v in verdicts], float), np.array([v[1] for v in verdicts])
     bins = np.minimum((confidence * 10).astype(int), 9)
-    error = sum((bins == b).mean() * abs(right[bins == b].mean() - confidence[bins == b].mean()) for b in range(10) if (bins == b).any())
-    return {"accuracy": round(right.mean(), 4), "confidence": round(confidence.mean(), 4), "calibration_error": round(float(error), 4)}
+    error = sum(
+        (bins == b).mean() * abs(right[bins == b].mean() - confidence[bins == b].mean())
+        for b in range(10)
+        if (bins == b).any()
+    )
+    return {
+        "accuracy": round(right.mean(), 4),
+        "confidence": round(confidence.mean(), 4),
+        "calibration_error": round(float(error), 4),
+    }
 
 
 def main() -> int:
@@ -112,8 +128,12 @@ def main() -> int:
         cut = pieces(texts, length)
         by_length[length] = {
             "pieces": len(cut),
-            "castor": reliability([(found == code, score) for code, piece in cut for found, score in [language.identify(piece)]]),
-            "py3langid": reliability([(found == code, score) for code, piece in cut for found, score in [peer.classify(piece)]]),
+            "castor": reliability(
+                [(found == code, score) for code, piece in cut for found, score in [language.identify(piece)]]
+            ),
+            "py3langid": reliability(
+                [(found == code, score) for code, piece in cut for found, score in [peer.classify(piece)]]
+            ),
         }
     whole, seconds = [], {"castor": [], "py3langid": []}
     for code, text in texts:

@@ -1,6 +1,6 @@
 """Lists of millions of domains: how long they take to load, how much memory they hold, what an address, a page's words and its directives cost.
 
-    python benchmarks/lists.py --root=DATA/web --pages='crawl/*.warc.gz' [--entries=4000000]
+    python benchmarks/web/lists.py --root=DATA/web --pages='crawl/*.warc.gz' [--entries=4000000]
 
 The domains are made up (none is met); strings, hard and soft words are Castor's own. load_s and mb: reading the file and what the process holds
 after it (resident memory, before and after). Costs are microseconds of CPU a page, means over all pages, the least of three turns; words: of a
@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 
-from pipelines import html, lists, pages
-from pipelines.document import Document
-from pipelines.filters import bad_words, robots, url_lists
-from pipelines.functions import apply
-from pipelines.view import view
+from castor.pipelines.core import lists
+from castor.pipelines.core.functions import apply
+from castor.pipelines.document import Document
+from castor.pipelines.filters import bad_words, robots, url_lists
+from castor.pipelines.readers import web_source
+from castor.pipelines.text import html
+from castor.pipelines.text.tokenized_text import view
 
 
 def resident_mb() -> float:
@@ -55,7 +57,11 @@ def main() -> None:
     parser.add_argument("--pages", action="append", required=True)
     parser.add_argument("--entries", type=int, default=4_000_000)
     arguments = parser.parse_args()
-    result = {"benchmark": "lists", "machine": f"{platform.machine()}, Python {platform.python_version()}", "entries": arguments.entries}
+    result = {
+        "benchmark": "lists",
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "entries": arguments.entries,
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "domains.txt")
         with path.open("w") as file:
@@ -68,13 +74,15 @@ def main() -> None:
         gc.collect()
         result["load_s"], result["mb"] = round(time.perf_counter() - begin, 2), round(resident_mb() - before, 1)
         assert len(lists.hashed((str(path),))) == arguments.entries
-    source = pages.PageSource("web", arguments.root, tuple(arguments.pages))
+    source = web_source.PageSource("web", arguments.root, tuple(arguments.pages))
     fetched = [element for uri in source.files() for element in source.read(uri) if isinstance(element, Document)]
     result["pages"] = len(fetched)
     result["address_us"] = cost(rules.check, fetched)
     result["directives_us"] = cost(robots.Filter().check, fetched)
     own = url_lists.Filter()
-    result["rejected"] = collections.Counter(filter(None, (rule.check(d) for d in fetched for rule in (own, robots.Filter()))))
+    result["rejected"] = collections.Counter(
+        filter(None, (rule.check(d) for d in fetched for rule in (own, robots.Filter())))
+    )
     result["noindex"] = sum(robots.Filter(directives=("noindex", "none")).check(d) is not None for d in fetched)
     texts = [d for d in (apply("extract", html.Extract(), d) for d in fetched) if isinstance(d, Document)]
     words = bad_words.Filter(words={"*": "castor/words_en.txt"})
@@ -84,5 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     main()

@@ -1,6 +1,6 @@
 """How much planted personal data is found, how much of what only looks like it is taken for it, and what it costs, datatrove's formatter beside it.
 
-    python benchmarks/pii.py --root=DATA/web --pages='crawl/*.warc.gz' [--peer=PYTHON]     PYTHON: one that has datatrove
+    python benchmarks/web/pii.py --root=DATA/web --pages='crawl/*.warc.gz' [--peer=PYTHON]     PYTHON: one that has datatrove
 
 Data is made up: addresses, numbers with right check digits, phone numbers in the forms that 24 countries write them in, some after a label as pages
 have them. Decoys look like them and are none: versions, dates, prices, coordinates, ISBNs, order numbers, random digits, cards and accounts with a
@@ -21,10 +21,11 @@ import subprocess
 import sys
 import time
 
-from pipelines import html, pages, pii
-from pipelines.document import Document
-from pipelines.functions import apply
-from pipelines.view import view
+from castor.pipelines.core.functions import apply
+from castor.pipelines.document import Document
+from castor.pipelines.readers import web_source
+from castor.pipelines.text import html, pii
+from castor.pipelines.text.tokenized_text import view
 
 PHONES = (
     "+1 202 555 0###", "+1-415-555-01##", "(312) 555-01##", "646-555-01##", "503.555.01##", "1-800-555-01##", "+44 20 7946 0###", "+44 (0)161 496 0###",
@@ -33,7 +34,15 @@ PHONES = (
     "+7 495 123-45-##", "+380 44 123 45 ##", "+90 212 555 01 ##", "+91 98765 43###", "+86 10 6552 9###", "+81 3-1234-5###", "+82 2-312-3###", "+55 11 91234-5###",
     "+61 2 5550 1###", "+264 61 279 ###", "+971 4 123 4###",
 )  # fmt: skip
-LABELLED = ("Tel.: 030 / 231 25 ###", "Telefon 0711 123 4##", "Tel: (089) 12 34 5##", "phone: 020 7946 0###", "Fax 01 42 68 53 ##", "电话：010-6552####", "☎ 0221 12345##")
+LABELLED = (
+    "Tel.: 030 / 231 25 ###",
+    "Telefon 0711 123 4##",
+    "Tel: (089) 12 34 5##",
+    "phone: 020 7946 0###",
+    "Fax 01 42 68 53 ##",
+    "电话：010-6552####",
+    "☎ 0221 12345##",
+)
 DECOYS = {
     "version": ("version 4.12.0.##", "v1.2.3.##", "Chrome/91.0.4472.1##", "release 8.8.1.#"),
     "private_ip": ("192.168.0.1##", "10.0.0.##", "127.0.0.1", "172.16.4.##"),
@@ -53,7 +62,9 @@ def digits(pattern: str, draw: random.Random) -> str:
 
 
 def card(draw: random.Random, right: bool = True) -> str:
-    prefix, length = draw.choice((("4", 16), ("51", 16), ("55", 16), ("2221", 16), ("34", 15), ("37", 15), ("6011", 16), ("3528", 16)))
+    prefix, length = draw.choice(
+        (("4", 16), ("51", 16), ("55", 16), ("2221", 16), ("34", 15), ("37", 15), ("6011", 16), ("3528", 16))
+    )
     body = prefix + "".join(str(draw.randrange(10)) for _ in range(length - len(prefix) - 1))
     number = next(body + str(d) for d in range(10) if pii.luhn(body + str(d)) == right)
     if length == 15:
@@ -71,7 +82,9 @@ def iban(draw: random.Random, right: bool = True) -> str:
 
 def planted(kind: str, draw: random.Random) -> tuple[str, str]:
     """(text to plant, what must be gone of it)."""
-    name = draw.choice(("anna", "j.smith", "li_wei", "o'brien", "k-mueller", "info", "press+news", "x7")) + draw.choice(("", str(draw.randrange(100))))
+    name = draw.choice(("anna", "j.smith", "li_wei", "o'brien", "k-mueller", "info", "press+news", "x7")) + draw.choice(
+        ("", str(draw.randrange(100)))
+    )
     if kind == "email":
         value = f"{name}@{draw.choice(('gmail.com', 'uni-koeln.de', 'mail.co.uk', 'news.example-shop.com.br', 'xn--bcher-kva.de', 'a.io', 'museum.museum'))}"
         return draw.choice(("{}", "mailto:{}", "<{}>", "({})", "E-Mail:{}.")).format(value), value
@@ -98,7 +111,7 @@ def plant(text: str, value: str, draw: random.Random) -> str:
 
 
 def texts(root: str, patterns: list[str]) -> list[str]:
-    source, extract, made = pages.PageSource("web", root, tuple(patterns)), html.Extract(), []
+    source, extract, made = web_source.PageSource("web", root, tuple(patterns)), html.Extract(), []
     for uri in source.files():
         for element in source.read(uri):
             if isinstance(element, Document):
@@ -144,11 +157,15 @@ def main() -> None:
     kinds = ("email", "ipv4", "ipv6", "iban", "card", "phone", "phone_labelled")
     values = [(kind, *planted(kind, draw)) for kind in kinds for _ in range(400)]
     planted_texts = [plant(draw.choice(clean), value, draw) for _, value, _ in values]
-    gone = collections.Counter(kind for (kind, _, core), text in zip(values, planted_texts, strict=True) if core not in pii.replace(text)[0])
+    gone = collections.Counter(
+        kind for (kind, _, core), text in zip(values, planted_texts, strict=True) if core not in pii.replace(text)[0]
+    )
     decoys = [(kind, digits(draw.choice(forms), draw)) for kind, forms in DECOYS.items() for _ in range(200)]
     decoys += [("random_16_digits", str(draw.randrange(10**15, 10**16))) for _ in range(1000)]
     decoys += [("wrong_check", (card if draw.random() < 0.5 else iban)(draw, right=False)) for _ in range(400)]
-    touched = collections.Counter(kind for kind, value in decoys if pii.replace(plant(draw.choice(clean), value, draw))[1])
+    touched = collections.Counter(
+        kind for kind, value in decoys if pii.replace(plant(draw.choice(clean), value, draw))[1]
+    )
     asked = collections.Counter(kind for kind, _ in decoys)
     found = collections.Counter()
     for text in made:
@@ -156,7 +173,13 @@ def main() -> None:
             if key:
                 found[key] += 1
                 if arguments.show:
-                    print(key, repr(text[max(0, begin - 30) : begin]), repr(text[begin:end]), repr(text[end : end + 20]), file=sys.stderr)
+                    print(
+                        key,
+                        repr(text[max(0, begin - 30) : begin]),
+                        repr(text[begin:end]),
+                        repr(text[end : end + 20]),
+                        file=sys.stderr,
+                    )
     result = {
         "benchmark": "pii",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
@@ -169,10 +192,22 @@ def main() -> None:
         "of_which_view": cost(_view, made),
     }
     if arguments.peer:
-        done = subprocess.run([arguments.peer, "-c", PEER], input=json.dumps([made, planted_texts]), capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [arguments.peer, "-c", PEER],
+            input=json.dumps([made, planted_texts]),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         peer_cost, peer_texts, changed = json.loads(done.stdout.splitlines()[-1])
-        gone = collections.Counter(kind for (kind, _, core), text in zip(values, peer_texts, strict=True) if core not in text)
-        result["datatrove"] = {"ms_a_page": round(peer_cost, 4), "recall": {k: gone[k] / 400 for k in ("email", "ipv4")}, "pages_changed": sum(changed)}
+        gone = collections.Counter(
+            kind for (kind, _, core), text in zip(values, peer_texts, strict=True) if core not in text
+        )
+        result["datatrove"] = {
+            "ms_a_page": round(peer_cost, 4),
+            "recall": {k: gone[k] / 400 for k in ("email", "ipv4")},
+            "pages_changed": sum(changed),
+        }
         result["pages_changed_for_email_or_ip"] = sum(bool(pii.replace(text, ("email", "ip"))[1]) for text in made)
         result["ms_a_page_email_and_ip"] = cost(_email_and_ip, made)
     print(json.dumps(result))
@@ -188,5 +223,4 @@ def _email_and_ip(text: str):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     main()

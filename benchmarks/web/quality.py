@@ -1,6 +1,6 @@
 """What quality-train makes of real pages, and what a score costs.
 
-    python benchmarks/quality.py --root=DATA/web --pages='crawl/*.warc.gz' --reference=DATA/web/gold_text.jsonl.gz
+    python benchmarks/web/quality.py --root=DATA/web --pages='crawl/*.warc.gz' --reference=DATA/web/gold_text.jsonl.gz
 
 The reference is the pages whose URLs a file of JSON lines names (news articles that were chosen and checked by hand), the sample all other pages with
 their own URLs, less those of hosts with more than 100 (one publisher's templates are no web). Text is extracted as the web job does. The job runs
@@ -25,22 +25,27 @@ import tempfile
 import time
 from urllib.parse import urlsplit
 
-from pipelines import html, job, linear_model, pages
-from pipelines.document import Document
-from pipelines.functions import apply
-from pipelines.linear_model import Features
-from pipelines.quality_train import Job
-from pipelines.view import view
+from castor.pipelines.core.functions import apply
+from castor.pipelines.document import Document
+from castor.pipelines.execution import job
+from castor.pipelines.quality import linear_model
+from castor.pipelines.quality.linear_model import Features
+from castor.pipelines.quality_train import Job
+from castor.pipelines.readers import web_source
+from castor.pipelines.text import html
+from castor.pipelines.text.tokenized_text import view
 
 MOST_OF_A_HOST = 100
 
 
 def read(root: str, patterns: list[str]) -> list[Document]:
-    source, extract, made = pages.PageSource("web", root, tuple(patterns)), html.Extract(), []
+    source, extract, made = web_source.PageSource("web", root, tuple(patterns)), html.Extract(), []
     for uri in source.files():
         for element in source.read(uri):
             document = apply("extract", extract, element) if isinstance(element, Document) else element
-            if isinstance(document, Document) and not document.metadata.get("url", "http://unknown.invalid").startswith("http://unknown.invalid"):
+            if isinstance(document, Document) and not document.metadata.get("url", "http://unknown.invalid").startswith(
+                "http://unknown.invalid"
+            ):
                 made.append(document)
     return made
 
@@ -87,7 +92,11 @@ def main() -> None:
     documents = read(arguments.root, arguments.pages)
     hosts = collections.Counter(urlsplit(d.metadata["url"]).hostname for d in documents)
     reference = [d for d in documents if d.metadata["url"] in chosen]
-    sample = [d for d in documents if d.metadata["url"] not in chosen and hosts[urlsplit(d.metadata["url"]).hostname] <= MOST_OF_A_HOST]
+    sample = [
+        d
+        for d in documents
+        if d.metadata["url"] not in chosen and hosts[urlsplit(d.metadata["url"]).hostname] <= MOST_OF_A_HOST
+    ]
     result = {
         "benchmark": "quality",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
@@ -96,7 +105,12 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
-        base = Job(name="quality", reference=[write(work / "reference.jsonl", reference)], sample=[write(work / "sample.jsonl", sample)], output=str(work / "one"))
+        base = Job(
+            name="quality",
+            reference=[write(work / "reference.jsonl", reference)],
+            sample=[write(work / "sample.jsonl", sample)],
+            output=str(work / "one"),
+        )
         runs = {
             "by_id": base,
             "by_site": dataclasses.replace(base, output=str(work / "site"), split_by="site"),
@@ -105,17 +119,29 @@ def main() -> None:
         for name, made in runs.items():
             begin = time.perf_counter()
             measures = job.run(made, quiet=True)["measures"]
-            result[name] = {key: measures[key] for key in ("auc", "auc_fitted", "threshold", "kept_of_sample", "kept_of_reference", "calibration_error")}
+            result[name] = {
+                key: measures[key]
+                for key in (
+                    "auc",
+                    "auc_fitted",
+                    "threshold",
+                    "kept_of_sample",
+                    "kept_of_reference",
+                    "calibration_error",
+                )
+            }
             result[name]["held_out"] = measures["documents"]["held_out"]
             result[name]["seconds"] = round(time.perf_counter() - begin, 1)
         again = dataclasses.replace(base, output=str(work / "two"))
         job.run(again, ["--direct_running_mode=multi_processing", "--direct_num_workers=2"], quiet=True)
         result["identical"] = digest(work / "one") == digest(work / "two")
         model = linear_model.load(str(work / "one"))
-        result["score_ms"] = {"on_the_view": median_ms(model.score, sample, tokenise), "alone": median_ms(model.score, sample)}
+        result["score_ms"] = {
+            "on_the_view": median_ms(model.score, sample, tokenise),
+            "alone": median_ms(model.score, sample),
+        }
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     main()

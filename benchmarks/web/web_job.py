@@ -1,6 +1,6 @@
 """What does a web page cost, from WARC to corpus, by stage and in all, beside datatrove on the same pages with the same rules?
 
-    python benchmarks/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=6] [--slow-repeat=1] [--rounds=3] [--trafilatura]
+    python benchmarks/web/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=6] [--slow-repeat=1] [--rounds=3] [--trafilatura]
 
 Whole jobs run as processes of their own; their CPU seconds are those of the process and of all its children, start and imports included. Castor
 runs `castor data web` with the rules of FineWeb's published recipe (pipelines/web_fineweb.gin; every language, as datatrove here has no
@@ -9,7 +9,7 @@ its default recipe, which has all of these. With --trafilatura Castor extracts w
 as many names; those in which Trafilatura extracts, which take long, `slow-repeat` times. What a job over a single page costs is told beside
 (`start_seconds`, and `ms_a_page_running` without it), and what a page costs in corpora of other sizes, start included (`ms_a_page_of`), which is
 where the sides are compared: each at the same number of pages. The sides take turns for `rounds` rounds, and of each the median counts, since a
-shared machine is quicker in one minute than in the next. datatrove: benchmarks/datatrove_peer.py; set PYTHONPATH where its interpreter
+shared machine is quicker in one minute than in the next. datatrove: benchmarks/web/datatrove_peer.py; set PYTHONPATH where its interpreter
 lacks a part.
 
 Then each stage of Castor's job alone, in this process, in milliseconds of CPU a document that reaches it.
@@ -33,9 +33,13 @@ import sys
 import tempfile
 import time
 
-from pipelines import charset, corpus, functions, html, language, pages, web
-from pipelines.document import Document
-from tasks import configuration
+from castor.pipelines import web
+from castor.pipelines.core import functions
+from castor.pipelines.corpus import corpus
+from castor.pipelines.document import Document
+from castor.pipelines.readers import web_source
+from castor.pipelines.text import charset, html, language
+from castor.tasks import configuration
 
 SAME_RULES = (
     "language.Identify.languages=()", "language.Identify.min_score=0.0", "web.Job.admission=()", "web.Job.duplicates=()",
@@ -86,7 +90,12 @@ def castor(root: str, one: str, recipe: str, bindings: tuple[str, ...], num_page
     start, _ = castor_job(one, recipe, bindings)
     seconds, funnel = castor_job(root, recipe, bindings)
     ended = funnel["kept"] + sum(sum(funnel[fate].values()) for fate in ("rejected", "duplicates", "dead_letters"))
-    facts = {"read": funnel["read"], "kept": funnel["kept"], "lost": funnel["read"] - ended, "dead_letters": sum(funnel["dead_letters"].values())}
+    facts = {
+        "read": funnel["read"],
+        "kept": funnel["kept"],
+        "lost": funnel["read"] - ended,
+        "dead_letters": sum(funnel["dead_letters"].values()),
+    }
     return row(seconds, start, num_pages, megabytes, **facts)
 
 
@@ -95,7 +104,16 @@ def castor_job(root: str, recipe: str, bindings: tuple[str, ...]) -> tuple[float
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "out")
         values = (f"INPUT_ROOT={root!r}", f"OUTPUT={output!r}", 'INPUTS=["**"]', "NUM_SHARDS=4", *bindings)
-        command = [sys.executable, "-m", "launch.command", "data", "web", f"--gin_file=pipelines/{recipe}.gin", *(f"--gin.{v}" for v in values)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "castor.launch.command",
+            "data",
+            "web",
+            f"--gin_file=pipelines/{recipe}.gin",
+            *(f"--gin.{v}" for v in values),
+        ]
         seconds, _ = cpu(command, dict(os.environ))
         return seconds, corpus.load_manifest(output)["funnel"]
 
@@ -106,7 +124,13 @@ def datatrove(python: str, root: str, one: str, num_pages: int, megabytes: float
     seconds, steps = datatrove_job(python, root)
     read, extract = steps["read"]["counts"]["documents"], steps["extract"]["counts"]
     failed = {name: count for name, count in extract.items() if name in ("timeout", "broken_process", "clean_error")}
-    facts = {"read": read, "kept": steps["write"]["counts"].get("total", 0), "lost": num_pages - read, "failed": failed, "steps": steps}
+    facts = {
+        "read": read,
+        "kept": steps["write"]["counts"].get("total", 0),
+        "lost": num_pages - read,
+        "failed": failed,
+        "steps": steps,
+    }
     return row(seconds, start, num_pages, megabytes, **facts)
 
 
@@ -114,7 +138,9 @@ def datatrove_job(python: str, root: str) -> tuple[float, dict]:
     """(CPU seconds, what datatrove_peer.web tells) of a run."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "DATATROVE_COLORIZE_LOGS": "0"}
-        seconds, printed = cpu([python, str(pathlib.Path(__file__).with_name("datatrove_peer.py")), "web", root, folder], environment)
+        seconds, printed = cpu(
+            [python, str(pathlib.Path(__file__).with_name("datatrove_peer.py")), "web", root, folder], environment
+        )
     return seconds, json.loads(printed.splitlines()[-1])
 
 
@@ -129,7 +155,10 @@ def write_one_page(path: str) -> None:
     """A WARC file of one page that every rule lets pass, for what a job costs that has next to nothing to do."""
     text = "".join(f"<p>{paragraph}</p>" for paragraph in ONE_PAGE)
     page = f"<html><head><title>One page</title></head><body><article>{text}</article></body></html>".encode()
-    response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
+    response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(page),
+        page,
+    )
     head = (
         "WARC/1.0", "WARC-Type: response", "WARC-Target-URI: https://example.com/", "WARC-Date: 2024-01-01T00:00:00Z",
         "WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>", "Content-Type: application/http; msgtype=response",
@@ -157,7 +186,7 @@ def stages(root: str) -> tuple[dict[str, float], int, float]:
     for _, step in steps:
         functions.prepare(step)
     language.identify("warm")
-    source, num_pages, size, rows = pages.PageSource("web_job", root, ("**",)), 0, 0, []
+    source, num_pages, size, rows = web_source.PageSource("web_job", root, ("**",)), 0, 0, []
     for uri in source.files():
         elements = source.read(uri)
         while (element := timed("read", next, elements, None)) is not None:
@@ -194,11 +223,17 @@ def main() -> int:
         "html_mb": round(megabytes, 1),
         "stages_ms": by_stage,
     }
-    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as slow_root, tempfile.TemporaryDirectory() as one:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        tempfile.TemporaryDirectory() as slow_root,
+        tempfile.TemporaryDirectory() as one,
+    ):
         write_one_page(os.path.join(one, "one.warc.gz"))
         link(arguments.root, root, arguments.repeat)
         link(arguments.root, slow_root, arguments.slow_repeat)
-        size, slow_size = ((num_pages * repeat, megabytes * repeat) for repeat in (arguments.repeat, arguments.slow_repeat))
+        size, slow_size = (
+            (num_pages * repeat, megabytes * repeat) for repeat in (arguments.repeat, arguments.slow_repeat)
+        )
         with_trafilatura = (*SAME_RULES, "html.Extract.extractor='trafilatura'")
         sides = {
             "castor": lambda: castor(root, one, "web_fineweb", SAME_RULES, *size),
@@ -212,10 +247,16 @@ def main() -> int:
         rounds = [{name: side() for name, side in sides.items()} for _ in range(arguments.rounds)]
     for name in sides:
         of_rounds = sorted((told[name] for told in rounds), key=lambda told: told["ms_a_page_running"])
-        result[name] = {**of_rounds[len(of_rounds) // 2], "ms_a_page_running_of_rounds": [told[name]["ms_a_page_running"] for told in rounds]}
+        result[name] = {
+            **of_rounds[len(of_rounds) // 2],
+            "ms_a_page_running_of_rounds": [told[name]["ms_a_page_running"] for told in rounds],
+        }
     if peer := result.get("datatrove"):
         for own in (result[name] for name in sides if name != "datatrove"):
-            own["times_datatrove_of"] = {pages: round(peer["ms_a_page_of"][pages] / own["ms_a_page_of"][pages], 2) for pages in SIZES}
+            own["times_datatrove_of"] = {
+                web_source: round(peer["ms_a_page_of"][web_source] / own["ms_a_page_of"][web_source], 2)
+                for web_source in SIZES
+            }
             own["times_datatrove_running"] = round(peer["ms_a_page_running"] / own["ms_a_page_running"], 2)
     print(json.dumps(result, ensure_ascii=False))
     return 0

@@ -2,7 +2,7 @@
 
 It needs the configuration of `castor train` and no task cache: the vocabulary's size and the rows come from gin or from the command line. Says
 whether the step fits the chip's memory, what passes between chips, and how long it takes by the compiler's own estimates; as a table, a JSON
-file and a page. `--search` tries meshes, remat policies and ways to take the batch, and writes the best as a gin file (launch/search.py).
+file and a page. `--search` tries meshes, remat policies and ways to take the batch, and writes the best as a gin file (launch/commands/mesh_search.py).
 """
 
 import argparse
@@ -11,36 +11,67 @@ import json
 import pathlib
 import sys
 
-from tasks import configuration, storage
-from tasks.configuration import Flags
-from tasks.errors import ConfigurationError
+from castor.tasks import configuration
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import storage
 
 GIN_FILES = ("models/tiny.gin", "runs/pretrain.gin")
-PLACEHOLDERS = {"MIXTURE_OR_TASK_NAME": "castor-compile", "MODEL_DIR": "castor-compile"}  # of what the compiler does not ask
+PLACEHOLDERS = {
+    "MIXTURE_OR_TASK_NAME": "castor-compile",
+    "MODEL_DIR": "castor-compile",
+}  # of what the compiler does not ask
 DOMAINS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--topology", metavar="CHIP:SHAPE", required=True, help="a slice: v5e:16x16, v5p:8x8x8, v4:16x16x16, v6e:16x16")
-    parser.add_argument("--num_slices", type=int, default=1, metavar="N", help="slices of this shape, joined by the data-centre network (default 1)")
-    parser.add_argument("--vocab_size", type=int, metavar="N", help="rows of the embedding, where gin leaves them to the task caches")
-    parser.add_argument("--domains", type=int, default=DOMAINS, metavar="N", help=f"domains whose losses are told apart (default {DOMAINS})")
-    parser.add_argument("--output", default="castor-compile", metavar="DIR", help="folder of report.json and report.html (default castor-compile)")
-    parser.add_argument("--keep_hlo", action="store_true", help="keep the compiled program beside the report: step.hlo.txt")
-    search = parser.add_argument_group("search")
-    search.add_argument("--search", action="store_true", help="try meshes, remat policies and ACCUMULATE; write the best as best.gin")
-    search.add_argument("--budget_minutes", type=float, default=30.0, metavar="M", help="time for the search (default 30)")
+    parser.add_argument(
+        "--topology", metavar="CHIP:SHAPE", required=True, help="a slice: v5e:16x16, v5p:8x8x8, v4:16x16x16, v6e:16x16"
+    )
+    parser.add_argument(
+        "--num_slices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="slices of this shape, joined by the data-centre network (default 1)",
+    )
+    parser.add_argument(
+        "--vocab_size", type=int, metavar="N", help="rows of the embedding, where gin leaves them to the task caches"
+    )
+    parser.add_argument(
+        "--domains",
+        type=int,
+        default=DOMAINS,
+        metavar="N",
+        help=f"domains whose losses are told apart (default {DOMAINS})",
+    )
+    parser.add_argument(
+        "--output",
+        default="castor-compile",
+        metavar="DIR",
+        help="folder of report.json and report.html (default castor-compile)",
+    )
+    parser.add_argument(
+        "--keep_hlo", action="store_true", help="keep the compiled program beside the report: step.hlo.txt"
+    )
+    mesh_search = parser.add_argument_group("search")
+    mesh_search.add_argument(
+        "--search", action="store_true", help="try meshes, remat policies and ACCUMULATE; write the best as best.gin"
+    )
+    mesh_search.add_argument(
+        "--budget_minutes", type=float, default=30.0, metavar="M", help="time for the search (default 30)"
+    )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
-    from train import aot
+    from castor.train.compiler import aot
 
     aot.quiet()
     if arguments.search:
-        from launch import search
+        from castor.launch.commands import mesh_search
 
-        return search.run(arguments, flags)
-    from train.chips import Topology
+        return mesh_search.run(arguments, flags)
+    from castor.train.compiler.chips import Topology
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
     planned = plan(flags.or_files(*GIN_FILES))
@@ -53,7 +84,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 def plan(flags: Flags):
     """The `train.loop.Run` of a configuration; what only training needs may be unbound."""
-    from launch.train import make_run
+    from castor.launch.commands.train import make_run
 
     configuration.parse(flags)
     unbound = tuple(f"{name} = {value!r}" for name, value in PLACEHOLDERS.items() if configuration.macro(name) is None)
@@ -62,7 +93,7 @@ def plan(flags: Flags):
 
 def compile_run(run, topology, vocab_size: int | None, domains: int) -> tuple[dict, str | None]:
     """Compiles a run's step: (what train.aot.report says of it, the program's text, None where it does not fit)."""
-    from train import aot
+    from castor.train.compiler import aot
 
     trainer, rows, length = make_trainer(run, topology, vocab_size, domains)
     try:
@@ -74,9 +105,9 @@ def compile_run(run, topology, vocab_size: int | None, domains: int) -> tuple[di
 
 def make_trainer(run, topology, vocab_size: int | None, domains: int):
     """(Trainer of the described devices, rows, length). Of a table of batch sizes the largest is taken."""
-    from tasks.schedule import BatchSizes
-    from train import aot
-    from train.partitioning import Partitioner
+    from castor.tasks.mixing.schedule import BatchSizes
+    from castor.train.compiler import aot
+    from castor.train.partitioning import Partitioner
 
     trainer, length = fit(run, Partitioner.create(run.mesh, aot.devices(topology)), vocab_size, domains)
     return trainer, max(BatchSizes.of(run.batch_size).sizes), length
@@ -87,7 +118,9 @@ def fit(run, partitioner, vocab_size: int | None, domains: int):
     run.check_rows(partitioner)
     length = run.lengths.get("targets")
     if not length:
-        raise ConfigurationError(f"TASK_FEATURE_LENGTHS = {dict(run.lengths)} has no 'targets'.", "Bind {'targets': L}, the tokens of a row.")
+        raise ConfigurationError(
+            f"TASK_FEATURE_LENGTHS = {dict(run.lengths)} has no 'targets'.", "Bind {'targets': L}, the tokens of a row."
+        )
     partitioner.check_divides({"TASK_FEATURE_LENGTHS['targets']": ("residual_length", length)})
     model = dataclasses.replace(run.model, vocab_size=vocab_size or run.model.vocab_size or vocabulary_size(run))
     model.check_mesh(partitioner)
@@ -96,7 +129,7 @@ def fit(run, partitioner, vocab_size: int | None, domains: int):
 
 def vocabulary_size(run) -> int:
     if run.vocabulary:
-        import tasks
+        from castor import tasks
 
         return tasks.Vocabulary.load(run.vocabulary).vocab_size
     raise ConfigurationError(
@@ -107,13 +140,13 @@ def vocabulary_size(run) -> int:
 
 def write(report: dict, folder: str, text: str | None = None) -> None:
     """report.json and report.html, and step.hlo.txt where its text is given."""
-    from launch import compile_page
+    from castor.launch.reports import compile_report
 
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     if text is not None:
         (path / "step.hlo.txt").write_text(text, encoding="utf-8")
-    (path / "report.html").write_text(compile_page.render(report), encoding="utf-8")
+    (path / "report.html").write_text(compile_report.render(report), encoding="utf-8")
     storage.write_json_atomic(str(path / "report.json"), report)
 
 
@@ -127,14 +160,15 @@ def read(path: pathlib.Path) -> dict | None:
 
 def show(report: dict, folder: str) -> None:
     """The report on the terminal."""
-    from launch import compile_page, terminal
+    from castor.launch import terminal
+    from castor.launch.reports import compile_report
 
     console = terminal.console()
-    for title, columns, rows in compile_page.tables(report):
+    for title, columns, rows in compile_report.tables(report):
         table = terminal.table(*columns)
         for row in rows:
             table.add_row(*row)
         console.print(title, style="bold")
         console.print(table)
-    console.print(compile_page.verdict(report))
+    console.print(compile_report.verdict(report))
     console.print(f"{folder}/report.html and {folder}/report.json")

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import gc
 
-from launch import explain
+from castor.launch.commands import explain
 
 JOBS = ("web", "code", "image", "audio", "video", "vocabulary", "tokenize", "quality-train", "replay")
 
@@ -17,19 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, flags) -> int:
     """Runs the job. Its gin file is pipelines/JOB.gin unless --gin_file names others."""
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
 
     if arguments.job == "explain":
         return explain.run(arguments)
     if foreign := explain.given(arguments):
-        raise ConfigurationError(f"{' '.join(foreign)}: known neither to castor data {arguments.job} nor to Beam.", "Only explain takes it.")
+        raise ConfigurationError(
+            f"{' '.join(foreign)}: known neither to castor data {arguments.job} nor to Beam.", "Only explain takes it."
+        )
     gc.disable()  # Beam's import makes objects by the hundred thousand, which stay: the collector would go through them each time
     try:
         job = configure(arguments.job, flags)
     finally:
         gc.freeze()
         gc.enable()
-    from pipelines import job as jobs
+    from castor.pipelines.execution import job as jobs
 
     jobs.run(job, arguments.rest)
     return 0
@@ -37,12 +39,14 @@ def run(arguments: argparse.Namespace, flags) -> int:
 
 def configure(name: str, flags):
     """The job `name` as gin files and flags say. Raises ConfigurationError for a job, macro or binding that there is not."""
-    from tasks import configuration
-    from tasks.errors import ConfigurationError
+    from castor.tasks import configuration
+    from castor.tasks.errors import ConfigurationError
 
     if name not in JOBS:
         close = difflib.get_close_matches(name, JOBS, n=1)
-        raise ConfigurationError(f"no data job {name!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}.")
+        raise ConfigurationError(
+            f"no data job {name!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}."
+        )
     configuration.parse(flags.or_files(f"pipelines/{name}.gin"))
     _check_required()
     return make_job(name)
@@ -51,8 +55,7 @@ def configure(name: str, flags):
 def _check_required() -> None:
     """Raises ConfigurationError for a macro that its gin file leaves to the user (`OUTPUT = %gin.REQUIRED`) and nobody has bound."""
     import gin
-
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
 
     try:
         gin.config.find_missing_overrides_hook(gin.config._CONFIG)
@@ -68,7 +71,7 @@ def make_job(name: str):
     import importlib
 
     if name == "replay":
-        from pipelines import replay
+        from castor.pipelines.execution import replay
 
         return replay.make_job()
-    return importlib.import_module(f"pipelines.{name.replace('-', '_')}").Job()
+    return importlib.import_module(f"castor.pipelines.{name.replace('-', '_')}").Job()

@@ -3,23 +3,27 @@
 import argparse
 import dataclasses
 
-from launch.run import add_run_arguments, run_recipe
-from tasks import configuration
+from castor.launch.commands.run import add_run_arguments, run_recipe
+from castor.tasks import configuration
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="castor-demo", help="the folder of everything the demo makes (default castor-demo)")
+    parser.add_argument(
+        "--output", default="castor-demo", help="the folder of everything the demo makes (default castor-demo)"
+    )
     parser.add_argument("--corpus_only", action="store_true", help="only make the raw files, in OUTPUT")
     add_run_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
     if arguments.corpus_only:
-        from launch.demo_corpus import DemoCorpus
+        from castor.launch.recipes.demo_corpus import DemoCorpus
 
         configuration.parse(flags)
         items = DemoCorpus().make(arguments.output)
         print(", ".join(f"{number} {kind}" for kind, number in items.items()))
         return 0
     bindings = (f"OUTPUT = {arguments.output!r}", *flags.bindings)
-    return run_recipe(arguments, dataclasses.replace(flags, files=("recipes/demo.gin", *flags.files), bindings=bindings))
+    return run_recipe(
+        arguments, dataclasses.replace(flags, files=("recipes/demo.gin", *flags.files), bindings=bindings)
+    )

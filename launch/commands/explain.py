@@ -18,12 +18,22 @@ _EXCERPT = 300
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What explain takes; other jobs refuse it."""
-    group = parser.add_argument_group("explain", "castor data explain CORPUS: which rule decided a document's fate, and with what value")
-    group.add_argument("corpus", nargs="?", metavar="CORPUS", help="the output of a web, code, image, audio or video job")
+    group = parser.add_argument_group(
+        "explain", "castor data explain CORPUS: which rule decided a document's fate, and with what value"
+    )
+    group.add_argument(
+        "corpus", nargs="?", metavar="CORPUS", help="the output of a web, code, image, audio or video job"
+    )
     group.add_argument("--id", default="", help="document id, 32 hexadecimal digits")
-    group.add_argument("--url", default="", help="URL of a page, as in the archive; scheme, www. and a final slash do not count")
-    group.add_argument("--source", default="", help="where the record is, whole or its end: 'crawl.warc.gz#offset=1200'")
-    group.add_argument("--again", action="store_true", help="read the record again and show what each step of the job says of it")
+    group.add_argument(
+        "--url", default="", help="URL of a page, as in the archive; scheme, www. and a final slash do not count"
+    )
+    group.add_argument(
+        "--source", default="", help="where the record is, whole or its end: 'crawl.warc.gz#offset=1200'"
+    )
+    group.add_argument(
+        "--again", action="store_true", help="read the record again and show what each step of the job says of it"
+    )
 
 
 def given(arguments: argparse.Namespace) -> list[str]:
@@ -36,20 +46,26 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the fate of every record that was asked for."""
     from rich.console import Console
 
-    from pipelines import corpus, fates
-    from tasks.errors import ConfigurationError, CorpusError
+    from castor.pipelines.corpus import corpus, outcomes
+    from castor.tasks.errors import ConfigurationError, CorpusError
 
     asked = {name: value for name in ("id", "url", "source") if (value := getattr(arguments, name))}
     if arguments.rest:
-        raise ConfigurationError(f"castor data explain does not know {' '.join(arguments.rest)}.", "See castor data --help.")
+        raise ConfigurationError(
+            f"castor data explain does not know {' '.join(arguments.rest)}.", "See castor data --help."
+        )
     if not arguments.corpus or len(asked) != 1:
-        raise ConfigurationError("castor data explain takes a corpus and one of --id, --url and --source.", "See castor data --help.")
+        raise ConfigurationError(
+            "castor data explain takes a corpus and one of --id, --url and --source.", "See castor data --help."
+        )
     if "id" in asked and not re.fullmatch("[0-9a-f]{32}", asked["id"]):
-        raise ConfigurationError(f"--id={asked['id']} is no document id.", "An id is 32 hexadecimal digits in lower case.")
+        raise ConfigurationError(
+            f"--id={asked['id']} is no document id.", "An id is 32 hexadecimal digits in lower case."
+        )
     manifest = corpus.load_manifest(arguments.corpus)
     console = Console(highlight=False, soft_wrap=True)
     rows = 0
-    for fate in fates.find(arguments.corpus, **asked):
+    for fate in outcomes.find(arguments.corpus, **asked):
         rows += 1
         if rows > _MOST_ROWS:
             console.print(f"... and more; only the first {_MOST_ROWS} are shown.", markup=False)
@@ -60,27 +76,34 @@ def run(arguments: argparse.Namespace) -> int:
             _tell_again(console, arguments.corpus, manifest, fate)
     if not rows:
         [(name, value)] = asked.items()
-        raise CorpusError(f"no record of {arguments.corpus} has --{name}={value}.", "It was not among the inputs, or under another name.")
+        raise CorpusError(
+            f"no record of {arguments.corpus} has --{name}={value}.",
+            "It was not among the inputs, or under another name.",
+        )
     return 0
 
 
 def _told(directory: str, manifest: dict, fate) -> list[str]:
-    from pipelines import explain, fates
+    from castor.pipelines.corpus import outcomes
+    from castor.pipelines.execution import explain
 
     lines = [f"{fate.id}  {fate.source}"]
-    if fate.fate == fates.KEPT:
+    if fate.fate == outcomes.KEPT:
         lines.append(f"  kept{'; ' + fate.measure if fate.measure else ''}")
         document = explain.document(directory, manifest, fate.id)
         lines += [f"    {key}: {_short(value)}" for key, value in sorted(document.metadata.items())] if document else []
-    elif fate.fate == fates.REJECTED:
+    elif fate.fate == outcomes.REJECTED:
         lines.append(f"  rejected: {fate.reason}" + (f", measured: {fate.measure}" if fate.measure else ""))
         rule = explain.rule_of(manifest["config"], fate.reason)
         if rule is not None:
             lines.append(f"    by {rule[0]}, whose settings were")
             lines += [f"      {key} = {_short(value)}" for key, value in rule[1].items()]
-    elif fate.fate == fates.DUPLICATE:
+    elif fate.fate == outcomes.DUPLICATE:
         lines.append(f"  duplicate: {fate.reason}")
-        lines += [f"    by {kind}, {survivor or 'another document'} stays" for kind, survivor in explain.way_to_survivor(directory, fate)]
+        lines += [
+            f"    by {kind}, {survivor or 'another document'} stays"
+            for kind, survivor in explain.way_to_survivor(directory, fate)
+        ]
     else:
         lines.append(f"  dead letter: {fate.reason}: {fate.measure}")
         lines.append("    castor data replay feeds dead letters through the job again")
@@ -88,7 +111,7 @@ def _told(directory: str, manifest: dict, fate) -> list[str]:
 
 
 def _tell_again(console, directory: str, manifest: dict, fate) -> None:
-    from pipelines import explain
+    from castor.pipelines.execution import explain
 
     console.print("  the record again, step by step:", markup=False)
     for step in explain.again(directory, manifest, fate):
@@ -96,19 +119,27 @@ def _tell_again(console, directory: str, manifest: dict, fate) -> None:
 
 
 def _verdict(step) -> str:
-    from pipelines.document import DeadLetter, Rejection
+    from castor.pipelines.document import DeadLetter, Rejection
 
     if isinstance(step.result, DeadLetter):
         return f"dead letter {step.result.error}: {step.result.message}"
     if isinstance(step.result, Rejection):
-        return f"rejected as {step.result.reason}" + (f", measured: {step.result.measure}" if step.result.measure else "")
+        return f"rejected as {step.result.reason}" + (
+            f", measured: {step.result.measure}" if step.result.measure else ""
+        )
     changes = []
     if step.name == "source":
-        changes.append(f"{len(step.result.text or '')} characters" if step.result.text is not None else f"{len(step.result.bytes or b'')} bytes")
+        changes.append(
+            f"{len(step.result.text or '')} characters"
+            if step.result.text is not None
+            else f"{len(step.result.bytes or b'')} bytes"
+        )
     elif step.result.text != step.before.text:
         changes.append(f"text of {len(step.before.text or '')} characters to {len(step.result.text or '')}")
     before = step.before.metadata if step.name != "source" else {}
-    changes += [f"{key} = {_short(value)}" for key, value in sorted(step.result.metadata.items()) if before.get(key) != value]
+    changes += [
+        f"{key} = {_short(value)}" for key, value in sorted(step.result.metadata.items()) if before.get(key) != value
+    ]
     return "passes" + (f"; {', '.join(changes)}" if changes else "")
 
 

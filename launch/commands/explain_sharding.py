@@ -6,39 +6,49 @@ The mesh is laid on --topology (which needs neither a TPU nor libtpu), on --cpu_
 import argparse
 import math
 
-from launch import terminal
-from tasks.configuration import Flags
+from castor.launch import terminal
+from castor.tasks.configuration import Flags
 
 GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("looking before training (nothing is trained, no device is needed)")
-    group.add_argument("--explain_sharding", action="store_true", help="print every array of the state: shape, how the mesh cuts it, bytes a chip")
-    group.add_argument("--topology", metavar="CHIP:SHAPE", help="lay the mesh on such a slice, e.g. v5e:16x16 (with --explain_sharding or --plan)")
+    group.add_argument(
+        "--explain_sharding",
+        action="store_true",
+        help="print every array of the state: shape, how the mesh cuts it, bytes a chip",
+    )
+    group.add_argument(
+        "--topology",
+        metavar="CHIP:SHAPE",
+        help="lay the mesh on such a slice, e.g. v5e:16x16 (with --explain_sharding or --plan)",
+    )
     group.add_argument("--num_slices", type=int, default=1, metavar="N", help="so many slices of it (default 1)")
-    group.add_argument("--vocab_size", type=int, metavar="N", help="rows of the embedding, where gin leaves them to the task caches")
+    group.add_argument(
+        "--vocab_size", type=int, metavar="N", help="rows of the embedding, where gin leaves them to the task caches"
+    )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
-    from launch import compile as compiling
-    from tasks.schedule import BatchSizes
-    from train import placement
+    from castor.launch.commands import compile as compiling
+    from castor.tasks.mixing.schedule import BatchSizes
+    from castor.train.compiler import sharding_report
 
     planned = compiling.plan(flags)
     partitioner, topology = _partitioner(arguments, planned.mesh)
     trainer, length = compiling.fit(planned, partitioner, arguments.vocab_size, domains=1)
     rows = max(BatchSizes.of(planned.batch_size).sizes)
-    show(trainer, placement.state(trainer), placement.activations(trainer, rows, length), topology)
+    show(trainer, sharding_report.state(trainer), sharding_report.activations(trainer, rows, length), topology)
     return 0
 
 
 def _partitioner(arguments: argparse.Namespace, mesh):
     """(The mesh on what was named, the topology or None)."""
-    from train.partitioning import Partitioner
+    from castor.train.partitioning import Partitioner
 
     if arguments.topology:
-        from train.chips import Topology
+        from castor.train.compiler.chips import Topology
 
         topology = Topology.of(arguments.topology, arguments.num_slices)
         return Partitioner.abstract(mesh, topology.size, topology.num_slices), topology
@@ -48,11 +58,13 @@ def _partitioner(arguments: argparse.Namespace, mesh):
 
 
 def show(trainer, state, activations, topology) -> None:
-    from train.model import count_parameters
-    from train.placement import totals
+    from castor.train.compiler.sharding_report import totals
+    from castor.train.model.decoder import count_parameters
 
     console, mesh = terminal.console(), trainer.partitioner.mesh
-    where = f"{topology.name}{f' x {topology.num_slices} slices' if topology.num_slices > 1 else ''}, " if topology else ""
+    where = (
+        f"{topology.name}{f' x {topology.num_slices} slices' if topology.num_slices > 1 else ''}, " if topology else ""
+    )
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
     console.print(f"{count_parameters(trainer.model):,} parameters on {where}{mesh.size:,} device(s): {axes}")
     for kind in ("parameters", "optimizer"):
@@ -62,16 +74,26 @@ def show(trainer, state, activations, topology) -> None:
     summed = totals([*state, *activations[:1]])
     summed["gradients"] = summed["parameters"]  # float32 as the parameters, and cut as they are
     table = terminal.table("a chip holds", ">GiB", ">share of HBM", "")
-    notes = {"gradients": "as the parameters, for a part of the step", "activations": f"{activations[0].name}; others come and go"}
+    notes = {
+        "gradients": "as the parameters, for a part of the step",
+        "activations": f"{activations[0].name}; others come and go",
+    }
     for kind in ("parameters", "optimizer", "gradients", "activations"):
         table.add_row(kind, f"{summed[kind][1] / GIB:.3f}", _share(summed[kind][1], topology), notes.get(kind, ""))
     total = sum(local for _, local in summed.values())
-    table.add_row("in all", f"{total / GIB:.3f}", _share(total, topology), f"of {topology.chip.hbm / GIB:.0f} GiB" if topology else "")
+    table.add_row(
+        "in all",
+        f"{total / GIB:.3f}",
+        _share(total, topology),
+        f"of {topology.chip.hbm / GIB:.0f} GiB" if topology else "",
+    )
     console.print(table)
     whole = [row for row in state if row.whole and row.total > 1 and mesh.size > 1]
     if whole:
         size = sum(row.local for row in whole)
-        console.print(f"{len(whole)} array(s) of the state are whole on every device, {size / 2**20:.2f} MiB in all: no rule cuts their axes.")
+        console.print(
+            f"{len(whole)} array(s) of the state are whole on every device, {size / 2**20:.2f} MiB in all: no rule cuts their axes."
+        )
     console.print("What the compiler needs besides, and the peak: castor compile.")
 
 
@@ -83,7 +105,16 @@ def _table(console, title: str, rows) -> None:
         table.add_row(row.name, shape, row.dtype, axes, cut, _mib(row.total), _mib(row.local), str(row.copies))
     table.add_section()
     count = sum(math.prod(row.shape) for row in rows)
-    table.add_row("sum", f"{count:,} numbers", "", "", "", _mib(sum(row.total for row in rows)), _mib(sum(row.local for row in rows)), "")
+    table.add_row(
+        "sum",
+        f"{count:,} numbers",
+        "",
+        "",
+        "",
+        _mib(sum(row.total for row in rows)),
+        _mib(sum(row.local for row in rows)),
+        "",
+    )
     console.print(table)
 
 

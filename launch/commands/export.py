@@ -2,32 +2,46 @@
 
 import argparse
 
-from launch.train import start_jax
-from tasks.configuration import Flags
-from tasks.errors import ConfigurationError
+from castor.launch.commands.train import start_jax
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import ConfigurationError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_dir", metavar="DIR", help="MODEL_DIR of a castor train run")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
     parser.add_argument("--output", metavar="DIR", help="new folder, which transformers' from_pretrained(DIR) reads")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights; bfloat16 rounds; default %(default)s")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of the weights; bfloat16 rounds; default %(default)s",
+    )
     parser.add_argument("--vocabulary", metavar="DIR", help="where the vocabulary is, if not where the model says")
-    parser.add_argument("--max_shard_gb", type=float, default=5.0, metavar="GB", help="largest file of weights; default %(default)s")
+    parser.add_argument(
+        "--max_shard_gb", type=float, default=5.0, metavar="GB", help="largest file of weights; default %(default)s"
+    )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
     for name in ("model_dir", "output"):
         if getattr(arguments, name) is None:
-            raise ConfigurationError(f"castor export needs --{name}.", "castor export --model_dir=model --output=exported")
+            raise ConfigurationError(
+                f"castor export needs --{name}.", "castor export --model_dir=model --output=exported"
+            )
     if arguments.max_shard_gb <= 0:
         raise ConfigurationError(f"--max_shard_gb={arguments.max_shard_gb}.", "Give a positive number.")
     arguments.cpu_devices = 1  # host memory holds more than that of one chip
     start_jax(arguments)
-    from train import interchange
+    from castor.train.huggingface import interchange
 
     step, files = interchange.export(
-        arguments.model_dir, arguments.output, arguments.step, arguments.vocabulary, arguments.dtype, int(arguments.max_shard_gb * 1e9)
+        arguments.model_dir,
+        arguments.output,
+        arguments.step,
+        arguments.vocabulary,
+        arguments.dtype,
+        int(arguments.max_shard_gb * 1e9),
     )
     print(f"checkpoint {step} of {arguments.model_dir} -> {arguments.output}: {', '.join(files)}")
     return 0

@@ -2,26 +2,48 @@
 
 import argparse
 
-from launch.train import start_jax
-from tasks.configuration import Flags
-from tasks.errors import ConfigurationError
+from castor.launch.commands.train import start_jax
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import ConfigurationError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--from", dest="source", metavar="DIR", help="folder with config.json and *.safetensors; pickled weights are never opened")
-    parser.add_argument("--model_dir", metavar="DIR", help="new MODEL_DIR: castor infer reads it, castor train --warm_start=DIR goes on from it")
-    parser.add_argument("--vocabulary", metavar="DIR", help="the Castor vocabulary whose ids the model's are (default: docs/interoperability.md)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of matrix products; parameters are float32; default %(default)s")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        help="folder with config.json and *.safetensors; pickled weights are never opened",
+    )
+    parser.add_argument(
+        "--model_dir",
+        metavar="DIR",
+        help="new MODEL_DIR: castor infer reads it, castor train --warm_start=DIR goes on from it",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="DIR",
+        help="the Castor vocabulary whose ids the model's are (default: docs/interoperability.md)",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of matrix products; parameters are float32; default %(default)s",
+    )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
     for name, value in (("from", arguments.source), ("model_dir", arguments.model_dir)):
         if value is None:
-            raise ConfigurationError(f"castor import needs --{name}.", "castor import --from=exported --model_dir=model")
+            raise ConfigurationError(
+                f"castor import needs --{name}.", "castor import --from=exported --model_dir=model"
+            )
     arguments.cpu_devices = 1  # host memory holds more than that of one chip
     start_jax(arguments)
-    from train import interchange
+    from castor.train.huggingface import interchange
 
     model, parameters = interchange.take(arguments.source, arguments.model_dir, arguments.vocabulary, arguments.dtype)
-    print(f"{arguments.source} -> {arguments.model_dir}: {parameters:,} parameters, vocabulary of {model.vocab_size:,} ids, checkpoint 0")
+    print(
+        f"{arguments.source} -> {arguments.model_dir}: {parameters:,} parameters, vocabulary of {model.vocab_size:,} ids, checkpoint 0"
+    )
     return 0

@@ -1,18 +1,19 @@
 """`castor infer`: writes, draws, describes and scores with a trained model. Needs nothing but its MODEL_DIR.
 
-One line at a time (--text, --draw, --describe), a file of prompts (--prompts: launch/prompts.py) or a conversation (--interactive:
-launch/interactive.py). With `--samples=DIR` it takes any number of --text and --draw and leaves their results in DIR, listed in samples.json
+One line at a time (--text, --draw, --describe), a file of prompts (--prompts: launch/inference/prompts.py) or a conversation (--interactive:
+launch/inference/interactive.py). With `--samples=DIR` it takes any number of --text and --draw and leaves their results in DIR, listed in samples.json
 (for a recipe's report).
 """
 
 import argparse
 import pathlib
 
-from launch import pictures, terminal
-from launch.train import add_device_arguments, start_jax
-from tasks import storage
-from tasks.configuration import Flags
-from tasks.errors import ConfigurationError
+from castor.launch import terminal
+from castor.launch.commands.train import add_device_arguments, start_jax
+from castor.launch.inference import pictures
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import storage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,23 +22,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", metavar="DIR", help="where the vocabulary is, if not where the model says")
     what = parser.add_argument_group("what to do")
     what.add_argument("--text", action="append", default=[], metavar="PROMPT", help="continue a text")
-    what.add_argument("--draw", action="append", default=[], metavar="CAPTION", help="draw an image from its caption, into --output")
-    what.add_argument("--describe", action="append", default=[], metavar="IMAGE", help="write a caption for an image file")
-    what.add_argument("--interactive", action="store_true", help="a conversation on the terminal; /help there says more")
-    what.add_argument("--prompts", metavar="FILE", help="answer every line of a .jsonl file into --output; see docs/inference.md")
-    what.add_argument("--score", action="store_true", help="with --prompts: the log-probability of every line's continuations")
-    what.add_argument("--output", metavar="FILE", help="where --draw writes (.png, .jpg or .webp), or --prompts (.jsonl)")
+    what.add_argument(
+        "--draw", action="append", default=[], metavar="CAPTION", help="draw an image from its caption, into --output"
+    )
+    what.add_argument(
+        "--describe", action="append", default=[], metavar="IMAGE", help="write a caption for an image file"
+    )
+    what.add_argument(
+        "--interactive", action="store_true", help="a conversation on the terminal; /help there says more"
+    )
+    what.add_argument(
+        "--prompts", metavar="FILE", help="answer every line of a .jsonl file into --output; see docs/inference.md"
+    )
+    what.add_argument(
+        "--score", action="store_true", help="with --prompts: the log-probability of every line's continuations"
+    )
+    what.add_argument(
+        "--output", metavar="FILE", help="where --draw writes (.png, .jpg or .webp), or --prompts (.jsonl)"
+    )
     what.add_argument("--samples", metavar="DIR", help="write all results, and samples.json, into this folder instead")
     how = parser.add_argument_group("how tokens are chosen")
     how.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token; default %(default)s")
-    how.add_argument("--top_k", type=int, default=40, help="sample from the K likeliest tokens, 0: from all; default %(default)s")
-    how.add_argument("--top_p", type=float, default=1.0, help="and from the fewest that hold this share of the probability; default %(default)s")
+    how.add_argument(
+        "--top_k", type=int, default=40, help="sample from the K likeliest tokens, 0: from all; default %(default)s"
+    )
+    how.add_argument(
+        "--top_p",
+        type=float,
+        default=1.0,
+        help="and from the fewest that hold this share of the probability; default %(default)s",
+    )
     how.add_argument("--seed", type=int, default=0, help="equal seeds give equal results; default %(default)s")
-    how.add_argument("--max_tokens", type=int, default=None, help="at most so many tokens of text (default: as many as fit; 64 for a caption)")
-    how.add_argument("--size", metavar="ROWSxCOLUMNS", help="grid of a drawing in patches of 8 x 8 pixels (default: the model decides)")
+    how.add_argument(
+        "--max_tokens",
+        type=int,
+        default=None,
+        help="at most so many tokens of text (default: as many as fit; 64 for a caption)",
+    )
+    how.add_argument(
+        "--size",
+        metavar="ROWSxCOLUMNS",
+        help="grid of a drawing in patches of 8 x 8 pixels (default: the model decides)",
+    )
     devices = parser.add_argument_group("devices")
     devices.add_argument("--batch_size", type=int, default=32, help="rows decoded together; default %(default)s")
-    devices.add_argument("--mesh", metavar="AXIS=N,...", help="lay the model over devices, e.g. data=2,tensor=4 (default: one device)")
+    devices.add_argument(
+        "--mesh", metavar="AXIS=N,...", help="lay the model over devices, e.g. data=2,tensor=4 (default: one device)"
+    )
     add_device_arguments(devices)
 
 
@@ -46,18 +77,20 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     mesh = _mesh(arguments.mesh)
     size = pictures.parse_size(arguments.size)
     start_jax(arguments)
-    from train import inference
+    from castor.train.inference import inference
 
     sampling = inference.Sampling(arguments.temperature, arguments.top_k, arguments.seed, arguments.top_p)
     with pictures.Reader() as read_picture:
         seen = [(path, read_picture(path)) for path in arguments.describe]
-        model = inference.Model.load(arguments.model_dir, arguments.step, arguments.vocabulary, mesh, arguments.batch_size)
+        model = inference.Model.load(
+            arguments.model_dir, arguments.step, arguments.vocabulary, mesh, arguments.batch_size
+        )
         if arguments.interactive:
-            from launch.interactive import Conversation
+            from castor.launch.inference.interactive import Conversation
 
             return Conversation(model, sampling, arguments.max_tokens, read_picture, arguments.samples or ".").run()
         if arguments.prompts:
-            from launch.prompts import Job
+            from castor.launch.inference.prompts import Job
 
             job = Job(arguments.prompts, arguments.output, arguments.score, sampling, arguments.max_tokens, size)
             return job.run(model, read_picture)
@@ -82,20 +115,28 @@ def _check(arguments: argparse.Namespace, flags: Flags) -> None:
     if not arguments.model_dir:
         raise ConfigurationError("castor infer needs --model_dir.", "Give the MODEL_DIR of a castor train run.")
     if flags != Flags():
-        raise ConfigurationError("castor infer takes no gin flags.", "The model's shape is read from MODEL_DIR; see castor infer --help.")
+        raise ConfigurationError(
+            "castor infer takes no gin flags.", "The model's shape is read from MODEL_DIR; see castor infer --help."
+        )
     single = bool(arguments.text or arguments.draw or arguments.describe)
     if single + arguments.interactive + bool(arguments.prompts) > 1:
-        raise ConfigurationError("--text, --draw and --describe, --interactive and --prompts exclude each other.", "Give one of them.")
+        raise ConfigurationError(
+            "--text, --draw and --describe, --interactive and --prompts exclude each other.", "Give one of them."
+        )
     if not (single or arguments.interactive or arguments.prompts):
         remedy = "Give --text=PROMPT, --draw=CAPTION --output=X.png, --describe=IMAGE, --prompts=FILE.jsonl --output=FILE.jsonl, or --interactive."
         raise ConfigurationError("castor infer has nothing to do.", remedy)
     if arguments.score and not arguments.prompts:
-        raise ConfigurationError("--score needs --prompts.", "Give --prompts=FILE.jsonl with a prompt and a continuation in every line.")
+        raise ConfigurationError(
+            "--score needs --prompts.", "Give --prompts=FILE.jsonl with a prompt and a continuation in every line."
+        )
     if arguments.prompts and not arguments.output:
         raise ConfigurationError("--prompts needs --output=FILE.jsonl.", "Say where the answers go.")
     if arguments.draw and not arguments.samples:
         if not arguments.output or len(arguments.draw) > 1:
-            raise ConfigurationError("--draw needs one --output=X.png a drawing.", "For several drawings give --samples=DIR.")
+            raise ConfigurationError(
+                "--draw needs one --output=X.png a drawing.", "For several drawings give --samples=DIR."
+            )
         pictures.check_name(arguments.output)
     if arguments.samples:
         storage.makedirs(arguments.samples)

@@ -1,11 +1,11 @@
 """`castor launch ENGINE JOB`: a data job on an engine other than this process, or a training run on several.
 
-    castor launch local --hosts=4 --devices_per_host=2 train ...     a training run as four processes with two devices each (launch/local.py)
+    castor launch local --hosts=4 --devices_per_host=2 train ...     a training run as four processes with two devices each (launch/engines/local_pod.py)
     castor launch local web ...             two worker processes of Beam's own on this machine
     castor launch prism web ...             Beam's Prism, brought up here for this job
     castor launch flink --local web ...     a Flink cluster (job manager, task managers, job server), brought up here for this job
     castor launch flink web --flink_master=HOST:PORT ...     a Flink cluster that is there; only the job server is brought up here
-    castor launch dataflow web ... [--submit [--detach]]     Dataflow: validated here, offline, and sent only with --submit (launch/dataflow.py)
+    castor launch dataflow web ... [--submit [--detach]]     Dataflow: validated here, offline, and sent only with --submit (launch/engines/dataflow.py)
     castor launch commit OUTPUT             commits what a detached job has written
 
 The job is the same, and so is every byte that it writes. Engines are fetched on first use (launch/engines/packages.py).
@@ -15,12 +15,12 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
-import launch.data
-import launch.local
-from launch.engines.flink import Flink
-from launch.engines.prism import Prism
-from launch.engines.processes import Engine
-from tasks.errors import ConfigurationError
+from castor.launch.commands import data
+from castor.launch.engines import local_pod
+from castor.launch.engines.flink import Flink
+from castor.launch.engines.prism import Prism
+from castor.launch.engines.processes import Engine
+from castor.tasks.errors import ConfigurationError
 
 ENGINES = ("local", "prism", "flink", "dataflow")
 
@@ -28,14 +28,28 @@ ENGINES = ("local", "prism", "flink", "dataflow")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the engine and the job; everything that is neither gin's nor ours goes to Beam."""
     parser.add_argument("engine", metavar="ENGINE", help=f"one of {', '.join(ENGINES)}; or commit")
-    parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(launch.data.JOBS)}; of local, also train; of commit, the output directory")
+    parser.add_argument(
+        "job",
+        metavar="JOB",
+        help=f"one of {', '.join(data.JOBS)}; of local, also train; of commit, the output directory",
+    )
     parser.add_argument("--local", action="store_true", help="flink: bring up a cluster on this machine for the job")
     parser.add_argument("--flink_master", default="", help="flink: HOST:PORT of a cluster's REST service")
-    parser.add_argument("--worker_image", default="", help="flink: container image of the workers (launch/Dockerfile)")
-    parser.add_argument("--submit", action="store_true", help="dataflow: send the job after it has been validated, wait for it and commit its output")
-    parser.add_argument("--detach", action="store_true", help="dataflow, with --submit: do not wait; castor launch commit OUTPUT when it is done")
+    parser.add_argument(
+        "--worker_image", default="", help="flink: container image of the workers (launch/engines/Dockerfile)"
+    )
+    parser.add_argument(
+        "--submit",
+        action="store_true",
+        help="dataflow: send the job after it has been validated, wait for it and commit its output",
+    )
+    parser.add_argument(
+        "--detach",
+        action="store_true",
+        help="dataflow, with --submit: do not wait; castor launch commit OUTPUT when it is done",
+    )
     parser.add_argument("--workers", type=int, default=2, help="local, of a data job: worker processes (2)")
-    launch.local.add_arguments(parser)
+    local_pod.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
@@ -44,24 +58,27 @@ def run(arguments: argparse.Namespace, flags) -> int:
         return _commit(arguments.job)
     if arguments.engine not in ENGINES:
         raise ConfigurationError(f"no engine {arguments.engine!r}.", f"The engines are {', '.join(ENGINES)}.")
-    if arguments.job in launch.local.JOBS:
+    if arguments.job in local_pod.JOBS:
         if arguments.engine != "local":
-            raise ConfigurationError(f"castor launch {arguments.engine} runs data jobs.", "Train with castor launch local --hosts=N train, or castor train --coordinator on each host.")
-        return launch.local.run(arguments, flags)
-    job = launch.data.configure(arguments.job, flags)
+            raise ConfigurationError(
+                f"castor launch {arguments.engine} runs data jobs.",
+                "Train with castor launch local --hosts=N train, or castor train --coordinator on each host.",
+            )
+        return local_pod.run(arguments, flags)
+    job = data.configure(arguments.job, flags)
     if arguments.engine == "dataflow":
         return _dataflow(job, arguments)
     with _engine(arguments) as engine:
-        from pipelines import job as jobs
+        from castor.pipelines.execution import job as jobs
 
         jobs.run(job, [*engine.options, *arguments.rest])
     return 0
 
 
 def _dataflow(job, arguments: argparse.Namespace) -> int:
-    from launch import dataflow
-    from pipelines import detached
-    from pipelines import job as jobs
+    from castor.launch.engines import dataflow
+    from castor.pipelines.execution import detached
+    from castor.pipelines.execution import job as jobs
 
     options = dataflow.options(job.name, arguments.rest)
     dataflow.check_paths(job)
@@ -76,8 +93,8 @@ def _dataflow(job, arguments: argparse.Namespace) -> int:
 
 
 def _commit(output: str) -> int:
-    from pipelines import detached
-    from pipelines.funnel import Funnel, table
+    from castor.pipelines.core.funnel import Funnel, table
+    from castor.pipelines.execution import detached
 
     manifest = detached.commit(output)
     import rich
@@ -89,7 +106,9 @@ def _commit(output: str) -> int:
 @contextlib.contextmanager
 def _engine(arguments: argparse.Namespace) -> Iterator[Engine]:
     if arguments.engine == "local":
-        yield Engine("local", "", ("--direct_running_mode=multi_processing", f"--direct_num_workers={arguments.workers}"), None)
+        yield Engine(
+            "local", "", ("--direct_running_mode=multi_processing", f"--direct_num_workers={arguments.workers}"), None
+        )
     elif arguments.engine == "prism":
         with Prism().start() as engine:
             yield engine
@@ -98,11 +117,15 @@ def _engine(arguments: argparse.Namespace) -> Iterator[Engine]:
             yield engine
     else:
         if not arguments.flink_master:
-            raise ConfigurationError("castor launch flink: which cluster?", "Name it (--flink_master=HOST:PORT), or bring one up here (--local).")
+            raise ConfigurationError(
+                "castor launch flink: which cluster?",
+                "Name it (--flink_master=HOST:PORT), or bring one up here (--local).",
+            )
         named = any(option.startswith("--environment_type") for option in arguments.rest)
         if not arguments.worker_image and not named:
             raise ConfigurationError(
-                "castor launch flink: how are the workers to be started?", "Name their image (--worker_image=IMAGE), or Beam's --environment_type."
+                "castor launch flink: how are the workers to be started?",
+                "Name their image (--worker_image=IMAGE), or Beam's --environment_type.",
             )
         with Flink().connect(arguments.flink_master, arguments.worker_image) as engine:
             yield engine

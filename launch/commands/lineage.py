@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 
-from launch import terminal
+from castor.launch import terminal
 
 _MACROS = {
     "mixture": "MIXTURE_OR_TASK_NAME",
@@ -25,27 +25,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of a run: its --model_dir, or its gin files and bindings as to castor train; of one cache: PATH, --batch_size and --length",
     )
     group.add_argument(
-        "--model_dir", metavar="DIR", help="a run's folder: takes mixture, lengths, batch size and seed from its latest start"
+        "--model_dir",
+        metavar="DIR",
+        help="a run's folder: takes mixture, lengths, batch size and seed from its latest start",
     )
-    group.add_argument("--tasks_dir", metavar="DIR", help="where task names are looked up (default: the macro TASKS_DIR)")
+    group.add_argument(
+        "--tasks_dir", metavar="DIR", help="where task names are looked up (default: the macro TASKS_DIR)"
+    )
     group.add_argument("--step", metavar="S", type=int, help="the training step, from 0")
     group.add_argument("--row", metavar="R", type=int, help="one row of the global batch only")
-    group.add_argument("--document", metavar="ID", help="instead of --step: the steps, rows and epochs that see this document")
-    group.add_argument("--steps", metavar="N", type=int, help="look at so many steps of the run (default: TRAIN_STEPS, or the first epoch)")
-    group.add_argument("--batch_size", metavar="B", type=int, help="rows of the global batch (default: the macro BATCH_SIZE)")
+    group.add_argument(
+        "--document", metavar="ID", help="instead of --step: the steps, rows and epochs that see this document"
+    )
+    group.add_argument(
+        "--steps",
+        metavar="N",
+        type=int,
+        help="look at so many steps of the run (default: TRAIN_STEPS, or the first epoch)",
+    )
+    group.add_argument(
+        "--batch_size", metavar="B", type=int, help="rows of the global batch (default: the macro BATCH_SIZE)"
+    )
     group.add_argument("--length", metavar="L", type=int, help="tokens of a row (default: TASK_FEATURE_LENGTHS)")
     group.add_argument("--seed", metavar="N", type=int, help="of the data order (default: RANDOM_SEED, or 0)")
-    group.add_argument("--packing", metavar="METHOD", help="best_fit, first_fit or concat_and_split (default: PACKING, or best_fit)")
+    group.add_argument(
+        "--packing", metavar="METHOD", help="best_fit, first_fit or concat_and_split (default: PACKING, or best_fit)"
+    )
     group.add_argument("--json", action="store_true", help="one JSON object a span instead of a table")
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
     """Prints the spans of a batch, or the occurrences of a document. Returns 1 if no cache has the document."""
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
 
     if (arguments.step is None) == (arguments.document is None):
         raise ConfigurationError(
-            "castor tasks lineage needs a step or a document.", "Say which batch with --step=S, or which document with --document=ID."
+            "castor tasks lineage needs a step or a document.",
+            "Say which batch with --step=S, or which document with --document=ID.",
         )
     batches, steps = _batches(arguments, flags)
     if arguments.document is not None:
@@ -60,13 +76,19 @@ def run(arguments: argparse.Namespace, flags) -> int:
         for span in spans:
             print(json.dumps(dataclasses.asdict(span)))
         return 0
-    table = terminal.table(">row", ">segment", "in the row", "domain", ">epoch", "document", ">record", "tokens", "source")
+    table = terminal.table(
+        ">row", ">segment", "in the row", "domain", ">epoch", "document", ">record", "tokens", "source"
+    )
     for s in spans:
         place, tokens = f"{s.row_start}-{s.row_stop}", f"{s.start}-{s.stop}"
-        table.add_row(str(s.row), str(s.segment), place, s.domain, str(s.epoch), s.document, str(s.record), tokens, s.source)
+        table.add_row(
+            str(s.row), str(s.segment), place, s.domain, str(s.epoch), s.document, str(s.record), tokens, s.source
+        )
     console = terminal.console()
     console.print(table)
-    console.print(f"step {arguments.step}: {len(rows)} rows of {batches.length} tokens, {len(spans)} spans; batches {batches.fingerprint}")
+    console.print(
+        f"step {arguments.step}: {len(rows)} rows of {batches.length} tokens, {len(spans)} spans; batches {batches.fingerprint}"
+    )
     return 0
 
 
@@ -75,7 +97,10 @@ def _document_lineage(arguments, batches, steps: int | None) -> int:
     held = {c.name: c.reader.find(arguments.document) for c in batches.components}
     held = {name: record for name, record in held.items() if record is not None}
     if not held:
-        print(f"castor: no cache of the mixture has document {arguments.document} in split {batches.split}.", file=sys.stderr)
+        print(
+            f"castor: no cache of the mixture has document {arguments.document} in split {batches.split}.",
+            file=sys.stderr,
+        )
         return 1
     found = list(batches.occurrences(arguments.document, steps))
     if arguments.json:
@@ -91,7 +116,9 @@ def _document_lineage(arguments, batches, steps: int | None) -> int:
     console.print(table)
     where = ", ".join(f"record {record} of {name}" for name, record in held.items())
     where_to = "the first epoch" if steps is None else f"{steps:,} steps"
-    left_out = "; it is on the list of documents to skip" if arguments.document in batches.mixture.skip_documents else ""
+    left_out = (
+        "; it is on the list of documents to skip" if arguments.document in batches.mixture.skip_documents else ""
+    )
     console.print(
         f"document {arguments.document} ({where}): {len(found)} spans in {where_to}{left_out}; batches {batches.fingerprint}"
     )
@@ -102,14 +129,15 @@ def _batches(arguments, flags):
     """(Batches, number of steps or None) of a run's gin files, of one cache, or of a cache in a run's settings; what the command line says
     wins."""
     import gin
-
-    from tasks import configuration
-    from tasks.batches import Batches
-    from tasks.catalog import resolve_mixture
-    from tasks.errors import ConfigurationError
+    from castor.tasks import configuration
+    from castor.tasks.batches.batches import Batches
+    from castor.tasks.batches.catalog import resolve_mixture
+    from castor.tasks.errors import ConfigurationError
 
     if len(arguments.paths) > 1:
-        raise ConfigurationError("castor tasks lineage takes one path.", "For instance: castor tasks lineage out/tasks/web --step=0")
+        raise ConfigurationError(
+            "castor tasks lineage takes one path.", "For instance: castor tasks lineage out/tasks/web --step=0"
+        )
     described = {}
     if arguments.model_dir:
         flags = dataclasses.replace(flags, files=(_latest_configuration(arguments.model_dir), *flags.files))
@@ -137,7 +165,9 @@ def _batches(arguments, flags):
         ("lengths", "Give --model_dir=DIR, the run's gin files, or --length=L."),
     ):
         if name not in described:
-            raise ConfigurationError(f"lineage needs the {_MACROS[name]} of the run: a batch is a function of it.", remedy)
+            raise ConfigurationError(
+                f"lineage needs the {_MACROS[name]} of the run: a batch is a function of it.", remedy
+            )
     mixture = resolve_mixture(described["mixture"], described.get("tasks_dir"))
     mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))  # as a run has it
     batches = Batches(
@@ -154,8 +184,8 @@ def _batches(arguments, flags):
 
 def _latest_configuration(model_dir: str) -> str:
     """The operative gin configuration of a run's latest start, as castor train keeps it."""
-    from tasks import storage
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
+    from castor.tasks.storage import storage
 
     folder = storage.join(model_dir, "config")
     names = [name for name in storage.list_files(folder) if name.endswith(".gin")]

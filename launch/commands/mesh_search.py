@@ -11,26 +11,30 @@ import subprocess
 import sys
 import time
 
-from launch import compile as compile_lib
-from launch import compile_page, terminal
-from tasks import fingerprint
-from tasks.configuration import Flags
-from tasks.errors import ConfigurationError
+from castor.launch import terminal
+from castor.launch.commands import compile as compile_lib
+from castor.launch.reports import compile_report
+from castor.tasks import fingerprint
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import ConfigurationError
 
 SHOWN = 10
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
-    from train import aot, search
-    from train.chips import Topology
-    from train.model import REMAT_POLICIES
+    from castor.train.compiler import aot, mesh_search
+    from castor.train.compiler.chips import Topology
+    from castor.train.model.decoder import REMAT_POLICIES
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
     aot.devices(topology)  # the slice exists and there is a compiler
     flags = flags.or_files(*compile_lib.GIN_FILES)
     planned = compile_lib.plan(flags)
-    model = dataclasses.replace(planned.model, vocab_size=arguments.vocab_size or planned.model.vocab_size or compile_lib.vocabulary_size(planned))
-    ways = search.candidates(planned, model, topology, search.timed(REMAT_POLICIES))
+    model = dataclasses.replace(
+        planned.model,
+        vocab_size=arguments.vocab_size or planned.model.vocab_size or compile_lib.vocabulary_size(planned),
+    )
+    ways = mesh_search.candidates(planned, model, topology, mesh_search.timed(REMAT_POLICIES))
     if not ways:
         raise ConfigurationError(
             f"no way to cut this model and a batch of {planned.batch_size} rows over {topology.size} chips may fit.",
@@ -39,7 +43,10 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     folder = pathlib.Path(arguments.output)
     reports = folder / f"search-{_fingerprint(planned, model, topology)}"
     reports.mkdir(parents=True, exist_ok=True)
-    print(f"{len(ways):,} ways may fit; the quickest by a rough model are compiled for {arguments.budget_minutes:g} minutes.", file=sys.stderr)
+    print(
+        f"{len(ways):,} ways may fit; the quickest by a rough model are compiled for {arguments.budget_minutes:g} minutes.",
+        file=sys.stderr,
+    )
     results = try_ways(ways, reports, _command(arguments, flags), arguments.budget_minutes * 60)
     return _tell(ways, results, folder, flags, arguments)
 
@@ -47,19 +54,24 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 def try_ways(ways, reports: pathlib.Path, command: list[str], budget: float) -> dict[str, dict]:
     """Name -> report of every way that was compiled, now or before. Ends when the budget (seconds) is spent."""
     ends = time.monotonic() + budget
-    results = {path.parent.name: report for path in sorted(reports.glob("*/report.json")) if (report := compile_lib.read(path))}
+    results = {
+        path.parent.name: report for path in sorted(reports.glob("*/report.json")) if (report := compile_lib.read(path))
+    }
     for number, way in enumerate(ways):
         if way.name in results or hopeless(way, ways, results):
             continue
         if time.monotonic() >= ends:
-            print(f"The budget is spent; {len(results)} ways were compiled. The same command goes on from there.", file=sys.stderr)
+            print(
+                f"The budget is spent; {len(results)} ways were compiled. The same command goes on from there.",
+                file=sys.stderr,
+            )
             break
         began = time.monotonic()
         report = compile_way(way, reports / way.name, command, max(60.0, ends - time.monotonic()))
         if report is None:
             continue
         results[way.name] = report
-        said = compile_page.verdict(report)
+        said = compile_report.verdict(report)
         print(f"{number + 1}: {way.name} ({time.monotonic() - began:.0f} s): {said}", file=sys.stderr, flush=True)
     return results
 
@@ -95,12 +107,18 @@ def best_of(results: dict[str, dict]) -> str | None:
 def _tell(ways, results: dict[str, dict], folder: pathlib.Path, flags: Flags, arguments) -> int:
     console = terminal.console()
     table = terminal.table("way", ">GiB", ">step", ">MFU", ">waited for", "fits")
-    ranked = sorted(results.items(), key=lambda item: (not item[1]["fits"], item[1].get("step", {}).get("seconds", 0.0)))
+    ranked = sorted(
+        results.items(), key=lambda item: (not item[1]["fits"], item[1].get("step", {}).get("seconds", 0.0))
+    )
     for name, report in ranked[:SHOWN]:
         step = report.get("step")
         told = (step["seconds"], step["mfu"], step["exposed_seconds"]) if step else ()
-        times = (compile_page.seconds(told[0]), f"{told[1]:.3f}", compile_page.seconds(told[2])) if told else ("-", "-", "-")
-        table.add_row(name, compile_page.gib(report["memory"]["peak"]), *times, "yes" if report["fits"] else "no")
+        times = (
+            (compile_report.seconds(told[0]), f"{told[1]:.3f}", compile_report.seconds(told[2]))
+            if told
+            else ("-", "-", "-")
+        )
+        table.add_row(name, compile_report.gib(report["memory"]["peak"]), *times, "yes" if report["fits"] else "no")
     console.print(table)
     name = best_of(results)
     if name is None:
@@ -110,7 +128,7 @@ def _tell(ways, results: dict[str, dict], folder: pathlib.Path, flags: Flags, ar
     report = results[name]
     compile_lib.write(report, str(folder))
     (folder / "best.gin").write_text(_gin(way, report, flags, arguments), encoding="utf-8")
-    console.print(compile_page.verdict(report))
+    console.print(compile_report.verdict(report))
     console.print(f"{folder}/best.gin, after the other gin files, trains so; {folder}/report.html tells more.")
     return 0
 
@@ -119,8 +137,8 @@ def _gin(way, report: dict, flags: Flags, arguments) -> str:
     files = " ".join(f"--gin_file={name}" for name in flags.files)
     head = [
         f"The best that castor compile --search found for {files}",
-        f"on {arguments.num_slices} x {arguments.topology}. {compile_page.title(report)}.",
-        compile_page.verdict(report),
+        f"on {arguments.num_slices} x {arguments.topology}. {compile_report.title(report)}.",
+        compile_report.verdict(report),
         "A prediction of the TPU compiler's cycles, not a measurement.",
     ]
     return "".join(f"# {line}\n" for line in head) + "\n" + "".join(f"{line}\n" for line in way.bindings)
@@ -128,7 +146,15 @@ def _gin(way, report: dict, flags: Flags, arguments) -> str:
 
 def _command(arguments: argparse.Namespace, flags: Flags) -> list[str]:
     """This command line for one way."""
-    command = [sys.executable, "-m", "launch.command", "compile", f"--topology={arguments.topology}", f"--num_slices={arguments.num_slices}"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "castor.launch.command",
+        "compile",
+        f"--topology={arguments.topology}",
+        f"--num_slices={arguments.num_slices}",
+    ]
     command += [f"--vocab_size={arguments.vocab_size}"] if arguments.vocab_size else []
     command += [f"--domains={arguments.domains}", *(f"--gin_file={name}" for name in flags.files)]
     command += [f"--gin_search_paths={path}" for path in flags.search_paths]
@@ -139,6 +165,6 @@ def _fingerprint(run, model, topology) -> str:
     """Of all that a result depends on beside the way itself: the run, the code that is compiled and the code that reads it, the compiler."""
     import importlib.metadata
 
-    code = fingerprint.of_code("train.step", "train.predict", "train.aot")
+    code = fingerprint.of_code("castor.train.step", "castor.train.compiler.predict", "castor.train.compiler.aot")
     facts = [repr(part) for part in (model, sorted(run.lengths.items()), run.batch_size, run.optimizer, topology)]
     return fingerprint.of_json([*facts, code, importlib.metadata.version("libtpu")])[:12]

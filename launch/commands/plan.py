@@ -2,9 +2,9 @@
 
 import argparse
 
-from launch import terminal
-from tasks.configuration import Flags
-from tasks.errors import CacheError, ConfigurationError
+from castor.launch import terminal
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import CacheError, ConfigurationError
 
 MFU = 0.5
 
@@ -21,16 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plan", action="store_true", help="plan instead of training")
     group.add_argument("--flops", metavar="C", help="the budget in FLOPs, e.g. 1e24")
     group.add_argument("--days", metavar="D", help="the budget as days on the chips of --topology")
-    group.add_argument("--mfu", type=float, default=MFU, metavar="SHARE", help="share of the chips' peak rate that trains (default %(default)s)")
+    group.add_argument(
+        "--mfu",
+        type=float,
+        default=MFU,
+        metavar="SHARE",
+        help="share of the chips' peak rate that trains (default %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
     import dataclasses
 
-    from launch import compile as compiling
-    from tasks.schedule import BatchSizes
-    from train import plan
-    from train.model import count_parameters
+    from castor.launch.commands import compile as compiling
+    from castor.tasks.mixing.schedule import BatchSizes
+    from castor.train.compiler import plan
+    from castor.train.model.decoder import count_parameters
 
     planned = compiling.plan(flags)
     mixture, missing = _mixture(planned)
@@ -39,7 +45,9 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     if not model.vocab_size:
         size = arguments.vocab_size or max((manifest.vocabulary["size"] for manifest in manifests.values()), default=0)
         if not size:
-            raise ConfigurationError("Transformer.vocab_size is 0, and there are no task caches to take it from.", "Give --vocab_size=N.")
+            raise ConfigurationError(
+                "Transformer.vocab_size is 0, and there are no task caches to take it from.", "Give --vocab_size=N."
+            )
         model = dataclasses.replace(model, vocab_size=size)
     sizes, length = BatchSizes.of(planned.batch_size), planned.lengths["targets"]
     parameters = count_parameters(model)
@@ -53,7 +61,9 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     console.print(_laws(budget))
     trainings = {"with the budget": budget / per_token, f"for TRAIN_STEPS = {planned.train_steps:,}": own_tokens}
     trainings |= {f"optimal by {law.name}": law.of_parameters(parameters).tokens for law in plan.LAWS}
-    console.print(f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs a token, attention over {length:,} tokens included.")
+    console.print(
+        f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs a token, attention over {length:,} tokens included."
+    )
     console.print(_trainings(trainings, parameters, per_token, sizes, length, fleet, arguments.mfu))
     if mixture is None:
         console.print(f"Epochs of the mixture are not told: {missing}")
@@ -67,8 +77,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 def _mixture(planned):
     """(The run's mixture, "") or (None, why there is none)."""
-    import tasks
-    from launch import compile as compiling
+    from castor import tasks
+    from castor.launch.commands import compile as compiling
 
     if planned.mixture == compiling.PLACEHOLDERS["MIXTURE_OR_TASK_NAME"]:
         return None, "MIXTURE_OR_TASK_NAME is not bound; add --gin_file=mixtures/five.gin or the like, and TASKS_DIR."
@@ -80,11 +90,11 @@ def _mixture(planned):
 
 def _fleet(arguments: argparse.Namespace):
     """The chips of --topology, or None."""
-    from train.plan import Fleet
+    from castor.train.compiler.plan import Fleet
 
     if not arguments.topology:
         return None
-    from train.chips import Topology
+    from castor.train.compiler.chips import Topology
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
     return Fleet(topology.size, topology.chip.peak, arguments.mfu)
@@ -92,38 +102,47 @@ def _fleet(arguments: argparse.Namespace):
 
 def _budget(arguments: argparse.Namespace, fleet, own: float, steps: int) -> tuple[float, str]:
     """(FLOPs, where they are from)."""
-    from train.plan import count
+    from castor.train.compiler.plan import count
 
     if arguments.flops and arguments.days:
-        raise ConfigurationError("--flops and --days are two budgets.", "Give one of them; with --flops, --topology tells the days that it takes.")
+        raise ConfigurationError(
+            "--flops and --days are two budgets.",
+            "Give one of them; with --flops, --topology tells the days that it takes.",
+        )
     if arguments.days:
         if fleet is None:
             raise ConfigurationError("--days alone is no budget.", "Give the chips too: --topology=v5p:8x8x8.")
         days = count(arguments.days, "--days")
-        return fleet.flops(days), f"{fleet.chips:,} chips of {arguments.topology} for {days:g} days at an MFU of {fleet.mfu:g}"
+        return fleet.flops(
+            days
+        ), f"{fleet.chips:,} chips of {arguments.topology} for {days:g} days at an MFU of {fleet.mfu:g}"
     if arguments.flops:
         return count(arguments.flops, "--flops"), "as --flops says"
     return own, f"what TRAIN_STEPS = {steps:,} cost (give --flops, or --topology and --days, for another)"
 
 
 def _laws(budget: float):
-    from train import plan
+    from castor.train.compiler import plan
 
     table = terminal.table("compute-optimal by", ">parameters", ">tokens", ">tokens a parameter", ">loss")
     for law in plan.LAWS:
         best = law.optimum(budget)
         loss = f"{law.loss(best.parameters, best.tokens):.3f}" if isinstance(law, plan.ParametricLaw) else ""
-        table.add_row(law.name, _billions(best.parameters), _billions(best.tokens), f"{best.tokens / best.parameters:.1f}", loss)
+        table.add_row(
+            law.name, _billions(best.parameters), _billions(best.tokens), f"{best.tokens / best.parameters:.1f}", loss
+        )
     return table
 
 
 def _trainings(trainings, parameters: int, per_token: float, sizes, length: int, fleet, mfu: float):
-    from train import plan
-    from train.chips import CHIPS
+    from castor.train.compiler import plan
+    from castor.train.compiler.chips import CHIPS
 
     alone = {f">{name} chip-days at MFU {mfu:g}": plan.Fleet(1, CHIPS[name].peak, mfu) for name in ("v5e", "v5p")}
     days = {f">days on {fleet.chips:,} chips": fleet} if fleet else alone
-    table = terminal.table("MODEL trained", ">tokens", ">tokens a parameter", ">steps", ">FLOPs", *days, ">loss (Besiroglu et al.)")
+    table = terminal.table(
+        "MODEL trained", ">tokens", ">tokens a parameter", ">steps", ">FLOPs", *days, ">loss (Besiroglu et al.)"
+    )
     for name, tokens in trainings.items():
         flops, steps = tokens * per_token, plan.steps_for(tokens, sizes, length) if tokens else 0
         loss = f"{plan.BESIROGLU.loss(parameters, tokens):.3f}" if tokens else ""
@@ -133,15 +152,19 @@ def _trainings(trainings, parameters: int, per_token: float, sizes, length: int,
 
 
 def _show_epochs(console, rows, steps: int) -> None:
-    from train.plan import FRESH_EPOCHS
+    from castor.train.compiler.plan import FRESH_EPOCHS
 
-    table = terminal.table(f"component, over {steps:,} steps", ">tokens held", ">share of rows", ">tokens seen", ">epochs")
+    table = terminal.table(
+        f"component, over {steps:,} steps", ">tokens held", ">share of rows", ">tokens seen", ">epochs"
+    )
     for row in rows:
         table.add_row(row.name, _billions(row.held), f"{row.share:.1%}", _billions(row.seen), f"{row.epochs:,.3g}")
     console.print(table)
     worn = [row.name for row in rows if row.epochs > FRESH_EPOCHS]
     if worn:
-        console.print(f"{', '.join(worn)}: more than {FRESH_EPOCHS} epochs, beyond which tokens seen again lose their worth (arXiv 2305.16264).")
+        console.print(
+            f"{', '.join(worn)}: more than {FRESH_EPOCHS} epochs, beyond which tokens seen again lose their worth (arXiv 2305.16264)."
+        )
 
 
 def _billions(number: float) -> str:

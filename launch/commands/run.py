@@ -3,8 +3,8 @@
 import argparse
 import pathlib
 
-from tasks import configuration
-from tasks.errors import CastorError, ConfigurationError
+from castor.tasks import configuration
+from castor.tasks.errors import CastorError, ConfigurationError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,18 +14,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments shared with `castor demo`."""
-    parser.add_argument("--only", default="", metavar="STAGE[,STAGE]", help="run only these stages (what they need must already be there)")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="STAGE[,STAGE]",
+        help="run only these stages (what they need must already be there)",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="stages that may run side by side (default 2)")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and what is up to date; run nothing")
 
 
 def run(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
-    return run_recipe(arguments, configuration.Flags((arguments.recipe, *flags.files), flags.bindings, flags.search_paths))
+    return run_recipe(
+        arguments, configuration.Flags((arguments.recipe, *flags.files), flags.bindings, flags.search_paths)
+    )
 
 
 def run_recipe(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
     """Parses the recipe, runs it, prints the table and writes report.html."""
-    from launch import recipes
+    from castor.launch.recipes import recipes
 
     configuration.parse(flags)
     recipe = recipes.Recipe()
@@ -39,7 +46,7 @@ def run_recipe(arguments: argparse.Namespace, flags: configuration.Flags) -> int
     if failed is not None:
         return _explain(failed)
     if not only:
-        from launch import report
+        from castor.launch.reports import report
 
         path = report.write(recipe)
         report.print_table(recipe)
@@ -50,7 +57,7 @@ def run_recipe(arguments: argparse.Namespace, flags: configuration.Flags) -> int
 def _dry_run(recipe, only: tuple[str, ...]) -> int:
     import shlex
 
-    from launch import recipes
+    from castor.launch.recipes import recipes
 
     stages = {stage.name: stage for stage in recipe.resolved()}
     for stage in stages.values():
@@ -64,7 +71,7 @@ def _run_with_progress(recipe, only: tuple[str, ...], jobs: int):
     import rich.console
     import rich.progress
 
-    from launch import recipes
+    from castor.launch.recipes import recipes
 
     console = rich.console.Console()
     console.print(f"[bold]{recipe.title}[/bold] into {recipe.output}", highlight=False)
@@ -137,7 +144,11 @@ def _explain(outcome) -> int:
     lines = outcome.log.read_text(errors="replace").splitlines() if outcome.log else []
     error = next((line for line in reversed(lines) if line.startswith("castor: error:")), None)
     if error:
-        raise CastorError(f"stage {outcome.stage.name}: {error.removeprefix('castor: error: ')}", f"(log: {outcome.log})")
+        raise CastorError(
+            f"stage {outcome.stage.name}: {error.removeprefix('castor: error: ')}", f"(log: {outcome.log})"
+        )
     print("\n".join(lines[-25:]))
-    print(f"castor: stage {outcome.stage.name} failed with exit code {outcome.exit_code}; log: {outcome.log}; run the same command again to go on.")
+    print(
+        f"castor: stage {outcome.stage.name} failed with exit code {outcome.exit_code}; log: {outcome.log}; run the same command again to go on."
+    )
     return 1

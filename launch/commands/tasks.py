@@ -5,7 +5,8 @@ import json
 import os
 import sys
 
-from launch import lineage, terminal
+from castor.launch import terminal
+from castor.launch.commands import lineage
 
 ACTIONS = ("list", "show", "verify", "preview", "lineage", "export")
 DEFAULT_DIRECTORY = "."
@@ -26,13 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("action", metavar="ACTION", help=f"one of {', '.join(ACTIONS)}")
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a cache, or a directory of caches (list, verify)")
-    parser.add_argument("--split", help="split to preview or trace (default: train), or to export (default: every split)")
+    parser.add_argument(
+        "--split", help="split to preview or trace (default: train), or to export (default: every split)"
+    )
     parser.add_argument("--quick", action="store_true", help="verify: names and sizes only, read no content")
     preview = parser.add_argument_group("preview")
-    preview.add_argument("--output", metavar="FILE", help="the page to write (default: preview.html); of export, its directory")
-    preview.add_argument("--count", metavar="N", type=int, default=8, help="records to show, spread over the split (default: 8)")
-    preview.add_argument("--record", metavar="I", type=int, action="append", help="show this record; may be given several times")
-    preview.add_argument("--vocabulary", metavar="DIR", help="the vocabulary directory, if it is not where the cache says")
+    preview.add_argument(
+        "--output", metavar="FILE", help="the page to write (default: preview.html); of export, its directory"
+    )
+    preview.add_argument(
+        "--count", metavar="N", type=int, default=8, help="records to show, spread over the split (default: 8)"
+    )
+    preview.add_argument(
+        "--record", metavar="I", type=int, action="append", help="show this record; may be given several times"
+    )
+    preview.add_argument(
+        "--vocabulary", metavar="DIR", help="the vocabulary directory, if it is not where the cache says"
+    )
     lineage.add_arguments(parser)
     export = parser.add_argument_group(
         "export",
@@ -50,9 +61,16 @@ def run(arguments: argparse.Namespace, flags) -> int:
     """Runs the action. Returns 0, or 1 where verify found problems."""
     import difflib
 
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
 
-    actions = {"list": _list, "show": _show, "verify": _verify, "preview": _preview, "lineage": lineage.run, "export": _export}
+    actions = {
+        "list": _list,
+        "show": _show,
+        "verify": _verify,
+        "preview": _preview,
+        "lineage": lineage.run,
+        "export": _export,
+    }
     if arguments.action not in actions:
         close = difflib.get_close_matches(arguments.action, ACTIONS, n=1)
         raise ConfigurationError(
@@ -68,13 +86,16 @@ def run(arguments: argparse.Namespace, flags) -> int:
 
 
 def _list(arguments, flags) -> int:
-    from tasks import catalog
-    from tasks.errors import CacheError
+    from castor.tasks.batches import catalog
+    from castor.tasks.errors import CacheError
 
     table = terminal.table("name", "modality", ">records", ">tokens", ">MB", "splits", "vocabulary", "state")
     for directory in arguments.paths or [DEFAULT_DIRECTORY]:
         if not os.path.isdir(directory):
-            raise CacheError(f"there is no directory {directory}.", "Name the directory that holds the task caches, such as out/tasks.")
+            raise CacheError(
+                f"there is no directory {directory}.",
+                "Name the directory that holds the task caches, such as out/tasks.",
+            )
         found = catalog.find_caches(directory)
         if not found:
             raise CacheError(f"there is no task cache under {directory}.", "Make one with castor data tokenize.")
@@ -101,8 +122,8 @@ def _list(arguments, flags) -> int:
 def _show(arguments, flags) -> int:
     import numpy as np
 
-    from tasks.cache import load_manifest
-    from tasks.cache_reader import CacheReader
+    from castor.tasks.cache.layout import load_manifest
+    from castor.tasks.cache.reader import CacheReader
 
     console = terminal.console()
     for directory in _paths(arguments, "castor tasks show out/tasks/web"):
@@ -122,11 +143,20 @@ def _show(arguments, flags) -> int:
         console.print(facts)
         splits = terminal.table("split", ">shards", ">records", ">tokens", ">MB", ">shortest", ">median", ">longest")
         for split in manifest.splits:
-            lengths = CacheReader(directory, split).lengths("targets") if "targets" in manifest.features else np.zeros(0)
+            lengths = (
+                CacheReader(directory, split).lengths("targets") if "targets" in manifest.features else np.zeros(0)
+            )
             spread = [f"{int(v):,}" for v in np.quantile(lengths, [0, 0.5, 1])] if len(lengths) else ["", "", ""]
             size = sum(shard["bytes"] for shard in manifest.shards(split)) / 1e6
             tokens = manifest.tokens(split) if "targets" in manifest.features else 0
-            splits.add_row(split, str(len(manifest.shards(split))), f"{manifest.records(split):,}", f"{tokens:,}", f"{size:.1f}", *spread)
+            splits.add_row(
+                split,
+                str(len(manifest.shards(split))),
+                f"{manifest.records(split):,}",
+                f"{tokens:,}",
+                f"{size:.1f}",
+                *spread,
+            )
         console.print(splits)
         if manifest.data.get("funnel"):
             funnel = terminal.table("documents", ">count")
@@ -147,8 +177,9 @@ def _flat(value, prefix: str = "") -> list[tuple[str, object]]:
 
 
 def _verify(arguments, flags) -> int:
-    from tasks import catalog, storage
-    from tasks.verify import verify
+    from castor.tasks.batches import catalog
+    from castor.tasks.cache.verify import verify
+    from castor.tasks.storage import storage
 
     console, bad = terminal.console(), 0
     for path in _paths(arguments, "castor tasks verify out/tasks"):
@@ -156,10 +187,15 @@ def _verify(arguments, flags) -> int:
         for directory in directories:
             problems = verify(directory, deep=not arguments.quick)
             for problem in problems:
-                console.print(f"{storage.join(directory, problem.file)}: {problem.kind}: {problem.message}", style="red", soft_wrap=True)
+                console.print(
+                    f"{storage.join(directory, problem.file)}: {problem.kind}: {problem.message}",
+                    style="red",
+                    soft_wrap=True,
+                )
             bad += bool(problems)
             console.print(
-                f"{directory}: {'sound' if not problems else f'{len(problems)} problems'}", style="green" if not problems else "bold red"
+                f"{directory}: {'sound' if not problems else f'{len(problems)} problems'}",
+                style="green" if not problems else "bold red",
             )
     return 1 if bad else 0
 
@@ -168,11 +204,12 @@ def _verify(arguments, flags) -> int:
 
 
 def _preview(arguments, flags) -> int:
-    from tasks import preview, storage
-    from tasks.cache_reader import CacheReader
-    from tasks.catalog import find_vocabulary
-    from tasks.errors import ConfigurationError, VocabularyError
-    from tasks.vocabulary import Vocabulary
+    from castor.tasks.batches.catalog import find_vocabulary
+    from castor.tasks.cache.reader import CacheReader
+    from castor.tasks.errors import ConfigurationError, VocabularyError
+    from castor.tasks.integrations import preview
+    from castor.tasks.storage import storage
+    from castor.tasks.vocabulary.vocabulary import Vocabulary
 
     (directory,) = _paths(arguments, "castor tasks preview out/tasks/image --output=preview.html", most=1)
     reader = CacheReader(directory, arguments.split)
@@ -180,7 +217,8 @@ def _preview(arguments, flags) -> int:
     for record in records:
         if not 0 <= record < len(reader):
             raise ConfigurationError(
-                f"{directory} has no record {record} in split {arguments.split}.", f"It has records 0 to {len(reader) - 1}."
+                f"{directory} has no record {record} in split {arguments.split}.",
+                f"It has records 0 to {len(reader) - 1}.",
             )
     vocabulary = None
     try:
@@ -188,9 +226,14 @@ def _preview(arguments, flags) -> int:
     except VocabularyError as error:
         if arguments.vocabulary:
             raise
-        print(f"castor: {error} The page shows ids; name the directory with --vocabulary=DIR to decode them.", file=sys.stderr)
+        print(
+            f"castor: {error} The page shows ids; name the directory with --vocabulary=DIR to decode them.",
+            file=sys.stderr,
+        )
     if vocabulary is not None and vocabulary.fingerprint != reader.manifest.vocabulary.get("fingerprint"):
-        raise VocabularyError(f"{arguments.vocabulary} is not the vocabulary of cache {directory}.", "Name the one it was tokenized with.")
+        raise VocabularyError(
+            f"{arguments.vocabulary} is not the vocabulary of cache {directory}.", "Name the one it was tokenized with."
+        )
     page = preview.render(reader, records, vocabulary)
     output = arguments.output or "preview.html"
     storage.write_bytes_atomic(output, page.encode("utf-8", "replace"))
@@ -205,9 +248,9 @@ def _export(arguments, flags) -> int:
     import rich.console
     import rich.progress
 
-    from tasks.cache import load_manifest
-    from tasks.errors import ConfigurationError
-    from tasks.export import FORMATS, export
+    from castor.tasks.cache.layout import load_manifest
+    from castor.tasks.errors import ConfigurationError
+    from castor.tasks.integrations.export import FORMATS, export
 
     example = "castor tasks export out/tasks/web --to=parquet --output=out/parquet/web"
     (directory,) = _paths(arguments, example, most=1)
@@ -223,8 +266,12 @@ def _export(arguments, flags) -> int:
     )
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task(f"{manifest.name} to {arguments.to}", total=sum(manifest.records(split) for split in splits))
-        done = export(directory, arguments.output, arguments.to, splits, advance=lambda records: progress.advance(bar, records))
+        bar = progress.add_task(
+            f"{manifest.name} to {arguments.to}", total=sum(manifest.records(split) for split in splits)
+        )
+        done = export(
+            directory, arguments.output, arguments.to, splits, advance=lambda records: progress.advance(bar, records)
+        )
     facts = [done.manifest["splits"][split] for split in splits]
     size = sum(file["bytes"] for split in facts for file in split["files"]) / 1e6
     print(
@@ -238,10 +285,11 @@ def _export(arguments, flags) -> int:
 
 
 def _paths(arguments, example: str, most: int | None = None) -> list[str]:
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
 
     if not arguments.paths or (most is not None and len(arguments.paths) > most):
         raise ConfigurationError(
-            f"castor tasks {arguments.action} takes {'one path' if most == 1 else 'a path'}.", f"For instance: {example}"
+            f"castor tasks {arguments.action} takes {'one path' if most == 1 else 'a path'}.",
+            f"For instance: {example}",
         )
     return arguments.paths

@@ -13,10 +13,10 @@ import signal
 import sys
 import traceback
 
-from launch import explain_sharding, plan
-from tasks import configuration
-from tasks.configuration import Flags
-from tasks.errors import CastorError, ConfigurationError
+from castor.launch.commands import explain_sharding, plan
+from castor.tasks import configuration
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import CastorError, ConfigurationError
 
 STOPPED = 128 + signal.SIGTERM
 """The exit code of a run that SIGTERM stopped before its last step, after it has saved: the shell's for a process that SIGTERM ended (docs/training.md)."""
@@ -30,11 +30,23 @@ _REQUIRED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--warm_start", metavar="MODEL_DIR[@STEP]", help="begin with the parameters of another run, with a new optimizer and at step 0")
-    parser.add_argument("--grow_vocabulary", action="store_true", help="with --warm_start: this vocabulary is that run's with ids added at its end")
+    parser.add_argument(
+        "--warm_start",
+        metavar="MODEL_DIR[@STEP]",
+        help="begin with the parameters of another run, with a new optimizer and at step 0",
+    )
+    parser.add_argument(
+        "--grow_vocabulary",
+        action="store_true",
+        help="with --warm_start: this vocabulary is that run's with ids added at its end",
+    )
     add_device_arguments(parser)
     group = parser.add_argument_group("several processes, one a host")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0; 'auto' where the cluster tells it itself (TPU pods, SLURM)")
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of process 0; 'auto' where the cluster tells it itself (TPU pods, SLURM)",
+    )
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     group.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
     explain_sharding.add_arguments(parser)
@@ -43,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say what JAX runs on."""
-    parser.add_argument("--cpu_devices", type=int, metavar="N", help="run on N virtual CPU devices (for trying meshes without accelerators)")
+    parser.add_argument(
+        "--cpu_devices",
+        type=int,
+        metavar="N",
+        help="run on N virtual CPU devices (for trying meshes without accelerators)",
+    )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
@@ -51,9 +68,11 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
         return _look(arguments, flags.or_files(*GIN_FILES))
     misplaced = next((name for name in ("topology", "vocab_size", "flops", "days") if getattr(arguments, name)), None)
     if misplaced:
-        raise ConfigurationError(f"--{misplaced} trains nothing.", "It goes with --explain_sharding or --plan; to train, leave it out.")
+        raise ConfigurationError(
+            f"--{misplaced} trains nothing.", "It goes with --explain_sharding or --plan; to train, leave it out."
+        )
     start_jax(arguments)
-    from train import loop
+    from castor.train import loop
 
     with _ends_alone(arguments):
         made = make_run(with_warm_start(arguments, flags.or_files(*GIN_FILES)))
@@ -72,8 +91,13 @@ def _look(arguments: argparse.Namespace, flags: Flags) -> int:
 def with_warm_start(arguments: argparse.Namespace, flags: Flags) -> Flags:
     """The flags with what the command line says of a warm start, as bindings, so that the run's kept configuration says it too."""
     if arguments.grow_vocabulary and not arguments.warm_start:
-        raise ConfigurationError("--grow_vocabulary without --warm_start.", "Give the MODEL_DIR whose parameters the run begins with.")
-    said = (f"train.loop.Run.warm_start = {arguments.warm_start!r}", f"train.loop.Run.grow_vocabulary = {arguments.grow_vocabulary}")
+        raise ConfigurationError(
+            "--grow_vocabulary without --warm_start.", "Give the MODEL_DIR whose parameters the run begins with."
+        )
+    said = (
+        f"train.loop.Run.warm_start = {arguments.warm_start!r}",
+        f"train.loop.Run.grow_vocabulary = {arguments.grow_vocabulary}",
+    )
     return dataclasses.replace(flags, bindings=(*flags.bindings, *said)) if arguments.warm_start else flags
 
 
@@ -91,9 +115,11 @@ def _ends_alone(arguments: argparse.Namespace):
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        from train.checkpoints import DamagedCheckpoint
+        from castor.train.checkpoints.checkpoints import DamagedCheckpoint
 
-        bad_use = isinstance(error, CastorError) and not isinstance(error, DamagedCheckpoint)  # that one is set aside: the next start can do better
+        bad_use = isinstance(error, CastorError) and not isinstance(
+            error, DamagedCheckpoint
+        )  # that one is set aside: the next start can do better
         os._exit(2 if bad_use else 1)
 
 
@@ -124,20 +150,29 @@ def start_jax(arguments: argparse.Namespace) -> None:
 
 def _has_accelerator() -> bool:
     """Whether this machine shows a device file of a TPU (accel, vfio) or a GPU (nvidia, kfd, dxg): nothing can be driven without."""
-    return any(path for pattern in ("accel*", "vfio/[0-9]*", "nvidia*", "kfd", "dxg") for path in pathlib.Path("/dev").glob(pattern))
+    return any(
+        path
+        for pattern in ("accel*", "vfio/[0-9]*", "nvidia*", "kfd", "dxg")
+        for path in pathlib.Path("/dev").glob(pattern)
+    )
 
 
 def make_run(flags: Flags):
     """The `train.loop.Run` that gin files and bindings describe. Raises ConfigurationError for what they leave open or misname."""
-    import train.loop
+    from castor.train.loop import Run
 
     configuration.parse(flags)
     if not any(configuration.macro(name) is None for name in _REQUIRED):
-        return train.loop.Run()
+        return Run()
     if not _binds_run(flags):
-        raise ConfigurationError(f"{', '.join(flags.files)} binds no train.loop.Run.", "Add --gin_file=runs/pretrain.gin.")
+        raise ConfigurationError(
+            f"{', '.join(flags.files)} binds no train.loop.Run.", "Add --gin_file=runs/pretrain.gin."
+        )
     missing = next(name for name in _REQUIRED if configuration.macro(name) is None)
-    raise ConfigurationError(f"gin macro {missing} is not bound in {', '.join(flags.files)} or on the command line.", f"It is {_REQUIRED[missing]}.")
+    raise ConfigurationError(
+        f"gin macro {missing} is not bound in {', '.join(flags.files)} or on the command line.",
+        f"It is {_REQUIRED[missing]}.",
+    )
 
 
 def _binds_run(flags: Flags) -> bool:

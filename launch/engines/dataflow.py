@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tasks import storage
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import storage
 
 _DEFAULTS = {
     "runner": "DataflowRunner",
@@ -25,7 +25,11 @@ _DEFAULTS = {
 }
 """machine_type: 8 GB a core, since a sandbox may take 2 to 4 GB beside its worker. Autoscaling ends at max_num_workers."""
 
-_REQUIRED = {"project": "--project=PROJECT", "region": "--region=REGION", "temp_location": "--temp_location=gs://BUCKET/tmp"}
+_REQUIRED = {
+    "project": "--project=PROJECT",
+    "region": "--region=REGION",
+    "temp_location": "--temp_location=gs://BUCKET/tmp",
+}
 _PATHS = ("output", "input_root", "corpus", "vocabulary", "corpora", "replay_of")
 
 
@@ -50,17 +54,25 @@ def options(name: str, beam_args: Sequence[str]) -> list[str]:
             raise ConfigurationError(f"castor launch dataflow: --{option} is missing.", f"Write {example}.")
     for argument in beam_args:
         option, _, value = argument.removeprefix("--").partition("=")
-        if option in ("temp_location", "staging_location") and not storage.is_remote(value):  # Beam would go and make a bucket
-            raise ConfigurationError(f"castor launch dataflow: {argument} is no path of a bucket.", f"Write --{option}=gs://BUCKET/PATH.")
+        if option in ("temp_location", "staging_location") and not storage.is_remote(
+            value
+        ):  # Beam would go and make a bucket
+            raise ConfigurationError(
+                f"castor launch dataflow: {argument} is no path of a bucket.", f"Write --{option}=gs://BUCKET/PATH."
+            )
     if not given & {"sdk_container_image", "setup_file"}:
         raise ConfigurationError(
             "castor launch dataflow: what is to be installed on the workers?",
-            "Name a container (--sdk_container_image=IMAGE, built from launch/Dockerfile) or --setup_file=setup.py.",
+            "Name a container (--sdk_container_image=IMAGE, built from launch/engines/Dockerfile) or --setup_file=setup.py.",
         )
     added = {"job_name": "castor-" + re.sub("[^a-z0-9]+", "-", name.lower()).strip("-"), **_DEFAULTS}
     if "sdk_container_image" in given:
         added["sdk_location"] = "container"  # nothing is installed when a worker starts: the image is the environment
-    return [*beam_args, "--no_save_main_session", *(f"--{option}={value}" for option, value in added.items() if option not in given)]
+    return [
+        *beam_args,
+        "--no_save_main_session",
+        *(f"--{option}={value}" for option, value in added.items() if option not in given),
+    ]
 
 
 def check_paths(job: Any) -> None:
@@ -69,7 +81,10 @@ def check_paths(job: Any) -> None:
         value = getattr(job, field, None) or ()
         for path in (value,) if isinstance(value, str) else value:
             if not storage.is_remote(path):
-                raise ConfigurationError(f"{field.upper()} is {path!r}, a path of this machine, which Dataflow's workers cannot reach.", "Copy it to gs://.")
+                raise ConfigurationError(
+                    f"{field.upper()} is {path!r}, a path of this machine, which Dataflow's workers cannot reach.",
+                    "Copy it to gs://.",
+                )
 
 
 def translate(job: Any, beam_args: Sequence[str]) -> Submission:
@@ -81,22 +96,30 @@ def translate(job: Any, beam_args: Sequence[str]) -> Submission:
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
-    from pipelines import job as jobs
+    from castor.pipelines.execution import job as jobs
 
     parsed, _ = jobs.beam_options([*beam_args, "--dry_run=True"])
     problems = PipelineOptionsValidator(parsed, DataflowRunner()).validate()
     if problems:
-        raise ConfigurationError(f"castor launch dataflow: {' '.join(problems)}", "Beam's own options are described by Beam's documentation.")
+        raise ConfigurationError(
+            f"castor launch dataflow: {' '.join(problems)}", "Beam's own options are described by Beam's documentation."
+        )
     try:
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=parsed)
         job.build(pipeline, storage.join(job.output, jobs.STAGING + "validated"))
         result = pipeline.run()
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"castor launch dataflow: Beam refuses the pipeline: {' '.join(str(error).split())[:500]}") from error
+        raise ConfigurationError(
+            f"castor launch dataflow: Beam refuses the pipeline: {' '.join(str(error).split())[:500]}"
+        ) from error
     proto = result.job.proto_pipeline
     return Submission(
         {key: value for key, value in sorted(parsed.get_all_options(drop_default=True).items()) if key != "dry_run"},
-        tuple(_step(proto, step) for root in proto.root_transform_ids for step in proto.components.transforms[root].subtransforms),
+        tuple(
+            _step(proto, step)
+            for root in proto.root_transform_ids
+            for step in proto.components.transforms[root].subtransforms
+        ),
         tuple(sorted(set(_images(proto)))),
         tuple(sorted(set(_artifacts(proto)))),
         result.job,
@@ -112,7 +135,10 @@ def lines(submission: Submission) -> list[str]:
         *(f"  --{key}={value}" for key, value in submission.options.items()),
         f"workers: {', '.join(submission.images) or 'no container'}; staged: {', '.join(submission.artifacts) or 'nothing'}",
         f"steps ({primitives} transforms, {shuffles} shuffles):",
-        *(f"  {name}: {count} transforms" + (f", {groups} shuffles" if groups else "") for name, count, groups in submission.steps),
+        *(
+            f"  {name}: {count} transforms" + (f", {groups} shuffles" if groups else "")
+            for name, count, groups in submission.steps
+        ),
     ]
 
 

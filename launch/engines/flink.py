@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import gin
-
-from launch.engines import harness, packages
-from launch.engines.processes import Engine, free_ports, listens, running, workspace
+from castor.launch.engines import harness, packages
+from castor.launch.engines.processes import Engine, free_ports, listens, running, workspace
 
 _LOGGING = """\
 rootLogger.level = INFO
@@ -73,12 +72,22 @@ class Flink:
         with workspace("flink") as folder, running(folder) as start:
             rpc, blob, rest = free_ports(3)
             self._configure(folder, rpc, blob, rest)
-            jars = [*packages.flink(), *packages.flink_job_server()]  # Beam keeps a harness between stages only if Flink's own loader has it
+            jars = [
+                *packages.flink(),
+                *packages.flink_job_server(),
+            ]  # Beam keeps a harness between stages only if Flink's own loader has it
             heap = f"-Djobmanager.memory.heap.size={self.job_manager_mb}m"
-            manager = start("job-manager", [*self._jvm(folder, self.job_manager_mb, jars), _CLUSTER, "--configDir", folder, heap])
+            manager = start(
+                "job-manager", [*self._jvm(folder, self.job_manager_mb, jars), _CLUSTER, "--configDir", folder, heap]
+            )
             manager.wait_for(_Answers(rest), self.start_seconds)
             direct = self.network_mb + self.direct_mb + _FRAMEWORK_DIRECT_MB
-            command = [*self._jvm(folder, self.heap_mb + _FRAMEWORK_HEAP_MB, jars, direct), _TASK_MANAGER, "--configDir", folder]
+            command = [
+                *self._jvm(folder, self.heap_mb + _FRAMEWORK_HEAP_MB, jars, direct),
+                _TASK_MANAGER,
+                "--configDir",
+                folder,
+            ]
             workers = [start(f"task-manager-{i}", command) for i in range(self.task_managers)]
             with self._job_server(start, folder, f"localhost:{rest}") as options:
                 for worker in workers:
@@ -105,7 +114,12 @@ class Flink:
     def _job_server(self, start, folder: pathlib.Path, master: str) -> Iterator[tuple[str, ...]]:
         job, artifact, expansion = free_ports(3)
         jars = [*packages.flink_job_server(), *packages.flink()]
-        ports = [f"--flink-master={master}", f"--job-port={job}", f"--artifact-port={artifact}", f"--expansion-port={expansion}"]
+        ports = [
+            f"--flink-master={master}",
+            f"--job-port={job}",
+            f"--artifact-port={artifact}",
+            f"--expansion-port={expansion}",
+        ]
         files = [f"--flink-conf-dir={folder}", f"--artifacts-dir={folder / 'artifacts'}"]
         server = start("job-server", [*self._jvm(folder, self.job_server_mb, jars), _JOB_SERVER, *ports, *files])
         server.wait_for(lambda: listens(job), self.start_seconds)

@@ -1,7 +1,7 @@
 """A bucket on this machine: fake-gcs-server, an emulator of Google Cloud Storage that google-cloud-storage, gcsfs and tensorstore speak to.
 
-    with gcs.FakeGcs().start() as engine:      # sets what they look for, for this process and those that it starts
-        ...  # gs://castor/... is there
+with gcs.FakeGcs().start() as engine:      # sets what they look for, for this process and those that it starts
+    ...  # gs://castor/... is there
 """
 
 import contextlib
@@ -10,9 +10,8 @@ import os
 from collections.abc import Iterator
 
 import gin
-
-from launch.engines import packages
-from launch.engines.processes import Engine, free_ports, listens, running, workspace
+from castor.launch.engines import packages
+from castor.launch.engines.processes import Engine, free_ports, listens, running, workspace
 
 
 @gin.configurable(module="engines")
@@ -36,9 +35,24 @@ class FakeGcs:
             address = f"http://127.0.0.1:{port}"
             (folder / "data" / self.bucket).mkdir(parents=True)
             where = [f"-public-host=127.0.0.1:{port}", f"-external-url={address}", f"-data={folder / 'data'}"]
-            server = start("fake-gcs-server", [program, "-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory", "-log-level=warn", *where])
+            server = start(
+                "fake-gcs-server",
+                [
+                    program,
+                    "-scheme=http",
+                    "-host=127.0.0.1",
+                    f"-port={port}",
+                    "-backend=memory",
+                    "-log-level=warn",
+                    *where,
+                ],
+            )
             server.wait_for(lambda: listens(port), self.start_seconds)
-            variables = {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}
+            variables = {
+                "STORAGE_EMULATOR_HOST": address,
+                "TENSORSTORE_GCS_HTTP_URL": address,
+                "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+            }
             before = {name: os.environ.pop(name) for name in variables if name in os.environ}
             os.environ.update(variables)
             try:

@@ -25,14 +25,16 @@ def process_options(folder: pathlib.Path) -> tuple[str, str]:
         "#!/bin/sh",
         f"cd {shlex.quote(os.getcwd())} || exit 1",
         f"export PYTHONPATH={shlex.quote(path)} PYTHONHASHSEED=0",
-        f'exec {shlex.quote(sys.executable)} -P -m launch.engines.harness "$@"',
+        f'exec {shlex.quote(sys.executable)} -P -m castor.launch.engines.harness "$@"',
     )
     command.write_text("".join(f"{line}\n" for line in lines))
     command.chmod(0o700)
     return "--environment_type=PROCESS", f"--environment_config={json.dumps({'command': str(command)})}"
 
 
-def environment(worker_id: str, provision_endpoint: str, logging_endpoint: str = "", control_endpoint: str = "") -> dict[str, str]:
+def environment(
+    worker_id: str, provision_endpoint: str, logging_endpoint: str = "", control_endpoint: str = ""
+) -> dict[str, str]:
     """The environment variables that `apache_beam.runners.worker.sdk_worker_main` reads, from the provision service of a runner."""
     import grpc
     from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_api_pb2_grpc
@@ -55,12 +57,25 @@ def environment(worker_id: str, provision_endpoint: str, logging_endpoint: str =
 def main(argv: Sequence[str] | None = None) -> None:
     """Becomes the worker: the process that the runner started is the one it stops."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ("id", "provision_endpoint", "logging_endpoint", "control_endpoint", "artifact_endpoint", "semi_persist_dir"):
+    for name in (
+        "id",
+        "provision_endpoint",
+        "logging_endpoint",
+        "control_endpoint",
+        "artifact_endpoint",
+        "semi_persist_dir",
+    ):
         parser.add_argument(f"--{name}", default="")
-    arguments = [argument.replace("='", "=").rstrip("'") for argument in (sys.argv[1:] if argv is None else argv)]  # Prism quotes the id
+    arguments = [
+        argument.replace("='", "=").rstrip("'") for argument in (sys.argv[1:] if argv is None else argv)
+    ]  # Prism quotes the id
     known, _ = parser.parse_known_args(arguments)
     variables = environment(known.id, known.provision_endpoint, known.logging_endpoint, known.control_endpoint)
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "apache_beam.runners.worker.sdk_worker_main"], ALLOCATOR | os.environ | variables)
+    os.execve(
+        sys.executable,
+        [sys.executable, "-P", "-m", "apache_beam.runners.worker.sdk_worker_main"],
+        ALLOCATOR | os.environ | variables,
+    )
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-import launch.train
-from launch.engines.processes import Server
-from tasks import storage
-from tasks.configuration import Flags
-from tasks.errors import CastorError, ConfigurationError
+from castor.launch.commands import train
+from castor.launch.engines.processes import Server
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import CastorError, ConfigurationError
+from castor.tasks.storage import storage
 
 JOBS = ("train",)
 LOG_FOLDER = "logs"
@@ -53,7 +53,10 @@ class Pod:
     def __post_init__(self):
         for name, least in (("hosts", 1), ("devices_per_host", 1), ("restarts", 0), ("grace_s", 0)):
             if getattr(self, name) < least:
-                raise ConfigurationError(f"castor launch local: {name.removesuffix('_s')} = {getattr(self, name)}.", f"It is at least {least}.")
+                raise ConfigurationError(
+                    f"castor launch local: {name.removesuffix('_s')} = {getattr(self, name)}.",
+                    f"It is at least {least}.",
+                )
 
 
 class HostFailure(CastorError):
@@ -62,15 +65,29 @@ class HostFailure(CastorError):
     def __init__(self, host: int, pod: Pod, code: int, server: Server):
         self.code = code
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        super().__init__(f"host {host} of {pod.hosts} {how}; the others were ended.{_last_words(server)}", f"Its log: {server.log}.")
+        super().__init__(
+            f"host {host} of {pod.hosts} {how}; the others were ended.{_last_words(server)}", f"Its log: {server.log}."
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("castor launch local train: a pod of processes on this machine")
     group.add_argument("--hosts", type=int, metavar="N", help="processes (2)", default=2)
     group.add_argument("--devices_per_host", type=int, metavar="N", help="virtual CPU devices of each (1)", default=1)
-    group.add_argument("--restarts", type=int, metavar="N", help="after a failure start the whole pod again, up to N times (0)", default=0)
-    group.add_argument("--grace", type=float, metavar="SECONDS", help="how long hosts may take to save and exit after a signal (60)", default=60.0)
+    group.add_argument(
+        "--restarts",
+        type=int,
+        metavar="N",
+        help="after a failure start the whole pod again, up to N times (0)",
+        default=0,
+    )
+    group.add_argument(
+        "--grace",
+        type=float,
+        metavar="SECONDS",
+        help="how long hosts may take to save and exit after a signal (60)",
+        default=60.0,
+    )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
@@ -78,8 +95,12 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
     Raises KeyboardInterrupt after Ctrl-C and HostFailure for a host that failed.
     """
-    model_dir = launch.train.make_run(flags.or_files(*launch.train.GIN_FILES)).model_dir  # a mistake is told once, before anything starts
-    where = tempfile.mkdtemp(prefix="castor-logs-") if storage.is_remote(model_dir) else storage.join(model_dir, LOG_FOLDER)
+    model_dir = train.make_run(
+        flags.or_files(*train.GIN_FILES)
+    ).model_dir  # a mistake is told once, before anything starts
+    where = (
+        tempfile.mkdtemp(prefix="castor-logs-") if storage.is_remote(model_dir) else storage.join(model_dir, LOG_FOLDER)
+    )
     folder = pathlib.Path(where).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     command = (arguments.job, *_as_arguments(flags), *arguments.rest)
@@ -95,12 +116,14 @@ def run_pod(pod: Pod) -> int:
                 _run_once(pod, signals)
                 break
             except HostFailure as failure:
-                if not left or signals.received or failure.code == _BAD_USE:  # what cannot run will not run the next time either
+                if (
+                    not left or signals.received or failure.code == _BAD_USE
+                ):  # what cannot run will not run the next time either
                     raise
                 _say(f"{failure} Starting again; {left - 1} restart(s) left after this one.")
     if signal.SIGINT in signals.received:
         raise KeyboardInterrupt
-    return launch.train.STOPPED if signals.received else 0
+    return train.STOPPED if signals.received else 0
 
 
 def _run_once(pod: Pod, signals: "_Signals") -> None:
@@ -113,7 +136,9 @@ def _run_once(pod: Pod, signals: "_Signals") -> None:
         ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         for host in range(pod.hosts):
             bound = {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}"}
-            server = Server(f"{number:03d}_host_{host}", _command(pod, host, port), pod.folder, bound, pathlib.Path.cwd())
+            server = Server(
+                f"{number:03d}_host_{host}", _command(pod, host, port), pod.folder, bound, pathlib.Path.cwd()
+            )
             servers.append(server)
             threading.Thread(target=_report_end, args=(host, server, ended), daemon=True).start()
         said = stack.enter_context(contextlib.closing(_Follower(servers[0].log)))
@@ -123,7 +148,7 @@ def _run_once(pod: Pod, signals: "_Signals") -> None:
             with contextlib.suppress(queue.Empty):
                 host, code = ended.get(timeout=_LOOK_S)
                 running.discard(host)
-                if code not in (0, launch.train.STOPPED):
+                if code not in (0, train.STOPPED):
                     _kill(servers)
                     said.show()
                     raise HostFailure(host, pod, code, servers[host])
@@ -131,7 +156,10 @@ def _run_once(pod: Pod, signals: "_Signals") -> None:
             if len(signals.received) > passed_on:
                 passed_on = len(signals.received)
                 if passed_on > 1:
-                    raise CastorError("stopped by a second signal; the hosts were killed.", "The run goes on from its latest checkpoint.")
+                    raise CastorError(
+                        "stopped by a second signal; the hosts were killed.",
+                        "The run goes on from its latest checkpoint.",
+                    )
                 _say(f"{signals.received[0].name}: the hosts save and exit; the same again kills them.")
                 give_up = time.monotonic() + pod.grace_s
                 for server in servers:
@@ -143,8 +171,13 @@ def _run_once(pod: Pod, signals: "_Signals") -> None:
 
 
 def _command(pod: Pod, host: int, port: int) -> list[str]:
-    place = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={pod.hosts}", f"--process_id={host}", f"--cpu_devices={pod.devices_per_host}"]
-    return [sys.executable, "-m", "launch.command", *pod.arguments, *place]
+    place = [
+        f"--coordinator=127.0.0.1:{port}",
+        f"--num_processes={pod.hosts}",
+        f"--process_id={host}",
+        f"--cpu_devices={pod.devices_per_host}",
+    ]
+    return [sys.executable, "-P", "-m", "castor.launch.command", *pod.arguments, *place]
 
 
 def _as_arguments(flags: Flags) -> Iterator[str]:
@@ -219,7 +252,9 @@ class _Signals:
     def __enter__(self) -> "_Signals":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {
+                number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def __exit__(self, *_) -> None:

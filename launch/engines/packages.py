@@ -20,7 +20,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
-from launch.engines.processes import EngineError, tool
+from castor.launch.engines.processes import EngineError, tool
 
 FLINK_VERSION = "1.19.3"
 _FLINK_SHA256 = "4a58e3a1fb7d83340bc96b6c080624c6d792d69fae5d294b96224775204a9c60"
@@ -39,8 +39,12 @@ class GoProgram:
     sum: str
 
 
-PRISM = GoProgram("prism", "github.com/apache/beam/sdks/v2/go/cmd/prism", "v2.77.0", "h1:RsC61pHEvtySEHAURQyP/+CVOJm/hy5hewuG9JF0+Ow=")
-FAKE_GCS = GoProgram("fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1", "h1:K03sAvbLvDz4hAynpCCUqnNRp+ik9JFSvHbkD/wTPOU=")
+PRISM = GoProgram(
+    "prism", "github.com/apache/beam/sdks/v2/go/cmd/prism", "v2.77.0", "h1:RsC61pHEvtySEHAURQyP/+CVOJm/hy5hewuG9JF0+Ow="
+)
+FAKE_GCS = GoProgram(
+    "fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1", "h1:K03sAvbLvDz4hAynpCCUqnNRp+ik9JFSvHbkD/wTPOU="
+)
 
 
 def home() -> pathlib.Path:
@@ -65,7 +69,9 @@ def flink_job_server() -> list[pathlib.Path]:
     """The jars of Beam's Flink job server: those of pom.xml, or the one that $CASTOR_FLINK_JOB_SERVER names (Beam's own, in one piece)."""
     if named := os.environ.get("CASTOR_FLINK_JOB_SERVER"):
         if not os.path.isfile(named):
-            raise EngineError(f"CASTOR_FLINK_JOB_SERVER names {named}, which is no file.", "Name a job server's jar, or unset it.")
+            raise EngineError(
+                f"CASTOR_FLINK_JOB_SERVER names {named}, which is no file.", "Name a job server's jar, or unset it."
+            )
         return [pathlib.Path(named)]
     pom = pathlib.Path(__file__).with_name("pom.xml").read_bytes()
     import hashlib
@@ -110,7 +116,15 @@ def _fetch_flink(folder: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         wanted = pathlib.Path(scratch, "requirements.txt")
         wanted.write_text(f"apache-flink-libraries=={FLINK_VERSION} --hash=sha256:{_FLINK_SHA256}\n")
-        options = ["download", "--quiet", "--no-deps", "--no-binary=:all:", "--require-hashes", f"--dest={scratch}", f"--requirement={wanted}"]
+        options = [
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary=:all:",
+            "--require-hashes",
+            f"--dest={scratch}",
+            f"--requirement={wanted}",
+        ]
         _call([*_pip(), *options], "Flink's distribution")
         (archive,) = pathlib.Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as members:
@@ -123,13 +137,22 @@ def _fetch_flink(folder: pathlib.Path) -> None:
 
 def _pip() -> list[str]:
     for command in ([sys.executable, "-m", "pip"], ["pip"], ["python3", "-m", "pip"], ["uvx", "pip"]):
-        if shutil.which(command[0]) and not subprocess.run([*command, "--version"], capture_output=True, check=False).returncode:
+        if (
+            shutil.which(command[0])
+            and not subprocess.run([*command, "--version"], capture_output=True, check=False).returncode
+        ):
             return command
-    raise EngineError("fetching Flink needs pip, which is neither in this environment nor on the PATH.", "Install pip or uv.")
+    raise EngineError(
+        "fetching Flink needs pip, which is neither in this environment nor on the PATH.", "Install pip or uv."
+    )
 
 
 def _fetch_job_server(folder: pathlib.Path) -> None:
-    maven = tool("mvn", "fetching Beam's Flink job server", "Install Maven (Debian: maven), or set CASTOR_FLINK_JOB_SERVER to its jar.")
+    maven = tool(
+        "mvn",
+        "fetching Beam's Flink job server",
+        "Install Maven (Debian: maven), or set CASTOR_FLINK_JOB_SERVER to its jar.",
+    )
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copy(pathlib.Path(__file__).with_name("pom.xml"), scratch)
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
@@ -147,20 +170,38 @@ class _Build:
         go = tool("go", f"building {wanted.name}", "Install Go 1.25 or later.")
         environment = {"GOBIN": str(folder), "GOFLAGS": "-buildvcs=false"}
         _call([go, "install", f"{wanted.package}@{wanted.version}"], wanted.name, environment=environment)
-        lines = subprocess.run([go, "version", "-m", folder / wanted.name], capture_output=True, text=True, check=True).stdout.splitlines()
+        lines = subprocess.run(
+            [go, "version", "-m", folder / wanted.name], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
         found = next((line.split()[1:] for line in lines if line.split()[:1] == ["mod"]), [])
         if found[1:] != [wanted.version, wanted.sum]:
-            raise EngineError(f"{wanted.name} was built from {' '.join(found)}, not from {wanted.version} {wanted.sum}.", "Do not trust this Go proxy.")
+            raise EngineError(
+                f"{wanted.name} was built from {' '.join(found)}, not from {wanted.version} {wanted.sum}.",
+                "Do not trust this Go proxy.",
+            )
 
 
-def _call(command: Sequence[str], what: str, folder: str | None = None, environment: dict[str, str] | None = None) -> None:
+def _call(
+    command: Sequence[str], what: str, folder: str | None = None, environment: dict[str, str] | None = None
+) -> None:
     try:
         done = subprocess.run(
-            command, cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False
+            command,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=_FETCH_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"fetching {what} took over {_FETCH_SECONDS} s.", "Look at the network, then run the same command again.") from error
+        raise EngineError(
+            f"fetching {what} took over {_FETCH_SECONDS} s.", "Look at the network, then run the same command again."
+        ) from error
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines
-        raise EngineError(f"{what} could not be fetched: {' '.join(errors[:3])[:600]}.", "Engines need the package registries once; then they run offline.")
+        raise EngineError(
+            f"{what} could not be fetched: {' '.join(errors[:3])[:600]}.",
+            "Engines need the package registries once; then they run offline.",
+        )

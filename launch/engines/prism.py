@@ -5,9 +5,8 @@ import dataclasses
 from collections.abc import Iterator
 
 import gin
-
-from launch.engines import harness, packages
-from launch.engines.processes import Engine, free_ports, listens, running, workspace
+from castor.launch.engines import harness, packages
+from castor.launch.engines.processes import Engine, free_ports, listens, running, workspace
 
 
 @gin.configurable(module="engines")
@@ -27,7 +26,9 @@ class Prism:
         program = packages.program(packages.PRISM)
         with workspace("prism") as folder, running(folder) as start:
             (port,) = free_ports(1)
-            server = start("prism", [program, f"--job_port={port}", "--serve_http=false", "--log_kind=text", "--log_level=warn"])
+            server = start(
+                "prism", [program, f"--job_port={port}", "--serve_http=false", "--log_kind=text", "--log_level=warn"]
+            )
             server.wait_for(lambda: listens(port), self.start_seconds)
             address = f"localhost:{port}"
             options = ("--runner=PortableRunner", f"--job_endpoint={address}", *harness.process_options(folder))

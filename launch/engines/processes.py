@@ -16,9 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tasks.errors import CastorError
+from castor.tasks.errors import CastorError
 
-_PORTS = range(20_000, 32_000)  # below what Linux gives to outgoing connections, so that none of those takes a port between choice and use
+_PORTS = range(
+    20_000, 32_000
+)  # below what Linux gives to outgoing connections, so that none of those takes a port between choice and use
 _STOP_SECONDS = 10.0
 _LOG_LINES = 8
 
@@ -62,7 +64,9 @@ class Server:
                 start_new_session=True,
             )
         guard = ["sh", "-c", 'read _; kill -9 "-$1"', "sh", str(self.pid)]
-        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        self._guard = subprocess.Popen(
+            guard, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
 
     @property
     def pid(self) -> int:
@@ -83,9 +87,14 @@ class Server:
         deadline = time.monotonic() + seconds
         while not answers():
             if self._process.poll() is not None:
-                raise EngineError(f"{self.name} ended with code {self._process.returncode} instead of starting: {self.tail()}", f"Its log: {self.log}.")
+                raise EngineError(
+                    f"{self.name} ended with code {self._process.returncode} instead of starting: {self.tail()}",
+                    f"Its log: {self.log}.",
+                )
             if time.monotonic() > deadline:
-                raise EngineError(f"{self.name} did not answer within {seconds:.0f} s: {self.tail()}", f"Its log: {self.log}.")
+                raise EngineError(
+                    f"{self.name} did not answer within {seconds:.0f} s: {self.tail()}", f"Its log: {self.log}."
+                )
             time.sleep(0.1)
 
     def tail(self) -> str:

@@ -13,10 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from launch import pictures, terminal
-from tasks.errors import CastorError, ConfigurationError
-from train.grammar import Grammar
-from train.inference import Model, Sampling
+from castor.launch import terminal
+from castor.launch.inference import pictures
+from castor.tasks.errors import CastorError, ConfigurationError
+from castor.train.inference.grammar import Grammar
+from castor.train.inference.inference import Model, Sampling
 
 COMMANDS = (
     ("TEXT", "is read; the model goes on from there. An empty line: the model goes on."),
@@ -52,7 +53,9 @@ class Conversation:
 
     def run(self) -> int:
         """Answers until the lines end."""
-        self._say("The model goes on from what you type. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.\n")
+        self._say(
+            "The model goes on from what you type. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.\n"
+        )
         while True:
             try:
                 line = self._read()
@@ -150,10 +153,15 @@ class Conversation:
             else:
                 raise ConfigurationError(f"there is no setting {name!r}.", "/show lists them.")
         except ValueError as error:
-            raise ConfigurationError(f"{value!r} is no value of {name}.", "Write /set NAME VALUE, e.g. /set temperature 0.5.") from error
+            raise ConfigurationError(
+                f"{value!r} is no value of {name}.", "Write /set NAME VALUE, e.g. /set temperature 0.5."
+            ) from error
 
     def _show(self) -> None:
-        told = {**{name: getattr(self._sampling, name) for name in _KINDS}, "max_tokens": self._max_tokens or "as many as fit"}
+        told = {
+            **{name: getattr(self._sampling, name) for name in _KINDS},
+            "max_tokens": self._max_tokens or "as many as fit",
+        }
         told |= {"tokens so far": len(self.session.ids), "room left": self.session.room}
         self._table(("setting", "value"), [(name, str(value)) for name, value in told.items()])
 

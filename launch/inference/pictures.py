@@ -7,11 +7,11 @@ import io
 import os
 import pathlib
 
-from pipelines.document import BadInput, Document
-from pipelines.media.images import MAX_PIXELS, decode_image
-from pipelines.sandbox import Child, Sandbox
-from tasks import storage
-from tasks.errors import CastorError, ConfigurationError
+from castor.pipelines.core.sandbox import Child, Sandbox
+from castor.pipelines.document import BadInput, Document
+from castor.pipelines.media.images import MAX_PIXELS, decode_image
+from castor.tasks.errors import CastorError, ConfigurationError
+from castor.tasks.storage import storage
 
 MAX_BYTES = 64 << 20  # of an image file
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

@@ -25,9 +25,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from launch import pictures, terminal
-from tasks import hashing, storage
-from tasks.errors import CastorError, ConfigurationError, CorpusError
+from castor.launch import terminal
+from castor.launch.inference import pictures
+from castor.tasks import hashing
+from castor.tasks.errors import CastorError, ConfigurationError, CorpusError
+from castor.tasks.storage import storage
 
 PART_LINES = 1024
 MAX_LINE_BYTES = 16 << 20
@@ -48,9 +50,23 @@ class Job:
     def run(self, model, read_picture: Callable[[str], Any]) -> int:
         """Answers what is not answered yet."""
         digest, lines = _digest(self.prompts)
-        told = {"prompts_sha256": digest, "lines": lines, "part_lines": PART_LINES, "score": self.score, "max_tokens": self.max_tokens}
-        told |= {"sampling": dataclasses.asdict(self.sampling), "size": self.size and list(self.size), "step": model.step}
-        told |= {"vocabulary": model.vocabulary.fingerprint, "model": dataclasses.asdict(model.config), "parameters": model.fingerprint()}
+        told = {
+            "prompts_sha256": digest,
+            "lines": lines,
+            "part_lines": PART_LINES,
+            "score": self.score,
+            "max_tokens": self.max_tokens,
+        }
+        told |= {
+            "sampling": dataclasses.asdict(self.sampling),
+            "size": self.size and list(self.size),
+            "step": model.step,
+        }
+        told |= {
+            "vocabulary": model.vocabulary.fingerprint,
+            "model": dataclasses.asdict(model.config),
+            "parameters": model.fingerprint(),
+        }
         told = json.loads(json.dumps(told))
         completed, parts = f"{self.output}.COMPLETED", pathlib.Path(f"{self.output}.parts")
         if _is(completed, told):
@@ -63,7 +79,8 @@ class Job:
             )
         if parts.is_dir() and not _is(str(parts / "run.json"), told):
             raise ConfigurationError(
-                f"{parts} was begun with other prompts, another model or other settings.", "Give another --output, or remove that folder."
+                f"{parts} was begun with other prompts, another model or other settings.",
+                "Give another --output, or remove that folder.",
             )
         parts.mkdir(parents=True, exist_ok=True)
         storage.write_json_atomic(str(parts / "run.json"), told)
@@ -73,8 +90,17 @@ class Job:
             path = parts / f"{number:08d}.jsonl"
             if not path.exists():
                 progress(done, lines)
-                rows = _Part(self, model, read_picture, number * PART_LINES, batch, lambda more: progress(min(done + more, lines - 1), lines)).rows()
-                storage.write_bytes_atomic(str(path), b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+                rows = _Part(
+                    self,
+                    model,
+                    read_picture,
+                    number * PART_LINES,
+                    batch,
+                    lambda more: progress(min(done + more, lines - 1), lines),
+                ).rows()
+                storage.write_bytes_atomic(
+                    str(path), b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+                )
             done += len(batch)
             progress(done, lines)
         self._join(parts, -(-lines // PART_LINES))
@@ -109,7 +135,9 @@ class _Part:
             row = {}
             try:
                 row = _parse(line)
-                wanted.append((number, self._pairs(row) if self._job.score else self._request(row, self._first + number)))
+                wanted.append(
+                    (number, self._pairs(row) if self._job.score else self._request(row, self._first + number))
+                )
             except CastorError as error:
                 row = {**row, "line": self._first + number + 1, "error": str(error)}
             rows.append(row)
@@ -156,7 +184,9 @@ class _Part:
             request = self._model.picture_request(row["draw"], sampling, size)
         elif kinds == ["describe"]:
             path = pathlib.Path(self._job.prompts).parent / row["describe"]
-            request = self._model.caption_request(self._read_picture(str(path)), sampling, 64 if max_tokens is None else max_tokens)
+            request = self._model.caption_request(
+                self._read_picture(str(path)), sampling, 64 if max_tokens is None else max_tokens
+            )
         else:
             request = self._model.text_request(row["prompt"], sampling, max_tokens)
         self._model.generator.room(request.prompt)
@@ -164,12 +194,20 @@ class _Part:
 
     def _pairs(self, row: dict) -> list[tuple[str, str]]:
         given = row.get("continuations", [row.get("continuation")])
-        if not isinstance(row.get("prompt"), str) or not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-            raise CorpusError("the line has to hold prompt, a text, and continuation, a text, or continuations, a list of texts.")
+        if (
+            not isinstance(row.get("prompt"), str)
+            or not isinstance(given, list)
+            or not all(isinstance(text, str) for text in given)
+        ):
+            raise CorpusError(
+                "the line has to hold prompt, a text, and continuation, a text, or continuations, a list of texts."
+            )
         pairs = [(row["prompt"], text) for text in given]
         longest = max((sum(len(self._model.vocabulary.encode(text)) for text in pair) for pair in pairs), default=0)
         if longest > self._model.max_length:
-            raise ConfigurationError(f"prompt and continuation are {longest} tokens long; the model was trained on {self._model.max_length}.")
+            raise ConfigurationError(
+                f"prompt and continuation are {longest} tokens long; the model was trained on {self._model.max_length}."
+            )
         return pairs
 
     def _sampling(self, row: dict, line: int):

@@ -25,8 +25,9 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 
-import gin
 import numpy as np
+
+import gin
 
 SAMPLE_RATE = 16_000
 COLOURS = {
@@ -39,12 +40,33 @@ COLOURS = {
     "black": (24, 24, 28),
     "white": (245, 245, 240),
 }
-BACKGROUNDS = {"grey": (168, 172, 176), "pink": (238, 190, 200), "sky": (176, 212, 238), "sand": (226, 208, 170), "mint": (186, 226, 202)}
+BACKGROUNDS = {
+    "grey": (168, 172, 176),
+    "pink": (238, 190, 200),
+    "sky": (176, 212, 238),
+    "sand": (226, 208, 170),
+    "mint": (186, 226, 202),
+}
 SHAPES = ("circle", "square", "triangle", "bar")
-PACKAGES = ("json", "email", "html", "http", "logging", "unittest", "collections", "concurrent", "importlib", "asyncio", "xml", "wsgiref", "urllib", "zoneinfo")
+PACKAGES = (
+    "json",
+    "email",
+    "html",
+    "http",
+    "logging",
+    "unittest",
+    "collections",
+    "concurrent",
+    "importlib",
+    "asyncio",
+    "xml",
+    "wsgiref",
+    "urllib",
+    "zoneinfo",
+)
 
 
-@gin.configurable
+@gin.configurable(module="launch.demo_corpus")
 @dataclasses.dataclass(frozen=True)
 class DemoCorpus:
     """How much of each kind to make."""
@@ -90,8 +112,12 @@ def _write_web(directory: pathlib.Path, limit: int) -> int:
 
     directory.mkdir(parents=True)
     pages = list(itertools.islice(_pages(), limit))
-    pages.append(("https://docs.invalid/mirror/" + pages[0][0].rsplit("/", 1)[1], pages[0][1]))  # one page twice: a duplicate to find
-    pages.append(("https://docs.invalid/empty.html", "<html><body><nav>home</nav></body></html>"))  # one with nothing to say: a reject to show
+    pages.append(
+        ("https://docs.invalid/mirror/" + pages[0][0].rsplit("/", 1)[1], pages[0][1])
+    )  # one page twice: a duplicate to find
+    pages.append(
+        ("https://docs.invalid/empty.html", "<html><body><nav>home</nav></body></html>")
+    )  # one with nothing to say: a reject to show
     half = (len(pages) + 1) // 2
     for shard, rows in enumerate((pages[:half], pages[half:])):
         with open(directory / f"pages-{shard:05d}.warc.gz", "wb") as file:
@@ -159,14 +185,20 @@ def _write_code(directory: pathlib.Path) -> int:
     directory.mkdir(parents=True)
     standard_library = pathlib.Path(sysconfig.get_paths()["stdlib"])
     licence = standard_library / "LICENSE.txt"
-    text = licence.read_bytes() if licence.is_file() else b"SPDX-License-Identifier: PSF-2.0\n\nPython Software Foundation License Version 2\n"
+    text = (
+        licence.read_bytes()
+        if licence.is_file()
+        else b"SPDX-License-Identifier: PSF-2.0\n\nPython Software Foundation License Version 2\n"
+    )
     files = 0
     packages = [(name, sorted((standard_library / name).rglob("*.py"))) for name in PACKAGES]
     packages.append(("modules", sorted(standard_library.glob("*.py"))))
     for name, paths in packages:
         members = [(f"{name}/LICENSE", text)]
         for path in paths:
-            if {"test", "tests", "__pycache__", "idle_test", "site-packages"}.isdisjoint(path.relative_to(standard_library).parts):
+            if {"test", "tests", "__pycache__", "idle_test", "site-packages"}.isdisjoint(
+                path.relative_to(standard_library).parts
+            ):
                 members.append((f"{name}/{path.relative_to(standard_library)}", path.read_bytes()))
         plain = io.BytesIO()
         _tar(plain, members)
@@ -252,7 +284,9 @@ def _sound(draw: random.Random) -> tuple[np.ndarray, str]:
     if kind == "beeps":
         beep, rest = _envelope(_glide(pitch, pitch, 0.3)), np.zeros(SAMPLE_RATE // 10, np.float32)
         number, word = draw.choice(((3, "three"), (4, "four"), (5, "five")))
-        return np.concatenate([part for _ in range(number) for part in (beep, rest)]), f"{word} short {pitch_name} beeps"
+        return np.concatenate(
+            [part for _ in range(number) for part in (beep, rest)]
+        ), f"{word} short {pitch_name} beeps"
     if kind == "rising":
         return _envelope(_glide(pitch, pitch * 2, seconds)), f"a tone rising from a {pitch_name} pitch"
     if kind == "falling":
@@ -329,7 +363,9 @@ def _write_tars(directory: pathlib.Path, samples: Iterator[tuple[str, dict[str, 
     directory.mkdir(parents=True)
     rows = list(samples)
     for shard, start in enumerate(range(0, len(rows), per_tar)):
-        members = [(f"{key}.{suffix}", data) for key, parts in rows[start : start + per_tar] for suffix, data in parts.items()]
+        members = [
+            (f"{key}.{suffix}", data) for key, parts in rows[start : start + per_tar] for suffix, data in parts.items()
+        ]
         with open(directory / f"samples-{shard:05d}.tar", "wb") as file:
             _tar(file, members)
     return len(rows)

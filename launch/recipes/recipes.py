@@ -23,14 +23,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gin
+from castor.tasks import configuration, fingerprint
+from castor.tasks.errors import CastorError, ConfigurationError
 
-from tasks import configuration, fingerprint
-from tasks.errors import CastorError, ConfigurationError
+_CODE = {
+    "train": ("castor.launch.commands.train",),
+    "infer": ("castor.launch.commands.infer",),
+    "evaluate": ("castor.launch.commands.evaluate",),
+    "demo": ("castor.launch.recipes.demo_corpus",),
+}
 
-_CODE = {"train": ("launch.train",), "infer": ("launch.infer",), "evaluate": ("launch.evaluate",), "demo": ("launch.demo_corpus",)}
 
-
-@gin.configurable
+@gin.configurable(module="launch.recipes")
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One command of a recipe.
@@ -50,7 +54,7 @@ class Stage:
     needs: tuple[str, ...] = ()
 
 
-@gin.configurable
+@gin.configurable(module="launch.recipes")
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Stages, and the variables that their strings may name; OUTPUT, the folder of everything, is one of them."""
@@ -66,11 +70,16 @@ class Recipe:
                 raise ConfigurationError(f"recipe: two stages are named {stage.name!r}.", "Give each its own name.")
             for need in stage.needs:
                 if need not in names:
-                    raise ConfigurationError(f"recipe: stage {stage.name!r} needs {need!r}, which is no stage of it.", f"Its stages: {', '.join(names)}.")
+                    raise ConfigurationError(
+                        f"recipe: stage {stage.name!r} needs {need!r}, which is no stage of it.",
+                        f"Its stages: {', '.join(names)}.",
+                    )
         try:
             tuple(graphlib.TopologicalSorter({s.name: s.needs for s in self.stages}).static_order())
         except graphlib.CycleError as error:
-            raise ConfigurationError(f"recipe: the stages {' -> '.join(error.args[1])} need one another in a circle.") from error
+            raise ConfigurationError(
+                f"recipe: the stages {' -> '.join(error.args[1])} need one another in a circle."
+            ) from error
 
     @property
     def output(self) -> pathlib.Path:
@@ -92,7 +101,12 @@ class Outcome:
     log: pathlib.Path | None = None
 
 
-def run(recipe: Recipe, only: tuple[str, ...] = (), jobs: int = 2, listen: Callable[[str, str], None] = lambda name, state: None) -> list[Outcome]:
+def run(
+    recipe: Recipe,
+    only: tuple[str, ...] = (),
+    jobs: int = 2,
+    listen: Callable[[str, str], None] = lambda name, state: None,
+) -> list[Outcome]:
     """Runs the stages in the order of their needs, `jobs` at a time; `listen(stage, state)` is told of each change of state.
 
     The first failure lets the running stages end and starts no more. Returns the outcomes of the stages that ended, in the recipe's order.
@@ -150,7 +164,9 @@ def stage_fingerprint(stage: Stage, stages: Mapping[str, Stage], folder: pathlib
     upstream = {}
     for need in stage.needs:
         manifest = pathlib.Path(stages[need].output) / "manifest.json"
-        upstream[need] = json.loads(manifest.read_text())["fingerprint"] if manifest.is_file() else _stamp(folder, stages[need])
+        upstream[need] = (
+            json.loads(manifest.read_text())["fingerprint"] if manifest.is_file() else _stamp(folder, stages[need])
+        )
     return fingerprint.of_json(
         {
             "command": list(stage.command),
@@ -182,7 +198,12 @@ def _run_stage(stage: Stage, stages, folder: pathlib.Path, check: threading.Lock
     log = folder / f"{stage.name}.log"
     listen(stage.name, "running")
     with open(log, "wb") as file:
-        child = subprocess.Popen([sys.executable, "-m", "launch.command", *command_line(stage)], stdout=file, stderr=subprocess.STDOUT, env=_environment())
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "castor.launch.command", *command_line(stage)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+        )
         children.add(child)
         exit_code = child.wait()
         children.discard(child)
@@ -209,10 +230,12 @@ def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
 
 
 def _job_is_up_to_date(stage: Stage) -> bool:
-    from launch.data import make_job
-    from pipelines.job import up_to_date
+    from castor.launch.commands.data import make_job
+    from castor.pipelines.execution.job import up_to_date
 
-    configuration.parse(configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items())))
+    configuration.parse(
+        configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()))
+    )
     return up_to_date(make_job(stage.command[1]))
 
 
@@ -230,9 +253,7 @@ def _write(path: pathlib.Path, value) -> None:
 
 
 def _environment() -> dict[str, str]:
-    home = str(pathlib.Path(__file__).resolve().parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (home, inherited))), "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return os.environ | {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def _stop(child: subprocess.Popen) -> None:

@@ -5,15 +5,28 @@ import pathlib
 import jinja2
 
 GIB = 2**30
-_COLOURS = {"arguments": "#2f6db3", "temporaries": "#d08a2e", "outputs": "#4f9d4f", "compute": "#2f6db3", "exposed": "#c0504d"}
+_COLOURS = {
+    "arguments": "#2f6db3",
+    "temporaries": "#d08a2e",
+    "outputs": "#4f9d4f",
+    "compute": "#2f6db3",
+    "exposed": "#c0504d",
+}
 
 
 def render(report: dict) -> str:
     """The page."""
     folder = pathlib.Path(__file__).parent
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("compile.html").render(
-        title=title(report), verdict=verdict(report), report=report, tables=tables(report), memory=memory_bar(report), time=time_bar(report)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("compile_report.html").render(
+        title=title(report),
+        verdict=verdict(report),
+        report=report,
+        tables=tables(report),
+        memory=memory_bar(report),
+        time=time_bar(report),
     )
 
 
@@ -39,7 +52,10 @@ def verdict(report: dict) -> str:
 
 def tables(report: dict) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """(title, columns, rows) of what was asked for, memory, time and traffic; a leading > sets a column to the right."""
-    result = [("Asked for", ("what", "value"), _asked(report)), ("HBM of a chip, GiB", ("part", ">GiB"), _memory(report))]
+    result = [
+        ("Asked for", ("what", "value"), _asked(report)),
+        ("HBM of a chip, GiB", ("part", ">GiB"), _memory(report)),
+    ]
     if "step" not in report:
         return result
     step, flops = report["step"], report["flops"]
@@ -59,7 +75,10 @@ def tables(report: dict) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...
         ("MFU that FLOPs and HBM alone would allow", f"{step['roofline_mfu']:.3f}"),
     ]
     result.append(("Work of a chip", ("what", ">value"), work))
-    kinds = [(row["kind"], seconds(row["seconds"]), f"{row['seconds'] / step['seconds']:.1%}") for row in report["compute"][:10]]
+    kinds = [
+        (row["kind"], seconds(row["seconds"]), f"{row['seconds'] / step['seconds']:.1%}")
+        for row in report["compute"][:10]
+    ]
     result.append(("Compute by kind", ("kind", ">time", ">share"), kinds))
     rows = [
         (
@@ -75,7 +94,13 @@ def tables(report: dict) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...
         )
         for row in report["collectives"]
     ]
-    result.append(("Collectives", ("kind", "mesh axes", "network", ">group", "type", ">runs", ">payload MB", ">received MB", ">time"), rows))
+    result.append(
+        (
+            "Collectives",
+            ("kind", "mesh axes", "network", ">group", "type", ">runs", ">payload MB", ">received MB", ">time"),
+            rows,
+        )
+    )
     return result
 
 
@@ -88,8 +113,14 @@ def _asked(report: dict) -> list[tuple[str, str]]:
         ("parameters", f"{model['parameters']:,}"),
         ("shape", ", ".join(f"{name} {model[name]:,}" for name in shape)),
         ("model", ", ".join(f"{name} {model[name]}" for name in rest)),
-        ("batch", f"{batch['rows']:,} rows of {batch['length']:,} = {batch['tokens']:,} tokens, in {batch['accumulate']} part(s)"),
-        ("topology", f"{report['topology']['slices']} x {report['topology']['name']}, {report['topology']['chips']:,} chips"),
+        (
+            "batch",
+            f"{batch['rows']:,} rows of {batch['length']:,} = {batch['tokens']:,} tokens, in {batch['accumulate']} part(s)",
+        ),
+        (
+            "topology",
+            f"{report['topology']['slices']} x {report['topology']['name']}, {report['topology']['chips']:,} chips",
+        ),
         ("mesh", ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1) or "one device"),
         ("optimizer", report["optimizer"]),
         ("compiler options", ", ".join(f"{name}={value}" for name, value in options.items()) or "none"),
@@ -108,7 +139,9 @@ def _memory(report: dict) -> list[tuple[str, str]]:
         "usable": "that a program may use",
         "capacity": "of the chip",
     }
-    return [(said, gib(report["memory"][name])) for name, said in names.items() if report["memory"].get(name) is not None]
+    return [
+        (said, gib(report["memory"][name])) for name, said in names.items() if report["memory"].get(name) is not None
+    ]
 
 
 def _times(step: dict) -> list[tuple[str, float]]:
@@ -127,9 +160,16 @@ def memory_bar(report: dict) -> list[dict]:
     memory = report["memory"]
     if "temporaries" not in memory:
         return []
-    parts = {"arguments": memory["arguments"], "temporaries": memory["temporaries"], "outputs": max(0, memory["outputs"] - memory["aliased"])}
+    parts = {
+        "arguments": memory["arguments"],
+        "temporaries": memory["temporaries"],
+        "outputs": max(0, memory["outputs"] - memory["aliased"]),
+    }
     whole = max(memory["capacity"], sum(parts.values()))
-    return [{"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": f"{gib(size)} GiB"} for name, size in parts.items()]
+    return [
+        {"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": f"{gib(size)} GiB"}
+        for name, size in parts.items()
+    ]
 
 
 def time_bar(report: dict) -> list[dict]:
@@ -139,7 +179,10 @@ def time_bar(report: dict) -> list[dict]:
     step = report["step"]
     parts = {"compute": step["compute_seconds"], "exposed": step["exposed_seconds"]}
     whole = max(sum(parts.values()), 1e-12)
-    return [{"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": seconds(size)} for name, size in parts.items()]
+    return [
+        {"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": seconds(size)}
+        for name, size in parts.items()
+    ]
 
 
 def gib(size: float | None) -> str:

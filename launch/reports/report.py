@@ -25,7 +25,12 @@ class Curve:
 
 def write(recipe) -> pathlib.Path:
     """Writes OUTPUT/report.html for a recipe whose stages have run, and returns its path."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     losses = curves(recipe.output / "model" / "metrics.jsonl")
     page = environment.get_template("report.html").render(
         title=recipe.title,
@@ -49,7 +54,17 @@ def print_table(recipe) -> None:
     import rich.table
 
     table = rich.table.Table(title=recipe.title)
-    for column in ("domain", "read", "kept", "rejected", "duplicates", "dead letters", "train tokens", "first loss", "last loss"):
+    for column in (
+        "domain",
+        "read",
+        "kept",
+        "rejected",
+        "duplicates",
+        "dead letters",
+        "train tokens",
+        "first loss",
+        "last loss",
+    ):
         table.add_column(column, justify="left" if column == "domain" else "right")
     losses = {curve.domain: curve for curve in _smooth(curves(recipe.output / "model" / "metrics.jsonl"))}
     caches = {manifest["name"]: manifest for manifest in _manifests(recipe, "tasks")}
@@ -84,7 +99,9 @@ def curves(path: pathlib.Path) -> list[Curve]:
         for key, value in row.items():
             if key.startswith("loss/") and value is not None:
                 domains.setdefault(key.removeprefix("loss/"), {})[step] = float(value)
-    return [Curve(domain, tuple(points), tuple(points.values())) for domain, points in sorted(domains.items()) if points]
+    return [
+        Curve(domain, tuple(points), tuple(points.values())) for domain, points in sorted(domains.items()) if points
+    ]
 
 
 def tokens(cache: dict) -> int:
@@ -95,7 +112,10 @@ def tokens(cache: dict) -> int:
 def _smooth(rows: list[Curve], window: int = 10) -> list[Curve]:
     smoothed = []
     for curve in rows:
-        means = [sum(curve.losses[max(0, i - window + 1) : i + 1]) / (i + 1 - max(0, i - window + 1)) for i in range(len(curve.losses))]
+        means = [
+            sum(curve.losses[max(0, i - window + 1) : i + 1]) / (i + 1 - max(0, i - window + 1))
+            for i in range(len(curve.losses))
+        ]
         smoothed.append(dataclasses.replace(curve, losses=tuple(means)))
     return smoothed
 
@@ -113,9 +133,17 @@ def _chart(rows: list[Curve], width: int = 760, height: int = 300) -> dict | Non
         return f"{50 + step / last * (width - 60):.1f},{10 + (top - loss) / span * (height - 40):.1f}"
 
     lines = [
-        {"domain": c.domain, "colour": _COLOURS[i % len(_COLOURS)], "points": " ".join(map(point, c.steps, c.losses))} for i, c in enumerate(rows)
+        {"domain": c.domain, "colour": _COLOURS[i % len(_COLOURS)], "points": " ".join(map(point, c.steps, c.losses))}
+        for i, c in enumerate(rows)
     ]
-    return {"width": width, "height": height, "lines": lines, "top": f"{top:.2f}", "bottom": f"{bottom:.2f}", "last": last}
+    return {
+        "width": width,
+        "height": height,
+        "lines": lines,
+        "top": f"{top:.2f}",
+        "bottom": f"{bottom:.2f}",
+        "last": last,
+    }
 
 
 def _samples(folder: pathlib.Path) -> list[dict]:

@@ -8,9 +8,9 @@ Payloads are not copied: `source` says where they are, and `castor data replay` 
 import json
 from collections.abc import Iterable, Iterator
 
-from pipelines.document import DeadLetter
-from tasks import storage
-from tasks.errors import CorpusError
+from castor.pipelines.document import DeadLetter
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
 
 FOLDER = "dead_letter"
 
@@ -23,7 +23,9 @@ def file_name(shard: int, num_shards: int) -> str:
 def encode(letters: Iterable[DeadLetter]) -> bytes:
     """Letters as sorted JSON lines. Lone surrogates (undecodable file names) are escaped, so the file is plain ASCII."""
     lines = sorted(
-        json.dumps({"id": x.id, "source": x.source, "stage": x.stage, "error": x.error, "message": x.message}, sort_keys=True)
+        json.dumps(
+            {"id": x.id, "source": x.source, "stage": x.stage, "error": x.error, "message": x.message}, sort_keys=True
+        )
         for x in letters
     )
     return "".join(line + "\n" for line in lines).encode("ascii")

@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection
-from pipelines.sandbox import SandboxError
-from tasks.errors import CastorError
+from castor.pipelines.core.sandbox import SandboxError
+from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection
+from castor.tasks.errors import CastorError
 
 
 def prepare(function: Any) -> None:

@@ -58,7 +58,13 @@ class Funnel:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Funnel":
         """The inverse of `to_json`."""
-        return cls(value["read"], value["kept"], dict(value["rejected"]), dict(value["duplicates"]), dict(value["dead_letters"]))
+        return cls(
+            value["read"],
+            value["kept"],
+            dict(value["rejected"]),
+            dict(value["duplicates"]),
+            dict(value["dead_letters"]),
+        )
 
 
 def total(funnels: Iterable[Funnel]) -> Funnel:
@@ -80,7 +86,11 @@ def total(funnels: Iterable[Funnel]) -> Funnel:
 def rows(funnel: Funnel) -> list[tuple[str, str, int]]:
     """(fate, reason, count) rows in the order a reader wants: read, kept, then rejections, duplicates and dead letters, largest first."""
     result = [("read", "", funnel.read), ("kept", "", funnel.kept)]
-    for fate, counts in (("rejected", funnel.rejected), ("duplicate", funnel.duplicates), ("dead letter", funnel.dead_letters)):
+    for fate, counts in (
+        ("rejected", funnel.rejected),
+        ("duplicate", funnel.duplicates),
+        ("dead letter", funnel.dead_letters),
+    ):
         result.extend((fate, reason, count) for reason, count in sorted(counts.items(), key=_largest_first))
     return result
 

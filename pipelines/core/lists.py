@@ -1,8 +1,8 @@
 """Lists that rules look things up in: words, domains, hashes of pictures.
 
 A list is a UTF-8 file, one entry a line, `.gz` or not; blank lines and lines that begin with `#` say nothing. A name that begins with
-`castor/` is one of Castor's own small lists in pipelines/wordlists/, every other name is a path. A rule that reads files tells them by a method
-`reads()`, so that a job's fingerprint follows their content (see pipelines/job.py).
+`castor/` is one of Castor's own small lists in pipelines/core/wordlists/, every other name is a path. A rule that reads files tells them by a method
+`reads()`, so that a job's fingerprint follows their content (see pipelines/execution/job.py).
 
 Long lists (domains by the million) are kept as sorted 64-bit hashes: 8 bytes an entry, 32 MB for four million, a look-up in microseconds. With
 that many entries one look-up in 4e12 says yes by accident. This file knows no Beam.
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks import storage
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import storage
 
 OWN = "castor/"
 _FOLDER = pathlib.Path(__file__).parent / "wordlists"
@@ -46,7 +46,9 @@ def find(name: str) -> str:
     path = str(_FOLDER / name.removeprefix(OWN)) if name.startswith(OWN) else name
     if not storage.exists(path):
         own = ", ".join(sorted(OWN + file.name for file in _FOLDER.glob("*.txt")))
-        raise ConfigurationError(f"the list {name} does not exist.", f"Name a file with one entry a line, or one of Castor's own: {own}.")
+        raise ConfigurationError(
+            f"the list {name} does not exist.", f"Name a file with one entry a line, or one of Castor's own: {own}."
+        )
     return path
 
 
@@ -76,7 +78,9 @@ def lines(name: str) -> Iterator[str]:
             try:
                 entry = line.decode("utf-8").strip()
             except UnicodeDecodeError as error:
-                raise ConfigurationError(f"line {number} of the list {name} is not UTF-8: {error}.", "Convert the file.") from error
+                raise ConfigurationError(
+                    f"line {number} of the list {name} is not UTF-8: {error}.", "Convert the file."
+                ) from error
             if entry and not entry.startswith("#"):
                 yield entry.lower()
 

@@ -32,7 +32,7 @@ from collections.abc import Callable
 
 import msgpack
 
-from pipelines.document import BadInput, Document, Element, pack, unpack
+from castor.pipelines.document import BadInput, Document, Element, pack, unpack
 
 _HEADER = struct.Struct("<Q")
 _PIPE_BYTES = 1 << 20
@@ -104,7 +104,7 @@ class Child:
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p), PYTHONHASHSEED="0")
         environment.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipelines.sandbox"],
+            [sys.executable, "-P", "-m", "castor.pipelines.core.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -10,9 +10,9 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import BinaryIO, ClassVar
 
-from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
-from tasks import storage
-from tasks.errors import CorpusError
+from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
 
 STAGE = "source"
 
@@ -39,7 +39,9 @@ class FileSource:
         """Sorted URIs, without repeats. Raises CorpusError if nothing matches."""
         found = [storage.join(self.root, path) for path in match(self.root, self.patterns)]
         if not found:
-            raise CorpusError(f"no file under {self.root} matches {', '.join(self.patterns)}.", "Correct INPUT_ROOT or INPUTS.")
+            raise CorpusError(
+                f"no file under {self.root} matches {', '.join(self.patterns)}.", "Correct INPUT_ROOT or INPUTS."
+            )
         return found
 
     def read(self, uri: str) -> Iterator[Element]:

@@ -24,10 +24,10 @@ from typing import Any, Protocol
 
 import apache_beam as beam
 
-from pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
-from pipelines.functions import Chain, Judge, apply, prepare
-from pipelines.sandbox import Child, Sandbox
-from tasks.errors import CastorError, ConfigurationError
+from castor.pipelines.core.functions import Chain, Judge, apply, prepare
+from castor.pipelines.core.sandbox import Child, Sandbox
+from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
+from castor.tasks.errors import CastorError, ConfigurationError
 
 __all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "Through", "read_counts"]
 
@@ -87,7 +87,7 @@ def read_counts(pipeline: beam.Pipeline) -> list[beam.PCollection]:
 
 
 class Apply(beam.PTransform):
-    """Elements -> elements through `function`, in this process or, with `sandbox`, in a child process a worker (see pipelines/sandbox.py)."""
+    """Elements -> elements through `function`, in this process or, with `sandbox`, in a child process a worker (see pipelines/core/sandbox.py)."""
 
     def __init__(self, name: str, function: Callable[[Document], Element], sandbox: Sandbox | None = None):
         super().__init__(label=name)
@@ -190,10 +190,14 @@ class ApplyFn(beam.DoFn):
 def checked(steps: Sequence[Any], name: str, is_one: Callable[[Any], bool]) -> tuple:
     """The steps of a job's list as a tuple. Raises ConfigurationError for what is no list, or holds what `is_one` does not know."""
     if not isinstance(steps, (list, tuple)):
-        raise ConfigurationError(f"the {name} of the job are {steps!r}, not a list.", "Write a list: [@length.Filter()].")
+        raise ConfigurationError(
+            f"the {name} of the job are {steps!r}, not a list.", "Write a list: [@length.Filter()]."
+        )
     for step in steps:
         if not is_one(step):
-            raise ConfigurationError(f"{step!r} cannot be one of the {name} of the job.", "Write its name in gin's way: [@length.Filter()].")
+            raise ConfigurationError(
+                f"{step!r} cannot be one of the {name} of the job.", "Write its name in gin's way: [@length.Filter()]."
+            )
     return tuple(steps)
 
 

@@ -9,12 +9,21 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.funnel import Funnel, rows
+from castor.pipelines.core.funnel import Funnel, rows
 
 _TEMPLATE = pathlib.Path(__file__).with_name("card.html")
 
 
-def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], config: Any, fingerprint: str, unit: str = "characters", benchmarks=None) -> str:
+def render(
+    name: str,
+    modality: str,
+    funnel: Funnel,
+    facts: Mapping[str, Any],
+    config: Any,
+    fingerprint: str,
+    unit: str = "characters",
+    benchmarks=None,
+) -> str:
     """The page as HTML. `facts` is what `card_facts.merge` returns; `unit` is what its lengths count; `benchmarks` are the rows of
     contamination_report.write, None where no benchmark was looked for.
     """
@@ -34,7 +43,9 @@ def render(name: str, modality: str, funnel: Funnel, facts: Mapping[str, Any], c
         keep_rejects=bool(isinstance(config, Mapping) and config.get("keep_rejects")),
         benchmarks=benchmarks,
         fingerprint=fingerprint,
-        funnel=[(fate, reason, count, count / funnel.read if funnel.read else 0.0) for fate, reason, count in rows(funnel)],
+        funnel=[
+            (fate, reason, count, count / funnel.read if funnel.read else 0.0) for fate, reason, count in rows(funnel)
+        ],
         histogram=_histogram(facts["lengths"]),
         languages=[(language, count, count / documents) for language, count in languages],
         config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),

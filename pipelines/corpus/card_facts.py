@@ -7,7 +7,7 @@ they follow from the documents alone. This file knows no Beam.
 import json
 from typing import Any
 
-from pipelines.document import Document, unpack
+from castor.pipelines.document import Document, unpack
 
 EXCERPT = 600
 """Characters of a text that samples show, and that are kept of a rejected document unless rejects are kept whole."""
@@ -73,7 +73,10 @@ def merge(entries: list[dict[str, Any]]) -> dict[str, Any]:
         merged.merge(entry["facts"])
         for reason, samples in entry["rejected_samples"].items():
             rejected.setdefault(reason, []).extend(samples)
-    return {**merged.to_json(), "rejected_samples": {r: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for r, s in sorted(rejected.items())}}
+    return {
+        **merged.to_json(),
+        "rejected_samples": {r: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for r, s in sorted(rejected.items())},
+    }
 
 
 def _sample(document: Document, reason: str = "", measure: str = "") -> dict[str, Any]:

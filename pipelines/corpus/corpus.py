@@ -2,11 +2,11 @@
 
     OUTPUT/
       documents-SSSSS-of-NNNNN.parquet      id, source, modality, text, bytes, metadata (JSON); cut and sorted by id
-      dead_letter/SSSSS-of-NNNNN.jsonl      see pipelines/dead_letters.py
+      dead_letter/SSSSS-of-NNNNN.jsonl      see pipelines/core/dead_letters.py
       rejected/REASON/SSSSS-of-NNNNN.parquet     on request: the documents rejected, with the column `measure`
-      duplicates/SSSSS-of-NNNNN.parquet     which document stays for each one removed, see pipelines/duplicates_table.py
-      fates/SSSSS-of-NNNNN.parquet          what became of every record read, see pipelines/fates.py
-      contamination.json, .html             benchmark passages found, where a job looks for them, see pipelines/contamination_report.py
+      duplicates/SSSSS-of-NNNNN.parquet     which document stays for each one removed, see pipelines/deduplication/duplicates_table.py
+      fates/SSSSS-of-NNNNN.parquet          what became of every record read, see pipelines/corpus/outcomes.py
+      contamination.json, .html             benchmark passages found, where a job looks for them, see pipelines/decontamination/report.py
       card.html                             the data card
       manifest.json                         written last: shards with size and SHA-256, funnel, configuration, fingerprints, inputs
 
@@ -14,7 +14,7 @@ pandas, DuckDB and Hugging Face datasets open `OUTPUT/*.parquet` as it is. An id
 equal shards, and the corpus as a whole is sorted by id. Every byte follows from the documents alone: no timestamp, no host, no order of
 arrival.
 
-Writing (the transform is pipelines/sink.py, so that readers need no Beam): the pipeline writes into a staging folder
+Writing (the transform is pipelines/corpus/sink.py, so that readers need no Beam): the pipeline writes into a staging folder
 OUTPUT/.staging-RANDOM (each shard by one write-once file, so a repeated bundle rewrites the same bytes) with one entry file a shard; after
 the pipeline has succeeded the launcher adds the entries up and commits: manifest away, files in, stale files away, manifest back. Readers
 trust only the manifest, so nothing half-written is ever a corpus.
@@ -29,11 +29,14 @@ from typing import Any
 
 import msgpack
 
-from pipelines import card_facts, contamination_report, dead_letters, duplicates_table, fates
-from pipelines.document import DeadLetter, Document, Element, Rejection, document_id, pack, unpack
-from pipelines.funnel import Funnel, total
-from tasks import storage
-from tasks.errors import CorpusError
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.funnel import Funnel, total
+from castor.pipelines.corpus import card_facts, outcomes
+from castor.pipelines.decontamination import report
+from castor.pipelines.deduplication import duplicates_table
+from castor.pipelines.document import DeadLetter, Document, Element, Rejection, document_id, pack, unpack
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
 
 KIND, FORMAT = "corpus", 1
 MANIFEST = "manifest.json"
@@ -41,7 +44,7 @@ CARD = "card.html"
 REJECTED = "rejected"
 FAILED = ".failed"
 _ENTRIES = ".entries"
-_OWN = (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, fates.FOLDER, FAILED, contamination_report.JSON, contamination_report.PAGE)
+_OWN = (CARD, dead_letters.FOLDER, REJECTED, duplicates_table.FOLDER, outcomes.FOLDER, FAILED, report.JSON, report.PAGE)
 
 _ROW_GROUP_BYTES = 32 << 20
 _ROW_GROUP_ROWS = 4096
@@ -56,8 +59,15 @@ def load_manifest(directory: str) -> dict[str, Any]:
     """The manifest of a corpus, checked against the files it names. Raises CorpusError naming the directory and the remedy."""
     path = storage.join(directory, MANIFEST)
     if not storage.exists(path):
-        state = "is not finished or not a corpus: it has no manifest.json" if storage.exists(directory) else "does not exist"
-        raise CorpusError(f"corpus {directory} {state}.", "Run the job that makes it (castor data JOB) to its end, or correct the path.")
+        state = (
+            "is not finished or not a corpus: it has no manifest.json"
+            if storage.exists(directory)
+            else "does not exist"
+        )
+        raise CorpusError(
+            f"corpus {directory} {state}.",
+            "Run the job that makes it (castor data JOB) to its end, or correct the path.",
+        )
     try:
         manifest = storage.read_json(path)
         right_kind = manifest["kind"] == KIND and manifest["format"] == FORMAT
@@ -74,7 +84,11 @@ def load_manifest(directory: str) -> dict[str, Any]:
     for name, size in shards:
         file = storage.join(directory, name)
         if not storage.exists(file) or storage.size(file) != size:
-            found = f"has {storage.size(file)} bytes where the manifest says {size}" if storage.exists(file) else "is missing"
+            found = (
+                f"has {storage.size(file)} bytes where the manifest says {size}"
+                if storage.exists(file)
+                else "is missing"
+            )
             raise CorpusError(f"corpus {directory} is damaged: {name} {found}.", "Run the job that makes it again.")
     return manifest
 
@@ -94,14 +108,25 @@ def read_shard(path: str, sha256: str | None = None) -> Iterator[Document]:
     import pyarrow.parquet
 
     if sha256 is not None and storage.sha256(path) != sha256:
-        raise CorpusError(f"{path} is damaged: its SHA-256 is not the manifest's.", "Run the job that makes the corpus again.")
+        raise CorpusError(
+            f"{path} is damaged: its SHA-256 is not the manifest's.", "Run the job that makes the corpus again."
+        )
     try:
         with storage.open_read(path) as file:
             for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=_READ_ROWS, use_threads=False):
                 for row in batch.to_pylist():
-                    yield Document(row["id"], row["source"], row["modality"], row["text"], row["bytes"], json.loads(row["metadata"]))
+                    yield Document(
+                        row["id"],
+                        row["source"],
+                        row["modality"],
+                        row["text"],
+                        row["bytes"],
+                        json.loads(row["metadata"]),
+                    )
     except (pyarrow.ArrowInvalid, OSError, KeyError) as error:
-        raise CorpusError(f"{path} cannot be read as a corpus shard: {error}.", "Run the job that makes the corpus again.") from error
+        raise CorpusError(
+            f"{path} cannot be read as a corpus shard: {error}.", "Run the job that makes the corpus again."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +154,14 @@ def shard_file(shard: int, num_shards: int) -> str:
 def encode_element(element: Element, keep_rejects: bool) -> tuple[str, bytes]:
     """(id, row) of an element for `write_shard`. A rejected document is cut to an excerpt unless rejects are kept whole."""
     if isinstance(element, Rejection) and not _REASON.fullmatch(element.reason):
-        raise ValueError(f"reason {element.reason!r} cannot name a folder: letters, digits, '.', '_' and '-' only, a letter or digit first")
+        raise ValueError(
+            f"reason {element.reason!r} cannot name a folder: letters, digits, '.', '_' and '-' only, a letter or digit first"
+        )
     if isinstance(element, Rejection) and not keep_rejects:
         document = element.document
-        element = dataclasses.replace(element, document=document.replace(text=document.text and document.text[:card_facts.EXCERPT], bytes=None))
+        element = dataclasses.replace(
+            element, document=document.replace(text=document.text and document.text[: card_facts.EXCERPT], bytes=None)
+        )
     return (element.document.id if isinstance(element, Rejection) else element.id), b"E" + pack(element)
 
 
@@ -145,14 +174,17 @@ def encode_removal(identifier: str, kind: str, survivor: str = "", size: int = 0
 
 
 def encode_members(element: Element) -> Iterator[tuple[str, bytes]]:
-    """(id, row) for each record that stands in a repository document (pipelines/repository_layout.py): what became of it."""
+    """(id, row) for each record that stands in a repository document (pipelines/sourcecode/repository_layout.py): what became of it."""
     for member in element.members if isinstance(element, Document) else ():
         if not member.get("piece"):
-            yield member["id"], b"M" + msgpack.packb([member["id"], member["source"], element.id], unicode_errors="surrogatepass")
+            yield (
+                member["id"],
+                b"M" + msgpack.packb([member["id"], member["source"], element.id], unicode_errors="surrogatepass"),
+            )
 
 
 def encode_line(identifier: bytes, key: bytes) -> tuple[str, bytes]:
-    """(id, row) that says that a document owns the line with this key (pipelines/line_owners.py)."""
+    """(id, row) that says that a document owns the line with this key (pipelines/deduplication/line_owners.py)."""
     return identifier.hex(), b"L" + identifier + key
 
 
@@ -161,15 +193,17 @@ def encode_read(uri: str, count: int) -> tuple[str, bytes]:
     return document_id("read", uri), b"C" + msgpack.packb(count)
 
 
-def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes], keep_rejects: bool = False, lines: Any = None) -> None:
+def write_shard(
+    staging: str, shard: int, num_shards: int, rows: Iterable[bytes], keep_rejects: bool = False, lines: Any = None
+) -> None:
     """Writes one shard of everything and its entry from the rows of `encode_*`, in whatever order they come.
 
     `lines`, if not None, is the filters.c4_lines.SharedLines by which documents are cut to the lines they own.
     """
-    funnel, removals, letters, clusters, findings = Funnel(), {}, [], {}, contamination_report.Findings()
+    funnel, removals, letters, clusters, findings = Funnel(), {}, [], {}, report.Findings()
     removed: list[tuple] = []
     owned: dict[str, set[bytes]] = {}
-    became: list[fates.Fate] = []
+    became: list[outcomes.Fate] = []
     kept: list[tuple[str, bytes]] = []
     rejected: list[tuple[str, str, bytes]] = []
     for row in rows:
@@ -184,7 +218,7 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 removals[identifier] = min((duplicate, survivor), removals.get(identifier, (duplicate, survivor)))
         elif kind == b"M":
             member, source, document_of_it = msgpack.unpackb(body, unicode_errors="surrogatepass")
-            became.append(fates.Fate(member, source, None, fates.KEPT, "", f"stands in {document_of_it}"))
+            became.append(outcomes.Fate(member, source, None, outcomes.KEPT, "", f"stands in {document_of_it}"))
         elif kind == b"L":
             owned.setdefault(body[:16].hex(), set()).add(body[16:])
         else:
@@ -195,7 +229,9 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 funnel.reject(element.reason)
                 findings.add(element.document, element.reason)
                 rejected.append((element.reason, element.document.id, body))
-                became.append(fates.of_document(element.document, fates.REJECTED, element.reason, element.measure))
+                became.append(
+                    outcomes.of_document(element.document, outcomes.REJECTED, element.reason, element.measure)
+                )
             else:
                 letters.append(element)
     writer = _ParquetShard(storage.join(staging, shard_file(shard, num_shards)))
@@ -204,20 +240,20 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
     for identifier, body in sorted(kept):
         if identifier == previous:
             funnel.duplicate("id")
-            became.append(fates.of_document(unpack(body), fates.DUPLICATE, "id", identifier))
+            became.append(outcomes.of_document(unpack(body), outcomes.DUPLICATE, "id", identifier))
         elif identifier in removals:
             kind, survivor = removals[identifier]
             funnel.duplicate(kind)
             document = unpack(body)
             removed.append(duplicates_table.row(document, kind, survivor))
-            became.append(fates.of_document(document, fates.DUPLICATE, kind, survivor))
+            became.append(outcomes.of_document(document, outcomes.DUPLICATE, kind, survivor))
         else:
             document = unpack(body)
             element = document if lines is None else lines.edit(document, owned.get(identifier, ()))
             if isinstance(element, Rejection):
                 funnel.reject(element.reason)
                 rejected.append((element.reason, identifier, encode_element(element, keep_rejects)[1][1:]))
-                became.append(fates.of_document(document, fates.REJECTED, element.reason, element.measure))
+                became.append(outcomes.of_document(document, outcomes.REJECTED, element.reason, element.measure))
             elif (problem := writer.add(element)) is not None:
                 letters.append(DeadLetter(element.id, element.source, "sink", *problem))
             else:
@@ -225,17 +261,21 @@ def write_shard(staging: str, shard: int, num_shards: int, rows: Iterable[bytes]
                 facts.add(element)
                 findings.add(element)
                 cut = len(document.text or "") - len(element.text or "")
-                became.append(fates.of_document(element, fates.KEPT, measure=f"{cut} characters of shared lines cut" if cut else ""))
+                became.append(
+                    outcomes.of_document(
+                        element, outcomes.KEPT, measure=f"{cut} characters of shared lines cut" if cut else ""
+                    )
+                )
         previous = identifier
     entry = {"shard": {"file": shard_file(shard, num_shards), **writer.close()}}
     for letter in letters:
         funnel.dead(letter.stage, letter.error)
-        became.append(fates.of_letter(letter))
+        became.append(outcomes.of_letter(letter))
     _write(storage.join(staging, dead_letters.file_name(shard, num_shards)), dead_letters.encode(letters))
     if keep_rejects:
         _write_rejects(staging, shard, num_shards, rejected)
     duplicates_table.write(staging, shard, num_shards, removed)
-    fates.write(staging, shard, num_shards, became)
+    outcomes.write(staging, shard, num_shards, became)
     entry.update(clusters=clusters, contamination=findings.to_json(), funnel=funnel.to_json(), facts=facts.to_json())
     entry.update(rejected_samples=card_facts.rejected_samples(rejected))
     storage.makedirs(storage.join(staging, _ENTRIES))
@@ -248,7 +288,10 @@ def read_entries(staging: str, num_shards: int) -> list[dict[str, Any]]:
     names = [f"{shard:05d}.json" for shard in range(num_shards)]
     missing = sorted(set(names) - set(storage.list_files(folder)))
     if missing:
-        raise CorpusError(f"the pipeline ended without writing {len(missing)} of {num_shards} shards ({folder}).", "Run the job again.")
+        raise CorpusError(
+            f"the pipeline ended without writing {len(missing)} of {num_shards} shards ({folder}).",
+            "Run the job again.",
+        )
     return [storage.read_json(storage.join(folder, name)) for name in names]
 
 
@@ -306,7 +349,9 @@ def schema(with_measure: bool = False):
         ("bytes", pa.binary()),
         ("metadata", pa.string()),
     ]
-    return pa.schema([pa.field(name, kind) for name, kind in fields] + ([pa.field("measure", pa.string())] if with_measure else []))
+    return pa.schema(
+        [pa.field(name, kind) for name, kind in fields] + ([pa.field("measure", pa.string())] if with_measure else [])
+    )
 
 
 class _ParquetShard:
@@ -318,7 +363,9 @@ class _ParquetShard:
         self._path = path
         self._schema = schema(with_measure)
         self._buffer = io.BytesIO()
-        self._writer = pyarrow.parquet.ParquetWriter(self._buffer, self._schema, compression="zstd", compression_level=3, version="2.6")
+        self._writer = pyarrow.parquet.ParquetWriter(
+            self._buffer, self._schema, compression="zstd", compression_level=3, version="2.6"
+        )
         self._rows: list[dict] = []
         self._pending = 0
         self.records = 0
@@ -374,10 +421,14 @@ def _write_rejects(staging: str, shard: int, num_shards: int, rejected: list[tup
     for reason, _, body in sorted(rejected):
         by_reason.setdefault(reason, []).append(body)
     for reason, bodies in sorted(by_reason.items()):
-        writer = _ParquetShard(storage.join(staging, REJECTED, reason, f"{shard:05d}-of-{num_shards:05d}.parquet"), with_measure=True)
+        writer = _ParquetShard(
+            storage.join(staging, REJECTED, reason, f"{shard:05d}-of-{num_shards:05d}.parquet"), with_measure=True
+        )
         for body in bodies:
             rejection = unpack(body)
-            if writer.add(rejection.document, rejection.measure) is not None:  # cannot be carried whole: its reference and excerpt can
+            if (
+                writer.add(rejection.document, rejection.measure) is not None
+            ):  # cannot be carried whole: its reference and excerpt can
                 document = rejection.document.replace(text=_plain(rejection.document.text or ""), metadata={})
                 writer.add(document, rejection.measure)
         writer.close()

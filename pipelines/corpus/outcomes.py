@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.document import DeadLetter, Document
-from pipelines.duplicates import condense, normalise_url
-from pipelines.sources import unit_of
-from tasks import hashing, storage
-from tasks.errors import CorpusError
+from castor.pipelines.core.sources import unit_of
+from castor.pipelines.deduplication.rules import condense
+from castor.pipelines.document import DeadLetter, Document
+from castor.pipelines.text.urls import normalise_url
+from castor.tasks import hashing
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
 
 FOLDER = "fates"
 KEPT, REJECTED, DUPLICATE, DEAD = "kept", "rejected", "duplicate", "dead letter"
@@ -55,7 +57,14 @@ def of_document(document: Document, fate: str, reason: str = "", measure: str = 
 
 def of_letter(letter: DeadLetter) -> Fate:
     """The row of a dead letter."""
-    return Fate(letter.id, _plain(letter.source), None, DEAD, f"{letter.stage}.{letter.error}", _plain(letter.message)[:_MEASURE])
+    return Fate(
+        letter.id,
+        _plain(letter.source),
+        None,
+        DEAD,
+        f"{letter.stage}.{letter.error}",
+        _plain(letter.message)[:_MEASURE],
+    )
 
 
 def url_hash(url: str) -> int:
@@ -69,7 +78,14 @@ def write(staging: str, shard: int, num_shards: int, fates: Iterable[Fate]) -> N
     import pyarrow.parquet
 
     rows = sorted(fates, key=_order)
-    kinds = {"id": pa.binary(16), "source": pa.string(), "url": pa.int64(), "fate": pa.string(), "reason": pa.string(), "measure": pa.string()}
+    kinds = {
+        "id": pa.binary(16),
+        "source": pa.string(),
+        "url": pa.int64(),
+        "fate": pa.string(),
+        "reason": pa.string(),
+        "measure": pa.string(),
+    }
     columns = {name: [getattr(row, name) for row in rows] for name in kinds}
     columns["id"] = [bytes.fromhex(identifier) for identifier in columns["id"]]
     buffer = io.BytesIO()
@@ -124,7 +140,9 @@ def seen_in(directory: str, units: tuple[str, ...]) -> frozenset[bytes]:
     folder, wanted, found = storage.join(directory, FOLDER), frozenset(units), set()
     for name in _tables(directory):
         with storage.open_read(storage.join(folder, name)) as opened:
-            for batch in pyarrow.parquet.ParquetFile(opened).iter_batches(_ROW_GROUP, columns=["id", "source"], use_threads=False):
+            for batch in pyarrow.parquet.ParquetFile(opened).iter_batches(
+                _ROW_GROUP, columns=["id", "source"], use_threads=False
+            ):
                 for identifier, source in zip(*(column.to_pylist() for column in batch.columns)):
                     if unit_of(source, wanted) is not None:
                         found.add(identifier)
@@ -135,7 +153,9 @@ def _tables(directory: str) -> list[str]:
     folder = storage.join(directory, FOLDER)
     names = sorted(storage.list_files(folder)) if storage.exists(folder) else []
     if not names:
-        raise CorpusError(f"{directory} has no table of fates.", "Run its job again: older versions of Castor wrote none.")
+        raise CorpusError(
+            f"{directory} has no table of fates.", "Run its job again: older versions of Castor wrote none."
+        )
     return names
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
-from pipelines import corpus
-from pipelines.document import Element
-from pipelines.filters.c4_lines import SharedLines
-from pipelines.line_owners import OwnLines
-from pipelines.stages import read_counts
-from tasks import hashing
+from castor.pipelines.core.stages import read_counts
+from castor.pipelines.corpus import corpus
+from castor.pipelines.deduplication.line_owners import OwnLines
+from castor.pipelines.deduplication.shared_lines import SharedLines
+from castor.pipelines.document import Element
+from castor.tasks import hashing
 
 
 class WriteCorpus(beam.PTransform):
@@ -17,10 +17,10 @@ class WriteCorpus(beam.PTransform):
 
         (elements, elements | Deduplicate((ByText(),))) | WriteCorpus(staging, num_shards=8)
 
-    With `lines` the documents that stay lose the lines that other ones own, see pipelines/filters/c4_lines.py.
+    With `lines` the documents that stay lose the lines that other ones own, see pipelines/deduplication/shared_lines.py.
 
     This is the one shuffle that documents go through: keyed by shard index (int), packed to bytes. The counts of every Read of the pipeline
-    come along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/job.py).
+    come along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/execution/job.py).
     """
 
     def __init__(self, staging: str, num_shards: int, keep_rejects: bool = False, lines: SharedLines | None = None):
@@ -34,7 +34,9 @@ class WriteCorpus(beam.PTransform):
         elements, *removals = inputs if isinstance(inputs, tuple) else (inputs,)
         n = self._num_shards
         pairs = tuple[int, bytes]
-        rows = [elements | "place elements" >> beam.FlatMap(_place_element, n, self._keep_rejects).with_output_types(pairs)]
+        rows = [
+            elements | "place elements" >> beam.FlatMap(_place_element, n, self._keep_rejects).with_output_types(pairs)
+        ]
         for i, removal in enumerate(removals):
             rows.append(removal | f"place removals {i}" >> beam.Map(_place_removal, n).with_output_types(pairs))
         for i, counts in enumerate(read_counts(elements.pipeline)):
@@ -43,7 +45,10 @@ class WriteCorpus(beam.PTransform):
             owned = (elements, *removals) | OwnLines(self._lines)
             rows.append(owned | "place lines" >> beam.Map(_place_line, n).with_output_types(pairs))
         # A shard without a single row must be written too.
-        rows.append(elements.pipeline | "every shard" >> beam.Create([(shard, b"") for shard in range(n)]).with_output_types(pairs))
+        rows.append(
+            elements.pipeline
+            | "every shard" >> beam.Create([(shard, b"") for shard in range(n)]).with_output_types(pairs)
+        )
         return (
             rows
             | "all" >> beam.Flatten()

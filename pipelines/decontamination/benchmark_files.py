@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import gin
-
-from pipelines import compressed, sources
-from pipelines.document import BadInput
-from tasks.errors import ConfigurationError, CorpusError
+from castor.pipelines.core import sources
+from castor.pipelines.document import BadInput
+from castor.pipelines.readers import compressed
+from castor.tasks.errors import ConfigurationError, CorpusError
 
 FORMATS = ("jsonl", "json", "tsv", "csv")
 _ENDINGS = {"ndjson": "jsonl"}
@@ -58,10 +58,14 @@ class Benchmark:
         for field in ("files", "question", "answer", "choices"):
             value = getattr(self, field)
             if isinstance(value, str):
-                raise ConfigurationError(f"benchmark {self.name}: {field} is the text {value!r}.", f"Write a list: {field}=[{value!r}].")
+                raise ConfigurationError(
+                    f"benchmark {self.name}: {field} is the text {value!r}.", f"Write a list: {field}=[{value!r}]."
+                )
             object.__setattr__(self, field, tuple(value))
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
-            raise ConfigurationError(f"a benchmark is named {self.name!r}.", "Its name is letters, digits, '_' and '-': it names a folder.")
+            raise ConfigurationError(
+                f"a benchmark is named {self.name!r}.", "Its name is letters, digits, '_' and '-': it names a folder."
+            )
 
 
 GSM8K = Benchmark("gsm8k", ("gsm8k_test.jsonl",), answer=("answer",), annotations="<<[^<>]*>>")
@@ -88,7 +92,9 @@ def paths(root: str, benchmark: Benchmark) -> list[str]:
     try:
         found = [os.path.join(root, path) for path in sources.match(root, benchmark.files)]
     except CorpusError as error:
-        raise ConfigurationError(f"benchmark {benchmark.name}: {error.what}", "Set BENCHMARKS to the folder of the benchmarks.") from None
+        raise ConfigurationError(
+            f"benchmark {benchmark.name}: {error.what}", "Set BENCHMARKS to the folder of the benchmarks."
+        ) from None
     if not found:
         raise ConfigurationError(
             f"benchmark {benchmark.name}: no file under {root} matches {', '.join(benchmark.files)}.",
@@ -112,7 +118,10 @@ def read(path: str, benchmark: Benchmark) -> Iterator[Passage]:
                     yield Passage(benchmark.name, file, number, part, text)
             number += 1
     except (BadInput, ValueError, OSError, RecursionError, csv.Error) as error:
-        raise CorpusError(f"benchmark {benchmark.name}: {path}, record {number} (from 0): {error}.", "Mend the file or its declaration.") from error
+        raise CorpusError(
+            f"benchmark {benchmark.name}: {path}, record {number} (from 0): {error}.",
+            "Mend the file or its declaration.",
+        ) from error
     if number == 0:
         raise CorpusError(f"benchmark {benchmark.name}: {path} has no records.", "Mend the file or its declaration.")
 
@@ -144,7 +153,9 @@ def _records(path: str, benchmark: Benchmark) -> Iterator[Any]:
             raise BadInput("no_list", f"the records are of type {type(found).__name__}")
         yield from found
     else:
-        quoting = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL  # the published .tsv files have bare quotation marks
+        quoting = (
+            csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
+        )  # the published .tsv files have bare quotation marks
         csv.field_size_limit(benchmark.max_file_bytes)
         rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if kind == "tsv" else ",", quoting=quoting)
         names = next(rows, []) if benchmark.header else []

@@ -1,9 +1,9 @@
 """An index of benchmark passages: which of them a document may hold a copy of, told from a few lookups a page.
 
-Passages are cut into folded tokens (pipelines/view.py) and stand one after another in one array. Their seeds, short runs of tokens, are in
+Passages are cut into folded tokens (pipelines/text/tokenized_text.py) and stand one after another in one array. Their seeds, short runs of tokens, are in
 sorted tables with the places where they occur. A document's runs of the same length meet first a bit map, which turns away nearly all of
 a clean page's; what is left is looked up, and passages with several seeds at about the same place, in the same order, are candidates.
-Whether a candidate is a copy is for pipelines/contamination.py to say. This file knows no Beam.
+Whether a candidate is a copy is for pipelines/decontamination/matching.py to say. This file knows no Beam.
 
 Tokens weigh differently by script: in scripts without blanks a token is one character. So passages are of one of three classes, and every
 length in words counts as so many tokens: 1 where words are set apart, 1.6 in Chinese and Japanese, 4 in Thai, Lao, Khmer and Burmese.
@@ -16,18 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import benchmark_files
-from pipelines.benchmark_files import Benchmark, Passage
-from pipelines.view import SOLO, TextView, ngrams, view
-from tasks import storage
+from castor.pipelines.decontamination import benchmark_files
+from castor.pipelines.decontamination.benchmark_files import Benchmark, Passage
+from castor.pipelines.text.tokenized_text import SOLO, TextView, ngrams, view
+from castor.tasks.storage import storage
 
 SCALES = (1.0, 1.6, 4.0)
 """Tokens a word, by class of script: words set apart, Chinese and Japanese, South-East Asian. Our own estimate of mean word lengths."""
 
 _FILTER_BITS = 24
 _PIECE_TOKENS = 512
-_SEEDS_A_SEED, _MOST_NEEDED = 14, 10  # a candidate needs one of so many of its seeds; a run of 13 has 11, a span of 25 with five strangers 10
-_BLOCK_TOKENS, _OVERLAP_TOKENS = 1 << 16, 1 << 10  # of a document at a time, so that memory is bounded; a piece fits the overlap
+_SEEDS_A_SEED, _MOST_NEEDED = (
+    14,
+    10,
+)  # a candidate needs one of so many of its seeds; a run of 13 has 11, a span of 25 with five strangers 10
+_BLOCK_TOKENS, _OVERLAP_TOKENS = (
+    1 << 16,
+    1 << 10,
+)  # of a document at a time, so that memory is bounded; a piece fits the overlap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,9 @@ class Index:
             for begin in range(0, seen.num_tokens, _PIECE_TOKENS):
                 piece = seen.token_hashes[begin : begin + _PIECE_TOKENS]
                 self.entries.append(
-                    Entry(passage.benchmark, passage.file, passage.number, passage.part, total, total + len(piece), script)
+                    Entry(
+                        passage.benchmark, passage.file, passage.number, passage.part, total, total + len(piece), script
+                    )
                 )
                 tokens.append(piece)
                 words.append(~seen.token_is_number[begin : begin + _PIECE_TOKENS])
@@ -150,7 +158,10 @@ class Index:
             total["items"].add(entry.number)
             if entry.end - entry.start >= round(min_words * SCALES[entry.script]):
                 total["searched"].add(entry.number)
-        return {file: {**total, "items": len(total["items"]), "searched": len(total["searched"])} for file, total in totals.items()}
+        return {
+            file: {**total, "items": len(total["items"]), "searched": len(total["searched"])}
+            for file, total in totals.items()
+        }
 
     def _candidates(self, table: _Table, runs: np.ndarray, offset: int, min_seeds: int):
         at = np.flatnonzero(_passes(table.filter, runs))
@@ -248,7 +259,9 @@ _NONE = tuple(np.zeros(0, np.int64) for _ in range(4))
 @functools.cache
 def load(root: str, benchmarks: tuple[Benchmark, ...], seeds: Seeds) -> Index:
     """The index of the benchmarks in a folder, built once a process."""
-    return Index((p for b in benchmarks for path in benchmark_files.paths(root, b) for p in benchmark_files.read(path, b)), seeds)
+    return Index(
+        (p for b in benchmarks for path in benchmark_files.paths(root, b) for p in benchmark_files.read(path, b)), seeds
+    )
 
 
 def background_texts(paths: tuple[str, ...]) -> Iterator[str]:
@@ -261,7 +274,9 @@ def background_texts(paths: tuple[str, ...]) -> Iterator[str]:
             continue
         for name in parquet_files(path):
             with storage.open_read(storage.join(path, name)) as file:
-                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=256, columns=["text"], use_threads=False):
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(
+                    batch_size=256, columns=["text"], use_threads=False
+                ):
                     yield from (text for text in batch.column(0).to_pylist() if text)
 
 

@@ -2,9 +2,9 @@
 
     web.Job.filters = [..., @decontamination.Decontaminate()]             one line in any job's rules, BENCHMARKS names the folder
 
-What counts as a copy is in pipelines/contamination.py, how benchmarks are read in pipelines/benchmark_files.py. What was found goes into the
+What counts as a copy is in pipelines/decontamination/matching.py, how benchmarks are read in pipelines/decontamination/benchmark_files.py. What was found goes into the
 document's metadata under `contamination`, and from there into contamination.json and contamination.html beside the corpus
-(pipelines/contamination_report.py). The content of the benchmarks is part of a job's fingerprint: a changed benchmark redoes the job.
+(pipelines/decontamination/report.py). The content of the benchmarks is part of a job's fingerprint: a changed benchmark redoes the job.
 This file knows no Beam.
 """
 
@@ -12,17 +12,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import benchmark_files, benchmark_index, contamination_report
-from pipelines.benchmark_files import Benchmark
-from pipelines.benchmark_index import Seeds
-from pipelines.contamination import Match, Thresholds, find
-from pipelines.document import Document, Element, Rejection
-from pipelines.view import TextView, view
-from tasks import storage
-from tasks.errors import ConfigurationError
+import gin
+from castor.pipelines.decontamination import benchmark_files, benchmark_index, report
+from castor.pipelines.decontamination.benchmark_files import Benchmark
+from castor.pipelines.decontamination.benchmark_index import Seeds
+from castor.pipelines.decontamination.matching import Match, Thresholds, find
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.text.tokenized_text import TextView, view
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import storage
 
 gin.configurable(Seeds, module="decontamination")
 gin.configurable(Thresholds, module="decontamination")
@@ -56,9 +56,13 @@ class Decontaminate:
     def __post_init__(self):
         object.__setattr__(self, "benchmarks", tuple(self.benchmarks))
         if not self.root:
-            raise ConfigurationError("decontamination has no benchmarks.", "Name their folder: --gin.BENCHMARKS='\"eval\"'.")
+            raise ConfigurationError(
+                "decontamination has no benchmarks.", "Name their folder: --gin.BENCHMARKS='\"eval\"'."
+            )
         if self.action not in ACTIONS:
-            raise ConfigurationError(f"decontamination.Decontaminate.action is {self.action!r}.", f"It is one of {', '.join(ACTIONS)}.")
+            raise ConfigurationError(
+                f"decontamination.Decontaminate.action is {self.action!r}.", f"It is one of {', '.join(ACTIONS)}."
+            )
 
     def prepare(self) -> None:
         self._index()
@@ -85,7 +89,11 @@ class Decontaminate:
         """{name: path} of every file read, for the job's fingerprint."""
         found = [path for benchmark in self.benchmarks for path in benchmark_files.paths(self.root, benchmark)]
         for path in self.seeds.background:
-            found += [storage.join(path, name) for name in benchmark_index.parquet_files(path)] if storage.is_directory(path) else [path]
+            found += (
+                [storage.join(path, name) for name in benchmark_index.parquet_files(path)]
+                if storage.is_directory(path)
+                else [path]
+            )
         return {path: path for path in found}
 
     def benchmark_totals(self) -> dict[str, dict[str, Any]]:
@@ -116,7 +124,7 @@ def _facts(text: str, matches: list[Match], action: str) -> dict[str, Any]:
             strongest[match.entry.file].append(match)
     return {
         "action": action,
-        "items": {file: contamination_report.to_ranges(numbers) for file, numbers in sorted(items.items())},
+        "items": {file: report.to_ranges(numbers) for file, numbers in sorted(items.items())},
         "matches": [_described(text, match) for _, found in sorted(strongest.items()) for match in found],
     }
 

@@ -27,8 +27,8 @@ import dataclasses
 
 import numpy as np
 
-from pipelines.benchmark_index import SCALES, Entry, Index
-from pipelines.view import TextView
+from castor.pipelines.decontamination.benchmark_index import SCALES, Entry, Index
+from castor.pipelines.text.tokenized_text import TextView
 
 ANSWERS = ("answer", "plain")
 
@@ -141,7 +141,9 @@ def compare(seen: TextView, index: Index, entry: Entry, begin: int, slack: int, 
     if not kind:
         return None
     begin, end = seen.token_starts[low + theirs[a]], seen.token_ends[low + theirs[b - 1]]
-    return Match(entry, kind, int(in_runs.max()), int(spans[best]), round(coverage, 4), round(ngrams, 4), int(begin), int(end))
+    return Match(
+        entry, kind, int(in_runs.max()), int(spans[best]), round(coverage, 4), round(ngrams, 4), int(begin), int(end)
+    )
 
 
 def _is_span(span: int, strangers: float, limits: Thresholds, scale: float) -> bool:

@@ -1,6 +1,6 @@
 """What decontamination found, for people: contamination.json and contamination.html beside the corpus.
 
-Each shard of the corpus tells what its documents have under `contamination` in their metadata (pipelines/decontamination.py), rejected
+Each shard of the corpus tells what its documents have under `contamination` in their metadata (pipelines/decontamination/decontaminate.py), rejected
 documents included; the launcher adds the shards up. Sums, sets of items and the strongest passages by a total order do not depend on how the
 corpus was cut or run, and their size is bounded: a set of items is written as ranges, passages are PASSAGES a file of a benchmark. Text of
 strangers is escaped by the template engine. This file knows no Beam.
@@ -12,14 +12,14 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.document import Document
-from tasks import storage
+from castor.pipelines.document import Document
+from castor.tasks.storage import storage
 
 JSON, PAGE = "contamination.json", "contamination.html"
 PASSAGES = 20
 REASONS = "decontamination."
 
-_TEMPLATE = pathlib.Path(__file__).with_name("contamination.html")
+_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
 class Findings:
@@ -40,7 +40,14 @@ class Findings:
         for match in facts["matches"]:
             mine = self._of(match["file"])
             mine["longest"] = max(mine["longest"], match["span"])
-            mine["passages"].append({**match, "document": document.id, "source": _plain(document.source), "passage": _plain(match["passage"])})
+            mine["passages"].append(
+                {
+                    **match,
+                    "document": document.id,
+                    "source": _plain(document.source),
+                    "passage": _plain(match["passage"]),
+                }
+            )
             if len(mine["passages"]) > 8 * PASSAGES:
                 mine["passages"] = _most_telling(mine["passages"])
 
@@ -55,7 +62,9 @@ class Findings:
             mine["passages"] = _most_telling(mine["passages"] + theirs["passages"])
 
     def to_json(self) -> dict[str, Any]:
-        return {file: {**found, "passages": _most_telling(found["passages"])} for file, found in sorted(self.files.items())}
+        return {
+            file: {**found, "passages": _most_telling(found["passages"])} for file, found in sorted(self.files.items())
+        }
 
     def _of(self, file: str) -> dict[str, Any]:
         return self.files.setdefault(file, _empty())
@@ -73,7 +82,9 @@ def write(staging: str, name: str, part: Any, entries: Iterable[Mapping[str, Any
     rows = []
     for file, total in sorted(totals.items()):
         found = findings.files.get(file, empty)
-        rows.append({"file": file, **found, "matched": len(of_ranges(found["items"])), "items_matched": found["items"], **total})
+        rows.append(
+            {"file": file, **found, "matched": len(of_ranges(found["items"])), "items_matched": found["items"], **total}
+        )
     storage.write_json_atomic(storage.join(staging, JSON), {"corpus": name, "benchmarks": rows})
     storage.write_bytes_atomic(storage.join(staging, PAGE), render(name, rows).encode("utf-8"))
     return rows

@@ -7,12 +7,12 @@ passed over.
 A Beam pipeline cannot loop until it is done, so the number of rounds is fixed in advance, and the end is checked: where any node has not come to
 rest the job stops with an error that names the binding. It never gives a wrong answer. Rounds that come after the end change nothing. Chains
 need most: one of 100 nodes takes 5 rounds if it is in random order and 7 if it is sorted, of 1,000 7 and 10, of 10,000 10 and 14, of 100,000 13
-and 17. Near duplicates hang together more closely: those of benchmarks/deduplication.py take 2.
+and 17. Near duplicates hang together more closely: those of benchmarks/deduplication/deduplication.py take 2.
 """
 
 import apache_beam as beam
 
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
 
 _PAIR = tuple[bytes, bytes]
 
@@ -32,7 +32,11 @@ class ConnectedComponents(beam.PTransform):
     def expand(self, edges):
         edges = edges | "small star 0" >> _Star(_small_star)
         for i in range(1, self._rounds + 1):
-            edges = edges | f"both ways {i}" >> beam.FlatMap(_both_ways).with_output_types(_PAIR) | f"large star {i}" >> _Star(_large_star)
+            edges = (
+                edges
+                | f"both ways {i}" >> beam.FlatMap(_both_ways).with_output_types(_PAIR)
+                | f"large star {i}" >> _Star(_large_star)
+            )
             edges = edges | f"small star {i}" >> _Star(_small_star)
         return (
             edges

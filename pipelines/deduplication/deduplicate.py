@@ -3,7 +3,7 @@
     removals = elements | Deduplicate((ByUrl(), ByText(), MinHash()))
     (elements, removals) | WriteCorpus(...)
 
-Rules are applied one after the other (pipelines/duplicates.py): what one removes takes no part in the next, so a removed document never takes
+Rules are applied one after the other (pipelines/deduplication/rules.py): what one removes takes no part in the next, so a removed document never takes
 another with it. Exact rules come first; a near rule ends the list. The rows are (id, kind, survivor, 0) for each document that goes, with the id
 of the one that stays in its place, and (id, kind, "", size) for the one that stays, with the size of the cluster. The sink drops the documents,
 counts them under `kind` in the funnel and writes the rows down beside the corpus. A survivor may fall to a later rule itself: then its own row
@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 import apache_beam as beam
 import msgpack
 
-from pipelines import duplicates
-from pipelines.components import ConnectedComponents
-from pipelines.document import Document
-from pipelines.duplicates import bytes_key, text_key
-from pipelines.stages import checked
-from tasks.errors import ConfigurationError
+from castor.pipelines.core.stages import checked
+from castor.pipelines.deduplication import rules as duplicates
+from castor.pipelines.deduplication.connected_components import ConnectedComponents
+from castor.pipelines.deduplication.rules import bytes_key, text_key
+from castor.pipelines.document import Document
+from castor.tasks.errors import ConfigurationError
 
 __all__ = ["Deduplicate", "ExactDuplicates", "bytes_key", "text_key"]
 
@@ -39,7 +39,10 @@ class Deduplicate(beam.PTransform):
         self._rules = checked(rules, "duplicates", _is_rule)
         for rule in self._rules[:-1]:
             if hasattr(rule, "links"):
-                raise ConfigurationError(f"the rule {rule.kind!r} ({rule.binding}) is not the last of the rules of deduplication.", "Put it last.")
+                raise ConfigurationError(
+                    f"the rule {rule.kind!r} ({rule.binding}) is not the last of the rules of deduplication.",
+                    "Put it last.",
+                )
 
     def expand(self, elements):
         sketches = elements | "sketch" >> beam.FlatMap(_sketch, self._rules).with_output_types(bytes)

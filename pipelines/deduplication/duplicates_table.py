@@ -9,8 +9,8 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipelines.document import Document
-from tasks import storage
+from castor.pipelines.document import Document
+from castor.tasks.storage import storage
 
 FOLDER = "duplicates"
 COLUMNS = ("id", "kind", "survivor", "source", "url")
@@ -34,7 +34,9 @@ def write(staging: str, shard: int, num_shards: int, rows: list[tuple]) -> None:
     table = pa.table(columns, schema=pa.schema([(name, pa.string()) for name in COLUMNS]))
     pyarrow.parquet.write_table(table, buffer, compression="zstd", compression_level=3, version="2.6")
     storage.makedirs(storage.join(staging, FOLDER))
-    storage.write_bytes_atomic(storage.join(staging, FOLDER, f"{shard:05d}-of-{num_shards:05d}.parquet"), buffer.getvalue())
+    storage.write_bytes_atomic(
+        storage.join(staging, FOLDER, f"{shard:05d}-of-{num_shards:05d}.parquet"), buffer.getvalue()
+    )
 
 
 def read(directory: str) -> Iterator[dict[str, Any]]:

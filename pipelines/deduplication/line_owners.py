@@ -1,4 +1,4 @@
-"""Which page keeps a line that several pages have: the transform of C4's deduplication of lines (pipelines/filters/c4_lines.py).
+"""Which page keeps a line that several pages have: the transform of C4's deduplication of lines (pipelines/deduplication/shared_lines.py).
 
 An edit of documents without moving them: the rows say which lines a page owns, and the sink applies them where the page is written. For each line
 of the corpus 32 bytes are shuffled, and combined to the smallest id on the way, so that a line that half of the web has is no hot key.
@@ -6,9 +6,9 @@ of the corpus 32 bytes are shuffled, and combined to the smallest id on the way,
 
 import apache_beam as beam
 
-from pipelines.document import Document
-from pipelines.duplicates import KEY_BYTES
-from pipelines.filters.c4_lines import SharedLines
+from castor.pipelines.deduplication.rules import KEY_BYTES
+from castor.pipelines.deduplication.shared_lines import SharedLines
+from castor.pipelines.document import Document
 
 _PAIR = tuple[bytes, bytes]
 _GONE = b"-"

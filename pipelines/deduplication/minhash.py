@@ -1,6 +1,6 @@
 """MinHash signatures of texts, and the bands of them under which near duplicates meet. Pure functions; this file knows no Beam.
 
-The shingles of a text are its runs of five tokens (pipelines/view.py: case, accents and punctuation do not count), every number counting as 0,
+The shingles of a text are its runs of five tokens (pipelines/text/tokenized_text.py: case, accents and punctuation do not count), every number counting as 0,
 which is what FineWeb's text normalisation comes to. Each of bands x rows permutations of the shingles' hashes, h -> a * h + b modulo 2**32 with
 odd a, gives the smallest image it has (Broder 1997); two texts agree in any one of them with the probability of their Jaccard similarity s. A
 band is `rows` of them; two texts meet if they agree in a whole band: with probability 1 - (1 - s**rows)**bands.
@@ -19,14 +19,14 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import duplicates
-from pipelines.document import Document
-from pipelines.view import hash_tokens, ngrams, view
-from tasks.errors import ConfigurationError
-from tasks.hashing import key64, mix64
+import gin
+from castor.pipelines.deduplication import rules
+from castor.pipelines.document import Document
+from castor.pipelines.text.tokenized_text import hash_tokens, ngrams, view
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.hashing import key64, mix64
 
 VERSION = 1
 
@@ -40,7 +40,7 @@ class MinHash:
 
     bands, rows: see the top of this file. ngram: tokens in a shingle. fold_numbers: every number counts as 0.
     min_tokens: texts of fewer tokens are exempt. seed: of the permutations. keep: which of a cluster stays.
-    rounds: see pipelines/components.py.
+    rounds: see pipelines/deduplication/connected_components.py.
     """
 
     bands: int = 14
@@ -49,7 +49,7 @@ class MinHash:
     fold_numbers: bool = True
     min_tokens: int = 1
     seed: int = 0
-    keep: duplicates.Order = duplicates.Longest()
+    keep: rules.Order = rules.Longest()
     rounds: int = 10
 
     kind: ClassVar[str] = "near"
@@ -58,7 +58,9 @@ class MinHash:
     def __post_init__(self):
         for name in ("bands", "rows", "ngram", "min_tokens", "rounds"):
             if getattr(self, name) < 1:
-                raise ConfigurationError(f"{self.binding}.{name} is {getattr(self, name)}.", "Give it a value of at least 1.")
+                raise ConfigurationError(
+                    f"{self.binding}.{name} is {getattr(self, name)}.", "Give it a value of at least 1."
+                )
 
     def signature(self, text: str) -> np.ndarray | None:
         """The minima, [bands * rows] uint32; None for an exempt text."""
@@ -81,7 +83,10 @@ class MinHash:
         if signature is None:
             return []
         rows = signature.astype("<u4").reshape(self.bands, self.rows)
-        return [hashlib.blake2b(row.tobytes(), digest_size=duplicates.KEY_BYTES, salt=i.to_bytes(4, "little")).digest() for i, row in enumerate(rows)]
+        return [
+            hashlib.blake2b(row.tobytes(), digest_size=rules.KEY_BYTES, salt=i.to_bytes(4, "little")).digest()
+            for i, row in enumerate(rows)
+        ]
 
     def payload(self, document: Document) -> bytes:
         """Nothing travels with a key: meeting is enough."""
@@ -89,7 +94,7 @@ class MinHash:
 
     def links(self, bucket: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         """(node, payload) pairs of one key -> (node, smaller node) pairs."""
-        return duplicates.star(_Nodes(bucket))
+        return rules.star(_Nodes(bucket))
 
 
 class _Nodes:
@@ -142,7 +147,9 @@ def optimal_bands(threshold: float, permutations: int) -> tuple[int, int]:
 def _permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Odd factors and offsets, [count, 1] uint32 each."""
     drawn = mix64(np.arange(count, dtype=np.uint64) + np.uint64(key64("minhash", VERSION, seed)))
-    return (drawn >> np.uint64(32)).astype(np.uint32)[:, None] | np.uint32(1), (drawn & np.uint64(0xFFFFFFFF)).astype(np.uint32)[:, None]
+    return (drawn >> np.uint64(32)).astype(np.uint32)[:, None] | np.uint32(1), (drawn & np.uint64(0xFFFFFFFF)).astype(
+        np.uint32
+    )[:, None]
 
 
 @functools.cache

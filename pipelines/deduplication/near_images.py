@@ -14,13 +14,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import duplicates
-from pipelines.document import Document
-from pipelines.media.fingerprints import BITS
-from tasks.errors import ConfigurationError
+import gin
+from castor.pipelines.deduplication import rules
+from castor.pipelines.document import Document
+from castor.pipelines.media.fingerprints import BITS
+from castor.tasks.errors import ConfigurationError
 
 MAX_DISTINCT = 1 << 16  # hashes that differ, in one bucket: comparing them takes some seconds
 
@@ -41,13 +41,13 @@ class NearPictures:
 
     max_distance: bits that may differ; an odd one is as good as the even one below it, since half of the bits of every hash are set.
     blocks: see the top of this file. min_detail: pictures with less are exempt, their hash is noise. keep: which of a cluster stays.
-    rounds: see pipelines/components.py.
+    rounds: see pipelines/deduplication/connected_components.py.
     """
 
     max_distance: int = 6
     blocks: int = 9
     min_detail: float = 4.0
-    keep: duplicates.Order = MostPixels()
+    keep: rules.Order = MostPixels()
     rounds: int = 8
 
     kind: ClassVar[str] = "image_near"
@@ -65,7 +65,10 @@ class NearPictures:
         if "perceptual_hash" not in facts or facts.get("detail", 0.0) < self.min_detail:
             return []
         value = int(facts["perceptual_hash"], 16)
-        return [number.to_bytes(2, "big") + (value & mask).to_bytes(8, "big") for number, mask in enumerate(_masks(self.blocks, self.max_distance))]
+        return [
+            number.to_bytes(2, "big") + (value & mask).to_bytes(8, "big")
+            for number, mask in enumerate(_masks(self.blocks, self.max_distance))
+        ]
 
     def payload(self, document: Document) -> bytes:
         """The hash itself, to be compared where keys meet."""
@@ -88,7 +91,7 @@ class NearPictures:
             if node != smallest[value]:
                 yield node, smallest[value]
         for group in _groups(sorted(smallest), self.max_distance):
-            yield from duplicates.star([smallest[value] for value in group])
+            yield from rules.star([smallest[value] for value in group])
 
 
 def _groups(values: list[bytes], distance: int) -> Iterator[list[bytes]]:

@@ -1,4 +1,4 @@
-"""What makes two documents duplicates of one another, and which of them stays. Rules for pipelines/deduplication.py; this file knows no Beam.
+"""What makes two documents duplicates of one another, and which of them stays. Rules for pipelines/deduplication/deduplicate.py; this file knows no Beam.
 
 A rule gives a document keys, 16 bytes each. Under an exact rule (one key at most) documents with the same key are one. Under a near rule (many keys)
 documents that meet under any key are linked, and what hangs together by links is one. No key exempts a document.
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Protocol
 
 import gin
-
-from pipelines.document import Document
+from castor.pipelines.document import Document
+from castor.pipelines.text.urls import normalise_url
 
 KEY_BYTES = 16
 RANK_BYTES = 8
@@ -33,7 +33,7 @@ class Order(Protocol):
 class Rule(Protocol):
     """kind: the funnel's word for what the rule removes. keep: which stays. binding: the rule's name in gin.
 
-    A near rule also has rounds (see pipelines/components.py), `payload(document)` (bytes that travel with each key) and `links(bucket)`.
+    A near rule also has rounds (see pipelines/deduplication/connected_components.py), `payload(document)` (bytes that travel with each key) and `links(bucket)`.
     """
 
     kind: str
@@ -84,7 +84,9 @@ class Highest:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
             return 0
         try:
-            bits = struct.unpack(">Q", struct.pack(">d", float(value) + 0.0))[0]  # adding zero makes -0.0 the same as 0.0
+            bits = struct.unpack(">Q", struct.pack(">d", float(value) + 0.0))[
+                0
+            ]  # adding zero makes -0.0 the same as 0.0
         except OverflowError:
             return 0
         return bits ^ _HIGHEST if bits >> 63 else bits | 1 << 63  # the usual order of IEEE 754 numbers as integers
@@ -138,19 +140,6 @@ def text_key(document: Document) -> bytes | None:
 def bytes_key(document: Document) -> bytes | None:
     """The encoded file itself."""
     return document.bytes or None
-
-
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://(?:www\.)?", re.IGNORECASE)
-_TAIL = re.compile(r"\?(?:utm_|ref|feed).*", re.DOTALL)
-
-
-def normalise_url(url: str) -> str:
-    """An address as C4's code compares it (tensorflow_datasets, text/c4_utils.py): without scheme, `www.`, tracking tail and slashes at the end.
-
-    What C4 does not do: the host in lower case.
-    """
-    host, slash, path = _TAIL.sub("", _SCHEME.sub("", url.strip())).partition("/")
-    return (host.lower() + slash + path).rstrip("/")
 
 
 def condense(value: bytes) -> bytes:

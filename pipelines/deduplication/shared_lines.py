@@ -5,21 +5,21 @@ hashes; C4 takes the smallest hash of the address). Within a page the first occu
 left, else it is rejected. (The paper speaks of spans of three sentences; the code, of lines.)
 
 A line that a page owns goes with it if the page is then rejected, as in C4. Pages removed as duplicates own nothing. Finding the owners is a
-transform (`OwnLines`, pipelines/line_owners.py); here is what it asks and what the sink does to a page.
+transform (`OwnLines`, pipelines/deduplication/line_owners.py); here is what it asks and what the sink does to a page.
 """
 
 import dataclasses
 from collections.abc import Collection
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines.document import Document, Element, Rejection
-from pipelines.duplicates import condense
-from pipelines.filters.c4 import count_sentences
-from pipelines.filters.reason import Reason
-from pipelines.view import view
+import gin
+from castor.pipelines.deduplication.rules import condense
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.filters.c4 import count_sentences
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text.tokenized_text import view
 
 
 @gin.configurable(module="c4")
@@ -34,7 +34,10 @@ class SharedLines:
     def keys(self, text: str) -> list[bytes]:
         """The key of each line that is not blank, in order, 16 bytes each."""
         seen = view(text)
-        return [condense(text[a:b].lower().encode("utf-8", "surrogatepass")) for a, b in zip(seen.line_starts.tolist(), seen.line_ends.tolist())]
+        return [
+            condense(text[a:b].lower().encode("utf-8", "surrogatepass"))
+            for a, b in zip(seen.line_starts.tolist(), seen.line_ends.tolist())
+        ]
 
     def edit(self, document: Document, owned: Collection[bytes]) -> Element:
         """The page with the lines it owns alone, or a Rejection."""
@@ -45,6 +48,8 @@ class SharedLines:
             return document
         left = view(text).joined(keep) if keep.any() else ""
         if (sentences := count_sentences(left)) < self.min_sentences:
-            reason = Reason("c4.shared_lines", f"{sentences} sentences left, {np.count_nonzero(~keep)} of {len(keep)} lines gone")
+            reason = Reason(
+                "c4.shared_lines", f"{sentences} sentences left, {np.count_nonzero(~keep)} of {len(keep)} lines gone"
+            )
             return Rejection(document, str(reason), reason.measure)
         return document.replace(text=left)

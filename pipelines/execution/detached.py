@@ -8,9 +8,9 @@ asked: each shard's entry is written last, so a job is whole when every entry is
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines import job as jobs
-from tasks import storage
-from tasks.errors import CorpusError
+from castor.pipelines.execution import job as jobs
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
 
 NOTE = ".pending.json"
 
@@ -41,18 +41,23 @@ def commit(output: str) -> Mapping[str, Any]:
     """
     staging = next((s for s in _stagings(output) if storage.exists(storage.join(s, NOTE))), None)
     if staging is None:
-        raise CorpusError(f"no detached job has been sent for {output}.", "Send it: castor launch dataflow JOB ... --submit --detach.")
+        raise CorpusError(
+            f"no detached job has been sent for {output}.", "Send it: castor launch dataflow JOB ... --submit --detach."
+        )
     note = storage.read_json(storage.join(staging, NOTE))
     job = jobs.rebuild(note["job"], output=output)
     if job.fingerprint() != note["fingerprint"]:
         raise CorpusError(
-            f"the inputs, the configuration or the code of {job.name} changed since job {note['id']} was sent.", "Put them back, or send it anew."
+            f"the inputs, the configuration or the code of {job.name} changed since job {note['id']} was sent.",
+            "Put them back, or send it anew.",
         )
     storage.remove(storage.join(staging, NOTE))
     try:
         return job.finish(staging)
     except FileNotFoundError as error:
-        raise CorpusError(f"job {note['id']} of {job.name} has not written {error.filename} yet.", "Commit when it is done.") from error
+        raise CorpusError(
+            f"job {note['id']} of {job.name} has not written {error.filename} yet.", "Commit when it is done."
+        ) from error
     finally:
         if storage.list_files(staging):  # not committed, and not given up either
             storage.write_json_atomic(storage.join(staging, NOTE), note)

@@ -10,14 +10,16 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines import corpus, duplicates_table
-from pipelines import job as jobs
-from pipelines.document import Document, Element, Rejection
-from pipelines.fates import Fate
-from pipelines.functions import Chain, Judge, apply, prepare
-from pipelines.sources import unit_of
-from tasks import fingerprint, hashing, storage
-from tasks.errors import CorpusError
+from castor.pipelines.core.functions import Chain, Judge, apply, prepare
+from castor.pipelines.core.sources import unit_of
+from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.outcomes import Fate
+from castor.pipelines.deduplication import duplicates_table
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.execution import job as jobs
+from castor.tasks import fingerprint, hashing
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
 
 
 def document(directory: str, manifest: Mapping[str, Any], identifier: str) -> Document | None:
@@ -29,7 +31,9 @@ def document(directory: str, manifest: Mapping[str, Any], identifier: str) -> Do
 
 def way_to_survivor(directory: str, fate: Fate) -> list[tuple[str, str]]:
     """For a duplicate, the (kind, id) steps from it to the document that stays; a survivor of one rule may fall to another."""
-    return duplicates_table.survivor_of(list(duplicates_table.read(directory)), fate.id) or [(fate.reason, fate.measure)]
+    return duplicates_table.survivor_of(list(duplicates_table.read(directory)), fate.id) or [
+        (fate.reason, fate.measure)
+    ]
 
 
 def rule_of(config: Any, reason: str) -> tuple[str, dict[str, Any]] | None:
@@ -112,7 +116,7 @@ def steps(job: Any) -> list[tuple[str, Any, Any]]:
     import apache_beam as beam
     from apache_beam.pipeline import PipelineVisitor
 
-    from pipelines.stages import ApplyFn
+    from castor.pipelines.core.stages import ApplyFn
 
     found = []
 
@@ -121,7 +125,9 @@ def steps(job: Any) -> list[tuple[str, Any, Any]]:
             fn = getattr(node.transform, "fn", None)
             if isinstance(fn, ApplyFn):
                 functions = fn.function.functions if isinstance(fn.function, Chain) else (fn.function,)
-                found.extend((_step_name(fn.name, function, len(functions)), function, fn.sandbox) for function in functions)
+                found.extend(
+                    (_step_name(fn.name, function, len(functions)), function, fn.sandbox) for function in functions
+                )
 
     pipeline = beam.Pipeline(runner=jobs.beam_options([])[1])
     job.build(pipeline, storage.join(job.output, jobs.STAGING + "explain"))
@@ -142,7 +148,7 @@ def _record(source: Any, fate: Fate) -> Element:
 
 
 def _run(name: str, function: Any, sandbox: Any, current: Document) -> Element:
-    from pipelines.sandbox import Child
+    from castor.pipelines.core.sandbox import Child
 
     if sandbox is None:
         prepare(function)

@@ -26,10 +26,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pipelines import card, card_facts, contamination_report, corpus, duplicates_table, lists, running
-from pipelines.funnel import Funnel
-from tasks import fingerprint, storage
-from tasks.errors import ConfigurationError, CorpusError
+from castor.pipelines.core import lists
+from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.corpus import card, card_facts, corpus
+from castor.pipelines.decontamination import report
+from castor.pipelines.deduplication import duplicates_table
+from castor.pipelines.execution import progress
+from castor.tasks import fingerprint
+from castor.tasks.errors import ConfigurationError, CorpusError
+from castor.tasks.storage import storage
 
 STAGING = ".staging-"
 
@@ -101,9 +106,13 @@ class RefineJob(BaseJob):
 
     def __post_init__(self):
         if not 0 < self.num_shards <= 100_000:
-            raise ConfigurationError(f"{self.name}: NUM_SHARDS is {self.num_shards}.", "Give it a value between 1 and 100000.")
+            raise ConfigurationError(
+                f"{self.name}: NUM_SHARDS is {self.num_shards}.", "Give it a value between 1 and 100000."
+            )
         if isinstance(self.inputs, str):
-            raise ConfigurationError(f"{self.name}: INPUTS is the text {self.inputs!r}.", f"Write a list: INPUTS=[{self.inputs!r}].")
+            raise ConfigurationError(
+                f"{self.name}: INPUTS is the text {self.inputs!r}.", f"Write a list: INPUTS=[{self.inputs!r}]."
+            )
 
     def source(self):
         """The raw files, as a source for `stages.Read`."""
@@ -111,11 +120,11 @@ class RefineJob(BaseJob):
 
     def read(self):
         """The transform that begins `build`: Read of the source, or of the part of it that is replayed."""
-        from pipelines.stages import Read
+        from castor.pipelines.core.stages import Read
 
         if not self.replay_of:
             return Read(self.source())
-        from pipelines.replay import Replayed
+        from castor.pipelines.execution.replay import Replayed
 
         return Read(Replayed.of(self.source(), self.replay_of))
 
@@ -125,7 +134,11 @@ class RefineJob(BaseJob):
         state: dict[str, Any] = {}
         for uri in getattr(source, "input_files", source.files)():
             state[_plain(os.path.relpath(uri, self.input_root))] = storage.state(uri)  # a dangling link has a state too
-        return {"files": state, "corpus": corpus.load_manifest(self.replay_of)["fingerprint"]} if self.replay_of else {"files": state}
+        return (
+            {"files": state, "corpus": corpus.load_manifest(self.replay_of)["fingerprint"]}
+            if self.replay_of
+            else {"files": state}
+        )
 
     def finish(self, staging: str) -> dict[str, Any]:
         entries = corpus.read_entries(staging, self.num_shards)
@@ -151,8 +164,10 @@ class RefineJob(BaseJob):
             "inputs": self.input_state(),
             "files": self.files_read(),
         }
-        benchmarks = contamination_report.write(staging, self.name, self, [entry["contamination"] for entry in entries])
-        page = card.render(self.name, self.modality, funnel, card_facts.merge(entries), config, name_of_run, benchmarks=benchmarks)
+        benchmarks = report.write(staging, self.name, self, [entry["contamination"] for entry in entries])
+        page = card.render(
+            self.name, self.modality, funnel, card_facts.merge(entries), config, name_of_run, benchmarks=benchmarks
+        )
         storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
         corpus.commit(staging, self.output, manifest)
         return manifest
@@ -207,13 +222,13 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     try:
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline, staging)
-        with running.shown(job.name, quiet), running.without_noise():
-            running.wait(pipeline.run)
+        with progress.shown(job.name, quiet), progress.without_noise():
+            progress.wait(pipeline.run)
         manifest = job.finish(staging)
     finally:
         storage.remove_tree(staging)
     if not quiet:
-        running.report(job.name, manifest["funnel"], [*job.report(manifest), job.output], time.monotonic() - started)
+        progress.report(job.name, manifest["funnel"], [*job.report(manifest), job.output], time.monotonic() - started)
     return manifest
 
 
@@ -226,7 +241,9 @@ def _refuse_own_input(job: BaseJob) -> None:
     for name in _READ_FIELDS:
         read = getattr(job, name, None) or ()
         if output in map(_place_of, [read] if isinstance(read, (str, os.PathLike)) else read):
-            raise ConfigurationError(f"OUTPUT {job.output} is what the job reads ({name}): it would be replaced.", "Choose another OUTPUT.")
+            raise ConfigurationError(
+                f"OUTPUT {job.output} is what the job reads ({name}): it would be replaced.", "Choose another OUTPUT."
+            )
 
 
 def _place_of(path: str) -> str:
@@ -238,7 +255,9 @@ def new_staging(output: str) -> str:
     try:
         storage.makedirs(output)
     except OSError as error:
-        raise ConfigurationError(f"OUTPUT {output} cannot be made a directory: {error.strerror}.", "Choose another.") from error
+        raise ConfigurationError(
+            f"OUTPUT {output} cannot be made a directory: {error.strerror}.", "Choose another."
+        ) from error
     for name in storage.list_files(output):
         if name.startswith(STAGING):
             storage.remove_tree(storage.join(output, name))
@@ -287,8 +306,13 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, type):
-        raise ConfigurationError(f"a job's configuration holds the class {value.__module__}.{value.__qualname__}.", "Make one of it: @name() in gin, with both brackets.")
-    raise ConfigurationError(f"a job's configuration holds a {type(value).__name__}, which a manifest cannot carry.", "Use plain values.")
+        raise ConfigurationError(
+            f"a job's configuration holds the class {value.__module__}.{value.__qualname__}.",
+            "Make one of it: @name() in gin, with both brackets.",
+        )
+    raise ConfigurationError(
+        f"a job's configuration holds a {type(value).__name__}, which a manifest cannot carry.", "Use plain values."
+    )
 
 
 def rebuild(value: Any, **changes) -> Any:
@@ -304,15 +328,18 @@ def rebuild(value: Any, **changes) -> Any:
     if "class" not in value:
         return fields
     module, _, name = str(value["class"]).rpartition(".")
-    if module.split(".")[0] not in fingerprint.ROOMS:
-        raise CorpusError(f"a manifest names the class {value['class']!r}, which is not Castor's.", "Do not trust this manifest.")
+    if not fingerprint.is_own(module):
+        raise CorpusError(
+            f"a manifest names the class {value['class']!r}, which is not Castor's.", "Do not trust this manifest."
+        )
     try:
         kind = getattr(importlib.import_module(module), name)
         known = {field.name for field in dataclasses.fields(kind)}
         return kind(**{key: item for key, item in {**fields, **changes}.items() if key in known})
     except (ImportError, AttributeError, TypeError) as error:
         raise CorpusError(
-            f"the configuration in the manifest does not fit this version of {value['class']}: {error}.", "Run the job again."
+            f"the configuration in the manifest does not fit this version of {value['class']}: {error}.",
+            "Run the job again.",
         ) from error
 
 

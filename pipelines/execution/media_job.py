@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pipelines.job import RefineJob
-from pipelines.samples import Samples
-from pipelines.sandbox import Sandbox
-from tasks import storage
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.execution.job import RefineJob
+from castor.pipelines.readers.media_source import Samples
+from castor.tasks.storage import storage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.funnel import Funnel, table
-from tasks import errors
-from tasks.errors import CastorError, CorpusError
+from castor.pipelines.core.funnel import Funnel, table
+from castor.tasks import errors
+from castor.tasks.errors import CastorError, CorpusError
 
 _RAISED = re.compile(r"tasks\.errors\.(\w+): (.*)")
 
@@ -33,7 +33,10 @@ def wait(start: Callable[[], Any]) -> None:
             raise KeyboardInterrupt from error
         raise (_castor_error(error) or error) from error
     if state != "DONE":
-        raise CorpusError(f"the pipeline ended in state {state}, not DONE; nothing was committed.", "Look at the runner's log, then run the job again.")
+        raise CorpusError(
+            f"the pipeline ended in state {state}, not DONE; nothing was committed.",
+            "Look at the runner's log, then run the job again.",
+        )
 
 
 def _interrupted(error: BaseException) -> bool:
@@ -73,7 +76,10 @@ class _Noise(logging.Filter):
 def without_noise() -> Iterator[None]:
     """Keeps from the log what the command says better."""
     names = ("common", "worker.sdk_worker", "portability.local_job_service")
-    loggers = [logging.getLogger(), *(logging.getLogger(f"apache_beam.runners.{name}") for name in names)]  # a remote runner's words come by the root
+    loggers = [
+        logging.getLogger(),
+        *(logging.getLogger(f"apache_beam.runners.{name}") for name in names),
+    ]  # a remote runner's words come by the root
     noise = _Noise()
     for logger in loggers:
         logger.addFilter(noise)
@@ -92,7 +98,7 @@ def shown(name: str, quiet: bool) -> Iterator[None]:
         return
     from rich.console import Console
 
-    from pipelines.stages import progress
+    from castor.pipelines.core.stages import progress
 
     console, done, started = Console(stderr=True), threading.Event(), time.monotonic()
     progress.clear()

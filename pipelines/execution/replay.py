@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import gin
-
-from pipelines import corpus, dead_letters, fates
-from pipelines import job as jobs
-from pipelines.document import Element, Rejection
-from pipelines.sources import unit_of
-from tasks.errors import CorpusError
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.sources import unit_of
+from castor.pipelines.corpus import corpus, outcomes
+from castor.pipelines.document import Element, Rejection
+from castor.pipelines.execution import job as jobs
+from castor.tasks.errors import CorpusError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Replayed:
         missing = [reference for reference, unit in found.items() if unit is None]
         if missing:
             raise CorpusError(
-                f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.", "Put them back."
+                f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.",
+                "Put them back.",
             )
         return cls(source, directory, uris, frozenset(letter.id for letter in letters))
 
@@ -48,14 +49,14 @@ class Replayed:
         return list(self.uris)
 
     def read(self, uri: str) -> Iterator[Element]:
-        known = fates.seen_in(self.directory, self.uris)
+        known = outcomes.seen_in(self.directory, self.uris)
         for element in self.source.read(uri):
             identifier = element.document.id if isinstance(element, Rejection) else element.id
             if identifier in self.records or bytes.fromhex(identifier) not in known:
                 yield element
 
 
-@gin.configurable
+@gin.configurable(module="pipelines.replay")
 def make_job(corpus_directory: str, output: str, dead_letter_threshold: float = 1.0):
     """The job that made a corpus, as its manifest says it was configured, set to read only its dead letters and to write to `output`.
 

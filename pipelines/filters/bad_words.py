@@ -4,7 +4,7 @@ An entry is a word or a phrase. It counts where it stands as whole words, whatev
 (C4's code names Japanese, Thai and Chinese) wherever it stands. C4 rejects a page for one such word, which costs it pages on medicine, law and
 minorities more than others (Dodge et al. 2021, arXiv 2104.08758); `max_words` allows some.
 
-Entries are looked up as hashes of runs of tokens (pipelines/view.py), whose folding is wider than case alone; what is found is then compared
+Entries are looked up as hashes of runs of tokens (pipelines/text/tokenized_text.py), whose folding is wider than case alone; what is found is then compared
 letter by letter, so an accent still makes another word. Blanks and punctuation between the words of a phrase do not count.
 """
 
@@ -12,19 +12,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import lists
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
-from pipelines.view import view
+import gin
+from castor.pipelines.core import lists
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text.tokenized_text import view
 
 
 @gin.configurable(module="bad_words")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """words: a list (pipelines/lists.py) for each language, ISO 639-1; `*` for documents of any language, in addition.
+    """words: a list (pipelines/core/lists.py) for each language, ISO 639-1; `*` for documents of any language, in addition.
 
     max_words: how many occurrences a page may have. Reads metadata `language`.
     """

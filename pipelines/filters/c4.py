@@ -1,10 +1,10 @@
 """C4's rules: Raffel et al. 2020, arXiv 1910.10683, section 2.2, with the constants of the code that made it.
 
 `Clean` drops lines (a function), `Filter` drops pages for what is left of them; C4 is both, in this order. Where paper and code differ, the
-code: at least 5 words a line, at least 3 sentences a page. Line ends are those of any script (pipelines/languages.py), `...` excepted.
+code: at least 5 words a line, at least 3 sentences a page. Line ends are those of any script (pipelines/text/languages.py), `...` excepted.
 Sentences are counted by their terminal punctuation, which agrees with a trained splitter closely enough for a threshold of 3. The rule
 against curly brackets is meant for pages that show code by mistake; it also throws away every page about programming. Lines that occur on
-several pages are another matter (pipelines/filters/c4_lines.py).
+several pages are another matter (pipelines/deduplication/shared_lines.py).
 """
 
 import dataclasses
@@ -12,19 +12,23 @@ import itertools
 import re
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import languages
-from pipelines.document import Document, Element, Rejection
-from pipelines.filters.reason import Reason
-from pipelines.view import view
+import gin
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text import languages
+from castor.pipelines.text.tokenized_text import view
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _END_MARKS = np.array([ord(c) for c in languages.TERMINAL if c not in "'\u2026"])
-_SENTENCE_END = re.compile(r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f\uff61\u104b\u1362\u17d4\u17d5\u0f0d]+")
-_CLAUSE_END = re.compile(r"[\u0e01-\u0edf][ \u00a0\n]+(?=[\u0e01-\u0edf])")  # Thai and Lao have no full stop: a blank ends a clause
+_SENTENCE_END = re.compile(
+    r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f\uff61\u104b\u1362\u17d4\u17d5\u0f0d]+"
+)
+_CLAUSE_END = re.compile(
+    r"[\u0e01-\u0edf][ \u00a0\n]+(?=[\u0e01-\u0edf])"
+)  # Thai and Lao have no full stop: a blank ends a clause
 _DOT = ord(".")
 
 
@@ -35,7 +39,9 @@ def count_sentences(text: str) -> int:
 
 def has_sentences(text: str, least: int) -> bool:
     """count_sentences(text) >= least, without a look at the rest of a text that has them."""
-    return sum(1 for _ in itertools.islice(_SENTENCE_END.finditer(text), least)) >= least or count_sentences(text) >= least
+    return (
+        sum(1 for _ in itertools.islice(_SENTENCE_END.finditer(text), least)) >= least or count_sentences(text) >= least
+    )
 
 
 @gin.configurable(module="c4")
@@ -64,7 +70,11 @@ class Clean:
         keep &= longest <= self.max_word_length
         if self.end_marks:
             codes, ends = seen.codes, seen.line_ends
-            dots = (codes[ends - 1] == _DOT) & (codes[np.maximum(ends - 2, 0)] == _DOT) & (codes[np.maximum(ends - 3, 0)] == _DOT)
+            dots = (
+                (codes[ends - 1] == _DOT)
+                & (codes[np.maximum(ends - 2, 0)] == _DOT)
+                & (codes[np.maximum(ends - 3, 0)] == _DOT)
+            )
             keep &= (codes[ends - 1][:, None] == _END_MARKS).any(1) & ~dots
         unwanted = (("javascript",) if self.javascript else ()) + (_POLICY if self.policies else ())
         lower = text.lower()

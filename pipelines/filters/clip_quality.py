@@ -9,12 +9,11 @@ import dataclasses
 from typing import ClassVar
 
 import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
 
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
 
-
-@gin.configurable
+@gin.configurable(module="pipelines.filters.clip_quality")
 @dataclasses.dataclass(frozen=True)
 class ClipQuality:
     """Seconds; shorter side in pixels; width over height; motion as a share of full scale."""

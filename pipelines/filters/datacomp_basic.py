@@ -7,12 +7,11 @@ import dataclasses
 from typing import ClassVar
 
 import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
 
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
 
-
-@gin.configurable
+@gin.configurable(module="pipelines.filters.datacomp_basic")
 @dataclasses.dataclass(frozen=True)
 class DataCompBasic:
     """Words (split at blanks) and characters of the caption, shorter side in pixels, longer side over shorter one.

@@ -11,14 +11,14 @@ menus and buttons away. Without that the bound of 0.01 on repeated lines turns a
 import dataclasses
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import languages
-from pipelines.document import Document
-from pipelines.filters.gopher_repetition import duplicates
-from pipelines.filters.reason import Reason
-from pipelines.view import view
+import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.gopher_repetition import duplicates
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text import languages
+from castor.pipelines.text.tokenized_text import view
 
 _TERMINAL = np.array([ord(c) for c in languages.TERMINAL])
 

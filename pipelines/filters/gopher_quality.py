@@ -1,10 +1,10 @@
 """Gopher's quality rules: Rae et al. 2021, arXiv 2112.11446, appendix A.1.1.
 
-What the paper leaves open, as read here. Words are those of pipelines/view.py, punctuation left on them, and every one counts towards the
+What the paper leaves open, as read here. Words are those of pipelines/text/tokenized_text.py, punctuation left on them, and every one counts towards the
 number of words. A `#` or an ellipsis (`...` or U+2026) counts as often as it stands. Bullets are those that lines begin with in the wild,
 dash and asterisk included. Stop words are counted as distinct words, case aside; the rule holds where there is a list for the language
 that the document's metadata name with at least `min_language_score`, so that a rule about English throws no other language away. The
-bounds on word length hold where words are set apart, and a language may have its own (pipelines/languages.py). Words that are all
+bounds on word length hold where words are set apart, and a language may have its own (pipelines/text/languages.py). Words that are all
 punctuation do not count among those that ought to have a letter where a script sets no blanks, since there every comma stands alone.
 """
 
@@ -13,13 +13,13 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import languages
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
-from pipelines.view import DIGIT, LETTER, TextView, hash_tokens, view
+import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text import languages
+from castor.pipelines.text.tokenized_text import DIGIT, LETTER, TextView, hash_tokens, view
 
 _BULLETS = np.array([ord(c) for c in "\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u2013-*"])
 _DOT, _ELLIPSIS = ord("."), 0x2026
@@ -31,7 +31,7 @@ _HEAD = 2000  # characters
 class Filter:
     """Thresholds of the paper; shares and ratios in [0, 1].
 
-    stop_words, word_lengths: language -> words, language -> (least, greatest) mean length, in place of those of pipelines/languages.py;
+    stop_words, word_lengths: language -> words, language -> (least, greatest) mean length, in place of those of pipelines/text/languages.py;
       no words, no rule for that language.
     max_unspaced_for_length: with a greater share of characters of scripts without blanks there is no rule on the length of words.
     """
@@ -113,7 +113,9 @@ def words_with_letter(seen: TextView, spaced: bool) -> float:
     """Share of the words that have a letter of any script; unless `spaced`, of those that have a letter or a digit."""
     if not seen.num_words:
         return 0.0
-    kinds = np.bitwise_or.reduceat(seen.kinds, seen.word_starts)  # the blanks that follow a word are neither letter nor digit
+    kinds = np.bitwise_or.reduceat(
+        seen.kinds, seen.word_starts
+    )  # the blanks that follow a word are neither letter nor digit
     of = len(kinds) if spaced else np.count_nonzero(kinds & (LETTER | DIGIT))
     return np.count_nonzero(kinds & LETTER) / of if of else 0.0
 

@@ -2,7 +2,7 @@
 
 Public codebases count differently; what is counted here:
 
-- Lines and paragraphs are those of pipelines/view.py, stripped. A duplicate is a second or later occurrence, compared as it stands. Its
+- Lines and paragraphs are those of pipelines/text/tokenized_text.py, stripped. A duplicate is a second or later occurrence, compared as it stands. Its
   characters are divided by those of all lines or paragraphs.
 - Runs of n words, their punctuation left on them, compared as they stand. A character of a word counts once however many runs hold it, and
   blanks do not count, on either side of the fraction.
@@ -18,12 +18,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
-from pipelines.view import TextView, view
+import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text.tokenized_text import TextView, view
 
 _NEXT = np.uint64(0x9E3779B97F4A7C15)
 
@@ -63,7 +63,10 @@ class Filter:
 
     def _ngrams(self, seen: TextView) -> str | None:
         factor = self.unspaced_factor if seen.unspaced_share > self.max_unspaced else 1
-        top, duplicate = ({int(n) * factor: (n, most) for n, most in table.items()} for table in (self.top_ngram, self.duplicate_ngram))
+        top, duplicate = (
+            {int(n) * factor: (n, most) for n, most in table.items()}
+            for table in (self.top_ngram, self.duplicate_ngram)
+        )
         lengths = seen.word_ends - seen.word_starts
         longest = max([*top, *duplicate], default=0)
         for n, starts, groups in repeated_runs(seen.word_hashes, longest):
@@ -77,7 +80,9 @@ class Filter:
                 if share > duplicate[n][1]:
                     return Reason(f"gopher_repetition.duplicate_{duplicate[n][0]}_gram", share)
             # Words in a repeated run of n + 1 are in one of n too: where these are few, no longer run can go beyond its threshold.
-            if repeated <= min((most for table in (top, duplicate) for m, (_, most) in table.items() if m > n), default=1.0):
+            if repeated <= min(
+                (most for table in (top, duplicate) for m, (_, most) in table.items() if m > n), default=1.0
+            ):
                 return None
         return None
 

@@ -13,13 +13,13 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines import lists
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
-from tasks.errors import ConfigurationError
+import gin
+from castor.pipelines.core import lists
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.tasks.errors import ConfigurationError
 
 _KINDS = {32: hashlib.md5, 40: hashlib.sha1, 64: hashlib.sha256}
 _HEX = re.compile(r"[0-9a-f]+")
@@ -57,7 +57,11 @@ class Filter:
         if not len(known) or written is None or document.metadata.get("detail", 255.0) < self.min_detail:
             return None
         distance = int(np.bitwise_count(known ^ np.uint64(int(written, 16))).min())
-        return Reason("image_lists.perceptual", f"{written}, {distance} bits from a known one") if distance <= self.max_distance else None
+        return (
+            Reason("image_lists.perceptual", f"{written}, {distance} bits from a known one")
+            if distance <= self.max_distance
+            else None
+        )
 
 
 @lists.kept
@@ -67,7 +71,10 @@ def _files(names: tuple[str, ...]) -> dict[int, frozenset[str]]:
     for name in names:
         for entry in lists.lines(name):
             if len(entry) not in _KINDS or not _HEX.fullmatch(entry):
-                raise ConfigurationError(f"{entry[:80]!r} in the list {name} is no MD5, SHA-1 or SHA-256.", "Write 32, 40 or 64 hex digits a line.")
+                raise ConfigurationError(
+                    f"{entry[:80]!r} in the list {name} is no MD5, SHA-1 or SHA-256.",
+                    "Write 32, 40 or 64 hex digits a line.",
+                )
             known.setdefault(len(entry), set()).add(entry)
     return {length: frozenset(entries) for length, entries in sorted(known.items())}
 
@@ -79,6 +86,8 @@ def _perceptual(names: tuple[str, ...]) -> np.ndarray:
     for name in names:
         for entry in lists.lines(name):
             if len(entry) != 16 or not _HEX.fullmatch(entry):
-                raise ConfigurationError(f"{entry[:80]!r} in the list {name} is no perceptual hash.", "Write 16 hex digits a line.")
+                raise ConfigurationError(
+                    f"{entry[:80]!r} in the list {name} is no perceptual hash.", "Write 16 hex digits a line."
+                )
             known.add(int(entry, 16))
     return np.array(sorted(known), np.uint64)

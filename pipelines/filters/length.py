@@ -8,9 +8,8 @@ import dataclasses
 from typing import ClassVar
 
 import gin
-
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
 
 
 @gin.configurable(module="length")

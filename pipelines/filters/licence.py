@@ -1,6 +1,6 @@
 """The licence rule: only files that may be used and passed on freely.
 
-A file is under what its own header declares, else under what its repository says of it (pipelines/licence_headers.py, licence_files.py): an SPDX
+A file is under what its own header declares, else under what its repository says of it (pipelines/sourcecode/licence_headers.py, licence_files.py): an SPDX
 expression, which the licences of the list must meet. Of `MIT OR GPL-2.0-only` one side will do; of `MIT AND GPL-2.0-only` none.
 """
 
@@ -8,10 +8,9 @@ import dataclasses
 from typing import ClassVar
 
 import gin
-
-from pipelines import licence_headers, licences
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.sourcecode import licence_headers, licences
 
 
 @gin.configurable(module="licence")
@@ -40,7 +39,8 @@ class Filter:
         if facts.get("licence_from") == [path] and not licences.is_licence_file(path):
             return Reason("licence.of_file", expression)
         return Reason(
-            "licence.unknown" if licences.UNKNOWN in facts.get("licences", ()) else "licence.not_permissive", _with_source(expression, facts)
+            "licence.unknown" if licences.UNKNOWN in facts.get("licences", ()) else "licence.not_permissive",
+            _with_source(expression, facts),
         )
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
 
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
 
-
-@gin.configurable
+@gin.configurable(module="pipelines.filters.obelics_image")
 @dataclasses.dataclass(frozen=True)
 class ObelicsImage:
     """Encoded format, sides in pixels, longer side over shorter one."""

@@ -12,12 +12,12 @@ Rules and models judge one page side by side in one pass, each with its own code
 """
 
 import dataclasses
-import gin
 
-from pipelines import linear_model
-from pipelines.document import Document, Element, Rejection
-from pipelines.filters.reason import Reason
-from tasks import storage
+import gin
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.quality import linear_model
+from castor.tasks.storage import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,11 @@ class _Model:
         return linear_model.cached(self.model).score(document.text or "")
 
     def judge(self, score: float) -> str | None:
-        return None if linear_model.cached(self.model).passes(score, self.threshold) else Reason(f"{self.name}.score", score)
+        return (
+            None
+            if linear_model.cached(self.model).passes(score, self.threshold)
+            else Reason(f"{self.name}.score", score)
+        )
 
 
 @gin.configurable(module="quality_model")

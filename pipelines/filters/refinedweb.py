@@ -4,7 +4,7 @@ Removed: lines mostly of capitals, of digits alone, counters (`3 likes`), lines 
 shops, teasers and log-ins. A page that loses more than 5 % of its words was mostly that, and is dropped.
 
 What the papers leave open, as read here: the shares of capitals and digits are of the characters of a line that are not blank; a counter is
-the whole line; words are those of pipelines/view.py, so that in scripts without blanks only a single character is a line of one word; of a
+the whole line; words are those of pipelines/text/tokenized_text.py, so that in scripts without blanks only a single character is a line of one word; of a
 line with `Read more...` or `Sign-in` the phrase goes and the rest stays.
 """
 
@@ -12,15 +12,19 @@ import dataclasses
 import re
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines.document import Document, Element, Rejection
-from pipelines.view import DIGIT, SPACE, UPPER, TextView, view
+import gin
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.text.tokenized_text import DIGIT, SPACE, UPPER, TextView, view
 
 _COUNTED = "likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes|downloads|views|followers"
 _COUNTER = re.compile(rf"\W*\d[\d,.]*[KkMmBb]?\s+(?:{_COUNTED})\W*")
-_PHRASES = (re.compile(r"(?i)items in cart"), re.compile(r"(?i)\s*read more(?:\.\.\.|\u2026)$"), re.compile(r"(?i)^sign-in\s*"))
+_PHRASES = (
+    re.compile(r"(?i)items in cart"),
+    re.compile(r"(?i)\s*read more(?:\.\.\.|\u2026)$"),
+    re.compile(r"(?i)^sign-in\s*"),
+)
 _HINT = re.compile(r"(?i)items in cart|read more(?:\.\.\.|\u2026)|sign-in")
 
 

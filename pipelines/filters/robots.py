@@ -20,13 +20,14 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import gin
-
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
 
 TDM = "tdm-reservation"
 _META = re.compile(rb"<meta[\s/]([^<>]{0,2000})>", re.IGNORECASE)
-_ATTRIBUTE = re.compile(rb"""([a-z-]{1,40})\s{0,20}=\s{0,20}(?:"([^"]{0,1000})"|'([^']{0,1000})'|([^\s"'>]{1,1000}))""", re.IGNORECASE)
+_ATTRIBUTE = re.compile(
+    rb"""([a-z-]{1,40})\s{0,20}=\s{0,20}(?:"([^"]{0,1000})"|'([^']{0,1000})'|([^\s"'>]{1,1000}))""", re.IGNORECASE
+)
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
 
@@ -37,7 +38,7 @@ class Filter:
 
     agents: crawlers whose directives bind beside those for everyone: by default the one that fetched most public archives.
     head_bytes: how much of a page is looked through for `meta` elements.
-    Reads metadata `x_robots_tag` and `tdm_reservation`, as pipelines/pages.py takes them from a response, and the page's bytes.
+    Reads metadata `x_robots_tag` and `tdm_reservation`, as pipelines/readers/web_source.py takes them from a response, and the page's bytes.
     """
 
     directives: Sequence[str] = ("noai", TDM)
@@ -50,7 +51,10 @@ class Filter:
         wanted = {d.lower() for d in self.directives}
         for where, agent, directive in self._said(document, wanted):
             if directive in wanted and (agent == "" or agent in self.agents):
-                return Reason(f"robots.{re.sub('[^a-z0-9._-]', '_', directive)}", f"{where}: {agent + ': ' if agent else ''}{directive}")
+                return Reason(
+                    f"robots.{re.sub('[^a-z0-9._-]', '_', directive)}",
+                    f"{where}: {agent + ': ' if agent else ''}{directive}",
+                )
         return None
 
     def _said(self, document: Document, wanted: set[str]) -> Iterator[tuple[str, str, str]]:
@@ -88,7 +92,9 @@ def metas(head: bytes) -> Iterator[tuple[str, str]]:
     for element in _META.finditer(head):
         attributes = {}
         for name, *values in _ATTRIBUTE.findall(element.group(1)):
-            attributes.setdefault(name.lower().decode(), next(filter(None, values), b"").decode("latin-1").strip().lower())
+            attributes.setdefault(
+                name.lower().decode(), next(filter(None, values), b"").decode("latin-1").strip().lower()
+            )
         name, content = attributes.get("name", ""), attributes.get("content", "")
         if name == TDM:
             if content == "1":

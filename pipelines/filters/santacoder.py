@@ -1,6 +1,6 @@
 """The share of comments of SantaCoder: Ben Allal et al. 2023, arXiv 2301.03988, section 4.2, "comments-to-code ratio".
 
-The characters of comments and docstrings over all characters of the file (pipelines/comments.py says how they are told and how that differs from
+The characters of comments and docstrings over all characters of the file (pipelines/sourcecode/comments.py says how they are told and how that differs from
 the published code). Published for Python, Java and JavaScript; other languages can be named. The rule prefers code that explains itself: what it
 turns away for too few comments need not be bad, and StarCoder did without it: a job asks for it by name.
 
@@ -12,10 +12,9 @@ import dataclasses
 from typing import ClassVar
 
 import gin
-
-from pipelines import comments
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.sourcecode import comments
 
 
 @gin.configurable(module="santacoder")

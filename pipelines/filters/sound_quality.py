@@ -8,12 +8,11 @@ import dataclasses
 from typing import ClassVar
 
 import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
 
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
 
-
-@gin.configurable
+@gin.configurable(module="pipelines.filters.sound_quality")
 @dataclasses.dataclass(frozen=True)
 class SoundQuality:
     """Seconds; sample rate in Hz of the file as it came; shares 0..1 of silent 25 ms windows and of samples at full scale."""

@@ -17,14 +17,16 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
-from pipelines.view import DIGIT, LETTER, view
+import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text.tokenized_text import DIGIT, LETTER, view
 
-_TAGS = re.compile(r"(?is)<script\b.*?(?:</script\s*>|\Z)|<style\b.*?(?:</style\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]{0,5000}>")
+_TAGS = re.compile(
+    r"(?is)<script\b.*?(?:</script\s*>|\Z)|<style\b.*?(?:</style\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]{0,5000}>"
+)
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 # From the published table. Extensions left out, most as data, generated or meaningless.

@@ -4,12 +4,11 @@ import dataclasses
 from typing import ClassVar
 
 import gin
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
 
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
 
-
-@gin.configurable
+@gin.configurable(module="pipelines.filters.still_image")
 @dataclasses.dataclass(frozen=True)
 class StillImage:
     """At most `max_frames` frames."""

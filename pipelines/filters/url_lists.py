@@ -8,25 +8,22 @@ Penedo et al. 2023, arXiv 2306.01116, appendix G.1; Li et al. 2024, arXiv 2406.1
     hard_word   a word of a list stands whole between signs
     soft_words  at least two different words of a softer list do
 
-The lists are files (pipelines/lists.py): one for each category keeps the reasons apart no further than the measure, which is the entry met.
+The lists are files (pipelines/core/lists.py): one for each category keeps the reasons apart no further than the measure, which is the entry met.
 Costs a dozen microseconds an address, however long the lists.
 """
 
 import dataclasses
 import re
-import urllib.parse
 from collections.abc import Sequence
 from typing import ClassVar
 
 import gin
-
-from pipelines import lists
-from pipelines.document import Document
-from pipelines.filters.reason import Reason
+from castor.pipelines.core import lists
+from castor.pipelines.document import Document
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text.urls import domain_suffixes, split_url
 
 _PARTS = re.compile(r"[^a-z0-9]+")
-_MAX_URL = 2000
-_MAX_LABELS = 32
 
 
 @gin.configurable(module="url_lists")
@@ -55,8 +52,8 @@ class Filter:
         url = document.metadata.get("url")
         if not isinstance(url, str):
             return None
-        host, rest = split(url)
-        found = lists.hashed(tuple(self.domains)).first(suffixes(host))
+        host, rest = split_url(url)
+        found = lists.hashed(tuple(self.domains)).first(domain_suffixes(host))
         if found is not None:
             return Reason("url_lists.domain", found)
         address = (host + rest).removeprefix("www.").rstrip("/")
@@ -73,31 +70,3 @@ class Filter:
         if len(soft) >= self.min_soft_words:
             return Reason("url_lists.soft_words", " ".join(sorted(soft)))
         return None
-
-
-def split(url: str) -> tuple[str, str]:
-    """(host, path and query) of an address, in lower case, percent signs undone, without user, port and fragment. Never raises."""
-    text = urllib.parse.unquote(url[:_MAX_URL], errors="replace").strip().lower()
-    text = text.partition("#")[0]
-    text = (text.partition("://")[2] or text).lstrip("/")
-    end = next((i for i, c in enumerate(text) if c in "/?\\"), len(text))
-    host = text[:end].rpartition("@")[2]
-    host = host if host.startswith("[") else host.partition(":")[0]
-    return _ascii(host.strip(".")), text[end:]
-
-
-def suffixes(host: str) -> list[str]:
-    """A host and the domains above it, longest first: a.b.org, b.org, org; a host in numbers stands alone."""
-    labels = host.removeprefix("www.").split(".")[-_MAX_LABELS:]
-    if labels[-1].isdigit():
-        return [host]
-    return [".".join(labels[i:]) for i in range(len(labels))]
-
-
-def _ascii(host: str) -> str:
-    if host.isascii():
-        return host
-    try:
-        return host.encode("idna").decode("ascii")
-    except UnicodeError:
-        return host

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
 
 EXTENSIONS = ("txt", "json", "vtt", "srt")
 MAX_BYTES = 1 << 20

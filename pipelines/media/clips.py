@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.document import BadInput
-from pipelines.media import containers, sounds
+from castor.pipelines.document import BadInput
+from castor.pipelines.media import containers, sounds
 
 MAX_PIXELS = 8_912_896  # 4096 x 2176, a 4K frame
 MAX_SECONDS = 600.0
@@ -73,13 +73,17 @@ def decode_video(
                 sampler.add(frame)
         else:
             track = _Track()
-            waveform = sounds.resample(track.audio_frames(containers.decode(container, [video, audio]), sampler), max_seconds + 60)
+            waveform = sounds.resample(
+                track.audio_frames(containers.decode(container, [video, audio]), sampler), max_seconds + 60
+            )
             start = track.start
         sampler.finish()
         clip = sampler.clip
         if waveform is not None:
             waveform = _align(waveform, start - sampler.start, max_seconds) if len(waveform) else None
-        return dataclasses.replace(clip, waveform=waveform, codec=video.codec_context.codec.canonical_name, container=kind)
+        return dataclasses.replace(
+            clip, waveform=waveform, codec=video.codec_context.codec.canonical_name, container=kind
+        )
 
 
 class _Track:
@@ -115,7 +119,9 @@ class _Sampler:
 
     def add(self, frame) -> None:
         if frame.width * frame.height > self.max_pixels:
-            raise BadInput("too_large", f"a frame of {frame.width}x{frame.height} is more than {self.max_pixels} pixels")
+            raise BadInput(
+                "too_large", f"a frame of {frame.width}x{frame.height} is more than {self.max_pixels} pixels"
+            )
         time = frame.time
         if time is None:
             time = (self.start or 0.0) + (self.time + self.step if self.count else 0.0)
@@ -131,7 +137,11 @@ class _Sampler:
     def finish(self) -> None:
         if self.previous is None:
             raise BadInput("empty", "no pictures")
-        last = float(self.previous.duration * self.previous.time_base) if self.previous.duration and self.previous.time_base else self.step
+        last = (
+            float(self.previous.duration * self.previous.time_base)
+            if self.previous.duration and self.previous.time_base
+            else self.step
+        )
         self.seconds = min(self.time + (last if 0 < last < 10 else self.step), self.max_seconds)
         self._emit_before(self.seconds)
 

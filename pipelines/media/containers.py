@@ -13,18 +13,24 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
 
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 MAX_STREAMS = 16
 MAX_PARTS = 100_000  # boxes or elements at the top of a file; an hour of film has a few thousand
-MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 384_000, 16  # of sound; below 1 kHz nothing is heard, 384 kHz is the fastest recorder
+MIN_RATE, MAX_RATE, MAX_CHANNELS = (
+    1_000,
+    384_000,
+    16,
+)  # of sound; below 1 kHz nothing is heard, 384 kHz is the fastest recorder
 AUDIO_CODECS = frozenset(
     "aac mp3 mp3float vorbis libvorbis opus libopus flac alac amrnb amr_nb amrwb amr_wb libopencore_amrnb libopencore_amrwb "
     "adpcm_ms adpcm_ima_wav adpcm_ima_qt pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be "
     "pcm_f64le pcm_f64be pcm_alaw pcm_mulaw gsm gsm_ms".split()
 )
-VIDEO_CODECS = frozenset("h264 hevc vp8 libvpx vp9 libvpx-vp9 av1 libdav1d mpeg4 mpeg2video mpeg1video theora mjpeg h263".split())
+VIDEO_CODECS = frozenset(
+    "h264 hevc vp8 libvpx vp9 libvpx-vp9 av1 libdav1d mpeg4 mpeg2video mpeg1video theora mjpeg h263".split()
+)
 
 
 def sniff(data: bytes) -> str | None:
@@ -71,7 +77,9 @@ def open_strict(data: bytes, kind: str, max_pixels: int):
     try:
         if len(container.streams) > MAX_STREAMS:
             raise BadInput("damaged_container", f"{len(container.streams)} streams")
-        if kind == "mov" and any(entry.pos + entry.size > len(data) for s in container.streams for entry in s.index_entries):
+        if kind == "mov" and any(
+            entry.pos + entry.size > len(data) for s in container.streams for entry in s.index_entries
+        ):
             raise BadInput("damaged_container", "the sample table points beyond the end of the file")
         yield container
     finally:
@@ -95,7 +103,9 @@ def decode(container: Any, streams: list) -> Iterator[tuple[Any, Any]]:
                 raise BadInput("damaged_stream", f"a cut {packet.stream.type} packet at byte {packet.pos}")
             for frame in packet.decode():
                 if frame.is_corrupt:
-                    raise BadInput("damaged_stream", f"{packet.stream.type} frame at {frame.time} s decoded with errors")
+                    raise BadInput(
+                        "damaged_stream", f"{packet.stream.type} frame at {frame.time} s decoded with errors"
+                    )
                 yield packet.stream, frame
     except (BadInput, MemoryError):
         raise
@@ -140,7 +150,10 @@ def _check_wav(data: bytes) -> None:
     if b"fmt " not in chunks or b"data" not in chunks or chunks[b"fmt "][1] < 16:
         raise _damaged("WAV without a format and a data chunk")
     start = chunks[b"fmt "][0]
-    channels, rate = int.from_bytes(data[start + 2 : start + 4], "little"), int.from_bytes(data[start + 4 : start + 8], "little")
+    channels, rate = (
+        int.from_bytes(data[start + 2 : start + 4], "little"),
+        int.from_bytes(data[start + 4 : start + 8], "little"),
+    )
     align = int.from_bytes(data[start + 12 : start + 14], "little")
     if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE <= rate <= MAX_RATE or align < 1:
         raise _damaged(f"WAV of {channels} channels at {rate} Hz, {align} bytes a sample")
@@ -200,7 +213,10 @@ def _check_ogg(data: bytes) -> None:
 def _check_caf(data: bytes) -> None:
     position = 8
     while position < len(data):
-        name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 12], "big", signed=True)
+        name, size = (
+            data[position : position + 4],
+            int.from_bytes(data[position + 4 : position + 12], "big", signed=True),
+        )
         if name == b"data" and size == -1:
             return
         if size < 0 or position + 12 + size > len(data):
@@ -243,7 +259,9 @@ def _check_matroska(data: bytes) -> None:
         name, used, _ = _vint(data, position, True)
         size, more, unknown = _vint(data, position + used, False)
         position += used + more
-        if name == 0x18538067 or (unknown and name == 0x1F43B675):  # Segment, or a Cluster of unknown size: walk its children
+        if name == 0x18538067 or (
+            unknown and name == 0x1F43B675
+        ):  # Segment, or a Cluster of unknown size: walk its children
             if not unknown and position + size > len(data):
                 raise _damaged(f"segment claims {size} bytes, {len(data) - position} are left")
             continue

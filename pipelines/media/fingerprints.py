@@ -80,7 +80,9 @@ def _overlaps(length: int) -> np.ndarray:
     """How much of each pixel lies in each of 32 equal parts of a side, in 32nds of a pixel, [32, length] float64 of integers."""
     edges = np.arange(_CELLS + 1) * length
     pixels = np.arange(length) * _CELLS
-    return np.clip(np.minimum(edges[1:, None], pixels + _CELLS) - np.maximum(edges[:-1, None], pixels), 0, None).astype(np.float64)
+    return np.clip(np.minimum(edges[1:, None], pixels + _CELLS) - np.maximum(edges[:-1, None], pixels), 0, None).astype(
+        np.float64
+    )
 
 
 @functools.cache

@@ -13,8 +13,8 @@ import zlib
 
 import numpy as np
 
-from pipelines.document import BadInput
-from pipelines.media.containers import one_line
+from castor.pipelines.document import BadInput
+from castor.pipelines.media.containers import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000  # 150 MB of RGB; cameras of telephones reach 50 megapixels
@@ -196,4 +196,3 @@ def _check_jpeg_entropy(data: bytes) -> None:
         raise BadInput("damaged_image", f"JPEG scan: {one_line(error)}") from error
     if not frames or frames[0].is_corrupt:
         raise BadInput("damaged_image", "JPEG scan: decoded with errors")
-

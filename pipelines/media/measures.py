@@ -6,17 +6,17 @@ adds facts to the metadata (ratios 0..1, seconds, pixels, hertz). Rules then jud
 
 import dataclasses
 
-import gin
 import numpy as np
 
-from pipelines.document import Document
-from pipelines.media import clips, fingerprints, images, sounds
+import gin
+from castor.pipelines.document import Document
+from castor.pipelines.media import clips, fingerprints, images, sounds
 
 _SILENCE_WINDOW = 400  # samples, 25 ms
 _CLIPPED = 0.999  # of full scale: the two highest of 16-bit values and what a decoder makes of them
 
 
-@gin.configurable
+@gin.configurable(module="pipelines.media.measures")
 @dataclasses.dataclass(frozen=True)
 class MeasureImage:
     """Adds width, height (pixels as displayed), format, mode, frames, and of media/fingerprints.py perceptual_hash (16 hex digits) and detail.
@@ -44,7 +44,7 @@ class MeasureImage:
         )
 
 
-@gin.configurable
+@gin.configurable(module="pipelines.media.measures")
 @dataclasses.dataclass(frozen=True)
 class MeasureSound:
     """Replaces the bytes by 16-bit FLAC of the sound, mono at 16 kHz, and adds seconds, container, codec, sample_rate (Hz) and channels of
@@ -71,7 +71,7 @@ class MeasureSound:
         )
 
 
-@gin.configurable
+@gin.configurable(module="pipelines.media.measures")
 @dataclasses.dataclass(frozen=True)
 class MeasureClip:
     """Adds seconds, width, height (pixels as displayed), container, codec, source_frames, sound (has it a sound track) and motion.
@@ -89,7 +89,9 @@ class MeasureClip:
         import soxr  # noqa: F401
 
     def __call__(self, document: Document) -> Document:
-        clip = clips.decode_video(document.bytes, self.frames_per_second, self.max_side, self.max_seconds, self.max_pixels)
+        clip = clips.decode_video(
+            document.bytes, self.frames_per_second, self.max_side, self.max_seconds, self.max_pixels
+        )
         return document.with_metadata(
             seconds=round(clip.seconds, 4),
             width=clip.width,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.document import BadInput
-from pipelines.media import containers
+from castor.pipelines.document import BadInput
+from castor.pipelines.media import containers
 
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 3_600.0

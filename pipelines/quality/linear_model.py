@@ -3,7 +3,7 @@
     model = linear_model.load("models/quality")        # a folder of two files; checked, never unpickled
     model.score(text)                                  # probability in [0, 1] that the text is of the reference's kind
 
-Features are the different runs of one and two tokens of a text (pipelines/view.py: folded, so neither case nor accents nor punctuation count), each a
+Features are the different runs of one and two tokens of a text (pipelines/text/tokenized_text.py: folded, so neither case nor accents nor punctuation count), each a
 hash cut to `bits` bits; every feature a text has counts 1 / sqrt(how many it has), so texts of any length are vectors of length one. Of a long
 text the features with the smallest hashes are taken, a sample of the whole of it. This is the model of fastText's classifiers (Joulin et al. 2017,
 arXiv 1607.01759) without its hidden layer, which for two classes adds nothing to what a linear model can say.
@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import lists
-from pipelines import view as views
-from tasks import storage
-from tasks.errors import CorpusError
-from tasks.hashing import key64
+from castor.pipelines.core import lists
+from castor.pipelines.text import tokenized_text as views
+from castor.tasks.errors import CorpusError
+from castor.tasks.hashing import key64
+from castor.tasks.storage import storage
 
 KIND, FORMAT = "linear_model", 1
 VERSION = 1
@@ -121,7 +121,11 @@ class LinearModel:
             "bias": self.bias,
             "keep": self.keep,
             "threshold": self.threshold,
-            "weights": {"file": WEIGHTS, "bytes": len(data), "sha256": storage.sha256(storage.join(directory, WEIGHTS))},
+            "weights": {
+                "file": WEIGHTS,
+                "bytes": len(data),
+                "sha256": storage.sha256(storage.join(directory, WEIGHTS)),
+            },
         }
         storage.write_json_atomic(storage.join(directory, MANIFEST), manifest)
 
@@ -142,7 +146,10 @@ def load(directory: str) -> LinearModel:
     """A model from its folder. Raises CorpusError for one that is missing, damaged, or of features that this version does not make."""
     path = storage.join(directory, MANIFEST)
     if not storage.exists(path):
-        raise CorpusError(f"there is no model at {directory}: it has no {MANIFEST}.", "Make one with castor data quality-train, or correct the path.")
+        raise CorpusError(
+            f"there is no model at {directory}: it has no {MANIFEST}.",
+            "Make one with castor data quality-train, or correct the path.",
+        )
     try:
         manifest = storage.read_json(path)
         if manifest["kind"] != KIND or manifest["format"] != FORMAT:
@@ -152,10 +159,17 @@ def load(directory: str) -> LinearModel:
         features = Features(*(_whole(made[name]) for name in ("bits", "order", "most")), made["numbers"] is True)
         step, bias, threshold = (_finite(manifest[name]) for name in ("step", "bias", "threshold"))
         size, digest = _whole(manifest["weights"]["bytes"]), str(manifest["weights"]["sha256"])
-        if manifest["keep"] not in (HIGH, LOW) or not 1 <= features.bits <= _MAX_BITS or not 1 <= features.order <= 8 or features.most < 1:
+        if (
+            manifest["keep"] not in (HIGH, LOW)
+            or not 1 <= features.bits <= _MAX_BITS
+            or not 1 <= features.order <= 8
+            or features.most < 1
+        ):
             raise ValueError("a value is out of range")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{path} cannot be read as a model: {type(error).__name__}: {error}.", "Make the model again.") from error
+        raise CorpusError(
+            f"{path} cannot be read as a model: {type(error).__name__}: {error}.", "Make the model again."
+        ) from error
     if versions != (VERSION, views.VERSION):
         raise CorpusError(
             f"the model {directory} is of features {versions[0]} on view {versions[1]}; here they are {VERSION} and {views.VERSION}.",
@@ -165,8 +179,12 @@ def load(directory: str) -> LinearModel:
     expected = 2 << features.bits
     found = storage.size(weights) if storage.exists(weights) else -1
     if size != expected or found != expected or storage.sha256(weights) != digest:
-        raise CorpusError(f"{weights} is not what its manifest says ({found} bytes, wanted {expected}).", "Make the model again.")
-    return LinearModel(features, np.frombuffer(storage.read_bytes(weights), "<i2"), step, bias, manifest["keep"], threshold, manifest)
+        raise CorpusError(
+            f"{weights} is not what its manifest says ({found} bytes, wanted {expected}).", "Make the model again."
+        )
+    return LinearModel(
+        features, np.frombuffer(storage.read_bytes(weights), "<i2"), step, bias, manifest["keep"], threshold, manifest
+    )
 
 
 @lists.kept

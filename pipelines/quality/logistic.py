@@ -36,14 +36,18 @@ class Rows:
 
     def times(self, weights: np.ndarray) -> np.ndarray:
         """[columns] -> [rows]."""
-        parts = [np.add.reduceat(weights[self._entries(a, b)], self.starts[a:b] - self.starts[a]) for a, b in self._blocks()]
+        parts = [
+            np.add.reduceat(weights[self._entries(a, b)], self.starts[a:b] - self.starts[a]) for a, b in self._blocks()
+        ]
         return np.concatenate(parts) * self.scales
 
     def transposed_times(self, values: np.ndarray) -> np.ndarray:
         """[rows] -> [columns]."""
         values, total = values * self.scales, np.zeros(self.columns)
         for a, b in self._blocks():
-            total += np.bincount(self._entries(a, b), np.repeat(values[a:b], np.diff(self.starts[a : b + 1])), self.columns)
+            total += np.bincount(
+                self._entries(a, b), np.repeat(values[a:b], np.diff(self.starts[a : b + 1])), self.columns
+            )
         return total
 
     def _entries(self, first: int, end: int) -> np.ndarray:
@@ -55,7 +59,9 @@ class Rows:
         return list(zip(cuts.tolist(), [*cuts[1:].tolist(), len(self.starts) - 1], strict=True))
 
 
-def fit(rows: Rows, labels: np.ndarray, l2: float, most_steps: int = 200, tolerance: float = 1e-5) -> tuple[np.ndarray, float, int]:
+def fit(
+    rows: Rows, labels: np.ndarray, l2: float, most_steps: int = 200, tolerance: float = 1e-5
+) -> tuple[np.ndarray, float, int]:
     """(weights [columns], bias, steps taken) that minimise the mean logistic loss, classes balanced, plus l2 / 2 |weights|^2.
 
     labels: bool [rows]; both classes occur. The bias is not held small. Ends when no element of the gradient exceeds `tolerance` times the first.
@@ -150,7 +156,9 @@ def threshold_for(scores: np.ndarray, share: float, high: bool = True) -> float:
     return float(ordered[min(max(int(np.ceil(share * len(ordered))), 1), len(ordered)) - 1])
 
 
-def table(scores: np.ndarray, labels: np.ndarray, shares=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)) -> list[dict[str, float]]:
+def table(
+    scores: np.ndarray, labels: np.ndarray, shares=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+) -> list[dict[str, float]]:
     """One row for each share of the negatives that score so high: threshold; recall, of the positives at or above it; precision, were there as
     many positives as negatives.
     """
@@ -159,7 +167,15 @@ def table(scores: np.ndarray, labels: np.ndarray, shares=(0.01, 0.02, 0.05, 0.1,
         threshold = threshold_for(scores[~labels], share)
         recall, false = float((scores[labels] >= threshold).mean()), float((scores[~labels] >= threshold).mean())
         precision = recall / (recall + false)
-        rows.append({"share": share, "threshold": threshold, "kept": round(false, 6), "recall": round(recall, 6), "precision": round(precision, 6)})
+        rows.append(
+            {
+                "share": share,
+                "threshold": threshold,
+                "kept": round(false, 6),
+                "recall": round(recall, 6),
+                "precision": round(precision, 6),
+            }
+        )
     return rows
 
 
@@ -178,5 +194,7 @@ def calibration(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple
             said = float((weights * scores)[inside].sum() / weight)
             true = float((weights * labels)[inside].sum() / weight)
             distance += weight * abs(said - true)
-            rows.append({"from": place / bins, "weight": round(weight, 6), "said": round(said, 6), "true": round(true, 6)})
+            rows.append(
+                {"from": place / bins, "weight": round(weight, 6), "said": round(said, 6), "true": round(true, 6)}
+            )
     return rows, round(distance, 6)

@@ -4,11 +4,11 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from pipelines.funnel import Funnel, rows
-from pipelines.linear_model import HIGH, LinearModel
+from castor.pipelines.core.funnel import Funnel, rows
+from castor.pipelines.quality.linear_model import HIGH, LinearModel
 
 FILE = "report.html"
-_TEMPLATE = pathlib.Path(__file__).with_name("quality_report.html")
+_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
 def render(model: LinearModel, ngrams: Mapping[str, Sequence[tuple[str, float]]]) -> str:

@@ -1,6 +1,6 @@
 """What quality-train keeps of a drawn document: its features, its set, its part of the split, and of a few how the text begins.
 
-Pure functions; the Beam half is pipelines/fitting.py's draw and `pipelines/quality_train.py`. This file imports no Beam.
+Pure functions; the Beam half is pipelines/tokenization/codec_fitting.py's draw and `pipelines/quality_train.py`. This file imports no Beam.
 """
 
 import dataclasses
@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 import msgpack
 import numpy as np
 
-from pipelines import view as views
-from pipelines.document import Document, Element, Rejection
-from pipelines.filters.url_lists import split
-from pipelines.linear_model import Features
-from tasks import hashing, storage
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.quality.linear_model import Features
+from castor.pipelines.text import tokenized_text as views
+from castor.pipelines.text.urls import split_url
+from castor.tasks import hashing
+from castor.tasks.storage import storage
 
 SPLITS = ("id", "site")
 SHARDS = 64
@@ -53,10 +54,17 @@ class Measure:
         buckets = self.features.of(document.text or "")
         if not len(buckets):
             return Rejection(document.replace(text=None), "quality_train.no_tokens")
-        site = split(str(document.metadata["url"]))[0].removeprefix("www.") if self.split_by == "site" else ""
+        site = split_url(str(document.metadata["url"]))[0].removeprefix("www.") if self.split_by == "site" else ""
         excerpt = (document.text or "")[:_EXCERPT] if document.metadata["rank"] < self.excerpts else ""
         part = part_of(site or document.id, self.held_out)
-        packed = [document.id, document.source, document.metadata["corpus"] < self.references, part, buckets.astype("<u4").tobytes(), excerpt]
+        packed = [
+            document.id,
+            document.source,
+            document.metadata["corpus"] < self.references,
+            part,
+            buckets.astype("<u4").tobytes(),
+            excerpt,
+        ]
         return document.replace(text=None, bytes=msgpack.packb(packed, unicode_errors="surrogatepass"))
 
 
@@ -87,7 +95,11 @@ def write_shard(group: tuple[int, Iterable[bytes]], folder: str) -> None:
 
 def read_shards(folder: str) -> list[Row]:
     """All rows, in order of id: the hash that the ids are makes it a random order."""
-    rows = [unpack(data) for name in storage.list_files(folder) for data in msgpack.unpackb(storage.read_bytes(storage.join(folder, name)))]
+    rows = [
+        unpack(data)
+        for name in storage.list_files(folder)
+        for data in msgpack.unpackb(storage.read_bytes(storage.join(folder, name)))
+    ]
     return sorted(rows, key=_by_id)
 
 
@@ -100,7 +112,9 @@ def names_of(buckets: Iterable[int], rows: Iterable[Row], features: Features) ->
         for n in range(1, features.order + 1):
             own = features.buckets(views.ngrams(features.tokens(seen), n))
             for i in np.flatnonzero(np.isin(own, wanted)).tolist():
-                words = " ".join(row.excerpt[seen.token_starts[j] : seen.token_ends[j]] for j in range(i, i + n)).lower()[:80]
+                words = " ".join(
+                    row.excerpt[seen.token_starts[j] : seen.token_ends[j]] for j in range(i, i + n)
+                ).lower()[:80]
                 of_bucket = counts.setdefault(int(own[i]), {})
                 of_bucket[words] = of_bucket.get(words, 0) + 1
     return {bucket: min(found, key=lambda words: (-found[words], words)) for bucket, found in sorted(counts.items())}

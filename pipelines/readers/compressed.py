@@ -9,8 +9,8 @@ member.
 import zlib
 from typing import BinaryIO
 
-from pipelines.document import BadInput
-from tasks import storage
+from castor.pipelines.document import BadInput
+from castor.tasks.storage import storage
 
 PIECE_BYTES = 1 << 18
 _READ_BYTES = 1 << 16
@@ -96,7 +96,9 @@ class Members:
                 self._input = self._file.read(self.read_bytes)
                 self._next = self._file.tell()
                 if not self._input:
-                    raise Damaged(f"truncated_{self.kind}", f"the file ends inside the member that begins at byte {self.offset}")
+                    raise Damaged(
+                        f"truncated_{self.kind}", f"the file ends inside the member that begins at byte {self.offset}"
+                    )
             self._ready = self.inflate()
 
     def resync(self, beginning: bytes) -> bool:
@@ -109,7 +111,13 @@ class Members:
                     data = self.piece()
                     if data.startswith(beginning):
                         self._file.seek(position)
-                        self._input, self._ready, self._next, self._engine, self.offset = b"", b"", position, None, position
+                        self._input, self._ready, self._next, self._engine, self.offset = (
+                            b"",
+                            b"",
+                            position,
+                            None,
+                            position,
+                        )
                         return True
             except Damaged:
                 pass

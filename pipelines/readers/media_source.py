@@ -10,11 +10,11 @@ import dataclasses
 import posixpath
 from collections.abc import Iterator
 
-from pipelines import tars
-from pipelines.document import BadInput, Element
-from pipelines.media import captions
-from pipelines.sources import FileSource, open_regular
-from tasks import storage
+from castor.pipelines.core.sources import FileSource, open_regular
+from castor.pipelines.document import BadInput, Element
+from castor.pipelines.media import captions
+from castor.pipelines.readers import tars
+from castor.tasks.storage import storage
 
 TAR_EXTENSIONS = ("tar",)
 EXTENSIONS = {
@@ -42,7 +42,9 @@ class Samples(FileSource):
         elif extension in EXTENSIONS[self.modality]:
             yield self._file(uri)
         elif extension not in captions.EXTENSIONS:
-            raise BadInput("unsupported_format", f"no {self.modality} file, tar or sidecar has the extension {extension!r}")
+            raise BadInput(
+                "unsupported_format", f"no {self.modality} file, tar or sidecar has the extension {extension!r}"
+            )
         elif not self._has_media(uri):
             raise BadInput("missing_media", f"no {self.modality} file stands beside it")
 
@@ -66,14 +68,18 @@ class Samples(FileSource):
         stem = uri.rpartition(".")[0]
         if _extension(posixpath.basename(stem)) in EXTENSIONS[self.modality] and storage.exists(stem):
             return True
-        return any(storage.exists(f"{stem}.{e}") or storage.exists(f"{stem}.{e.upper()}") for e in EXTENSIONS[self.modality])
+        return any(
+            storage.exists(f"{stem}.{e}") or storage.exists(f"{stem}.{e.upper()}") for e in EXTENSIONS[self.modality]
+        )
 
     def _tar(self, uri: str) -> Iterator[Element]:
         seen: set[str] = set()
         key, parts = None, []
         with open_regular(uri) as file:
             for part in tars.read_members(file, self.max_bytes):
-                if not part.name:  # no record is to blame: a dead letter of the file, so that a replay reads all of it again
+                if (
+                    not part.name
+                ):  # no record is to blame: a dead letter of the file, so that a replay reads all of it again
                     yield self.dead(uri, "", part.error, f"at byte {part.offset}: {part.message}")
                     continue
                 next_key, extension = _split_key(part.name)
@@ -86,15 +92,21 @@ class Samples(FileSource):
         if key is not None:
             yield from self._sample(uri, key, parts, key in seen)
 
-    def _sample(self, uri: str, key: str, parts: list[tuple[str, tars.Member | tars.Fault]], repeated: bool) -> Iterator[Element]:
+    def _sample(
+        self, uri: str, key: str, parts: list[tuple[str, tars.Member | tars.Fault]], repeated: bool
+    ) -> Iterator[Element]:
         """The records of one sample; one dead letter for a sample that holds none, or that is damaged in any part."""
         media = [(e, p) for e, p in parts if _last(e) in EXTENSIONS[self.modality]]
         fault = next((p for _, p in parts if isinstance(p, tars.Fault)), None)
         if repeated:
-            yield self.dead(uri, f"offset={parts[0][1].offset}", "repeated_key", f"key {key!r} has occurred before in this file")
+            yield self.dead(
+                uri, f"offset={parts[0][1].offset}", "repeated_key", f"key {key!r} has occurred before in this file"
+            )
         elif fault is not None:
             record = media[0][1] if media else fault
-            yield self.dead(uri, f"member={record.name}", fault.error, f"{fault.name!r} at byte {fault.offset}: {fault.message}")
+            yield self.dead(
+                uri, f"member={record.name}", fault.error, f"{fault.name!r} at byte {fault.offset}: {fault.message}"
+            )
         elif not media:
             names = ", ".join(repr(p.name) for _, p in parts)
             yield self.dead(uri, f"member={parts[0][1].name}", "missing_media", f"no {self.modality} among {names}")
@@ -103,7 +115,9 @@ class Samples(FileSource):
             others = sorted(e for e, _ in parts if _last(e) not in (*captions.EXTENSIONS, *EXTENSIONS[self.modality]))
             for extension, part in media:
                 try:
-                    yield self._sample_document(uri, f"member={part.name}", _last(extension), part.data, sidecars, others)
+                    yield self._sample_document(
+                        uri, f"member={part.name}", _last(extension), part.data, sidecars, others
+                    )
                 except BadInput as error:
                     yield self.dead(uri, f"member={part.name}", error.error, error.message)
 
@@ -140,6 +154,8 @@ def _last(extension: str) -> str:
 
 def _distrusted(part: tars.Member | tars.Fault) -> tars.Member | tars.Fault:
     """A member whose name would leave the folder it is unpacked to is a fault, though nothing is unpacked: whoever wrote it meant harm."""
-    if isinstance(part, tars.Member) and (part.name.startswith("/") or ".." in part.name.split("/") or "\0" in part.name):
+    if isinstance(part, tars.Member) and (
+        part.name.startswith("/") or ".." in part.name.split("/") or "\0" in part.name
+    ):
         return tars.Fault("unsafe_name", "the name points outside the archive", part.offset, part.name)
     return part

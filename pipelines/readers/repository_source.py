@@ -14,10 +14,11 @@ import stat
 from collections.abc import Iterator
 from typing import ClassVar
 
-from pipelines import compressed, licence_files, licences, tars
-from pipelines.document import BadInput, Element
-from pipelines.sources import FileSource, match, open_regular
-from tasks import storage
+from castor.pipelines.core.sources import FileSource, match, open_regular
+from castor.pipelines.document import BadInput, Element
+from castor.pipelines.readers import compressed, tars
+from castor.pipelines.sourcecode import licence_files, licences
+from castor.tasks.storage import storage
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _UNSAFE = re.compile(r"^/|^[A-Za-z]:[\\/]|(?:^|/)\.\.(?:/|$)|[\x00-\x1f\x7f]")
@@ -59,10 +60,14 @@ class RepositorySource(FileSource):
 
     def _folder(self, uri: str) -> Iterator[Element]:
         top = os.path.relpath(uri, self.root)
-        paths = [p for p in match(self.root, self.patterns) if (p.startswith(top + "/") if top != "." else "/" not in p)]
+        paths = [
+            p for p in match(self.root, self.patterns) if (p.startswith(top + "/") if top != "." else "/" not in p)
+        ]
         paths = [p for p in paths if not p.lower().endswith(_ARCHIVES)]
         governing = licence_files.Governing()
-        for path in _licence_files_above(self.root, top) + [p for p in _walk(self.root, top) if licence_files.speaks(p)]:
+        for path in _licence_files_above(self.root, top) + [
+            p for p in _walk(self.root, top) if licence_files.speaks(p)
+        ]:
             try:
                 governing.add(path, self._content(path))
             except (BadInput, OSError):
@@ -100,7 +105,12 @@ class RepositorySource(FileSource):
             for item in tars.read_members(_Forward(raw, uri, total), licences.MAX_BYTES):
                 if isinstance(item, tars.Member) and licence_files.speaks(item.name):
                     governing.add(_inside(item.name), item.data)
-                elif item.name and isinstance(item, tars.Fault) and item.error == "too_large" and licences.is_licence_file(item.name):
+                elif (
+                    item.name
+                    and isinstance(item, tars.Fault)
+                    and item.error == "too_large"
+                    and licences.is_licence_file(item.name)
+                ):
                     governing.add(_inside(item.name), None)
         repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", self.relative(uri), flags=re.IGNORECASE)
         seen: dict[str, int] = {}
@@ -124,7 +134,9 @@ class RepositorySource(FileSource):
             return self.reject(uri, key, "code.too_large", str(len(item.data)), path=_plain(item.name))
         return self._file(uri, key, repository, _inside(item.name), item.data, governing)
 
-    def _file(self, uri: str, key: str, repository: str, path: str, data: bytes, governing: licence_files.Governing) -> Element:
+    def _file(
+        self, uri: str, key: str, repository: str, path: str, data: bytes, governing: licence_files.Governing
+    ) -> Element:
         facts = {"path": _plain(path), "repository": _plain(repository)}
         aside = _VERSION_CONTROL.search(path)
         if aside:
@@ -133,7 +145,13 @@ class RepositorySource(FileSource):
             return self.reject(uri, key, "code.empty", f"{len(data)} bytes", **facts)
         decision = governing.of(path)
         return self.document(
-            uri, key, data=data, licence=decision.expression, licences=list(decision.ids), licence_from=[_plain(p) for p in decision.files], **facts
+            uri,
+            key,
+            data=data,
+            licence=decision.expression,
+            licences=list(decision.ids),
+            licence_from=[_plain(p) for p in decision.files],
+            **facts,
         )
 
     def _measure(self, uri: str) -> tuple[int, BadInput | None]:
@@ -220,7 +238,9 @@ def _licence_files_above(root: str, top: str) -> list[str]:
     """Licence files directly under the root: they govern every folder that has none of its own."""
     if top == ".":
         return []
-    return sorted(name for name in os.listdir(root) if licences.is_licence_file(name) and os.path.isfile(os.path.join(root, name)))
+    return sorted(
+        name for name in os.listdir(root) if licences.is_licence_file(name) and os.path.isfile(os.path.join(root, name))
+    )
 
 
 def _plain(text: str) -> str:

@@ -7,8 +7,8 @@ read. Sizes are bounded on the way. This file knows no archive format.
 import dataclasses
 import re
 
-from pipelines.compressed import inflate
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
+from castor.pipelines.readers.compressed import inflate
 
 REPEATED = ("x-robots-tag",)
 """Headers that mean something each time they stand, joined by line ends: a comma would give one agent's directives to another."""
@@ -98,4 +98,6 @@ def _dechunked(body: bytes, limit: int) -> bytes:
         if len(out) > limit:
             raise BadInput("too_large", f"over {limit} bytes")
         position = start + count
-        position += 2 if body[position : position + 2] == b"\r\n" else 1 if body[position : position + 1] == b"\n" else 0
+        position += (
+            2 if body[position : position + 2] == b"\r\n" else 1 if body[position : position + 1] == b"\n" else 0
+        )

@@ -16,7 +16,14 @@ _REGULAR = (b"0", b"\0", b"7")
 _DIRECTORY, _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS = b"5", b"L", b"K", b"x", b"g", b"X"
 _MAGIC, _MAGIC_AT = b"ustar", 257
 _KEPT = 16 * BLOCK
-_KINDS = {b"1": "hard link", b"2": "symbolic link", b"3": "character device", b"4": "block device", b"6": "FIFO", b"S": "sparse file"}
+_KINDS = {
+    b"1": "hard link",
+    b"2": "symbolic link",
+    b"3": "character device",
+    b"4": "block device",
+    b"6": "FIFO",
+    b"S": "sparse file",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +85,14 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
         if header.kind not in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS):
             size = _decimal(extended.get("size"), size)
             extended = {}
-        if header.kind not in _REGULAR and header.kind not in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SOLARIS, b"S"):
+        if header.kind not in _REGULAR and header.kind not in (
+            _LONG_NAME,
+            _LONG_LINK,
+            _PAX,
+            _PAX_GLOBAL,
+            _SOLARIS,
+            b"S",
+        ):
             size = 0  # what a link or a directory claims to hold is not there
         end = position + BLOCK + size
         if end > total:
@@ -101,7 +115,9 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
         else:
             yield Member(name, reader.read(start + BLOCK, size), start)
     if zeros == 0 and not lost:
-        yield Fault("no_end_of_archive", "ends without the empty blocks that end an archive: what followed is lost", total)
+        yield Fault(
+            "no_end_of_archive", "ends without the empty blocks that end an archive: what followed is lost", total
+        )
 
 
 class _Reader:

@@ -13,15 +13,17 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from pipelines.compressed import Damaged, Members, Plain
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
+from castor.pipelines.readers.compressed import Damaged, Members, Plain
 
 MAX_HEADER_BYTES = 1 << 16
 _NEWLINES = b"\r\n"
 _BEGINNING = b"WARC/"
 _MARKER = re.compile(rb"\n\r?\n(WARC/[01]\.[0-9])")
 # After a fault a header counts wherever it stands, for what was cut short ends in the middle of a line.
-_RESYNC = re.compile(rb"((?<=\n\n)WARC/[01]\.[0-9]|(?<=\n\r\n)WARC/[01]\.[0-9]|WARC/[01]\.[0-9]+\r?\n(?=(?i:warc-|content-)[A-Za-z-]{1,60}:))")
+_RESYNC = re.compile(
+    rb"((?<=\n\n)WARC/[01]\.[0-9]|(?<=\n\r\n)WARC/[01]\.[0-9]|WARC/[01]\.[0-9]+\r?\n(?=(?i:warc-|content-)[A-Za-z-]{1,60}:))"
+)
 _RESYNC_BYTES = 128
 _ARC_MARKER = re.compile(rb"\n((?:https?|ftp|dns):[^\s]{1,2000} \S{1,64} \d{8,14} \S{1,200} \d{1,15}\r?\n)")
 _ARC_MARKER_BYTES = 4096
@@ -175,7 +177,9 @@ def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int)
         if (beginning and _MARKER.search(cursor.buffer)) or not _goes_on(cursor, beginning, length):
             raise BadInput("short_record", f"Content-Length {length}, but the record ends before")
     body = bytes(cursor.buffer[:length])
-    cursor.fill(length + 12)  # reads past the end of the record, so that a member's checksum is verified before its record is believed
+    cursor.fill(
+        length + 12
+    )  # reads past the end of the record, so that a member's checksum is verified before its record is believed
     rest = bytes(cursor.buffer[length : length + 12])
     follows = rest.lstrip(_NEWLINES)
     if beginning:
@@ -198,7 +202,9 @@ def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
         cursor.ended = False
         if not beginning or piece.startswith(beginning):
             cursor.buffer.clear()
-            cursor.buffer += b"\r\n\r\n" + piece  # as if the record before had ended well, which is how its end is looked for
+            cursor.buffer += (
+                b"\r\n\r\n" + piece
+            )  # as if the record before had ended well, which is how its end is looked for
             cursor.within, cursor.member = -4, cursor.members.offset
             return False
         cursor.buffer += piece
@@ -270,6 +276,10 @@ def _arc_head(cursor: _Cursor) -> tuple[dict[str, str], int]:
     cursor.drop(line.end())
     uri, _, date, kind, length = (part.decode("utf-8", "backslashreplace") for part in line.groups())
     record_type = "warcinfo" if uri.startswith("filedesc:") else "response"
-    return {"warc-type": record_type, "warc-target-uri": uri, "warc-date": date, "content-type": kind, "content-length": length}, int(
-        length
-    )
+    return {
+        "warc-type": record_type,
+        "warc-target-uri": uri,
+        "warc-date": date,
+        "content-type": kind,
+        "content-length": length,
+    }, int(length)

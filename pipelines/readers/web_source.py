@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from pipelines import compressed, responses, warc
-from pipelines.document import BadInput, Element
-from pipelines.sources import FileSource, open_regular
+from castor.pipelines.core.sources import FileSource, open_regular
+from castor.pipelines.document import BadInput, Element
+from castor.pipelines.readers import compressed, responses, warc
 
 _PAGES = ("html", "htm", "xhtml")
 _LINES = ("jsonl", "ndjson", "json")
@@ -59,7 +59,9 @@ class PageSource(FileSource):
             elif kind in _LINES:
                 yield from self._lines(uri, members)
             else:
-                raise BadInput("unsupported_format", f"no pages are expected in a file named .{name.partition('.')[2]}"[:200])
+                raise BadInput(
+                    "unsupported_format", f"no pages are expected in a file named .{name.partition('.')[2]}"[:200]
+                )
 
     def _archive(self, uri: str, items) -> Iterator[Element]:
         for item in items:
@@ -90,7 +92,9 @@ class PageSource(FileSource):
         declared = response.headers.get("content-type", "")
         if _media_type(declared) not in _HTML_TYPES and (declared or not _SNIFF.search(record.body[:4096])):
             return self.reject(uri, record.key, "page.content_type", _media_type(declared)[:100], **facts)
-        facts.update((name.replace("-", "_"), response.headers[name][:_MAX_FACT]) for name in _WISHES if name in response.headers)
+        facts.update(
+            (name.replace("-", "_"), response.headers[name][:_MAX_FACT]) for name in _WISHES if name in response.headers
+        )
         return self._page(uri, record.key, responses.content(response, self.max_page_bytes), declared, facts)
 
     def _page(self, uri: str, key: str, body: bytes, content_type: str, facts: dict) -> Element:
@@ -108,7 +112,11 @@ class PageSource(FileSource):
             text = record.body.decode("utf-8").strip()
         except UnicodeDecodeError as error:
             raise BadInput("bad_utf8", str(error)) from error
-        return self.document(uri, record.key, text, **facts) if text else self.reject(uri, record.key, "page.empty", **facts)
+        return (
+            self.document(uri, record.key, text, **facts)
+            if text
+            else self.reject(uri, record.key, "page.empty", **facts)
+        )
 
     def _lines(self, uri: str, members) -> Iterator[Element]:
         some = False
@@ -124,7 +132,9 @@ class PageSource(FileSource):
                 continue
             text = row[self.text_field]
             facts = {name: row[name] for name in _FACTS if _is_fact(row.get(name))}
-            yield self.document(uri, key, text, **facts) if text.strip() else self.reject(uri, key, "page.empty", **facts)
+            yield (
+                self.document(uri, key, text, **facts) if text.strip() else self.reject(uri, key, "page.empty", **facts)
+            )
         if not some:
             raise BadInput("empty", "zero bytes")
 

@@ -58,7 +58,20 @@ _LANGUAGES = {
     "css": ("css",),
     "php": ("php",),
     "python": ("python", "pyi", "cython"),
-    "hash": ("ruby", "perl", "r", "julia", "elixir", "nim", "cmake", "makefile", "powershell", "dockerfile", "toml", "yaml"),
+    "hash": (
+        "ruby",
+        "perl",
+        "r",
+        "julia",
+        "elixir",
+        "nim",
+        "cmake",
+        "makefile",
+        "powershell",
+        "dockerfile",
+        "toml",
+        "yaml",
+    ),
     "shell": ("shell", "bash", "zsh", "sh", "fish"),
     "sql": ("sql",),
     "lua": ("lua",),
@@ -85,4 +98,6 @@ def comment_share(text: str, language: str) -> float | None:
 def _expression(family: str) -> re.Pattern:
     """Finds comments and strings in turn; its one group holds the comments, so that strings count as nothing."""
     comments, strings = _FAMILIES[family]
-    return re.compile("|".join((f"({'|'.join(comments)})", *strings)), re.MULTILINE | (re.DOTALL if family == "python" else re.NOFLAG))
+    return re.compile(
+        "|".join((f"({'|'.join(comments)})", *strings)), re.MULTILINE | (re.DOTALL if family == "python" else re.NOFLAG)
+    )

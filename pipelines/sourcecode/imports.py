@@ -25,7 +25,9 @@ from collections.abc import Callable, Iterator, Mapping
 _PYTHON = re.compile(
     r"(?m)^[ \t]*+(?:from[ \t]++(\.*[\w.]*)[ \t]++import[ \t]*+(\([^)]{0,5000}\)|[^\n#;(]{1,1000})|c?import[ \t]++([\w., \t]{1,1000}))"
 )
-_SCRIPT = re.compile(r"""(?:\bfrom|\bimport|\brequire[ \t]*\(|\bimport[ \t]*\()[ \t]*["'](\.{1,2}/[^"'\n]{0,300})["']""")
+_SCRIPT = re.compile(
+    r"""(?:\bfrom|\bimport|\brequire[ \t]*\(|\bimport[ \t]*\()[ \t]*["'](\.{1,2}/[^"'\n]{0,300})["']"""
+)
 _RUBY = re.compile(r"""(?m)^[ \t]*+require_relative[ \t(]*["']([^"'\n]{1,300})["']""")
 _INCLUDE = re.compile(r"(?m)^[ \t]*+#[ \t]*+(?:include|import)[ \t]*+[<\"]([^>\"\n]{1,300})[>\"]")
 _GO_END = re.compile(r"(?m)^(?:func|type|var|const)\b")
@@ -33,7 +35,21 @@ _GO = re.compile(r'"([\w.~-]+(?:/[\w.~-]+)+)"')
 _JVM = re.compile(r"(?m)^import[ \t]++(?:static[ \t]++)?([\w.]+?)(\.[*_])?[ \t]*+(?:;|$|\{|as\b)")
 _RUST_MOD = re.compile(r"(?m)^[ \t]*+(?:pub(?:\([^)\n]{0,40}\))?[ \t]++)?mod[ \t]++(\w+)[ \t]*+;")
 _RUST_USE = re.compile(r"(?m)^[ \t]*+(?:pub(?:\([^)\n]{0,40}\))?[ \t]++)?use[ \t]++(crate|self|super)((?:::\w+)+)")
-_SCRIPT_ENDINGS = ("", ".ts", ".tsx", ".js", ".jsx", ".mjs", ".cjs", ".d.ts", ".vue", ".json", "/index.ts", "/index.tsx", "/index.js")
+_SCRIPT_ENDINGS = (
+    "",
+    ".ts",
+    ".tsx",
+    ".js",
+    ".jsx",
+    ".mjs",
+    ".cjs",
+    ".d.ts",
+    ".vue",
+    ".json",
+    "/index.ts",
+    "/index.tsx",
+    "/index.js",
+)
 _JVM_ENDINGS = (".java", ".kt", ".scala", ".groovy")
 _MAX_FAN = 64  # files that one import of a whole package stands for
 
@@ -73,7 +89,9 @@ class _Tree:
     def ending(self, tail: str, path: str) -> str | None:
         """The nearest file whose path ends with `/tail`."""
         tail = posixpath.normpath(tail).lstrip("./")
-        return self.nearest([p for p in self.by_name[posixpath.basename(tail)] if p == tail or p.endswith("/" + tail)], path)
+        return self.nearest(
+            [p for p in self.by_name[posixpath.basename(tail)] if p == tail or p.endswith("/" + tail)], path
+        )
 
     def beside(self, path: str, relative: str, endings: tuple[str, ...] = ("",)) -> str | None:
         """The file at a path relative to the folder of `path`, with the first ending that there is."""
@@ -127,7 +145,11 @@ def _python(tree: _Tree, path: str, text: str) -> Iterator[str]:
 def _names(listed: str) -> list[str]:
     """The names of `(a, b as c, # note ...)`."""
     listed = re.sub(r"#[^\n]*", "", listed).strip("() \t\n\\")
-    return [words[0] for words in (part.replace("\\", " ").split() for part in listed.split(",")) if words and words[0] != "*"] or [""]
+    return [
+        words[0]
+        for words in (part.replace("\\", " ").split() for part in listed.split(","))
+        if words and words[0] != "*"
+    ] or [""]
 
 
 def _module(tree: _Tree, path: str, name: str, drop: int = 1) -> Iterator[str]:
@@ -142,7 +164,9 @@ def _module(tree: _Tree, path: str, name: str, drop: int = 1) -> Iterator[str]:
 
 def _python_file(tree: _Tree, stem: str) -> str | None:
     stem = stem.lstrip("/")
-    return next((stem + ending for ending in (".py", "/__init__.py", ".pyx", ".pyi") if stem + ending in tree.paths), None)
+    return next(
+        (stem + ending for ending in (".py", "/__init__.py", ".pyx", ".pyi") if stem + ending in tree.paths), None
+    )
 
 
 def _script(tree: _Tree, path: str, text: str) -> Iterator[str]:
@@ -166,9 +190,13 @@ def _go(tree: _Tree, path: str, text: str) -> Iterator[str]:
         parts = match.group(1).split("/")
         for start in range(1, len(parts)):  # the module's own name is not a folder of the repository
             tail = "/".join(parts[start:])
-            folder = tree.nearest([f + "/" for f in tree.folders[parts[-1]] if f == tail or f.endswith("/" + tail)], path)
+            folder = tree.nearest(
+                [f + "/" for f in tree.folders[parts[-1]] if f == tail or f.endswith("/" + tail)], path
+            )
             if folder:
-                yield from [p for p in tree.by_folder[folder.rstrip("/")] if p.endswith(".go") and not p.endswith("_test.go")][:_MAX_FAN]
+                yield from [
+                    p for p in tree.by_folder[folder.rstrip("/")] if p.endswith(".go") and not p.endswith("_test.go")
+                ][:_MAX_FAN]
                 break
 
 
@@ -177,11 +205,15 @@ def _jvm(tree: _Tree, path: str, text: str) -> Iterator[str]:
         name, whole = match.groups()
         parts = name.split(".")
         if whole:
-            folder = tree.nearest([f + "/" for f in tree.folders[parts[-1]] if ("/" + f).endswith("/" + "/".join(parts))], path)
+            folder = tree.nearest(
+                [f + "/" for f in tree.folders[parts[-1]] if ("/" + f).endswith("/" + "/".join(parts))], path
+            )
             if folder:
                 yield from [p for p in tree.by_folder[folder.rstrip("/")] if p.endswith(_JVM_ENDINGS)][:_MAX_FAN]
                 continue
-        for end in range(len(parts), max(1, len(parts) - 2), -1):  # a nested class or a static member is in the file of its class
+        for end in range(
+            len(parts), max(1, len(parts) - 2), -1
+        ):  # a nested class or a static member is in the file of its class
             stem = "/".join(parts[:end])
             found = next((f for f in (tree.ending(stem + ending, path) for ending in _JVM_ENDINGS) if f), None)
             if found:

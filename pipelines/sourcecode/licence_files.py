@@ -4,7 +4,7 @@
     governing.add(path, data)       for every file that `speaks` (licence texts and what declares licences), in any order
     governing.of(path)              Decision(expression, ids, files)
 
-The first of these that says anything decides (the file's own header, pipelines/licence_headers.py, beats them all):
+The first of these that says anything decides (the file's own header, pipelines/sourcecode/licence_headers.py, beats them all):
 
 1. `NAME.license` beside the file (REUSE specification 3.3)
 2. `REUSE.toml` or `.reuse/dep5`: the last entry that matches the path, in the nearest folder above that has one
@@ -27,8 +27,9 @@ import re
 import tomllib
 from collections.abc import Callable
 
-from pipelines import charset, licence_headers, licences
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
+from castor.pipelines.sourcecode import licence_headers, licences
+from castor.pipelines.text import charset
 
 MAX_FILES = 1000
 """Of one repository; what comes after is taken note of as unknown."""
@@ -57,7 +58,12 @@ _Annotation = tuple[str, Callable[[str, str], bool], Decision]  # a glob, how it
 def speaks(path: str) -> bool:
     """True for files that say under which licence others are."""
     name = posixpath.basename(path)
-    return name in _MANIFESTS or name == "REUSE.toml" or path.endswith((".reuse/dep5", _SIDECAR)) or licences.is_licence_file(path)
+    return (
+        name in _MANIFESTS
+        or name == "REUSE.toml"
+        or path.endswith((".reuse/dep5", _SIDECAR))
+        or licences.is_licence_file(path)
+    )
 
 
 class Governing:
@@ -109,7 +115,11 @@ class Governing:
         tagged = licences.spdx_expression(text) if text else None
         names = licences.identify_text(text) if text is not None else (licences.UNKNOWN,)
         stem = re.sub(r"\.(?:txt|md|rst)$", "", name)
-        if names == (licences.UNKNOWN,) and posixpath.basename(posixpath.dirname(path)) == "LICENSES" and _SPDX_NAME.match(stem):
+        if (
+            names == (licences.UNKNOWN,)
+            and posixpath.basename(posixpath.dirname(path)) == "LICENSES"
+            and _SPDX_NAME.match(stem)
+        ):
             names = (stem,)
         self._texts.setdefault(folder, {})[name] = _decision(tagged or " AND ".join(names), path)
         if names == (licences.UNKNOWN,):
@@ -139,7 +149,9 @@ class Governing:
     def _points(self, folder: str, name: str) -> bool:
         """True for an unknown text that only points to its neighbours."""
         text = self._unknown.get((folder, name), "")
-        return len(text) < 2000 and any(other in text for other in self._texts[folder] if other != name and (folder, other) not in self._unknown)
+        return len(text) < 2000 and any(
+            other in text for other in self._texts[folder] if other != name and (folder, other) not in self._unknown
+        )
 
 
 def _decision(expression: str, path: str) -> Decision:
@@ -178,7 +190,10 @@ def _reuse(text: str, path: str) -> list[_Annotation]:
             globs, named = entry.get("path", []), entry.get("SPDX-License-Identifier", "")
             expression = " AND ".join([named] if isinstance(named, str) else [str(item) for item in named])
             if expression:
-                found += [(str(glob), _covers, _decision(expression, path)) for glob in ([globs] if isinstance(globs, str) else globs)]
+                found += [
+                    (str(glob), _covers, _decision(expression, path))
+                    for glob in ([globs] if isinstance(globs, str) else globs)
+                ]
         return found
     except (tomllib.TOMLDecodeError, AttributeError, TypeError, RecursionError):
         return []

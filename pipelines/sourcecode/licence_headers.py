@@ -12,18 +12,23 @@ nothing of its own. This file knows no Beam.
 import dataclasses
 import re
 
-from pipelines import licences
-from pipelines.document import Document
+from castor.pipelines.document import Document
+from castor.pipelines.sourcecode import licences
 
 PROPRIETARY = "LicenseRef-proprietary"
 PUBLIC_DOMAIN = "LicenseRef-public-domain"
 
 _HEAD = 8000
 _HEAD_LINES = 200
-_HINT = re.compile(r"(?i)licen[cs]|copyright|public domain|confidential|proprietary|redistribution|permission|unauthori[sz]ed")
+_HINT = re.compile(
+    r"(?i)licen[cs]|copyright|public domain|confidential|proprietary|redistribution|permission|unauthori[sz]ed"
+)
 _TAG = re.compile(r"SPDX-License-Identifier:[ \t]*([^\r\n]{1,200})")
 _TAG_END = re.compile(r"\s*(?:\*/|-->|#\}|\"\"\"|'''|\*\)).*$")
-_LINE = re.compile(r"\s*(?:$|#|//|--|;|%|!|\*|'|\"|\.\.|@?rem\b|dnl\b|<\?|<!|[rbu]?\"\"\"|package\b|using\b|import\b|module\b)", re.IGNORECASE)
+_LINE = re.compile(
+    r"\s*(?:$|#|//|--|;|%|!|\*|'|\"|\.\.|@?rem\b|dnl\b|<\?|<!|[rbu]?\"\"\"|package\b|using\b|import\b|module\b)",
+    re.IGNORECASE,
+)
 _OPENS = (("/*", "*/"), ('"""', '"""'), ("'''", "'''"), ("<!--", "-->"), ("(*", "*)"), ("{-", "-}"), ("=begin", "=end"))
 _MARKS = re.compile(r"[\s*#/;>|_!\"'%<{}()-]+")
 _CHOICE = re.compile(
@@ -146,7 +151,11 @@ def tags(text: str) -> str | None:
     found = [expression for expression in found if expression]
     if not found:
         return None
-    return found[0] if len(found) == 1 else " AND ".join(f"({expression})" if " OR " in expression else expression for expression in found)
+    return (
+        found[0]
+        if len(found) == 1
+        else " AND ".join(f"({expression})" if " OR " in expression else expression for expression in found)
+    )
 
 
 def first_comment(text: str) -> str:
@@ -182,7 +191,9 @@ def _gnu(plain: str) -> list[str]:
         if number:
             best.setdefault(name, f"{name}-{number}{suffix}")
     for name, _, _ in found:
-        best.setdefault(name, {"GPL": "GPL-1.0-or-later", "LGPL": "LGPL-2.0-or-later", "AGPL": "AGPL-3.0-or-later"}[name])
+        best.setdefault(
+            name, {"GPL": "GPL-1.0-or-later", "LGPL": "LGPL-2.0-or-later", "AGPL": "AGPL-3.0-or-later"}[name]
+        )
     return list(best.values())
 
 

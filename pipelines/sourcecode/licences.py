@@ -40,7 +40,9 @@ PERMISSIVE = (
     "LicenseRef-public-domain",
 )
 
-_NAMES = re.compile(r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt|md|rst))?$")
+_NAMES = re.compile(
+    r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt|md|rst))?$"
+)
 _NOT_NAMES = re.compile(r"(?i)\.(?:py|pyi|c|h|cc|cpp|js|ts|json|html|css|go|rs|java|sh|yml|yaml|toml|svg|png)$")
 _NOT_LICENCES = re.compile(
     r"(?i)^(?:authors|contributors|contributing|notice|readme|thanks|credits|changes|changelog|metadata|record|wheel)(?:[-_.].*)?$"
@@ -55,30 +57,65 @@ _TOKEN = re.compile(r"\(|\)|[^\s()]+")
 _SENTENCES = (
     (
         "MIT",
-        ("permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files",),
+        (
+            "permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files",
+        ),
     ),
     ("Apache-2.0", ("apache license version 2.0, january 2004",)),
     ("Apache-2.0", ("licensed under the apache license, version 2.0",)),
-    ("BSD-4-Clause", ("redistribution and use in source and binary forms", "all advertising materials mentioning features")),
+    (
+        "BSD-4-Clause",
+        ("redistribution and use in source and binary forms", "all advertising materials mentioning features"),
+    ),
     ("BSD-3-Clause", ("redistribution and use in source and binary forms", "neither the name")),
-    ("BSD-2-Clause", ("redistribution and use in source and binary forms", "provided that the following conditions are met")),
+    (
+        "BSD-2-Clause",
+        ("redistribution and use in source and binary forms", "provided that the following conditions are met"),
+    ),
     ("PSF-2.0", ("python software foundation license version 2",)),
-    ("ISC", ("permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby granted",)),
-    ("ISC", ("permission to use, copy, modify, and distribute this software for any purpose with or without fee is hereby granted",)),
+    (
+        "ISC",
+        (
+            "permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby granted",
+        ),
+    ),
+    (
+        "ISC",
+        (
+            "permission to use, copy, modify, and distribute this software for any purpose with or without fee is hereby granted",
+        ),
+    ),
     ("HPND", ("permission to use, copy, modify, and distribute this software and its documentation for any purpose",)),
-    ("Zlib", ("altered source versions must be plainly marked as such, and must not be misrepresented as being the original software",)),
+    (
+        "Zlib",
+        (
+            "altered source versions must be plainly marked as such, and must not be misrepresented as being the original software",
+        ),
+    ),
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
     ("CC0-1.0", ("cc0 1.0 universal",)),
     ("BSL-1.0", ("boost software license version 1.0",)),
     (
         "AGPL-3.0",
-        ("gnu affero general public license", "everyone is permitted to copy and distribute verbatim copies of this license document"),
+        (
+            "gnu affero general public license",
+            "everyone is permitted to copy and distribute verbatim copies of this license document",
+        ),
     ),
     (
         "LGPL-3.0",
-        ("gnu lesser general public license", "everyone is permitted to copy and distribute verbatim copies of this license document"),
+        (
+            "gnu lesser general public license",
+            "everyone is permitted to copy and distribute verbatim copies of this license document",
+        ),
     ),
-    ("GPL-3.0", ("gnu general public license", "everyone is permitted to copy and distribute verbatim copies of this license document")),
+    (
+        "GPL-3.0",
+        (
+            "gnu general public license",
+            "everyone is permitted to copy and distribute verbatim copies of this license document",
+        ),
+    ),
     ("AGPL-3.0", ("terms of the gnu affero general public license",)),
     ("LGPL-3.0", ("terms of the gnu lesser general public license",)),
     ("LGPL-2.0", ("terms of the gnu library general public license",)),
@@ -182,4 +219,8 @@ def _bare(name: str) -> str:
 def ids(expression: str) -> list[str]:
     """The licences that an expression names, in order; exceptions after WITH are not licences."""
     expression = re.sub(r"(?i)\bWITH\s+\S+", "", expression)
-    return [token for token in _TOKEN.findall(expression) if token not in "()" and token.upper() not in ("OR", "AND", "WITH")]
+    return [
+        token
+        for token in _TOKEN.findall(expression)
+        if token not in "()" and token.upper() not in ("OR", "AND", "WITH")
+    ]

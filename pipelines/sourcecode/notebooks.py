@@ -18,10 +18,15 @@ import json
 import re
 from typing import Any
 
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
 
 _SLASHED = "javascript typescript java scala kotlin c c++ cpp c# csharp f# fsharp go rust swift groovy php"
-_MARKS = {"//": _SLASHED.split(), "--": ("sql", "haskell", "lua"), "%": ("matlab", "octave", "prolog"), "!": ("fortran",)}
+_MARKS = {
+    "//": _SLASHED.split(),
+    "--": ("sql", "haskell", "lua"),
+    "%": ("matlab", "octave", "prolog"),
+    "!": ("fortran",),
+}
 _MARK_OF = {language: mark for mark, languages in _MARKS.items() for language in languages}
 _MAGIC = re.compile(r"[ \t]*(?:%(?!%)[a-zA-Z]|[!?]|%%)|[\w.]+\?{1,2}$")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]")
@@ -110,7 +115,9 @@ def _block(cell: dict[str, Any], mark: str, language: str) -> str:
         level = cell.get("level")
         source = "#" * (level if isinstance(level, int) and 0 < level < 7 else 1) + " " + source
     label = "raw" if kind == "raw" else "markdown"
-    return "\n".join((f"{mark} %% [{label}]", *(f"{mark} {line}".rstrip() for line in _DATA.sub("data:", source).split("\n"))))
+    return "\n".join(
+        (f"{mark} %% [{label}]", *(f"{mark} {line}".rstrip() for line in _DATA.sub("data:", source).split("\n")))
+    )
 
 
 def _shown(cell: dict[str, Any], limit: int) -> str:

@@ -7,9 +7,9 @@ import dataclasses
 import io
 import re
 
-from pipelines import charset
-from pipelines.document import BadInput, Document, Element, Rejection
-from pipelines.notebooks import Notebooks
+from castor.pipelines.document import BadInput, Document, Element, Rejection
+from castor.pipelines.sourcecode.notebooks import Notebooks
+from castor.pipelines.text import charset
 
 _COOKIE = re.compile(rb"(?m)\A(?:[^\n]*\n)?[ \t\f]*(?:#|//|/\*|;|--)[^\n]{0,200}?coding[:=][ \t]*([-\w.]{2,40})")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
@@ -17,7 +17,22 @@ _MAX_CONTROL = 0.001
 _FEW = 0.05
 _WESTERN = re.compile("[\xa0-\xff\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u2013-\u2026\u20ac\u2122]")
 # Tags of identify that name no language.
-_GENERIC = frozenset(("text", "binary", "file", "executable", "non-executable", "header", "plain-text", "image", "icon", "audio", "zip", "directory"))
+_GENERIC = frozenset(
+    (
+        "text",
+        "binary",
+        "file",
+        "executable",
+        "non-executable",
+        "header",
+        "plain-text",
+        "image",
+        "icon",
+        "audio",
+        "zip",
+        "directory",
+    )
+)
 _PLAIN = "text"
 # Where a name allows several languages, content decides; the last is the default.
 _CPP = re.compile(

@@ -1,4 +1,4 @@
-"""The Beam half of repository documents: the kept files of each repository meet, and go on as one document or a few (pipelines/repository_layout.py).
+"""The Beam half of repository documents: the kept files of each repository meet, and go on as one document or a few (pipelines/sourcecode/repository_layout.py).
 
     removals = elements | Deduplicate(rules)
     joined = (elements, removals) | JoinRepositories(layout, corpus="code")
@@ -19,8 +19,8 @@ import hashlib
 
 import apache_beam as beam
 
-from pipelines.document import Document, pack, unpack
-from pipelines.repository_layout import Layout, key_of
+from castor.pipelines.document import Document, pack, unpack
+from castor.pipelines.sourcecode.repository_layout import Layout, key_of
 
 _GONE, _FILE = b"G", b"F"
 _PAIR = tuple[bytes, bytes]
@@ -38,16 +38,26 @@ class JoinRepositories(beam.PTransform):
         elements, removals = inputs
         homes = elements | "homes" >> beam.FlatMap(_home).with_output_types(_PAIR)
         removed = removals | "removed" >> beam.FlatMap(_removed).with_output_types(_PAIR)
-        gone = (homes, removed) | "either" >> beam.Flatten() | "by id" >> beam.GroupByKey() | "gone" >> beam.FlatMap(_gone).with_output_types(_PAIR)
+        gone = (
+            (homes, removed)
+            | "either" >> beam.Flatten()
+            | "by id" >> beam.GroupByKey()
+            | "gone" >> beam.FlatMap(_gone).with_output_types(_PAIR)
+        )
         files = elements | "files" >> beam.FlatMap(_file).with_output_types(_PAIR)
         joined = (
-            (files, gone) | "all" >> beam.Flatten() | "by repository" >> beam.GroupByKey() | "join" >> beam.FlatMap(_join, self._layout, self._corpus)
+            (files, gone)
+            | "all" >> beam.Flatten()
+            | "by repository" >> beam.GroupByKey()
+            | "join" >> beam.FlatMap(_join, self._layout, self._corpus)
         )
         return (elements | "others" >> beam.FlatMap(_others), joined) | "elements" >> beam.Flatten()
 
 
 def _repository(document: Document) -> bytes:
-    return hashlib.blake2b(key_of(document).encode("utf-8", "surrogatepass"), digest_size=16, person=b"castor.repo.v1").digest()
+    return hashlib.blake2b(
+        key_of(document).encode("utf-8", "surrogatepass"), digest_size=16, person=b"castor.repo.v1"
+    ).digest()
 
 
 def _joins(element) -> bool:

@@ -11,7 +11,7 @@ symbols. A file that has the marks in its text can pretend to be two: what is tr
 
 text[start:end] is the file; `piece`, from 0, is there where it was cut. The table of fates has a row for each file, which says where it stands.
 
-Order: directories and files by name; before each file, those it needs (pipelines/imports.py), each as soon as it is first needed. That is a
+Order: directories and files by name; before each file, those it needs (pipelines/sourcecode/imports.py), each as soon as it is first needed. That is a
 depth-first walk, so neighbours in use are neighbours in the document; of a cycle, the file that the walk comes to first is last. Everything
 follows from the paths, texts and ids of the files alone, in whatever order they come. This file knows no Beam.
 """
@@ -20,11 +20,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import gin
-
-from pipelines import imports
-from pipelines.document import Document, document_id
-from pipelines.sources import reference
-from tasks.errors import ConfigurationError
+from castor.pipelines.core.sources import reference
+from castor.pipelines.document import Document, document_id
+from castor.pipelines.sourcecode import imports
+from castor.tasks.errors import ConfigurationError
 
 ORDERS = ("dependencies", "paths")
 
@@ -43,9 +42,13 @@ class Layout:
 
     def __post_init__(self):
         if self.order not in ORDERS:
-            raise ConfigurationError(f"repositories.Layout.order is {self.order!r}.", f"Choose one of {', '.join(ORDERS)}.")
+            raise ConfigurationError(
+                f"repositories.Layout.order is {self.order!r}.", f"Choose one of {', '.join(ORDERS)}."
+            )
         if self.max_characters < 0:
-            raise ConfigurationError(f"repositories.Layout.max_characters is {self.max_characters}.", "Give it 0 for no limit, or more.")
+            raise ConfigurationError(
+                f"repositories.Layout.max_characters is {self.max_characters}.", "Give it 0 for no limit, or more."
+            )
 
     def documents(self, corpus: str, files: Iterable[Document]) -> list[Document]:
         """The files of one repository as documents of the corpus named `corpus`; every file is in exactly one, or in pieces in several."""
@@ -60,7 +63,16 @@ class Layout:
         for number, (text, members, inside) in enumerate(parts):
             part = f"part={number}" if len(parts) > 1 else ""
             facts = _facts(repository, text, members, inside) | ({"part": number, "parts": len(parts)} if part else {})
-            made.append(Document(document_id(corpus, f"{key}#{part}"), reference(container, part), ordered[0].modality, text, None, facts))
+            made.append(
+                Document(
+                    document_id(corpus, f"{key}#{part}"),
+                    reference(container, part),
+                    ordered[0].modality,
+                    text,
+                    None,
+                    facts,
+                )
+            )
         return made
 
     def ordered(self, files: list[Document]) -> list[Document]:
@@ -87,7 +99,13 @@ class Layout:
                     yield "".join(texts), members, inside
                     texts, members, inside, length = [begin], [], [], len(begin)
                 start = length + len(mark)
-                member = {"id": file.id, "path": _path(file), "source": _plain(file.source), "start": start, "end": start + len(piece)}
+                member = {
+                    "id": file.id,
+                    "path": _path(file),
+                    "source": _plain(file.source),
+                    "start": start,
+                    "end": start + len(piece),
+                }
                 members.append(member | ({"piece": number} if len(pieces) > 1 else {}))
                 texts += (mark, piece)
                 inside.append(file)

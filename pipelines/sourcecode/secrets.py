@@ -14,7 +14,7 @@ assignments   a name such as `api_key` or `password` with a value that looks dra
 
 A placeholder, `REDACTED_GITHUB_TOKEN`, is an identifier: it stands in a string, a YAML value, a URL or an unquoted shell variable without breaking
 it. Values that only show where a secret goes (`changeme`, `<token>`, `${TOKEN}`, `user:password@host`) stay. E-mail and IP addresses are
-pipelines/pii.py's. This file knows no Beam, and every expression in it is linear in the text.
+pipelines/text/pii.py's. This file knows no Beam, and every expression in it is linear in the text.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from pipelines.document import Document
+from castor.pipelines.document import Document
 
 _END = r"(?![A-Za-z0-9_])"
 # kind: (prefixes, what the token looks like from its prefix on)
@@ -37,8 +37,14 @@ _FORMATS = {
         rf"(?:gh[pousr]_[A-Za-z0-9]{{36,255}}|github_pat_[A-Za-z0-9_]{{60,255}}){_END}",
     ),
     "gitlab_token": (("glpat-", "gldt-", "glrt-"), rf"gl(?:pat|dt|rt)-[A-Za-z0-9_-]{{20,}}{_END}"),
-    "slack_token": (("xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xoxe-", "xapp-"), r"x(?:ox[abeprs]|app)-[A-Za-z0-9-]{12,}"),
-    "slack_webhook": (("hooks.slack.com/services/T",), r"hooks\.slack\.com/services/T[A-Za-z0-9_]{6,}/B[A-Za-z0-9_]{6,}/[A-Za-z0-9_]{16,}"),
+    "slack_token": (
+        ("xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xoxe-", "xapp-"),
+        r"x(?:ox[abeprs]|app)-[A-Za-z0-9-]{12,}",
+    ),
+    "slack_webhook": (
+        ("hooks.slack.com/services/T",),
+        r"hooks\.slack\.com/services/T[A-Za-z0-9_]{6,}/B[A-Za-z0-9_]{6,}/[A-Za-z0-9_]{16,}",
+    ),
     "stripe_key": (
         ("sk_live_", "rk_live_", "sk_test_", "rk_test_", "whsec_"),
         rf"(?:[sr]k_(?:live|test)_[A-Za-z0-9]{{16,}}|whsec_[A-Za-z0-9+/]{{24,}}){_END}",
@@ -66,12 +72,16 @@ PLACEHOLDERS = {kind: f"REDACTED_{kind.upper()}" for kind in KINDS}
 _BEGIN_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
 _KEY_PIECE = re.compile(r"\\[nrt]|([A-Za-z0-9+/=]{16,}+)")
 _MAX_KEY = 16_000
-_URL_PASSWORD = re.compile(r"(?<=[a-z0-9+])://[^\s/:@\"'`<>{}()$%\\,]{0,64}+:([^\s/@\"'`<>{}()$\\,]{3,128}+)@(?=[A-Za-z0-9\[])")
+_URL_PASSWORD = re.compile(
+    r"(?<=[a-z0-9+])://[^\s/:@\"'`<>{}()$%\\,]{0,64}+:([^\s/@\"'`<>{}()$\\,]{3,128}+)@(?=[A-Za-z0-9\[])"
+)
 _QUOTED = re.compile(r"""[:=]>?[ \t]*+(?:[rbuRBU]|new )?(["'`])([^\s"'`\\<>{}()$,;]{8,200}+)\1""")
 _BARE = re.compile(
     r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9+/_=~-]{16,200}+)[ \t]*+$"
 )
-_BARE_PASSWORD = re.compile(r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9!@#%^&*?+/_=~-]{8,64}+)[ \t]*+$")
+_BARE_PASSWORD = re.compile(
+    r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9!@#%^&*?+/_=~-]{8,64}+)[ \t]*+$"
+)
 _CONNECTION = re.compile(r"(?i);[ ]?(password|pwd)[ ]?=[ ]?([^;\"'`\s<>{}()$%,\\]{8,128}+)(?=[;\"'`])")
 _BEARER = re.compile(r"\bBearer ([A-Za-z0-9._~+/-]{20,500}+=*)")
 _SIGNS = frozenset("!@#%^&*?")  # what no name holds: of a bare value one of them is asked for
@@ -111,7 +121,9 @@ _SHOWS_WHERE = re.compile(
     r"|false|port|host|[a-z]{1,3}|[a-z0-9_]+_password)$"
 )
 _WORDS = re.compile(r"^[a-zA-Z]+(?:[._:/-][a-zA-Z]+)+\d*$|^(?:[a-z]|[A-Z][a-z])+\d{0,3}$|^[A-Z_]+\d*$")
-_LOCATION = re.compile(r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc|local)\b")
+_LOCATION = re.compile(
+    r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc|local)\b"
+)
 _HEX = re.compile(r"^(?:0x)?[0-9a-fA-F]+$")
 
 
@@ -141,7 +153,9 @@ class Remove:
         return document.replace(text=text).with_metadata(secrets=counts) if counts else document
 
 
-def replace(text: str, kinds: Iterable[str] = KINDS, min_length: int = 16, min_entropy: float = 3.5) -> tuple[str, dict[str, int]]:
+def replace(
+    text: str, kinds: Iterable[str] = KINDS, min_length: int = 16, min_entropy: float = 3.5
+) -> tuple[str, dict[str, int]]:
     """The text with a placeholder for each secret, and how many there were of each kind. Done twice, it finds nothing the second time."""
     spans = find(text, kinds, min_length, min_entropy)
     if not spans:
@@ -161,7 +175,9 @@ def find(text: str, kinds: Iterable[str] = KINDS, min_length: int = 16, min_entr
     if "private_key" in wanted and "PRIVATE KEY" in text:
         spans += _private_keys(text)
     if "url_password" in wanted and "://" in text and "@" in text:
-        spans += [Span(*m.span(1), "url_password") for m in _URL_PASSWORD.finditer(text) if not _shows_where(m.group(1))]
+        spans += [
+            Span(*m.span(1), "url_password") for m in _URL_PASSWORD.finditer(text) if not _shows_where(m.group(1))
+        ]
     if not wanted.isdisjoint(("password", "secret", "aws_secret_key")) and any(word in text for word in _KEYWORDS):
         spans += [span for span in _assignments(text, min_length, min_entropy) if span.kind in wanted]
     kept: list[Span] = []
@@ -231,7 +247,9 @@ def _private_keys(text: str) -> list[Span]:
         stop = end if end >= 0 else min(len(text), start + _MAX_KEY)
         pieces = [p for p in _KEY_PIECE.finditer(text, start, stop) if p.group(1) and len(p.group(1)) >= least]
         if pieces:
-            spans.append(Span(start if end >= 0 else pieces[0].start(), end if end >= 0 else pieces[-1].end(), "private_key"))
+            spans.append(
+                Span(start if end >= 0 else pieces[0].start(), end if end >= 0 else pieces[-1].end(), "private_key")
+            )
     return spans
 
 
@@ -277,7 +295,12 @@ def _kind_of(name: str, value: str, min_length: int, min_entropy: float) -> str 
     if _shows_where(value) or _LOCATION.search(value) or _WORDS.match(value):
         return None
     if is_password:
-        classes = (any(c.islower() for c in value), any(c.isupper() for c in value), any(c.isdigit() for c in value), not value.isalnum())
+        classes = (
+            any(c.islower() for c in value),
+            any(c.isupper() for c in value),
+            any(c.isdigit() for c in value),
+            not value.isalnum(),
+        )
         return "password" if sum(classes) >= 3 else None
     digits = sum(c.isdigit() for c in value)
     if len(value) < min_length or not digits or digits == len(value):
@@ -287,7 +310,9 @@ def _kind_of(name: str, value: str, min_length: int, min_entropy: float) -> str 
 
 def _shows_where(value: str) -> bool:
     """True for a value that stands where a secret would: `changeme`, `<token>`, `%s`, the same character throughout."""
-    return bool(_SHOWS_WHERE.match(value)) or len(set(value)) < 4 or value[0] in "<${%[" or "%s" in value or "%(" in value
+    return (
+        bool(_SHOWS_WHERE.match(value)) or len(set(value)) < 4 or value[0] in "<${%[" or "%s" in value or "%(" in value
+    )
 
 
 def entropy(text: str) -> float:

@@ -12,7 +12,7 @@ is GB18030.
 import codecs
 import re
 
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
 
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -59,7 +59,9 @@ _XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_.:-]
 _META_BYTES = 4096
 _SAMPLE_BYTES = 1 << 16
 _STRAY_SHARE = 0.001
-_MARKUP = re.compile(rb"(?is)<script\b.*?</script\s*>|<style\b.*?</style\s*>|<[^>]{0,4000}>|[\x00-\x40\x5b-\x60\x7b-\x7f]{20,}")
+_MARKUP = re.compile(
+    rb"(?is)<script\b.*?</script\s*>|<style\b.*?</style\s*>|<[^>]{0,4000}>|[\x00-\x40\x5b-\x60\x7b-\x7f]{20,}"
+)
 
 
 def decode_html(data: bytes, declared: str = "") -> tuple[str, str]:
@@ -85,7 +87,9 @@ def decode(data: bytes, labels: list[str] = ()) -> tuple[str, str]:
             return text, wide
     if b"\0" in data and data.count(0) > _STRAY_SHARE * len(data):
         raise BadInput("charset", f"zero bytes{f' as in {wide}' if wide else ''}, but it is no UTF-16")
-    if data.find(b"\x1b", 0, _SAMPLE_BYTES) >= 0 and (b"\x1b$" in data[:_SAMPLE_BYTES] or b"\x1b(" in data[:_SAMPLE_BYTES]):
+    if data.find(b"\x1b", 0, _SAMPLE_BYTES) >= 0 and (
+        b"\x1b$" in data[:_SAMPLE_BYTES] or b"\x1b(" in data[:_SAMPLE_BYTES]
+    ):
         text = _strict(data, "iso2022_jp_2")
         if text is not None:
             return text, "iso-2022-jp"
@@ -211,7 +215,9 @@ def _like_a_language(text: str, name: str) -> bool:
 
 # Encodings of Latin letters that no statistics of short texts tells apart; their words do (see _latin). The commonest on the web first.
 _LATIN = ("cp1252", "cp1250", "iso8859-2", "cp1254")
-_SIGN_IN_WORD = re.compile(r"(?<=[^\W\d_])[^\w\s\x00-\x7f\u2010-\u2027\xad\xb7\xb4]|[\xa1-\xa9\xac\xae-\xb3\xb5\xb6\xb8-\xbf](?=[^\W\d_])")
+_SIGN_IN_WORD = re.compile(
+    r"(?<=[^\W\d_])[^\w\s\x00-\x7f\u2010-\u2027\xad\xb7\xb4]|[\xa1-\xa9\xac\xae-\xb3\xb5\xb6\xb8-\xbf](?=[^\W\d_])"
+)
 _IN_WORD = re.compile(r"[A-Za-z][^\W\d_a-zA-Z]|[^\W\d_a-zA-Z][A-Za-z]")
 _OPENING = re.compile("[\u00bf\u00a1\u00ab]")
 
@@ -233,7 +239,9 @@ def _latin(text: str, name: str) -> bool:
     turkish = eth_or_thorn > 0.1 * letters and not any(c in western.lower() for c in "\xe1\xfa\xe6\xf3")
     if turkish or name == "cp1254":
         return turkish and name == "cp1254"
-    hungarian = beyond & set("\xf5\xfb") and beyond >= set("\xe9\xf6") and not beyond & set("\xe3\xe7\xea\xe0\xe8\xf1\xe4")
+    hungarian = (
+        beyond & set("\xf5\xfb") and beyond >= set("\xe9\xf6") and not beyond & set("\xe3\xe7\xea\xe0\xe8\xf1\xe4")
+    )
     return not (name == "cp1252" and hungarian)
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from pipelines import charset
-from pipelines.document import BadInput, Document, Element, Rejection
-from tasks.errors import ConfigurationError
+from castor.pipelines.document import BadInput, Document, Element, Rejection
+from castor.pipelines.text import charset
+from castor.tasks.errors import ConfigurationError
 
 EXTRACTORS = ("castor", "resiliparse", "trafilatura")
 
@@ -59,14 +59,16 @@ class Extract:
         if self.extractor not in EXTRACTORS:
             raise ConfigurationError(f"html.Extract.extractor = {self.extractor!r} is none of {', '.join(EXTRACTORS)}.")
         if self.extractor == "trafilatura" and not self.main_content:
-            raise ConfigurationError("html.Extract: trafilatura extracts main content only.", "Set main_content = True or another extractor.")
+            raise ConfigurationError(
+                "html.Extract: trafilatura extracts main content only.", "Set main_content = True or another extractor."
+            )
 
     def prepare(self) -> None:
         """Loads the libraries. Raises ConfigurationError where trafilatura is asked for and is not installed."""
         from resiliparse.extract import html2text
         from resiliparse.parse import html
 
-        from pipelines import maintext
+        from castor.pipelines.text.maintext import main_text as maintext
 
         del html2text, html, maintext
         if self.extractor == "trafilatura":
@@ -101,9 +103,14 @@ class Extract:
             from resiliparse.extract.html2text import extract_plain_text
 
             return extract_plain_text(
-                tree, main_content=self.main_content, links=self.links, alt_texts=self.alt_texts, comments=self.comments, list_bullets=True
+                tree,
+                main_content=self.main_content,
+                links=self.links,
+                alt_texts=self.alt_texts,
+                comments=self.comments,
+                list_bullets=True,
             )
-        from pipelines import maintext
+        from castor.pipelines.text.maintext import main_text as maintext
 
         return maintext.extract(tree, self.main_content, self.links, self.alt_texts, self.comments)
 
@@ -118,14 +125,19 @@ def _tidy(text: str) -> str:
 
 def has_tag_of_attributes(page: str, limit: int) -> bool:
     """True if a tag may have more than `limit` attributes; linear in the page, and nearly free if no tag is long enough for that."""
-    return _has_tag_of_attributes(page, limit) and _has_tag_of_attributes(_RAW_TEXT.sub(">", page), limit)  # scripts are no tags, and slow to find
+    return _has_tag_of_attributes(page, limit) and _has_tag_of_attributes(
+        _RAW_TEXT.sub(">", page), limit
+    )  # scripts are no tags, and slow to find
 
 
 def _has_tag_of_attributes(page: str, limit: int) -> bool:
     for piece in _long_pieces(page, _SHORTEST_ATTRIBUTE * limit):
         if tag := _TAG.search(piece):
             attributes = piece[tag.start() :]
-            if len(attributes.split()) + attributes.count("=") > limit and len(_QUOTED.sub("= ", attributes).split()) > limit + 1:
+            if (
+                len(attributes.split()) + attributes.count("=") > limit
+                and len(_QUOTED.sub("= ", attributes).split()) > limit + 1
+            ):
                 return True
     return False
 
@@ -160,6 +172,7 @@ def _trafilatura():
         import trafilatura
     except ImportError as error:
         raise ConfigurationError(
-            f"html.Extract.extractor = 'trafilatura', but it cannot be imported ({error}).", "pip install 'castor[trafilatura]'"
+            f"html.Extract.extractor = 'trafilatura', but it cannot be imported ({error}).",
+            "pip install 'castor[trafilatura]'",
         ) from error
     return trafilatura

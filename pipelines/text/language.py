@@ -6,7 +6,7 @@ naive Bayes classifier over byte n-grams whose model comes with the package, is 
 Its score of a language, a log-likelihood, counts n-grams as if they were independent, which they are not, so its own probabilities need a
 temperature T: p = softmax(score / T). The rule here is T = min(b, sqrt(200 b)) / sqrt(200) for b bytes: the square root of the length, which is
 py3langid's own rule and right for long texts, and proportional to the length below 200 bytes, where the square root says 0.48 and is right
-in 0.69 of the cases. Its one number was measured, not trained: benchmarks/language.py prints accuracy, mean confidence and expected
+in 0.69 of the cases. Its one number was measured, not trained: benchmarks/web/language.py prints accuracy, mean confidence and expected
 calibration error by length of text on labelled text, for both rules.
 
 A long text is judged by four slices of it, from its beginning to its end, since cost is linear and the answer hardly changes beyond a
@@ -18,8 +18,8 @@ import math
 
 import numpy as np
 
-from pipelines import language_scores
-from pipelines.document import Document, Element, Rejection
+from castor.pipelines.document import Document, Element, Rejection
+from castor.pipelines.text import language_scores
 
 _SLICES, _SLICE = 4, 160
 _SHORT_BYTES = 200.0
@@ -44,7 +44,15 @@ _SCRIPTS = {
     "ko": ((0x1100, 0x1200), (0x3130, 0x3190), (0xAC00, 0xD7B0)),
     "ja": ((0x3041, 0x3100), (0x31F0, 0x3200), (0xFF66, 0xFFA0)),
     "zh": ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x32000)),
-    "": ((0x41, 0x5B), (0x61, 0x7B), (0xC0, 0x370), (0x400, 0x530), (0x590, 0xA00), (0x1200, 0x1780), (0x1800, 0x1F00)),  # others' letters
+    "": (
+        (0x41, 0x5B),
+        (0x61, 0x7B),
+        (0xC0, 0x370),
+        (0x400, 0x530),
+        (0x590, 0xA00),
+        (0x1200, 0x1780),
+        (0x1800, 0x1F00),
+    ),  # others' letters
 }
 _NAMES = tuple(_SCRIPTS)
 _WEIGHTS = np.array([2.5 if name in ("ja", "ko", "zh") else 1.0 for name in _NAMES])

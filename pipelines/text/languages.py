@@ -2,10 +2,10 @@
 
 One table, so that a rule made for English throws no other language away. The lists are our own: for each language some ten of its most
 frequent function words, chosen so that ordinary prose of a hundred words holds several of them, as Gopher's eight are for English. Where
-blanks stand between words they are compared as tokens of pipelines/view.py (case and accents do not count); in the unspaced scripts and in
+blanks stand between words they are compared as tokens of pipelines/text/tokenized_text.py (case and accents do not count); in the unspaced scripts and in
 Korean, whose particles hang on the word before them, they are looked for anywhere in the text.
 
-Codes are ISO 639-1, as pipelines/language.py gives them. A language that is not here has no such rule.
+Codes are ISO 639-1, as pipelines/text/language.py gives them. A language that is not here has no such rule.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,9 @@ _STOP_WORDS = {
     "zh": "的 是 在 了 和 有 不 一 我 人 這 这 為 为",
 }
 
-STOP_WORDS: Mapping[str, tuple[str, ...]] = {language: tuple(dict.fromkeys(words.split())) for language, words in _STOP_WORDS.items()}
+STOP_WORDS: Mapping[str, tuple[str, ...]] = {
+    language: tuple(dict.fromkeys(words.split())) for language, words in _STOP_WORDS.items()
+}
 """Commonest function words of a language."""
 
 ANYWHERE = ("ja", "km", "ko", "lo", "my", "th", "zh")

@@ -24,11 +24,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
-import gin
 import numpy as np
 
-from pipelines.document import Document
-from pipelines.view import view
+import gin
+from castor.pipelines.document import Document
+from castor.pipelines.text.tokenized_text import view
 
 KINDS = ("email", "ip", "iban", "card", "phone")
 PLACEHOLDERS = {
@@ -66,7 +66,9 @@ class Replace:
         return document.replace(text=text).with_metadata(pii=counts) if counts else document
 
 
-def replace(text: str, kinds: Sequence[str] = KINDS, placeholders: Mapping[str, str] = PLACEHOLDERS) -> tuple[str, dict[str, int]]:
+def replace(
+    text: str, kinds: Sequence[str] = KINDS, placeholders: Mapping[str, str] = PLACEHOLDERS
+) -> tuple[str, dict[str, int]]:
     """(text with placeholders, how many by kind). Looks again at a text that it has changed, since a placeholder is another neighbour."""
     counts: Counter = Counter()
     for _ in range(_MOST_TURNS):
@@ -154,7 +156,11 @@ def _emails(runs: _Runs) -> Iterator[Span]:
             name, host = text[at - local.end() : at], domain.group().lower()
             last = host.rpartition(".")[2]
             if last not in _NOT_DOMAINS and name.lower() != "git":
-                reserved = last in _RESERVED_LABELS or host in _RESERVED_DOMAINS or host.endswith(tuple("." + d for d in _RESERVED_DOMAINS))
+                reserved = (
+                    last in _RESERVED_LABELS
+                    or host in _RESERVED_DOMAINS
+                    or host.endswith(tuple("." + d for d in _RESERVED_DOMAINS))
+                )
                 yield at - local.end(), domain.end(), "" if reserved else "email"
         at = text.find("@", at + 1)
 
@@ -164,7 +170,8 @@ def _emails(runs: _Runs) -> Iterator[Span]:
 _IPV4 = re.compile(r"(?<![\w.+-])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w-]|\.\w)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])", re.ASCII)
 _VERSION = re.compile(
-    r"(?:\b(?:version|versie|versi\u00f3n|ver|v|release|rev|build|firmware|section|chapter|kapitel|abschnitt|art|no|nr)\.?|\u00a7)\s{0,3}\Z", re.IGNORECASE
+    r"(?:\b(?:version|versie|versi\u00f3n|ver|v|release|rev|build|firmware|section|chapter|kapitel|abschnitt|art|no|nr)\.?|\u00a7)\s{0,3}\Z",
+    re.IGNORECASE,
 )
 
 
@@ -177,7 +184,9 @@ def _ips(runs: _Runs) -> Iterator[Span]:
         except ValueError:
             continue
         if address is not None:
-            public = address.is_global and not address.is_multicast and not _VERSION.search(text, max(0, start - 16), start)
+            public = (
+                address.is_global and not address.is_multicast and not _VERSION.search(text, max(0, start - 16), start)
+            )
             yield start, match.end(), "ipv4" if public else ""
     for start in runs.starts[runs.codes[runs.starts + 4] == ord(":")].tolist():
         match = _IPV6.match(text, start)
@@ -195,7 +204,9 @@ _DOCUMENTATION_V6 = ipaddress.IPv6Network("2001:db8::/32")
 
 # Account and card numbers.
 
-_IBAN = re.compile(r"(?<![\w-])[A-Z]{2}[0-9]{2}(?:[ \u00a0]?[A-Z0-9]{4}){2,7}(?:[ \u00a0]?[A-Z0-9]{1,3})?(?![\w-])", re.ASCII)
+_IBAN = re.compile(
+    r"(?<![\w-])[A-Z]{2}[0-9]{2}(?:[ \u00a0]?[A-Z0-9]{4}){2,7}(?:[ \u00a0]?[A-Z0-9]{1,3})?(?![\w-])", re.ASCII
+)
 _IBAN_LENGTHS = {
     country: length
     for length, countries in {
@@ -271,12 +282,19 @@ def luhn(digits: str) -> bool:
 # Phone numbers.
 
 _GAP = r"(?:[ \u00a0]?[-./\u2010\u2011\u2013][ \u00a0]?|[ \u00a0])?"
-_BRACKETED = r"[ \u00a0]?\([ \u00a0]?[0-9]{1,5}[ \u00a0]?\)[-/]?"  # an area code, or the zero that is left out from abroad
-_INTERNATIONAL = re.compile(rf"(?<![\w+./=-])\+[ \u00a0]?[1-9][0-9]{{0,2}}(?:{_BRACKETED})?(?:{_GAP}[0-9]){{4,13}}(?!\w|[.,][0-9])", re.ASCII)
-_NORTH_AMERICAN = re.compile(
-    r"(?<![\w+./#=-])(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ \u00a0]?|[2-9][0-9]{2}([-.]))[2-9][0-9]{2}(?(1)\1|-)[0-9]{4}(?!\w|[-.][0-9])", re.ASCII
+_BRACKETED = (
+    r"[ \u00a0]?\([ \u00a0]?[0-9]{1,5}[ \u00a0]?\)[-/]?"  # an area code, or the zero that is left out from abroad
 )
-_AFTER_LABEL = re.compile(rf"(?:{_BRACKETED}|[0-9]{{1,5}}{_BRACKETED})?(?:{_GAP}[0-9]){{4,14}}(?!\w|[.,:/-][0-9])", re.ASCII)
+_INTERNATIONAL = re.compile(
+    rf"(?<![\w+./=-])\+[ \u00a0]?[1-9][0-9]{{0,2}}(?:{_BRACKETED})?(?:{_GAP}[0-9]){{4,13}}(?!\w|[.,][0-9])", re.ASCII
+)
+_NORTH_AMERICAN = re.compile(
+    r"(?<![\w+./#=-])(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ \u00a0]?|[2-9][0-9]{2}([-.]))[2-9][0-9]{2}(?(1)\1|-)[0-9]{4}(?!\w|[-.][0-9])",
+    re.ASCII,
+)
+_AFTER_LABEL = re.compile(
+    rf"(?:{_BRACKETED}|[0-9]{{1,5}}{_BRACKETED})?(?:{_GAP}[0-9]){{4,14}}(?!\w|[.,:/-][0-9])", re.ASCII
+)
 _LABEL = re.compile(
     r"(?:(?<![^\W\d_])(?:tel|tele?phone?|telefon|tel\u00e9fono|t\u00e9l\u00e9phone|telefax|fax|mobil|mobile|handy|phone|call|ph|t\u00e9l"
     r"|\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d)"
@@ -284,7 +302,9 @@ _LABEL = re.compile(
     r"[.:\uff1a)\]]{0,2}\s?[:\uff1a]?\s?\Z",
     re.IGNORECASE,
 )
-_DATE = re.compile(r"(?:19|20)[0-9]{2}[-./ ]|[0-3]?[0-9][./-][01]?[0-9][./-](?:19|20)[0-9]{2}\b|(?:19|20)[0-9]{2}[-\u2013](?:19|20)[0-9]{2}\Z")
+_DATE = re.compile(
+    r"(?:19|20)[0-9]{2}[-./ ]|[0-3]?[0-9][./-][01]?[0-9][./-](?:19|20)[0-9]{2}\b|(?:19|20)[0-9]{2}[-\u2013](?:19|20)[0-9]{2}\Z"
+)
 _DECIMAL = re.compile(r"\+[0-9]+\.[0-9]+")
 _COUNTRY_CODES = re.compile(
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[1-368]|22[0-9]|23[0-9]|24[0-9]|25[0-8]|26[0-9]|29[0179]|35[0-9]"
@@ -300,7 +320,11 @@ def _phones(runs: _Runs) -> Iterator[Span]:
         length = _international(match.group()) if match else 0
         if length:
             yield start, start + length, "phone"
-    in_threes = (lengths[:-2] == 3) & (lengths[1:-1] == 3) & (lengths[2:] == 4) & (gaps[:-1] <= 2) & (gaps[1:] == 1) if len(gaps) > 1 else []
+    in_threes = (
+        (lengths[:-2] == 3) & (lengths[1:-1] == 3) & (lengths[2:] == 4) & (gaps[:-1] <= 2) & (gaps[1:] == 1)
+        if len(gaps) > 1
+        else []
+    )
     for start in starts[:-2][in_threes].tolist() if len(gaps) > 1 else ():
         start -= text[start - 1 : start] == "(" and text[start + 3 : start + 4] == ")"
         prefix = 2 if text[max(0, start - 2) : start] in ("1-", "1.", "1 ") else 0
@@ -310,7 +334,9 @@ def _phones(runs: _Runs) -> Iterator[Span]:
     totals = np.concatenate(([0], np.cumsum(lengths)))
     many = totals[np.searchsorted(starts, starts + 20)] - totals[:-1] >= 6
     for start in starts[many].tolist():
-        start -= text[start - 1 : start] == "("  # of an area code, or about the whole number: then the label is not next to it
+        start -= (
+            text[start - 1 : start] == "("
+        )  # of an area code, or about the whole number: then the label is not next to it
         if not _LABEL.search(text, max(0, start - 24), start):
             continue
         match = _AFTER_LABEL.match(text, start)

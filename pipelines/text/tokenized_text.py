@@ -13,7 +13,7 @@ paragraphs  runs of lines without a blank line between them
 
 Everything is an array over the text's code points, made when first asked for, in a fixed number of passes: no loop over words, no strings. A span's
 hash is a polynomial of its mixed code points modulo 2**64, taken from prefix sums, and mixed once more. An adversary who wants two spans to
-collide can have it (the modulus is public and even); he would only harm his own pages. Golden vectors in tests/pipelines/test_view.py keep the
+collide can have it (the modulus is public and even); he would only harm his own pages. Golden vectors in tests/pipelines/text/test_tokenized_text.py keep the
 hashes as they are, since signatures and indexes on disk are made of them.
 
 Memory: about 60 bytes a character while a view is in use. This file knows no Beam.
@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from tasks.hashing import mix64
+from castor.tasks.hashing import mix64
 
 VERSION = 1
 
@@ -33,7 +33,9 @@ SPACE, LETTER, DIGIT, SOLO, MARK, UPPER = 1, 2, 4, 8, 16, 32
 """Bits of a character's kind. SOLO: of a script that sets no blanks between words. MARK: belongs to the SOLO character before it."""
 
 _SIGN = 128  # a combining mark of a script with blanks between words (a vowel sign of Hindi): part of a token, yet no letter
-_TRANSPARENT = 64  # neither part of a token nor a break in one: accents, vowel points, apostrophes, soft hyphens, joiners
+_TRANSPARENT = (
+    64  # neither part of a token nor a break in one: accents, vowel points, apostrophes, soft hyphens, joiners
+)
 _IN_TOKEN = LETTER | DIGIT | MARK | _SIGN
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
@@ -312,7 +314,14 @@ def _kinds() -> np.ndarray:
     }  # fmt: skip
     kinds = np.zeros(_CODES, np.uint8)
     # But for those set in one go below, for private use, and for the empty planes.
-    for code in (*range(0x3400), *range(0x4DC0, 0x4E00), *range(0xA000, 0xAC00), *range(0xD7A4, 0xE000), *range(0xF900, 0x20000), *range(0xE0000, 0xE0200)):
+    for code in (
+        *range(0x3400),
+        *range(0x4DC0, 0x4E00),
+        *range(0xA000, 0xAC00),
+        *range(0xD7A4, 0xE000),
+        *range(0xF900, 0x20000),
+        *range(0xE0000, 0xE0200),
+    ):
         character = chr(code)
         kind = categories.get(unicodedata.category(character), 0)
         if character.isspace():
@@ -339,7 +348,15 @@ def _kinds_of_ascii() -> bytes:
 def _folds() -> np.ndarray:
     """What a code point counts as in a token, [0x110000] uint32: lower case, without accents, compatibility forms and digits as plain ones."""
     folds = np.arange(_CODES, dtype=np.uint32)
-    for begin, end in ((0x41, 0x3400), (0xA640, 0xAC00), (0xF900, 0x10000), (0x10400, 0x10600), (0x16E40, 0x16EA0), (0x1D400, 0x1D800), (0x1E900, 0x1E960)):
+    for begin, end in (
+        (0x41, 0x3400),
+        (0xA640, 0xAC00),
+        (0xF900, 0x10000),
+        (0x10400, 0x10600),
+        (0x16E40, 0x16EA0),
+        (0x1D400, 0x1D800),
+        (0x1E900, 0x1E960),
+    ):
         for code in range(begin, end):
             character = chr(code)
             digit = unicodedata.digit(character, None)

@@ -1,6 +1,6 @@
 """From tokenized documents to a task cache: everything meets once, by shard, and each shard is written by one call of a pure function.
 
-The same shape as the corpus's sink (pipelines/corpus.py, pipelines/sink.py): rows of bytes keyed by shard; one write-once set of files a
+The same shape as the corpus's sink (pipelines/corpus/corpus.py, pipelines/corpus/sink.py): rows of bytes keyed by shard; one write-once set of files a
 shard, its records, dead letters and entry; the launcher adds the entries up and commits with `tasks.cache_writer.commit`.
 """
 
@@ -11,11 +11,15 @@ from typing import Any
 import apache_beam as beam
 import msgpack
 
-from pipelines import corpus, dead_letters, examples
-from pipelines.document import Document, Element, Rejection, unpack
-from pipelines.funnel import Funnel
-from pipelines.stages import read_counts
-from tasks import cache, cache_writer, hashing, storage
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.core.stages import read_counts
+from castor.pipelines.corpus import corpus
+from castor.pipelines.document import Document, Element, Rejection, unpack
+from castor.pipelines.tokenization import examples
+from castor.tasks import hashing
+from castor.tasks.cache import layout, writer
+from castor.tasks.storage import storage
 
 _ENTRIES = ".entries"
 _SAMPLES, _SAMPLES_REJECTED = 12, 4
@@ -50,7 +54,12 @@ class WriteCache(beam.PTransform):
         # A shard without a single row must be written too.
         every = [(shard, b"") for shard in range(self._cut.num_shards)]
         rows.append(elements.pipeline | "every shard" >> beam.Create(every).with_output_types(pairs))
-        return rows | "all" >> beam.Flatten() | "by shard" >> beam.GroupByKey() | "shard" >> beam.Map(_write, self._staging, self._cut)
+        return (
+            rows
+            | "all" >> beam.Flatten()
+            | "by shard" >> beam.GroupByKey()
+            | "shard" >> beam.Map(_write, self._staging, self._cut)
+        )
 
 
 def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> None:
@@ -75,15 +84,18 @@ def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> No
     for letter in letters:
         funnel.dead(letter.stage, letter.error)
     funnel.kept = len(documents)
-    by_split: dict[str, list[cache.Record]] = {name: [] for name, _ in cut.splits}
+    by_split: dict[str, list[layout.Record]] = {name: [] for name, _ in cut.splits}
     for document in documents.values():
-        record = cache.Record(document.id, document.source, {"targets": examples.ids_of(document)})
+        record = layout.Record(document.id, document.source, {"targets": examples.ids_of(document)})
         by_split[examples.split_of(cut.seed, document.id, cut.splits)].append(record)
     entries = [
-        cache_writer.write_shard(staging, name, shard, cut.num_shards, records, cache.TARGETS, seed=cut.seed) for name, records in by_split.items()
+        writer.write_shard(staging, name, shard, cut.num_shards, records, layout.TARGETS, seed=cut.seed)
+        for name, records in by_split.items()
     ]
     storage.makedirs(storage.join(staging, dead_letters.FOLDER))
-    storage.write_bytes_atomic(storage.join(staging, dead_letters.file_name(shard, cut.num_shards)), dead_letters.encode(letters))
+    storage.write_bytes_atomic(
+        storage.join(staging, dead_letters.file_name(shard, cut.num_shards)), dead_letters.encode(letters)
+    )
     storage.makedirs(storage.join(staging, _ENTRIES))
     storage.write_json_atomic(
         storage.join(staging, _ENTRIES, f"{shard:05d}.json"),
@@ -121,7 +133,9 @@ def card_facts(entries: Iterable[dict[str, Any]], vocabulary) -> dict[str, Any]:
         "characters": tokens,
         "bytes": 0,
         "samples": [{**sample, "text": in_words(vocabulary, sample.pop("ids"))} for sample in samples],
-        "rejected_samples": {reason: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for reason, s in sorted(rejected.items())},
+        "rejected_samples": {
+            reason: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for reason, s in sorted(rejected.items())
+        },
     }
 
 
@@ -179,4 +193,3 @@ def _document_id(document: Document) -> str:
 
 def _by_reason(rejection: Rejection) -> tuple[str, str]:
     return rejection.reason, rejection.document.id
-

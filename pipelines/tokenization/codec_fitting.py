@@ -10,12 +10,14 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.pvalue import AsSingleton
 
-from pipelines import dead_letters, samplings
-from pipelines.document import DeadLetter, Document, Element, Rejection
-from pipelines.funnel import Funnel
-from pipelines.samplings import Row
-from pipelines.stages import Read, Source, read_counts
-from tasks import audio, codecs, sentencepieces, storage, streams
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.core.stages import Read, Source, read_counts
+from castor.pipelines.document import DeadLetter, Document, Element, Rejection
+from castor.pipelines.tokenization import samples
+from castor.pipelines.tokenization.samples import Row
+from castor.tasks.storage import storage
+from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
 
 _PATCHES = {"image": (streams.IMAGE_PATCH, 0.0, 1.0), "audio": (streams.AUDIO_PATCH, audio.FLOOR_DB, audio.STEP_DB)}
 _MOST_MILLIDECIBELS = 100_000  # what an array without any error counts as
@@ -38,7 +40,7 @@ class DrawFrom(beam.PTransform):
             | "places" >> beam.Map(_places, self._source, self._count)
             | "smallest" >> beam.CombineGlobally(_Smallest(self._count))
         )
-        return root | Read(self._source) | "choose" >> beam.Map(samplings.Draw(self._index), AsSingleton(drawn))
+        return root | Read(self._source) | "choose" >> beam.Map(samples.Draw(self._index), AsSingleton(drawn))
 
 
 class Account(beam.PTransform):
@@ -49,9 +51,15 @@ class Account(beam.PTransform):
         self._staging = staging
 
     def expand(self, elements):
-        reads = [counts | f"read {i}" >> beam.MapTuple(_read_fate) for i, counts in enumerate(read_counts(elements.pipeline))]
+        reads = [
+            counts | f"read {i}" >> beam.MapTuple(_read_fate) for i, counts in enumerate(read_counts(elements.pipeline))
+        ]
         fates = [elements | "fates" >> beam.Map(_fate), *reads] | beam.Flatten() | "count" >> beam.CombinePerKey(sum)
-        _ = fates | "all fates" >> beam.combiners.ToList() | "funnel" >> beam.Map(_write_pairs, storage.join(self._staging, "funnel.json"))
+        _ = (
+            fates
+            | "all fates" >> beam.combiners.ToList()
+            | "funnel" >> beam.Map(_write_pairs, storage.join(self._staging, "funnel.json"))
+        )
         letters = elements | "dead" >> beam.Filter(_is_dead) | "all dead" >> beam.combiners.ToList()
         return letters | "letters" >> beam.Map(_write_letters, self._staging)
 
@@ -64,7 +72,11 @@ class Keep(beam.PTransform):
         self._staging = staging
 
     def expand(self, elements):
-        return elements | "rows" >> beam.FlatMap(_keep, storage.join(self._staging, "samples")) | "spread" >> beam.Reshuffle()
+        return (
+            elements
+            | "rows" >> beam.FlatMap(_keep, storage.join(self._staging, "samples"))
+            | "spread" >> beam.Reshuffle()
+        )
 
 
 class TrainPieces(beam.PTransform):
@@ -110,7 +122,11 @@ class MeasureCodec(beam.PTransform):
 
     def expand(self, inputs):
         rows, codec = inputs
-        sums = rows | "errors" >> beam.FlatMap(_errors, self._kind, AsSingleton(codec)) | "sum" >> beam.CombinePerKey(_SumTuples())
+        sums = (
+            rows
+            | "errors" >> beam.FlatMap(_errors, self._kind, AsSingleton(codec))
+            | "sum" >> beam.CombinePerKey(_SumTuples())
+        )
         return sums | "all" >> beam.combiners.ToList() | "write" >> beam.Map(_write_pairs, self._path)
 
 
@@ -148,10 +164,10 @@ class _Smallest(beam.CombineFn):
         return []
 
     def add_input(self, accumulator, places):
-        return samplings.smallest([*accumulator, *places], self._count)
+        return samples.smallest([*accumulator, *places], self._count)
 
     def merge_accumulators(self, accumulators):
-        return samplings.smallest((place for places in accumulators for place in places), self._count)
+        return samples.smallest((place for places in accumulators for place in places), self._count)
 
     def extract_output(self, accumulator):
         return accumulator
@@ -190,12 +206,12 @@ class _SumTuples(beam.CombineFn):
 
 
 def _places(uri: str, source, count: int) -> list[int]:
-    return samplings.places_in(source, uri, count)
+    return samples.places_in(source, uri, count)
 
 
 def _keep(element: Element, folder: str) -> Iterable[Row]:
     if isinstance(element, Document):
-        yield samplings.keep(element, folder)
+        yield samples.keep(element, folder)
 
 
 def _fate(element: Element) -> tuple[tuple[str, str], int]:
@@ -224,7 +240,7 @@ def _write_pairs(pairs: list, path: str) -> None:
 
 
 def _train(rows: list[Row], pieces: int, most_bytes: int, path: str) -> bytes:
-    model = sentencepieces.train(samplings.training_texts(rows, most_bytes), pieces)
+    model = sentencepieces.train(samples.training_texts(rows, most_bytes), pieces)
     storage.write_bytes_atomic(path, model)
     return model
 
@@ -251,7 +267,9 @@ def _errors(row: Row, kind: str, fitted: tuple[codecs.PatchCodec, ...]):
         return
     (codec,) = fitted
     for array in row.sample().arrays(kind):
-        difference = np.rint((array.astype(np.float64) - codec.decode(codec.encode(array))) / codec.step)  # in whole levels of the codec
+        difference = np.rint(
+            (array.astype(np.float64) - codec.decode(codec.encode(array))) / codec.step
+        )  # in whole levels of the codec
         error, elements = int((difference**2).sum()), array.size
         decibels = round(1000 * codecs.psnr_of_error(error, elements)) if error else _MOST_MILLIDECIBELS
         yield (row.corpus, "held_out" if row.held_out else "fitted"), (1, decibels, error, elements)

@@ -12,14 +12,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from pipelines.document import BadInput, Document, Rejection
-from pipelines.media.clips import decode_video
-from pipelines.media.images import decode_image
-from pipelines.media.sounds import decode_audio
-from tasks import hashing, streams
-from tasks.errors import ConfigurationError
-from tasks.image import PATCH
-from tasks.vocabulary import Vocabulary
+from castor.pipelines.document import BadInput, Document, Rejection
+from castor.pipelines.media.clips import decode_video
+from castor.pipelines.media.images import decode_image
+from castor.pipelines.media.sounds import decode_audio
+from castor.tasks import hashing
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.vocabulary import streams
+from castor.tasks.vocabulary.image import PATCH
+from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 _DTYPE = np.dtype("<i4")
 load_vocabulary = functools.lru_cache(maxsize=2)(Vocabulary.load)
@@ -56,7 +57,9 @@ class Tokenizer:
             return Rejection(document, "tokenize.empty", str(len(ids)))
         if len(ids) > self.max_tokens:
             return Rejection(document, "tokenize.too_long", str(len(ids)))
-        return document.replace(text=None, bytes=np.array(ids, _DTYPE).tobytes(), metadata={"characters": len(document.text or "")})
+        return document.replace(
+            text=None, bytes=np.array(ids, _DTYPE).tobytes(), metadata={"characters": len(document.text or "")}
+        )
 
     def _ids(self, document: Document) -> list[int]:
         vocabulary = load_vocabulary(self.vocabulary)
@@ -75,7 +78,9 @@ class Tokenizer:
         if document.modality == "video":
             # Some three times larger than the model sees them: swscale does the coarse scaling, the antialiased filter the rest.
             side = min(max(4 * PATCH * math.isqrt(self.frame_token_budget), 64), 1024)
-            clip = decode_video(document.bytes, self.frames_per_second, side, with_audio=vocabulary.audio_codec is not None)
+            clip = decode_video(
+                document.bytes, self.frames_per_second, side, with_audio=vocabulary.audio_codec is not None
+            )
             if len(clip.frames) > self.max_frames:
                 raise BadInput("too_long", f"{len(clip.frames)} frames, at most {self.max_frames}")
             return streams.video_span(vocabulary, clip.frames, clip.times, clip.waveform, self.frame_token_budget)

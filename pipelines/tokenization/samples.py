@@ -14,13 +14,15 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from pipelines.corpus import CorpusSource
-from pipelines.document import BadInput, Document, Rejection
-from pipelines.media.clips import decode_video
-from pipelines.media.images import decode_image
-from pipelines.media.sounds import decode_audio
-from tasks import audio, hashing, image, storage, streams
-from tasks.errors import CorpusError
+from castor.pipelines.corpus.corpus import CorpusSource
+from castor.pipelines.document import BadInput, Document, Rejection
+from castor.pipelines.media.clips import decode_video
+from castor.pipelines.media.images import decode_image
+from castor.pipelines.media.sounds import decode_audio
+from castor.tasks import hashing
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
+from castor.tasks.vocabulary import audio, image, streams
 
 HELD_OUT_EVERY = 8
 NOT_DRAWN = "draw.not_drawn"
@@ -44,7 +46,9 @@ def places_in_shard(path: str, count: int) -> list[int]:
         with storage.open_read(path) as file:
             ids = pyarrow.parquet.read_table(file, columns=["id"], use_threads=False)["id"].to_pylist()
     except (pyarrow.ArrowInvalid, OSError, KeyError) as error:
-        raise CorpusError(f"{path} cannot be read as a corpus shard: {error}.", "Run the job that makes the corpus again.") from error
+        raise CorpusError(
+            f"{path} cannot be read as a corpus shard: {error}.", "Run the job that makes the corpus again."
+        ) from error
     return smallest(map(place_of, ids), count)
 
 
@@ -173,7 +177,9 @@ def keep(document: Document, folder: str) -> Row:
     path = storage.join(folder, f"{corpus:04d}-{document.id}")
     storage.makedirs(folder)
     storage.write_bytes_atomic(path, document.bytes)
-    return Row(rank, corpus, path, len(sample.text.encode("utf-8", "replace")), len(sample.pictures), len(sample.sounds))
+    return Row(
+        rank, corpus, path, len(sample.text.encode("utf-8", "replace")), len(sample.pictures), len(sample.sounds)
+    )
 
 
 def training_texts(rows: Iterable[Row], most_bytes: int):

@@ -19,13 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from tasks import epochs, fingerprint, hashing, mixing, schedule, skips
-from tasks import packing as packing_lib
-from tasks.cache import REMAKE, Manifest
-from tasks.catalog import Mixture, resolve_mixture
-from tasks.component import FEATURE, Component, Place, Segments, check_tokens, open_component
-from tasks.errors import CacheError, ConfigurationError, VocabularyError
-from tasks.lineage import Occurrence, Span
+from castor.tasks import fingerprint, hashing
+from castor.tasks.batches import skips
+from castor.tasks.batches.catalog import Mixture, resolve_mixture
+from castor.tasks.batches.component import FEATURE, Component, Place, Segments, check_tokens, open_component
+from castor.tasks.batches.lineage import Occurrence, Span
+from castor.tasks.cache.layout import REMAKE, Manifest
+from castor.tasks.errors import CacheError, ConfigurationError, VocabularyError
+from castor.tasks.mixing import epochs, mixing, schedule
+from castor.tasks.mixing import packing as packing_lib
 
 VERSION = 2
 
@@ -61,7 +63,10 @@ class Batches:
         _check_arguments(self.batch_sizes, lengths, seed, shard, num_shards, packing)
         self.mixture = resolve_mixture(mixture)
         self.batch_size, self.seed, self.split, self.packing = self.batch_sizes.sizes[0], int(seed), split, packing
-        self.lengths = {FEATURE: int(lengths[FEATURE]), **{name: int(lengths[name]) for name in sorted(lengths) if name != FEATURE}}
+        self.lengths = {
+            FEATURE: int(lengths[FEATURE]),
+            **{name: int(lengths[name]) for name in sorted(lengths) if name != FEATURE},
+        }
         self.length = self.lengths[FEATURE]
         self.shard, self.num_shards = int(shard), int(num_shards)
         manifests = self.mixture.manifests()
@@ -71,7 +76,9 @@ class Batches:
         self._mixing = self._scheduled(self.mixture.weights(manifests))
         self._domain_of = np.array([self.domains.index(name) for name in self._mixing.names], dtype=np.int64)
         self.components: tuple[Component, ...] = tuple(
-            open_component(name, manifest, split, self.lengths, packing, self.seed, self.mixture.skip_documents, progress)
+            open_component(
+                name, manifest, split, self.lengths, packing, self.seed, self.mixture.skip_documents, progress
+            )
             for name, manifest in manifests.items()
         )
         skips.check_known(self.mixture.skip_documents, (component.reader for component in self.components))
@@ -95,7 +102,9 @@ class Batches:
             {
                 "versions": [VERSION, mixing.VERSION, epochs.VERSION, packing_lib.VERSION, hashing.VERSION],
                 "components": [[c.name, c.reader.manifest.content_fingerprint] for c in self.components],
-                "weights": [[start, ramp, {name: str(share) for name, share in sorted(w.items())}] for start, ramp, w in shares],
+                "weights": [
+                    [start, ramp, {name: str(share) for name, share in sorted(w.items())}] for start, ramp, w in shares
+                ],
                 "batch_size": [list(self.batch_sizes.starts), list(self.batch_sizes.sizes)],
                 "lengths": self.lengths,
                 "packing": self.packing,
@@ -121,7 +130,9 @@ class Batches:
         """Part `index` of `count` equal parts of `batch(step)`, in the order of its rows, for trainers that accumulate gradients."""
         rows = self.batch_size_at(step) // self.num_shards
         if count < 1 or rows % count or not 0 <= index < count:
-            raise ConfigurationError(f"{rows} rows have no part {index} of {count}.", "Accumulate over a divisor of the rows of a shard.")
+            raise ConfigurationError(
+                f"{rows} rows have no part {index} of {count}.", "Accumulate over a divisor of the rows of a shard."
+            )
         part = rows // count
         return self._arrays(self._places(step)[index * part : (index + 1) * part])
 
@@ -144,7 +155,11 @@ class Batches:
         """Every span of a document in the first `steps` training steps (None: in the first epoch of its component), by step, on whatever
         shard. None if no cache has the document."""
         end = None if steps is None else self.batch_sizes.position(self.data_step(steps))
-        found = [occurrence for component in range(len(self.components)) for occurrence in self._occurrences(component, document, end)]
+        found = [
+            occurrence
+            for component in range(len(self.components))
+            for occurrence in self._occurrences(component, document, end)
+        ]
         return iter(sorted(found, key=_by_step))
 
     def epochs(self, step: int) -> dict[str, float]:
@@ -160,7 +175,8 @@ class Batches:
         rows = self.batch_sizes.size(data_step) // self.num_shards
         leaves, indices = self._mixing.at(self.batch_sizes.position(data_step) + self.shard * rows, rows)
         return [
-            (component, self.components[component].place(index)) for component, index in zip(self._domain_of[leaves].tolist(), indices.tolist())
+            (component, self.components[component].place(index))
+            for component, index in zip(self._domain_of[leaves].tolist(), indices.tolist())
         ]
 
     def _arrays(self, places: list[tuple[int, Place]]) -> dict[str, np.ndarray]:
@@ -209,7 +225,16 @@ class Batches:
             arrays |= self._dense_arrays(name, spec, places, segments)
         return arrays
 
-    def _read_row(self, component: int, place: Place, row: Segments, sizes: list[int], shards: np.ndarray, parts: list, skipped: list) -> None:
+    def _read_row(
+        self,
+        component: int,
+        place: Place,
+        row: Segments,
+        sizes: list[int],
+        shards: np.ndarray,
+        parts: list,
+        skipped: list,
+    ) -> None:
         """Adds the tokens of each segment of a row to `parts`, and to `skipped` whether its document is; such a one is not read."""
         opened = self.components[component]
         left_out = opened.skipped_in(place)
@@ -218,7 +243,8 @@ class Batches:
             tokens = self._padding[:size] if skipped[-1] else opened.read(shard, record, start, size)
             if len(tokens) != size:
                 raise CacheError(
-                    f"{opened.reader.path(shard)} record {record} of {self.split} has fewer tokens than its sidecar says.", REMAKE
+                    f"{opened.reader.path(shard)} record {record} of {self.split} has fewer tokens than its sidecar says.",
+                    REMAKE,
                 )
             parts.append(tokens)
 
@@ -233,7 +259,9 @@ class Batches:
                 continue
             feature = list(opened.plans.capacities).index(name)
             left_out, offset = opened.skipped_in(place), 0
-            for segment, (record, start, size) in enumerate(zip(row.records.tolist(), row.start[feature].tolist(), row.size[feature].tolist())):
+            for segment, (record, start, size) in enumerate(
+                zip(row.records.tolist(), row.start[feature].tolist(), row.size[feature].tolist())
+            ):
                 here = slice(offset, offset + size)
                 if size and record not in left_out:
                     values[number, here] = opened.reader.values(record, name, start, start + size)
@@ -269,13 +297,20 @@ class Batches:
         """Raises the CacheError that names the record whose tokens are outside the vocabulary."""
         for (component, place), row, row_shards in zip(places, segments, shards):
             opened = self.components[component]
-            for shard, record, start, size in zip(row_shards.tolist(), row.records.tolist(), row.start[0].tolist(), row.size[0].tolist()):
-                if record not in opened.skipped_in(place) and not check_tokens(opened.read(shard, record, start, size), self.vocab_size):
+            for shard, record, start, size in zip(
+                row_shards.tolist(), row.records.tolist(), row.start[0].tolist(), row.size[0].tolist()
+            ):
+                if record not in opened.skipped_in(place) and not check_tokens(
+                    opened.read(shard, record, start, size), self.vocab_size
+                ):
                     raise CacheError(
                         f"{opened.reader.path(shard)} record {record} of {self.split} holds tokens outside its vocabulary of {self.vocab_size}.",
                         REMAKE,
                     )
-        raise CacheError(f"a batch holds tokens outside the vocabulary of {self.vocab_size}.", "Run castor tasks verify on the caches.")
+        raise CacheError(
+            f"a batch holds tokens outside the vocabulary of {self.vocab_size}.",
+            "Run castor tasks verify on the caches.",
+        )
 
     # ------------------------------------------------------------------------------------------------------------ lineage
 
@@ -283,7 +318,9 @@ class Batches:
         opened, offset = self.components[component], 0
         left_out = opened.skipped_in(place)
         pieces = opened.segments(place)
-        for number, (record, start, size) in enumerate(zip(pieces.records.tolist(), pieces.start[0].tolist(), pieces.size[0].tolist()), start=1):
+        for number, (record, start, size) in enumerate(
+            zip(pieces.records.tolist(), pieces.start[0].tolist(), pieces.size[0].tolist()), start=1
+        ):
             if record not in left_out:
                 document, source = opened.reader.document(record)
                 yield Span(
@@ -335,11 +372,16 @@ def _check_arguments(batch_sizes: schedule.BatchSizes, lengths, seed, shard, num
     for size in batch_sizes.sizes:
         if not _whole(num_shards) or num_shards < 1 or size % num_shards:
             raise ConfigurationError(
-                f"batch_size {size} does not divide into {num_shards!r} shards.", "Choose BATCH_SIZE as a multiple of the shards."
+                f"batch_size {size} does not divide into {num_shards!r} shards.",
+                "Choose BATCH_SIZE as a multiple of the shards.",
             )
     if not _whole(shard) or not 0 <= shard < num_shards:
         raise ConfigurationError(f"shard {shard!r} is not one of the {num_shards} shards 0 to {num_shards - 1}.")
-    if not isinstance(lengths, Mapping) or FEATURE not in lengths or any(not _whole(v) or v < 1 for v in lengths.values()):
+    if (
+        not isinstance(lengths, Mapping)
+        or FEATURE not in lengths
+        or any(not _whole(v) or v < 1 for v in lengths.values())
+    ):
         raise ConfigurationError(
             f"lengths are {{'targets': L}}, and a capacity for every other feature, whole numbers from 1 up, not {lengths!r}.",
             "Bind TASK_FEATURE_LENGTHS.",
@@ -347,12 +389,18 @@ def _check_arguments(batch_sizes: schedule.BatchSizes, lengths, seed, shard, num
     if not _whole(seed):
         raise ConfigurationError(f"seed is a whole number, not {seed!r}.", "Bind RANDOM_SEED.")
     if method not in packing_lib.METHODS:
-        raise ConfigurationError(f"packing method {method!r} is unknown.", f"There are {', '.join(packing_lib.METHODS)}.")
+        raise ConfigurationError(
+            f"packing method {method!r} is unknown.", f"There are {', '.join(packing_lib.METHODS)}."
+        )
     if method == "concat_and_split" and len(lengths) > 1:
-        raise ConfigurationError("concat_and_split packs one feature.", "Take another packing method, or targets alone.")
+        raise ConfigurationError(
+            "concat_and_split packs one feature.", "Take another packing method, or targets alone."
+        )
 
 
-def _check_features(mixture: Mixture, manifests: Mapping[str, Manifest], lengths: Mapping[str, int]) -> dict[str, Mapping[str, Any]]:
+def _check_features(
+    mixture: Mixture, manifests: Mapping[str, Manifest], lengths: Mapping[str, int]
+) -> dict[str, Mapping[str, Any]]:
     """The declaration of every feature of `lengths` besides the tokens."""
     result = {}
     for name in lengths:
@@ -360,14 +408,19 @@ def _check_features(mixture: Mixture, manifests: Mapping[str, Manifest], lengths
             continue
         specs = {domain: manifest.features[name] for domain, manifest in manifests.items() if name in manifest.features}
         if not specs:
-            raise ConfigurationError(f"no cache of mixture {mixture.name!r} has a feature {name!r}.", "Bind TASK_FEATURE_LENGTHS without it.")
+            raise ConfigurationError(
+                f"no cache of mixture {mixture.name!r} has a feature {name!r}.", "Bind TASK_FEATURE_LENGTHS without it."
+            )
         (first, spec), *others = specs.items()
         if None in spec.get("shape", [None])[1:]:
-            raise ConfigurationError(f"feature {name!r} of {first!r} has a shape that is not fixed: {spec}.", "Leave it out of the lengths.")
+            raise ConfigurationError(
+                f"feature {name!r} of {first!r} has a shape that is not fixed: {spec}.", "Leave it out of the lengths."
+            )
         for domain, other in others:
             if other != spec:
                 raise ConfigurationError(
-                    f"feature {name!r} is {spec} in {first!r} and {other} in {domain!r}.", "Tokenize both alike, or leave it out of the lengths."
+                    f"feature {name!r} is {spec} in {first!r} and {other} in {domain!r}.",
+                    "Tokenize both alike, or leave it out of the lengths.",
                 )
         result[name] = spec
     return result

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import gin
-
-from tasks import cache, schedule, skips, storage, weights
-from tasks.errors import CacheError, ConfigurationError, VocabularyError
+from castor.tasks.batches import skips
+from castor.tasks.cache import layout
+from castor.tasks.errors import CacheError, ConfigurationError, VocabularyError
+from castor.tasks.mixing import schedule, weights
+from castor.tasks.storage import storage
 
 _MAX_DEPTH = 4
 
@@ -25,7 +27,7 @@ class Found:
 
     name: str
     directory: str
-    manifest: cache.Manifest | None
+    manifest: layout.Manifest | None
     problem: str = ""
 
 
@@ -42,10 +44,10 @@ def _name_of(found: Found) -> str:
 
 def _search(directory: str, name: str, depth: int, found: list[Found]) -> None:
     names = storage.list_files(directory)
-    looks_like_one = cache.looks_like_cache(names)
-    if cache.MANIFEST in names or looks_like_one:
+    looks_like_one = layout.looks_like_cache(names)
+    if layout.MANIFEST in names or looks_like_one:
         try:
-            found.append(Found(name, directory, cache.load_manifest(directory)))
+            found.append(Found(name, directory, layout.load_manifest(directory)))
             return
         except CacheError as error:
             if looks_like_one:
@@ -68,7 +70,7 @@ class Mixture:
     looked up, in order.
 
     stages: weights that hold from later steps on, as MixtureStage objects, (start, weights) or (start, weights, ramp). weighting: shares from
-    what the caches hold (tasks/weights.py, or the name 'proportional'); the weights of `components` and stages are then multipliers of them.
+    what the caches hold (tasks/mixing/weights.py, or the name 'proportional'); the weights of `components` and stages are then multipliers of them.
     skip_documents: ids, or the name of a file with one a line: their tokens become padding, and everything else stays where it is.
     skip_steps: ranges (from, to) of data steps whose batches are left out: the run goes on with the batch of step `to`, and everything else
     keeps its order.
@@ -85,7 +87,8 @@ class Mixture:
     def __post_init__(self):
         if not isinstance(self.components, Mapping) or not self.components:
             raise ConfigurationError(
-                f"mixture {self.name!r} has no components.", "Bind tasks.Mixture.components = {'web': 0.5, 'code': 0.5}."
+                f"mixture {self.name!r} has no components.",
+                "Bind tasks.Mixture.components = {'web': 0.5, 'code': 0.5}.",
             )
         object.__setattr__(self, "components", dict(self.components))
         dirs = (self.cache_dirs,) if isinstance(self.cache_dirs, (str, os.PathLike)) else self.cache_dirs
@@ -95,7 +98,8 @@ class Mixture:
             object.__setattr__(self, "weighting", weights.Proportional())
         if self.weighting is not None and not hasattr(self.weighting, "weights"):
             raise ConfigurationError(
-                f"mixture {self.name!r} has weighting {self.weighting!r}.", "Bind it to 'proportional' or a class of tasks.weights."
+                f"mixture {self.name!r} has weighting {self.weighting!r}.",
+                "Bind it to 'proportional' or a class of tasks.weights.",
             )
         object.__setattr__(self, "skip_documents", skips.documents(self.skip_documents))
         object.__setattr__(self, "skip_steps", skips.step_ranges(self.skip_steps))
@@ -104,7 +108,8 @@ class Mixture:
         if not isinstance(stage, schedule.MixtureStage):
             if not isinstance(stage, (tuple, list)) or not 2 <= len(stage) <= 3:
                 raise ConfigurationError(
-                    f"mixture {self.name!r} has a stage {stage!r}.", "Give (start, weights), (start, weights, ramp) or @tasks.MixtureStage()."
+                    f"mixture {self.name!r} has a stage {stage!r}.",
+                    "Give (start, weights), (start, weights, ramp) or @tasks.MixtureStage().",
                 )
             stage = schedule.MixtureStage(*stage)
         if unknown := sorted(set(stage.weights) - set(self.components)):
@@ -114,7 +119,9 @@ class Mixture:
             )
         return stage
 
-    def weights(self, manifests: Mapping[str, cache.Manifest] | None = None) -> list[tuple[int, int, dict[str, fractions.Fraction]]]:
+    def weights(
+        self, manifests: Mapping[str, layout.Manifest] | None = None
+    ) -> list[tuple[int, int, dict[str, fractions.Fraction]]]:
         """(start, ramp, domain name -> weight) of the mixture's beginning and of each stage, by step; exact, not scaled.
 
         manifests: what `manifests()` gave. Raises ConfigurationError for weights that are no shares.
@@ -128,35 +135,42 @@ class Mixture:
             }
             base = self.weighting.weights(counted)
         result = []
-        for start, ramp, given in ((0, 0, self.components), *((stage.start, stage.ramp, stage.weights) for stage in self.stages)):
+        for start, ramp, given in (
+            (0, 0, self.components),
+            *((stage.start, stage.ramp, stage.weights) for stage in self.stages),
+        ):
             exact = {
-                name: base[name] * schedule.exact(name, given.get(component, 0)) for component, name in zip(self.components, manifests)
+                name: base[name] * schedule.exact(name, given.get(component, 0))
+                for component, name in zip(self.components, manifests)
             }
             if not any(exact.values()):
                 raise ConfigurationError(
-                    f"all weights of mixture {self.name!r} ({', '.join(exact)}) from step {start} on are zero.", "Give one a positive weight."
+                    f"all weights of mixture {self.name!r} ({', '.join(exact)}) from step {start} on are zero.",
+                    "Give one a positive weight.",
                 )
             result.append((start, ramp, exact))
         return result
 
-    def manifests(self) -> dict[str, cache.Manifest]:
+    def manifests(self) -> dict[str, layout.Manifest]:
         """Domain name -> manifest, in the order of `components`. Raises CacheError for the first that is missing or unreadable."""
-        result: dict[str, cache.Manifest] = {}
+        result: dict[str, layout.Manifest] = {}
         for component in self.components:
-            manifest = cache.load_manifest(self._directory(component))
+            manifest = layout.load_manifest(self._directory(component))
             name = manifest.name if os.sep in component else component
             if name in result:
-                raise ConfigurationError(f"mixture {self.name!r} has two components named {name!r}.", "Name each cache once.")
+                raise ConfigurationError(
+                    f"mixture {self.name!r} has two components named {name!r}.", "Name each cache once."
+                )
             result[name] = manifest
         return result
 
     def _directory(self, component: str) -> str:
         candidates = [*(storage.join(d, *component.split(":")) for d in self.cache_dirs), component]
         for candidate in candidates:
-            if storage.exists(storage.join(candidate, cache.MANIFEST)):
+            if storage.exists(storage.join(candidate, layout.MANIFEST)):
                 return candidate
         for candidate in candidates:
-            if cache.looks_like_cache(storage.list_files(candidate)):
+            if layout.looks_like_cache(storage.list_files(candidate)):
                 return candidate  # half-written: its own error says so
         where = " or ".join(self.cache_dirs) or "the working directory"
         known = [f.name for d in self.cache_dirs for f in find_caches(d) if f.manifest]
@@ -181,10 +195,14 @@ def resolve_mixture(mixture: "str | Mixture | Mapping[str, float]", tasks_dir: s
     elif isinstance(mixture, Mapping):
         mixture = Mixture(components=mixture)
     elif not isinstance(mixture, Mixture):
-        raise ConfigurationError(f"{mixture!r} is no mixture.", "Give a task name, a cache directory, or @NAME/tasks.Mixture() in gin.")
+        raise ConfigurationError(
+            f"{mixture!r} is no mixture.", "Give a task name, a cache directory, or @NAME/tasks.Mixture() in gin."
+        )
     if tasks_dir:
         tasks_dir = os.fspath(tasks_dir)
-        mixture = dataclasses.replace(mixture, cache_dirs=(tasks_dir, *(d for d in mixture.cache_dirs if d != tasks_dir)))
+        mixture = dataclasses.replace(
+            mixture, cache_dirs=(tasks_dir, *(d for d in mixture.cache_dirs if d != tasks_dir))
+        )
     mixture.manifests()
     return mixture
 
@@ -201,7 +219,7 @@ def _from_gin(name: str) -> Mixture | None:
     return dataclasses.replace(mixture, name=name) if mixture.name == Mixture.name else mixture
 
 
-def find_vocabulary(manifest: cache.Manifest) -> str:
+def find_vocabulary(manifest: layout.Manifest) -> str:
     """The directory of the vocabulary that a cache was made with.
 
     Looked for where the manifest says, then under the same name beside the cache and its two parent folders, so that a copied output
@@ -212,9 +230,9 @@ def find_vocabulary(manifest: cache.Manifest) -> str:
     around = (storage.join(manifest.directory, *([".."] * up), name) for up in range(3))
     other = ""
     for candidate in (path, *around):
-        if candidate and storage.exists(storage.join(candidate, cache.MANIFEST)):
+        if candidate and storage.exists(storage.join(candidate, layout.MANIFEST)):
             try:
-                found = storage.read_json(storage.join(candidate, cache.MANIFEST)).get("vocabulary_fingerprint")
+                found = storage.read_json(storage.join(candidate, layout.MANIFEST)).get("vocabulary_fingerprint")
             except (ValueError, OSError, AttributeError):
                 found = None
             if found == wanted:
@@ -226,5 +244,6 @@ def find_vocabulary(manifest: cache.Manifest) -> str:
             "Tokenize the corpus again, or point to its own.",
         )
     raise VocabularyError(
-        f"the vocabulary of cache {manifest.directory} is not at {path or 'any path: its manifest names none'}.", "Put it back there."
+        f"the vocabulary of cache {manifest.directory} is not at {path or 'any path: its manifest names none'}.",
+        "Put it back there.",
     )

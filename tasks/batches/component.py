@@ -1,9 +1,9 @@
 """One domain of a mixture, opened: its cache, its packed rows, and their order.
 
-    index -> (epoch, group, block, row)    epochs.py; a group is a shard, or small shards together
-    (group, block) -> plan                 plans.py, packing.py
-    row of the plan -> pieces of records   here
-    piece -> tokens                        cache_reader.py, CRC checked, straight from the mapped file
+index -> (epoch, group, block, row)    epochs.py; a group is a shard, or small shards together
+(group, block) -> plan                 plans.py, packing.py
+row of the plan -> pieces of records   here
+piece -> tokens                        cache_reader.py, CRC checked, straight from the mapped file
 """
 
 import bisect
@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks import packing, records
-from tasks.cache import Manifest
-from tasks.cache_reader import CacheReader
-from tasks.epochs import EpochOrder
-from tasks.errors import CacheError, ConfigurationError
-from tasks.plans import Plans
-from tasks.skips import SkippedRecords
+from castor.tasks.batches.plans import Plans
+from castor.tasks.batches.skips import SkippedRecords
+from castor.tasks.cache import records
+from castor.tasks.cache.layout import Manifest
+from castor.tasks.cache.reader import CacheReader
+from castor.tasks.errors import CacheError, ConfigurationError
+from castor.tasks.mixing import packing
+from castor.tasks.mixing.epochs import EpochOrder
 
 FEATURE = "targets"
 
@@ -70,7 +71,9 @@ class Component:
         plan = self.plans.plan(place.group, place.block)
         begin, end = plan.row_starts[place.row : place.row + 2].tolist()
         first = int(self.reader.starts[self.plans.groups[place.group][0]]) + place.block * packing.BLOCK_RECORDS
-        return Segments(plan.record[begin:end].astype(np.int64) + first, plan.start[:, begin:end], plan.size[:, begin:end])
+        return Segments(
+            plan.record[begin:end].astype(np.int64) + first, plan.start[:, begin:end], plan.size[:, begin:end]
+        )
 
     def shards(self, segments: Segments) -> np.ndarray:
         """int64 [n]: the shard that each segment's record lies in."""
@@ -89,7 +92,9 @@ class Component:
         row = record - reader.first_record(shard)
         if reader.has_tokens(shard):
             return reader.stored_tokens(shard, row, start, start + size)
-        packed = records.read_packed_int64(reader.data(shard), int(reader.index(shard)["offset"][row]), FEATURE, reader.path(shard))
+        packed = records.read_packed_int64(
+            reader.data(shard), int(reader.index(shard)["offset"][row]), FEATURE, reader.path(shard)
+        )
         return records.decode_varints(records.cut_varints(packed, start, start + size))
 
     def occurrences(self, record: int) -> Iterator[tuple[Place, int]]:
@@ -124,10 +129,15 @@ def open_component(
     """Opens a cache as a component. Raises CacheError if it has no tokens in the split or is not as its manifest says."""
     spec = manifest.features.get(FEATURE)
     if spec is None or spec["rank"] != 1 or spec["dtype"] not in ("int32", "int64"):
-        raise CacheError(f"cache {manifest.directory} has no integer feature {FEATURE!r} of rank 1.", "Make it with castor data tokenize.")
+        raise CacheError(
+            f"cache {manifest.directory} has no integer feature {FEATURE!r} of rank 1.",
+            "Make it with castor data tokenize.",
+        )
     for feature in lengths:
         if manifest.features.get(feature, {"rank": 1})["rank"] < 1:
-            raise ConfigurationError(f"feature {feature!r} of cache {manifest.directory} has no length.", "Leave it out of the lengths.")
+            raise ConfigurationError(
+                f"feature {feature!r} of cache {manifest.directory} has no length.", "Leave it out of the lengths."
+            )
     reader = CacheReader(manifest.directory, split)
     plans = Plans(reader, lengths, method, progress)
     order = EpochOrder(name, seed, plans.group_rows, plans.block_rows)

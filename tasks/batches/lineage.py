@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from tasks.cache_reader import CacheReader
+from castor.tasks.cache.reader import CacheReader
 
 
 @dataclasses.dataclass(frozen=True)

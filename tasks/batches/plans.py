@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tasks import packing, storage
-from tasks.cache import PLANS_FOLDER
-from tasks.cache_reader import CacheReader
-from tasks.errors import CacheError
+from castor.tasks.cache.layout import PLANS_FOLDER
+from castor.tasks.cache.reader import CacheReader
+from castor.tasks.errors import CacheError
+from castor.tasks.mixing import packing
+from castor.tasks.storage import storage
 
 _DIGEST_BYTES = 32
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
@@ -63,13 +64,19 @@ class Plans:
     def _plan(self, group: int, block: int) -> packing.Plan:
         """The plan of a block: from memory, from beside the shard, or made now and put there."""
         first, last = self.groups[group]
-        path = storage.join(self._folder, f"{self._reader.split}-{first:05d}-of-{len(self._entries):05d}.{block:04d}.plan")
+        path = storage.join(
+            self._folder, f"{self._reader.split}-{first:05d}-of-{len(self._entries):05d}.{block:04d}.plan"
+        )
         source = f"{self._source(first, last)} {block}"
         numbers = self._read(path, source)
         if numbers is None:
             plan = packing.plan(self._lengths(group, block), self.capacities, self._method)
             head = [plan.num_rows, len(plan.record)]
-            self._write(path, source, np.concatenate([head, plan.row_starts, plan.record, plan.start.ravel(), plan.size.ravel()]))
+            self._write(
+                path,
+                source,
+                np.concatenate([head, plan.row_starts, plan.record, plan.start.ravel(), plan.size.ravel()]),
+            )
         else:
             rows, segments = numbers[:2].tolist()
             row_starts, record, spans = np.split(numbers[2:], [rows + 1, rows + 1 + segments])
@@ -103,13 +110,18 @@ class Plans:
         """The same, counted from the sidecars, or as it was counted before; `known` of each shard, for groups of one."""
         path = storage.join(self._folder, f"{self._reader.split}.rows")
         source = self._source(0, len(self._entries))
-        blocks = [packing.num_blocks(sum(entry["records"] for entry in self._entries[first:last])) for first, last in self.groups]
+        blocks = [
+            packing.num_blocks(sum(entry["records"] for entry in self._entries[first:last]))
+            for first, last in self.groups
+        ]
         numbers = self._read(path, source)
         if numbers is None:
             counts: list[int] = []
             for group, (first, last) in enumerate(self.groups):
                 alone = last - first == 1 and known is not None
-                counts += known[first].tolist() if alone else [self._count(group, block) for block in range(blocks[group])]
+                counts += (
+                    known[first].tolist() if alone else [self._count(group, block) for block in range(blocks[group])]
+                )
                 if self._progress:
                     self._progress(len(counts), sum(blocks))
             numbers = np.array(counts, dtype=np.int32)
@@ -118,7 +130,11 @@ class Plans:
 
     def _source(self, first: int, last: int) -> str:
         """What a file of these shards was made from: the packing and the sidecars, so that none passes for another's, wherever it is copied."""
-        return self._config + " " + hashlib.sha256("".join(entry["idx_sha256"] for entry in self._entries[first:last]).encode()).hexdigest()
+        return (
+            self._config
+            + " "
+            + hashlib.sha256("".join(entry["idx_sha256"] for entry in self._entries[first:last]).encode()).hexdigest()
+        )
 
     def _count(self, group: int, block: int) -> int:
         lengths = self._lengths(group, block)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
 
 Value = TypeVar("Value")
 
@@ -37,10 +37,15 @@ class ReadAhead(Generic[Value]):
                 raise ConfigurationError(f"ReadAhead: {name} = {value!r}.", "It is a whole number, at least 1.")
         self._make, self._steps, self._ahead = make, iter(steps), ahead
         self._changed = threading.Condition()
-        self._slots: deque[_Slot] = deque()  # of steps begun and not yet taken, in order; all below is guarded by _changed
+        self._slots: deque[_Slot] = (
+            deque()
+        )  # of steps begun and not yet taken, in order; all below is guarded by _changed
         self._ended = False  # no step will be begun any more
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, name=f"castor-readahead-{i}", daemon=True) for i in range(min(workers, ahead))]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"castor-readahead-{i}", daemon=True)
+            for i in range(min(workers, ahead))
+        ]
 
     def __enter__(self) -> "ReadAhead[Value]":
         for thread in self._threads:

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tasks import hashing, storage
-from tasks.cache_reader import CacheReader
-from tasks.errors import ConfigurationError
+from castor.tasks import hashing
+from castor.tasks.cache.reader import CacheReader
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import storage
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 _MAX_LOOKED_UP = 1000
@@ -29,7 +30,8 @@ def documents(given: str | os.PathLike | Iterable[str]) -> tuple[str, ...]:
             lines = storage.read_bytes(where).decode("utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise ConfigurationError(
-                f"the list of documents to skip, {where}, cannot be read: {error}.", "Name a text file with one id a line."
+                f"the list of documents to skip, {where}, cannot be read: {error}.",
+                "Name a text file with one id a line.",
             ) from error
         given = [line.split("#")[0].strip() for line in lines]
         given = [line for line in given if line]
@@ -39,7 +41,8 @@ def documents(given: str | os.PathLike | Iterable[str]) -> tuple[str, ...]:
     for identifier in ids:
         if not isinstance(identifier, str) or not _ID.match(identifier):
             raise ConfigurationError(
-                f"{where} names {identifier!r}, which is no document id.", "An id is 32 hexadecimal digits; castor tasks lineage prints them."
+                f"{where} names {identifier!r}, which is no document id.",
+                "An id is 32 hexadecimal digits; castor tasks lineage prints them.",
             )
     return tuple(ids)
 
@@ -52,7 +55,8 @@ def step_ranges(given: Sequence[Any]) -> tuple[tuple[int, int], ...]:
         whole = len(pair) == 2 and all(isinstance(value, int) and not isinstance(value, bool) for value in pair)
         if not whole or not 0 <= pair[0] < pair[1]:
             raise ConfigurationError(
-                f"skip_steps holds {pair!r}, which is no range of steps.", "Give pairs (from, to) with 0 <= from < to: ((5000, 5100),)."
+                f"skip_steps holds {pair!r}, which is no range of steps.",
+                "Give pairs (from, to) with 0 <= from < to: ((5000, 5100),).",
             )
     for begin, end in sorted(pairs):
         if ranges and begin <= ranges[-1][1]:
@@ -114,5 +118,6 @@ def check_known(ids: Sequence[str], readers: Iterable[CacheReader]) -> None:
             if not missing:
                 return
     raise ConfigurationError(
-        f"skip_documents names {min(missing)}, which is in no cache of the mixture.", "Take it out, or correct it; castor tasks lineage prints ids."
+        f"skip_documents names {min(missing)}, which is in no cache of the mixture.",
+        "Take it out, or correct it; castor tasks lineage prints ids.",
     )

@@ -23,8 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import fingerprint, packing, records, storage
-from tasks.errors import CacheError
+from castor.tasks import fingerprint
+from castor.tasks.cache import records
+from castor.tasks.errors import CacheError
+from castor.tasks.mixing import packing
+from castor.tasks.storage import storage
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -118,7 +121,11 @@ def list_paths(directory: str) -> list[str]:
     """Names of the files of a cache, relative to it, one folder deep, without hidden ones and without plans."""
     if storage.is_remote(directory):  # where each look at a name is a question to a bucket
         parts = [path.split("/") for path in storage.walk(directory)]
-        return sorted("/".join(p) for p in parts if len(p) <= 2 and p[0] != PLANS_FOLDER and not any(part.startswith(".") for part in p))
+        return sorted(
+            "/".join(p)
+            for p in parts
+            if len(p) <= 2 and p[0] != PLANS_FOLDER and not any(part.startswith(".") for part in p)
+        )
     names = []
     for name in storage.list_files(directory):
         if name.startswith(".") or name == PLANS_FOLDER:
@@ -155,7 +162,11 @@ def checked_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     """Features by name, sorted. Raises CacheError for a declaration that is none."""
     result = {}
     for name, spec in sorted(features.items()):
-        if spec["dtype"] not in DTYPES or name == "offset" or (spec["rank"] > 1 and len(spec.get("shape", ())) != spec["rank"]):
+        if (
+            spec["dtype"] not in DTYPES
+            or name == "offset"
+            or (spec["rank"] > 1 and len(spec.get("shape", ())) != spec["rank"])
+        ):
             raise CacheError(
                 f"feature {name!r} is declared as {dict(spec)}.",
                 'Declare {"dtype": int32, int64 or float32, "rank": n, "shape": if n > 1}.',
@@ -202,7 +213,10 @@ def count_rows(index: np.ndarray, features: Mapping[str, Mapping[str, Any]]) -> 
 def count_blocks(index: np.ndarray, features: Iterable[str]) -> dict[str, list[int]]:
     """Values (first axis) in each block of packing.BLOCK_RECORDS records of a shard, by feature, from its sidecar [records]."""
     starts = np.arange(0, len(index), packing.BLOCK_RECORDS)
-    return {name: np.add.reduceat(index[name], starts, dtype=np.int64).tolist() if len(index) else [] for name in sorted(features)}
+    return {
+        name: np.add.reduceat(index[name], starts, dtype=np.int64).tolist() if len(index) else []
+        for name in sorted(features)
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------- the manifest
@@ -293,7 +307,9 @@ def _load(cache_dir: str, identity: storage.Identity) -> Manifest:
     if manifest.data.get("checksum") != checksum(manifest.data):
         raise CacheError(f"{path} is not as it was written: its own checksum differs.", REMAKE)
     if not storage.is_still(path, identity):
-        raise CacheError(f"{path} was changed or replaced while it was read.", "Start again when the new cache is written.")
+        raise CacheError(
+            f"{path} was changed or replaced while it was read.", "Start again when the new cache is written."
+        )
     return dataclasses.replace(manifest, identity=identity)
 
 
@@ -302,19 +318,26 @@ def read_manifest(cache_dir: str) -> Manifest:
     path = storage.join(cache_dir, MANIFEST)
     if not storage.is_directory(cache_dir):
         raise CacheError(
-            f"there is no task cache at {cache_dir}.", "Make it with castor data tokenize; castor tasks list DIR shows what there is."
+            f"there is no task cache at {cache_dir}.",
+            "Make it with castor data tokenize; castor tasks list DIR shows what there is.",
         )
     if not storage.exists(path):
         names = storage.list_files(cache_dir)
         half = any(is_own_file(name) for name in names) or looks_like_cache(names)
         what = "is half-written: it has no manifest.json" if half else "holds no task cache: it has no manifest.json"
-        raise CacheError(f"{cache_dir} {what}.", "Run castor data tokenize (again); castor tasks list DIR shows the caches there are.")
+        raise CacheError(
+            f"{cache_dir} {what}.",
+            "Run castor data tokenize (again); castor tasks list DIR shows the caches there are.",
+        )
     try:
         data = storage.read_json(path)
     except (ValueError, OSError) as error:
         raise CacheError(f"{path} cannot be read: {error}.", REMAKE) from error
     if isinstance(data, dict) and data.get("kind") not in (None, "cache"):
-        raise CacheError(f"{cache_dir} is a {data['kind']}, not a task cache.", "Tokenize a corpus into a cache with castor data tokenize.")
+        raise CacheError(
+            f"{cache_dir} is a {data['kind']}, not a task cache.",
+            "Tokenize a corpus into a cache with castor data tokenize.",
+        )
     if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] != FORMAT:
         raise CacheError(f"{path} is of format {data['format']}; this Castor reads {FORMAT}.", REMAKE)
     if problem := _malformed(data):
@@ -330,7 +353,11 @@ def checksum(manifest: Mapping[str, Any]) -> str:
 def info(manifest: Mapping[str, Any], split: str) -> dict[str, Any]:
     """What SeqIO reads of a cached split: number of shards, and shape and dtype of each feature."""
     features = {name: {"shape": shape_of(spec), "dtype": spec["dtype"]} for name, spec in manifest["features"].items()}
-    return {"num_shards": len(manifest["splits"][split]["shards"]), "features": features, "seqio_version": _SEQIO_VERSION}
+    return {
+        "num_shards": len(manifest["splits"][split]["shards"]),
+        "features": features,
+        "seqio_version": _SEQIO_VERSION,
+    }
 
 
 def stats(shards: Sequence[Mapping[str, Any]], features: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
@@ -360,7 +387,9 @@ def _malformed(data: Any) -> str:
     for key, kind in kinds.items():
         if not isinstance(data.get(key), kind):
             return f"{key!r} is missing or no {kind.__name__}"
-    if not isinstance(data.get("files", {}), dict) or any(n.startswith(("/", ".")) or "/.." in n for n in data.get("files", {})):
+    if not isinstance(data.get("files", {}), dict) or any(
+        n.startswith(("/", ".")) or "/.." in n for n in data.get("files", {})
+    ):
         return "'files' is no table of files"
     try:
         features = checked_features(data["features"])
@@ -393,7 +422,9 @@ def encode_tokens(ids: np.ndarray, dtype: str) -> bytes:
     """A record in the file of tokens: the CRC-32C of every TOKENS_PER_CRC of its ids, then the ids, all little-endian."""
     data = ids.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
     part = TOKENS_PER_CRC * np.dtype(dtype).itemsize
-    return b"".join([*(records.crc32c(data[i : i + part]).to_bytes(CRC_BYTES, "little") for i in range(0, len(data), part)), data])
+    return b"".join(
+        [*(records.crc32c(data[i : i + part]).to_bytes(CRC_BYTES, "little") for i in range(0, len(data), part)), data]
+    )
 
 
 def encoded_tokens_bytes(lengths: np.ndarray, dtype: str) -> np.ndarray:

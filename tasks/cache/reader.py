@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import cache, hashing, records, storage
-from tasks.cache import REMAKE, lineage_file, load_manifest
-from tasks.errors import CacheError, ConfigurationError
+from castor.tasks import hashing
+from castor.tasks.cache import layout, records
+from castor.tasks.cache.layout import REMAKE, lineage_file, load_manifest
+from castor.tasks.errors import CacheError, ConfigurationError
+from castor.tasks.storage import storage
 
 _DOCUMENT_ID = re.compile(r"[0-9a-fA-F]{32}\Z")
 _LINEAGES_KEPT = 16
@@ -42,14 +44,21 @@ class CacheReader:
         self.split = split
         self._shards = self.manifest.shards(split)
         self._paths = [storage.join(directory, shard["file"]) for shard in self._shards]
-        self._identities = [_identity(directory, path, shard["bytes"]) for path, shard in zip(self._paths, self._shards)]
+        self._identities = [
+            _identity(directory, path, shard["bytes"]) for path, shard in zip(self._paths, self._shards)
+        ]
         self._token_identities = [
             _identity(directory, path + ".tokens", shard["token_file"]["bytes"]) if shard.get("token_file") else None
             for path, shard in zip(self._paths, self._shards)
         ]
-        manifest_path = storage.join(directory, cache.MANIFEST)
-        if not storage.is_still(manifest_path, self.manifest.identity):  # then some shards may be of one cache and some of another
-            raise CacheError(f"{manifest_path} was changed or replaced while the cache was opened.", "Start again when it is written.")
+        manifest_path = storage.join(directory, layout.MANIFEST)
+        if not storage.is_still(
+            manifest_path, self.manifest.identity
+        ):  # then some shards may be of one cache and some of another
+            raise CacheError(
+                f"{manifest_path} was changed or replaced while the cache was opened.",
+                "Start again when it is written.",
+            )
         counts = [shard["records"] for shard in self._shards]
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         """int64[num_shards + 1]: the first record of each shard, then the number of records."""
@@ -76,10 +85,12 @@ class CacheReader:
         result = {}
         for name, spec in self.manifest.features.items():
             array = arrays.get(name, np.zeros(0, np.int64))
-            shape = [int(lengths[name]), *cache.shape_of(spec)[1:]] if spec["rank"] else []
-            dtype = np.dtype(cache.DTYPES[spec["dtype"]])
+            shape = [int(lengths[name]), *layout.shape_of(spec)[1:]] if spec["rank"] else []
+            dtype = np.dtype(layout.DTYPES[spec["dtype"]])
             if array.dtype.kind == "O" or None in shape[1:] or array.size != int(np.prod(shape)):
-                raise CacheError(f"{path} record {row}: feature {name!r} has {array.size} values, the sidecar says {shape}.", REMAKE)
+                raise CacheError(
+                    f"{path} record {row}: feature {name!r} has {array.size} values, the sidecar says {shape}.", REMAKE
+                )
             result[name] = array.astype(dtype).reshape(shape)
         return result
 
@@ -109,7 +120,9 @@ class CacheReader:
         stop = size if stop is None else min(stop, size)
         values = records.decode_int64(payload, feature, start, stop, where)
         if len(values) != max(0, stop - start):
-            raise CacheError(f"{where} record {row}: feature {feature!r} is shorter than the {size} values its sidecar says.", REMAKE)
+            raise CacheError(
+                f"{where} record {row}: feature {feature!r} is shorter than the {size} values its sidecar says.", REMAKE
+            )
         return values
 
     def values(self, record: int, feature: str, start: int, stop: int) -> np.ndarray:
@@ -118,14 +131,14 @@ class CacheReader:
         shard, row = self.locate(record)
         spec, where = self.manifest.features[feature], self._paths[shard]
         decode = records.decode_float32 if spec["dtype"] == "float32" else records.decode_int64
-        inner = cache.shape_of(spec)[1:]
+        inner = layout.shape_of(spec)[1:]
         if None in inner:
             return self[record][feature][start:stop]  # which says what is wrong
         width = math.prod(inner)
         array = decode(self.payload(record), feature, start * width, stop * width, where)
         if len(array) != (stop - start) * width:
             raise CacheError(f"{where} record {row}: feature {feature!r} is shorter than its sidecar says.", REMAKE)
-        return array.astype(cache.DTYPES[spec["dtype"]], copy=False).reshape(stop - start, *inner)
+        return array.astype(layout.DTYPES[spec["dtype"]], copy=False).reshape(stop - start, *inner)
 
     def path(self, shard: int) -> str:
         """The file of a shard; its sidecar is this with `.idx`."""
@@ -160,13 +173,15 @@ class CacheReader:
             end = int(offsets[row + 1]) if row + 1 < len(offsets) else self._shards[shard]["bytes"]
             records.check_record(self.data(shard), int(offsets[row]), end, self._paths[shard])
         crcs, width = int(begins[row]), ids.itemsize
-        part = cache.TOKENS_PER_CRC * width
-        first = crcs + -(-length // cache.TOKENS_PER_CRC) * cache.CRC_BYTES
+        part = layout.TOKENS_PER_CRC * width
+        first = crcs + -(-length // layout.TOKENS_PER_CRC) * layout.CRC_BYTES
         for number in range(start * width // part, -(-stop * width // part)):
-            stored = data[crcs + number * cache.CRC_BYTES : crcs + (number + 1) * cache.CRC_BYTES].tobytes()
+            stored = data[crcs + number * layout.CRC_BYTES : crcs + (number + 1) * layout.CRC_BYTES].tobytes()
             found = records.crc32c(data[first + number * part : first + min((number + 1) * part, length * width)])
-            if found.to_bytes(cache.CRC_BYTES, "little") != stored:
-                raise CacheError(f"{self._paths[shard]}.tokens record {row} has a wrong checksum: the file is damaged.", REMAKE)
+            if found.to_bytes(layout.CRC_BYTES, "little") != stored:
+                raise CacheError(
+                    f"{self._paths[shard]}.tokens record {row} has a wrong checksum: the file is damaged.", REMAKE
+                )
         return ids[first // width + start : first // width + stop]
 
     def _map_tokens(self, shard: int) -> tuple[np.ndarray, ...]:
@@ -179,11 +194,17 @@ class CacheReader:
         self.check(shard)
         index = self.index(shard)
         begins = np.zeros(len(index) + 1, dtype=np.int64)
-        np.cumsum(cache.encoded_tokens_bytes(index["targets"], entry["dtype"]), out=begins[1:])
+        np.cumsum(layout.encoded_tokens_bytes(index["targets"], entry["dtype"]), out=begins[1:])
         if begins[-1] != len(data):
             raise CacheError(f"{path} holds {len(data)} bytes; by its sidecar it should hold {begins[-1]}.", REMAKE)
         # Copies of the sidecar's columns: what was checked stays as it was, even where the sidecar itself is no longer kept.
-        mapped = data, data.view(np.dtype(entry["dtype"]).newbyteorder("<")), begins, index["offset"].copy(), index["targets"].copy()
+        mapped = (
+            data,
+            data.view(np.dtype(entry["dtype"]).newbyteorder("<")),
+            begins,
+            index["offset"].copy(),
+            index["targets"].copy(),
+        )
         self._tokens.put(shard, mapped, weight=len(index))
         return mapped
 
@@ -229,7 +250,10 @@ class CacheReader:
     def lengths(self, feature: str = "targets", shard: int | None = None) -> np.ndarray:
         """uint32 lengths (first axis) of a feature: of one shard, mapped; or of all records, in order."""
         if feature not in self.manifest.features:
-            raise CacheError(f"cache {self.directory} has no feature {feature!r}.", f"It has {', '.join(sorted(self.manifest.features))}.")
+            raise CacheError(
+                f"cache {self.directory} has no feature {feature!r}.",
+                f"It has {', '.join(sorted(self.manifest.features))}.",
+            )
         if shard is not None:
             return self.index(shard)[feature]
         return np.concatenate([self.index(s)[feature] for s in range(self.num_shards)])
@@ -268,7 +292,7 @@ class CacheReader:
         return table
 
     def _block_counts(self, table: str, key: str) -> list[np.ndarray] | None:
-        if self.manifest.data.get("packing") != cache.PACKING:
+        if self.manifest.data.get("packing") != layout.PACKING:
             return None
         lists = [shard.get(table, {}).get(key) for shard in self._shards]
         if None in lists:
@@ -332,8 +356,8 @@ def load_index(path: str, features: Iterable[str], records_: int, sha256: str = 
         raise CacheError(f"sidecar {path} cannot be read: {error}.", REMAKE) from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise CacheError(f"sidecar {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE)
-    dtype = cache.index_dtype(features)
-    usual = cache.index_header(dtype, records_)
+    dtype = layout.index_dtype(features)
+    usual = layout.index_header(dtype, records_)
     if data[: len(usual)].tobytes() == usual and len(data) == len(usual) + records_ * dtype.itemsize:
         return data[len(usual) :].view(dtype)
     # Not as this version of numpy writes it. Parsing a header takes Python's compiler, which is not safe in threads everywhere (3.11).
@@ -359,7 +383,9 @@ def load_lineage(path: str, records_: int, sha256: str = ""):
     try:
         data = storage.read_bytes(path)
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            raise CacheError(f"lineage {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE)
+            raise CacheError(
+                f"lineage {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE
+            )
         # Not read_table: it imports pandas, a second or more.
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read(columns=["id", "source"])
     except (OSError, pyarrow.ArrowException) as error:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import google_crc32c
 import numpy as np
 
-from tasks.errors import CacheError
+from castor.tasks.errors import CacheError
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -47,7 +47,8 @@ def frame(payload: bytes) -> bytes:
     """One TFRecord: payload with its length and both checksums. Raises CacheError beyond MAX_RECORD_BYTES."""
     if len(payload) > MAX_RECORD_BYTES:
         raise CacheError(
-            f"a record of {len(payload)} bytes is over the limit of {MAX_RECORD_BYTES}.", "Cut the document before it is tokenized."
+            f"a record of {len(payload)} bytes is over the limit of {MAX_RECORD_BYTES}.",
+            "Cut the document before it is tokenized.",
         )
     length = _LENGTH.pack(len(payload))
     return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
@@ -57,13 +58,21 @@ def read_record(data: memoryview | bytes, offset: int, where: str) -> bytes:
     """The payload of the record that starts at `offset` of a file's content. Raises CacheError naming `where` on any damage."""
     size = len(data)
     if not 0 <= offset <= size - HEADER_BYTES - FOOTER_BYTES:
-        raise CacheError(f"{where}: no record fits at byte {offset} of {size}; the file is cut or its index is wrong.", _REBUILD)
+        raise CacheError(
+            f"{where}: no record fits at byte {offset} of {size}; the file is cut or its index is wrong.", _REBUILD
+        )
     header = bytes(data[offset : offset + HEADER_BYTES])
     length = _LENGTH.unpack_from(header)[0]
     if masked_crc(header[:8]) != _CRC.unpack_from(header, 8)[0]:
-        raise CacheError(f"{where}: the record at byte {offset} has a wrong length checksum (its length field says {length}).", _REBUILD)
+        raise CacheError(
+            f"{where}: the record at byte {offset} has a wrong length checksum (its length field says {length}).",
+            _REBUILD,
+        )
     if length > MAX_RECORD_BYTES or length > size - offset - HEADER_BYTES - FOOTER_BYTES:
-        raise CacheError(f"{where}: the record at byte {offset} claims {length} bytes, more than the file or the limit holds.", _REBUILD)
+        raise CacheError(
+            f"{where}: the record at byte {offset} claims {length} bytes, more than the file or the limit holds.",
+            _REBUILD,
+        )
     start = offset + HEADER_BYTES
     payload = bytes(data[start : start + length])
     if masked_crc(payload) != _CRC.unpack(bytes(data[start + length : start + length + FOOTER_BYTES]))[0]:
@@ -78,10 +87,9 @@ def check_record(data: np.ndarray, offset: int, end: int, where: str) -> None:
     """
     length = _LENGTH.pack(end - offset - HEADER_BYTES - FOOTER_BYTES)
     payload = data[offset + HEADER_BYTES : end - FOOTER_BYTES]
-    if (
-        data[offset : offset + HEADER_BYTES].tobytes() != length + _CRC.pack(masked_crc(length))
-        or data[end - FOOTER_BYTES : end].tobytes() != _CRC.pack(masked_crc(payload))
-    ):
+    if data[offset : offset + HEADER_BYTES].tobytes() != length + _CRC.pack(masked_crc(length)) or data[
+        end - FOOTER_BYTES : end
+    ].tobytes() != _CRC.pack(masked_crc(payload)):
         read_record(memoryview(data), offset, where)  # says what is wrong
         raise CacheError(f"{where}: the record at byte {offset} does not end at byte {end}.", _REBUILD)
 
@@ -130,7 +138,9 @@ def decode_example(payload: bytes, where: str = "record") -> dict[str, np.ndarra
     return features
 
 
-def decode_int64(payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record") -> np.ndarray:
+def decode_int64(
+    payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record"
+) -> np.ndarray:
     """Values [start:stop] of one int64 feature of an Example, int64 [n], decoding no more than these."""
     packed = _packed(payload, len(payload), name.encode(), _INT64_LIST)
     if packed is None or (packed[0] < packed[1] and payload[packed[1] - 1] >= 0x80):
@@ -138,7 +148,9 @@ def decode_int64(payload: bytes, name: str, start: int = 0, stop: int | None = N
     return decode_varints(cut_varints(np.frombuffer(payload, np.uint8)[slice(*packed)], start, stop))
 
 
-def decode_float32(payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record") -> np.ndarray:
+def decode_float32(
+    payload: bytes, name: str, start: int = 0, stop: int | None = None, where: str = "record"
+) -> np.ndarray:
     """Values [start:stop] of one float feature of an Example, float32 [n]: a read-only view of the payload."""
     packed = _packed(payload, len(payload), name.encode(), _FLOAT_LIST)
     if packed is None or (packed[1] - packed[0]) % 4:
@@ -272,7 +284,11 @@ def _example_class():
 
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="castor/example.proto", package="tensorflow", syntax="proto3")
-    for name, kind in (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64)):
+    for name, kind in (
+        ("BytesList", field.TYPE_BYTES),
+        ("FloatList", field.TYPE_FLOAT),
+        ("Int64List", field.TYPE_INT64),
+    ):
         message = file.message_type.add(name=name)
         value = message.field.add(name="value", number=1, type=kind, label=field.LABEL_REPEATED)
         if kind != field.TYPE_BYTES:
@@ -292,12 +308,20 @@ def _example_class():
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    entry.field.add(name="value", number=2, type=field.TYPE_MESSAGE, type_name=".tensorflow.Feature", label=field.LABEL_OPTIONAL)
+    entry.field.add(
+        name="value", number=2, type=field.TYPE_MESSAGE, type_name=".tensorflow.Feature", label=field.LABEL_OPTIONAL
+    )
     features.field.add(
-        name="feature", number=1, type=field.TYPE_MESSAGE, type_name=".tensorflow.Features.FeatureEntry", label=field.LABEL_REPEATED
+        name="feature",
+        number=1,
+        type=field.TYPE_MESSAGE,
+        type_name=".tensorflow.Features.FeatureEntry",
+        label=field.LABEL_REPEATED,
     )
     example = file.message_type.add(name="Example")
-    example.field.add(name="features", number=1, type=field.TYPE_MESSAGE, type_name=".tensorflow.Features", label=field.LABEL_OPTIONAL)
+    example.field.add(
+        name="features", number=1, type=field.TYPE_MESSAGE, type_name=".tensorflow.Features", label=field.LABEL_OPTIONAL
+    )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import cache, cache_reader, hashing, records, storage
-from tasks.errors import CacheError
+from castor.tasks import hashing
+from castor.tasks.cache import layout, records
+from castor.tasks.cache import reader as cache_reader
+from castor.tasks.errors import CacheError
+from castor.tasks.storage import storage
 
 _MAX_PER_FILE = 5
 
@@ -33,9 +36,9 @@ class Problem:
 def verify(directory: str, deep: bool = True) -> list[Problem]:
     """All problems of a cache, sorted by file; empty if it is sound. directory: of one cache. deep: read every byte."""
     try:
-        manifest = cache.read_manifest(directory)
+        manifest = layout.read_manifest(directory)
     except CacheError as error:
-        return [Problem(cache.MANIFEST, "manifest", str(error))]
+        return [Problem(layout.MANIFEST, "manifest", str(error))]
     problems = [*_manifest(manifest), *_presence(manifest)]
     for split in manifest.splits:
         for number, shard in enumerate(manifest.shards(split)):
@@ -60,40 +63,42 @@ def _limited(problems: Iterator[Problem]) -> Iterator[Problem]:
             yield Problem(file, kind, f"~ and {count - _MAX_PER_FILE} more of this kind")
 
 
-def _manifest(manifest: cache.Manifest) -> Iterator[Problem]:
-    if manifest.data.get("checksum") != cache.checksum(manifest.data):
-        yield Problem(cache.MANIFEST, "checksum", "it is not as it was written: its own checksum differs")
+def _manifest(manifest: layout.Manifest) -> Iterator[Problem]:
+    if manifest.data.get("checksum") != layout.checksum(manifest.data):
+        yield Problem(layout.MANIFEST, "checksum", "it is not as it was written: its own checksum differs")
     for split in manifest.splits:
         for name, expected in (
-            (f"info.{split}.json", cache.info(manifest.data, split)),
-            (f"stats.{split}.json", cache.stats(manifest.shards(split), manifest.features)),
+            (f"info.{split}.json", layout.info(manifest.data, split)),
+            (f"stats.{split}.json", layout.stats(manifest.shards(split), manifest.features)),
         ):
             path = storage.join(manifest.directory, name)
             if storage.exists(path):
                 text = json.dumps(expected, sort_keys=True, indent=2) + "\n"
                 if storage.read_bytes(path) != text.encode():
                     yield Problem(name, "stats", "it does not say what the manifest says")
-    completed = storage.join(manifest.directory, cache.COMPLETED)
+    completed = storage.join(manifest.directory, layout.COMPLETED)
     if storage.exists(completed) and storage.size(completed):
-        yield Problem(cache.COMPLETED, "checksum", "it should be empty")
+        yield Problem(layout.COMPLETED, "checksum", "it should be empty")
 
 
-def _presence(manifest: cache.Manifest) -> Iterator[Problem]:
+def _presence(manifest: layout.Manifest) -> Iterator[Problem]:
     expected = set(manifest.paths())
-    present = set(cache.list_paths(manifest.directory))
+    present = set(layout.list_paths(manifest.directory))
     for name in sorted(expected - present):
         yield Problem(name, "missing", "the manifest lists it; make the cache again with castor data tokenize")
-    for name in sorted(present - expected - {cache.MANIFEST}):
+    for name in sorted(present - expected - {layout.MANIFEST}):
         yield Problem(name, "stale", "the manifest does not list it; remove it")
     for name in storage.list_files(manifest.directory):
-        if name.startswith(cache.STAGING_PREFIX):
+        if name.startswith(layout.STAGING_PREFIX):
             yield Problem(name, "stale", "a killed run left it (or one is writing now); the next run removes it")
 
 
-def _shard(manifest: cache.Manifest, split: str, number: int, shard: Mapping[str, Any], deep: bool) -> Iterator[Problem]:
+def _shard(
+    manifest: layout.Manifest, split: str, number: int, shard: Mapping[str, Any], deep: bool
+) -> Iterator[Problem]:
     directory, name = manifest.directory, shard["file"]
     path, index_name = storage.join(directory, name), name + ".idx"
-    lineage_name = cache.lineage_file(split, number, len(manifest.shards(split)))
+    lineage_name = layout.lineage_file(split, number, len(manifest.shards(split)))
     sound = storage.exists(path)
     if sound and storage.size(path) != shard["bytes"]:
         yield Problem(
@@ -142,7 +147,7 @@ def _checksum(directory: str, name: str, expected: str) -> Iterator[Problem]:
         yield Problem(name, "checksum", "its SHA-256 is not the manifest's: the file was changed or damaged")
 
 
-def _order(manifest: cache.Manifest, split: str, number: int, name: str, ids: list[str]) -> Iterator[Problem]:
+def _order(manifest: layout.Manifest, split: str, number: int, name: str, ids: list[str]) -> Iterator[Problem]:
     """Ids must be in the order, and in the shard, that the seed gives them."""
     shards, previous = len(manifest.shards(split)), None
     for row, document in enumerate(ids):
@@ -158,18 +163,25 @@ def _order(manifest: cache.Manifest, split: str, number: int, name: str, ids: li
         previous = (place, document)
 
 
-def _block_counts(manifest: cache.Manifest, shard: Mapping[str, Any], index: np.ndarray) -> Iterator[Problem]:
+def _block_counts(manifest: layout.Manifest, shard: Mapping[str, Any], index: np.ndarray) -> Iterator[Problem]:
     """What the manifest says of a shard's blocks must be what its sidecar gives, where it was counted as it would be now."""
-    if manifest.data.get("packing") != cache.PACKING:
+    if manifest.data.get("packing") != layout.PACKING:
         return
-    for table, expected in (("rows", cache.count_rows(index, manifest.features)), ("blocks", cache.count_blocks(index, manifest.features))):
+    for table, expected in (
+        ("rows", layout.count_rows(index, manifest.features)),
+        ("blocks", layout.count_blocks(index, manifest.features)),
+    ):
         for key, found in sorted(shard.get(table, {}).items()):
             if found != expected.get(key):
                 yield Problem(shard["file"], "stats", f"{table} of {key} are not what the sidecar gives")
 
 
 def _records(
-    manifest: cache.Manifest, shard: Mapping[str, Any], data: np.ndarray, index: np.ndarray | None, stored: np.ndarray | None
+    manifest: layout.Manifest,
+    shard: Mapping[str, Any],
+    data: np.ndarray,
+    index: np.ndarray | None,
+    stored: np.ndarray | None,
 ) -> Iterator[Problem]:
     """What the records say must be what sidecar, file of tokens and manifest say of them. stored: bytes of the file of tokens."""
     name, place = shard["file"], 0
@@ -190,25 +202,37 @@ def _records(
             yield Problem(name, "record", error.what)
             arrays = {}
         if index is not None and count < len(index) and int(index["offset"][count]) != offset:
-            yield Problem(name + ".idx", "sidecar", f"record {count} starts at byte {offset}, not {int(index['offset'][count])}")
+            yield Problem(
+                name + ".idx", "sidecar", f"record {count} starts at byte {offset}, not {int(index['offset'][count])}"
+            )
         if stored is not None:
-            expected = cache.encode_tokens(arrays.get("targets", np.zeros(0, np.int64)), shard["token_file"]["dtype"])
+            expected = layout.encode_tokens(arrays.get("targets", np.zeros(0, np.int64)), shard["token_file"]["dtype"])
             if stored[place : place + len(expected)].tobytes() != expected:
                 yield Problem(name + ".tokens", "tokens", f"record {count} has other tokens there, or a wrong checksum")
             place += len(expected)
         for feature, spec in manifest.features.items():
             array = arrays.get(feature, np.zeros(0, np.int64))
-            width = int(np.prod([w for w in cache.shape_of(spec)[1:]])) if spec["rank"] > 1 else 1
+            width = int(np.prod([w for w in layout.shape_of(spec)[1:]])) if spec["rank"] > 1 else 1
             length = array.size // max(width, 1)
             tokens[feature] += length
             if index is not None and count < len(index) and int(index[feature][count]) != length:
-                yield Problem(name + ".idx", "sidecar", f"record {count} has {length} of {feature}, not {int(index[feature][count])}")
+                yield Problem(
+                    name + ".idx",
+                    "sidecar",
+                    f"record {count} has {length} of {feature}, not {int(index[feature][count])}",
+                )
             outside = (
-                feature == "targets" and size and array.size and array.dtype.kind == "i" and not 0 <= array.min() <= array.max() < size
+                feature == "targets"
+                and size
+                and array.size
+                and array.dtype.kind == "i"
+                and not 0 <= array.min() <= array.max() < size
             )
             if outside:
                 yield Problem(
-                    name, "vocabulary", f"record {count}: tokens from {array.min()} to {array.max()}; the vocabulary ends at {size - 1}"
+                    name,
+                    "vocabulary",
+                    f"record {count}: tokens from {array.min()} to {array.max()}; the vocabulary ends at {size - 1}",
                 )
         count += 1
     if count != shard["records"]:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import cache, hashing, records, storage
-from tasks.cache import Record, ShardEntry
-from tasks.errors import CacheError
+from castor.tasks import hashing
+from castor.tasks.cache import layout, records
+from castor.tasks.cache.layout import Record, ShardEntry
+from castor.tasks.errors import CacheError
+from castor.tasks.storage import storage
 
 _EOS_ID, _PAD_ID = 1, 0
 _AGAIN = "Run the job again."
@@ -21,9 +23,9 @@ def begin(output_dir: str) -> str:
     """Makes a fresh staging directory inside `output_dir` and removes what killed runs left there. Returns its path."""
     storage.makedirs(output_dir)
     for name in storage.list_files(output_dir):
-        if name.startswith(cache.STAGING_PREFIX):
+        if name.startswith(layout.STAGING_PREFIX):
             storage.remove_tree(storage.join(output_dir, name))
-    staging = storage.join(output_dir, cache.STAGING_PREFIX + uuid.uuid4().hex)
+    staging = storage.join(output_dir, layout.STAGING_PREFIX + uuid.uuid4().hex)
     storage.makedirs(staging)
     return staging
 
@@ -44,12 +46,14 @@ def write_shard(
     records_: in any order; sorted here by (record_hash(seed, id), id). features: name -> {"dtype", "rank"[, "shape"]}, see TARGETS.
     Raises CacheError for a record of another shard, an id met twice, or a feature that is missing or of another kind than declared.
     """
-    cache.check_names([split])
-    features = cache.checked_features(features)
-    order = sorted(((hashing.record_hash(seed, record.id), record.id, record) for record in records_), key=_by_hash_and_id)
+    layout.check_names([split])
+    features = layout.checked_features(features)
+    order = sorted(
+        ((hashing.record_hash(seed, record.id), record.id, record) for record in records_), key=_by_hash_and_id
+    )
     storage.makedirs(storage.join(staging_dir, "lineage"))
-    name = cache.shard_file(split, shard, num_shards)
-    index = np.zeros(len(order), dtype=cache.index_dtype(features))
+    name = layout.shard_file(split, shard, num_shards)
+    index = np.zeros(len(order), dtype=layout.index_dtype(features))
     totals = {kind: dict.fromkeys(features, 0) for kind in ("tokens", "content", "longest")}
     previous = None
     tokens = _TokenWriter(storage.join(staging_dir, name + ".tokens"), [record for _, _, record in order], features)
@@ -57,7 +61,8 @@ def write_shard(
         for row, (place, document_id, record) in enumerate(order):
             if document_id == previous:
                 raise CacheError(
-                    f"document {document_id} ({record.source}) comes twice in split {split}.", "Deduplicate the corpus by id first."
+                    f"document {document_id} ({record.source}) comes twice in split {split}.",
+                    "Deduplicate the corpus by id first.",
                 )
             if hashing.shard_of(place, num_shards) != shard:
                 raise CacheError(
@@ -68,7 +73,11 @@ def write_shard(
             index["offset"][row] = file.bytes_written
             for feature, array in arrays.items():
                 index[feature][row] = len(array)
-                content = int(np.count_nonzero((array != _EOS_ID) & (array != _PAD_ID))) if cache.is_tokens(features[feature]) else 0
+                content = (
+                    int(np.count_nonzero((array != _EOS_ID) & (array != _PAD_ID)))
+                    if layout.is_tokens(features[feature])
+                    else 0
+                )
                 totals["tokens"][feature] += len(array)
                 totals["content"][feature] += content
                 totals["longest"][feature] = max(totals["longest"][feature], content)
@@ -82,15 +91,18 @@ def write_shard(
         records=len(order),
         bytes=size,
         sha256=sha256,
-        idx_sha256=_write(storage.join(staging_dir, name + ".idx"), cache.index_header(index.dtype, len(index)) + index.tobytes()),
+        idx_sha256=_write(
+            storage.join(staging_dir, name + ".idx"), layout.index_header(index.dtype, len(index)) + index.tobytes()
+        ),
         lineage_sha256=_write(
-            storage.join(staging_dir, cache.lineage_file(split, shard, num_shards)), _lineage([record for _, _, record in order])
+            storage.join(staging_dir, layout.lineage_file(split, shard, num_shards)),
+            _lineage([record for _, _, record in order]),
         ),
         tokens=totals["tokens"],
         content_tokens=totals["content"],
         longest=totals["longest"],
-        rows=cache.count_rows(index, features),
-        blocks=cache.count_blocks(index, features),
+        rows=layout.count_rows(index, features),
+        blocks=layout.count_blocks(index, features),
         token_file=tokens.entry(),
     )
 
@@ -100,11 +112,11 @@ class _TokenWriter:
 
     def __init__(self, path: str, records_: Sequence[Record], features: Mapping[str, Mapping[str, Any]]):
         self._file, self._dtype = None, None
-        if "targets" in features and cache.is_tokens(features["targets"]):
+        if "targets" in features and layout.is_tokens(features["targets"]):
             arrays = [np.asarray(record.features.get("targets", ())) for record in records_]
             ends = [(int(array.min()), int(array.max())) for array in arrays if array.size and array.dtype.kind in "iu"]
             if min((low for low, _ in ends), default=0) >= 0:
-                self._dtype = cache.token_dtype(max((high for _, high in ends), default=0))
+                self._dtype = layout.token_dtype(max((high for _, high in ends), default=0))
         if self._dtype:
             self._file = storage.HashingWriter(path)
 
@@ -115,7 +127,7 @@ class _TokenWriter:
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         if self._file:
-            self._file.write(cache.encode_tokens(arrays["targets"], self._dtype))
+            self._file.write(layout.encode_tokens(arrays["targets"], self._dtype))
 
     def __exit__(self, *error) -> None:
         if self._file:
@@ -129,7 +141,12 @@ class _TokenWriter:
 
 
 def fill_shards(
-    staging_dir: str, entries: Iterable[ShardEntry], splits: Mapping[str, int], features: Mapping[str, Mapping[str, Any]], *, seed: int
+    staging_dir: str,
+    entries: Iterable[ShardEntry],
+    splits: Mapping[str, int],
+    features: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int,
 ) -> list[ShardEntry]:
     """Writes the empty shards that no record fell into, so that each split has `splits[split]` of them. Returns all entries, in order."""
     entries = {(e.split, e.shard): e for e in entries}
@@ -160,7 +177,9 @@ def build_manifest(
     for entry in sorted(entries, key=_by_split_and_shard):
         split = splits.setdefault(entry.split, {"shards": [], "records": 0})
         if entry.shard != len(split["shards"]) or entry.shard >= entry.num_shards:
-            raise CacheError(f"cache {name!r}: split {entry.split} lacks shard {len(split['shards'])} of {entry.num_shards}.")
+            raise CacheError(
+                f"cache {name!r}: split {entry.split} lacks shard {len(split['shards'])} of {entry.num_shards}."
+            )
         counts[entry.split] = entry.num_shards
         split["records"] += entry.records
         split["shards"].append(
@@ -182,15 +201,15 @@ def build_manifest(
     for split, value in splits.items():
         if len(value["shards"]) != counts[split]:
             raise CacheError(f"cache {name!r}: split {split} has {len(value['shards'])} shards of {counts[split]}.")
-    cache.check_names([name, *splits])
+    layout.check_names([name, *splits])
     return {
         "kind": "cache",
-        "format": cache.FORMAT,
+        "format": layout.FORMAT,
         "name": name,
         "modality": modality,
         "splits": splits,
-        "packing": dict(cache.PACKING),
-        "features": cache.checked_features(features),
+        "packing": dict(layout.PACKING),
+        "features": layout.checked_features(features),
         "seed": seed,
         "vocabulary": dict(vocabulary),
         "funnel": dict(funnel or {}),
@@ -209,8 +228,8 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
     the staging directory (a data card) move in too and are listed in the manifest under "files" with their SHA-256.
     """
     manifest = dict(manifest)
-    shard_files = set(cache.shard_paths(manifest))
-    staged = set(cache.list_paths(staging_dir))
+    shard_files = set(layout.shard_paths(manifest))
+    staged = set(layout.list_paths(staging_dir))
     if missing := sorted(shard_files - staged):
         raise CacheError(f"staging directory {staging_dir} lacks {missing[0]}.", _AGAIN)
     for split in manifest["splits"].values():
@@ -218,35 +237,42 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
             if storage.size(storage.join(staging_dir, shard["file"])) != shard["bytes"]:
                 raise CacheError(f"staged shard {shard['file']} is not {shard['bytes']} bytes long.", _AGAIN)
     manifest["files"] = {name: storage.sha256(storage.join(staging_dir, name)) for name in sorted(staged - shard_files)}
-    manifest["checksum"] = cache.checksum(manifest)
+    manifest["checksum"] = layout.checksum(manifest)
 
     invalidate(output_dir)
-    storage.remove_tree(storage.join(output_dir, cache.PLANS_FOLDER))
+    storage.remove_tree(storage.join(output_dir, layout.PLANS_FOLDER))
     for name in sorted(staged):
         if "/" in name:
             storage.makedirs(storage.join(output_dir, name.rpartition("/")[0]))
     storage.move(staging_dir, output_dir, sorted(staged))
-    for name in cache.list_paths(output_dir):
-        if cache.is_own_file(name) and name not in staged:
+    for name in layout.list_paths(output_dir):
+        if layout.is_own_file(name) and name not in staged:
             storage.remove(storage.join(output_dir, name))
     for split, value in manifest["splits"].items():
-        statistics = cache.stats(value["shards"], manifest["features"])
-        storage.write_json_atomic(storage.join(output_dir, f"info.{split}.json"), cache.info(manifest, split), indent=2)
+        statistics = layout.stats(value["shards"], manifest["features"])
+        storage.write_json_atomic(
+            storage.join(output_dir, f"info.{split}.json"), layout.info(manifest, split), indent=2
+        )
         storage.write_json_atomic(storage.join(output_dir, f"stats.{split}.json"), statistics, indent=2)
     storage.remove_tree(staging_dir)
-    storage.write_bytes_atomic(storage.join(output_dir, cache.COMPLETED), b"")
-    storage.write_json_atomic(storage.join(output_dir, cache.MANIFEST), manifest)
+    storage.write_bytes_atomic(storage.join(output_dir, layout.COMPLETED), b"")
+    storage.write_json_atomic(storage.join(output_dir, layout.MANIFEST), manifest)
 
 
 def invalidate(output_dir: str) -> None:
     """Takes from a directory what makes it a cache to any reader: manifest first, then COMPLETED, info files and listed extra files."""
     extra: list[str] = []
     try:
-        extra = list(cache.read_manifest(output_dir).data.get("files", {}))
+        extra = list(layout.read_manifest(output_dir).data.get("files", {}))
     except CacheError:
         pass
     names = storage.list_files(output_dir)
-    for name in (cache.MANIFEST, cache.COMPLETED, *(n for n in names if n.startswith("info.") and n.endswith(".json")), *extra):
+    for name in (
+        layout.MANIFEST,
+        layout.COMPLETED,
+        *(n for n in names if n.startswith("info.") and n.endswith(".json")),
+        *extra,
+    ):
         storage.remove(storage.join(output_dir, name))
 
 
@@ -260,21 +286,33 @@ def _by_split_and_shard(entry: ShardEntry):
 
 def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     if set(record.features) != set(features):
-        raise CacheError(f"document {record.id} ({record.source}) has features {sorted(record.features)}; the task has {sorted(features)}.")
+        raise CacheError(
+            f"document {record.id} ({record.source}) has features {sorted(record.features)}; the task has {sorted(features)}."
+        )
     arrays = {}
     for name, spec in features.items():
         array = np.asarray(record.features[name])
-        dtype = np.dtype(cache.DTYPES[spec["dtype"]])
+        dtype = np.dtype(layout.DTYPES[spec["dtype"]])
         integer = dtype.kind == "i"
         empty_list = array.size == 0 and array.ndim == 1
         fits = empty_list or (array.dtype.kind in "iub" if integer else array.dtype.kind == "f")
-        widths = cache.shape_of(spec)[1:]
-        if not fits or array.ndim != spec["rank"] or any(w is not None and w != g for w, g in zip(widths, array.shape[1:])):
+        widths = layout.shape_of(spec)[1:]
+        if (
+            not fits
+            or array.ndim != spec["rank"]
+            or any(w is not None and w != g for w, g in zip(widths, array.shape[1:]))
+        ):
             raise CacheError(
                 f"document {record.id} ({record.source}): feature {name!r} is {array.dtype}{list(array.shape)}, declared as {spec}."
             )
-        if integer and array.size and not np.iinfo(dtype).min <= int(array.min()) <= int(array.max()) <= np.iinfo(dtype).max:
-            raise CacheError(f"document {record.id} ({record.source}): feature {name!r} holds values that are no {dtype}.")
+        if (
+            integer
+            and array.size
+            and not np.iinfo(dtype).min <= int(array.min()) <= int(array.max()) <= np.iinfo(dtype).max
+        ):
+            raise CacheError(
+                f"document {record.id} ({record.source}): feature {name!r} holds values that are no {dtype}."
+            )
         arrays[name] = array.astype(dtype)
     return arrays
 

@@ -1,7 +1,7 @@
 """Batches by index, for loaders of other libraries that copy their source into worker processes.
 
 What travels to a worker is the constructor's arguments, never an open map or a thread: the batches are opened where they are asked for.
-tasks/grain.py and tasks/torch.py give this source their library's face; it needs neither.
+tasks/integrations/grain.py and tasks/integrations/torch.py give this source their library's face; it needs neither.
 """
 
 import operator
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.batches import Batches
-from tasks.catalog import Mixture, resolve_mixture
-from tasks.errors import ConfigurationError
+from castor.tasks.batches.batches import Batches
+from castor.tasks.batches.catalog import Mixture, resolve_mixture
+from castor.tasks.errors import ConfigurationError
 
 
 class BatchSource:

@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-import tasks
-from tasks import cache, cache_reader, storage
-from tasks.errors import CacheError, CastorError, ConfigurationError
+from castor import tasks
+from castor.tasks.cache import layout
+from castor.tasks.cache import reader as cache_reader
+from castor.tasks.errors import CacheError, CastorError, ConfigurationError
+from castor.tasks.storage import storage
 
 FORMATS = ("arrayrecord", "parquet")
 VERSION = 1
@@ -50,7 +52,11 @@ class Export:
 
 
 def export(
-    cache_dir: str, output: str, to: str, splits: Sequence[str] = (), advance: Callable[[int], None] = lambda records: None
+    cache_dir: str,
+    output: str,
+    to: str,
+    splits: Sequence[str] = (),
+    advance: Callable[[int], None] = lambda records: None,
 ) -> Export:
     """Writes splits of a cache to `output` and returns when its manifest stands.
 
@@ -64,20 +70,28 @@ def export(
         close = difflib.get_close_matches(str(to), FORMATS, n=1)
         remedy = f"Did you mean {close[0]}?" if close else f"There are {', '.join(FORMATS)}."
         raise ConfigurationError(f"there is no export to {to!r}.", remedy)
-    manifest = cache.load_manifest(cache_dir)
+    manifest = layout.load_manifest(cache_dir)
     splits = list(dict.fromkeys(splits)) or list(manifest.splits)
     for split in splits:
         manifest.shards(split)
     write = {"arrayrecord": _write_arrayrecord, "parquet": _write_parquet}[to]
     _check_writable(to, manifest)
-    plan = {"kind": "export", "format": to, "version": VERSION, "name": manifest.name, "content_fingerprint": manifest.content_fingerprint}
+    plan = {
+        "kind": "export",
+        "format": to,
+        "version": VERSION,
+        "name": manifest.name,
+        "content_fingerprint": manifest.content_fingerprint,
+    }
     earlier = _earlier(output, plan, cache_dir)
     try:
         return _run(manifest, output, plan, earlier, splits, write, advance)
     except CastorError:
         raise
     except OSError as error:
-        raise CacheError(f"the export of {cache_dir} to {output} stopped: {error}.", f"See to it (is the disk full?). {_AGAIN}") from error
+        raise CacheError(
+            f"the export of {cache_dir} to {output} stopped: {error}.", f"See to it (is the disk full?). {_AGAIN}"
+        ) from error
 
 
 def _run(manifest, output: str, plan, earlier, splits: Sequence[str], write, advance) -> Export:
@@ -127,7 +141,9 @@ def _earlier(output: str, plan: Mapping[str, Any], cache_dir: str) -> dict[str, 
                 found = storage.read_json(path)
                 different = [key for key in plan if key != "name" and found.get(key) != plan[key]]
                 splits = found.get("splits", {})
-                if not different and all(isinstance(entry, dict) for split in splits.values() for entry in split["files"]):
+                if not different and all(
+                    isinstance(entry, dict) for split in splits.values() for entry in split["files"]
+                ):
                     return splits
             except (ValueError, OSError, AttributeError, KeyError, TypeError):
                 found, different = {}, ["kind"]
@@ -149,7 +165,9 @@ def _elsewhere(output: str) -> str:
     return f"Name another --output, or remove {output} first."
 
 
-def _finished(name: str, facts: Mapping[str, Any], known: Mapping[str, Any] | None, output: str, staging: str) -> tuple[Any, str]:
+def _finished(
+    name: str, facts: Mapping[str, Any], known: Mapping[str, Any] | None, output: str, staging: str
+) -> tuple[Any, str]:
     """(entry, directory) of a shard's file if it is there, whole and made from this shard; else (None, "")."""
     try:
         known = storage.read_json(storage.join(staging, name + ".json"))
@@ -177,7 +195,9 @@ def _entry(name: str, facts: Mapping[str, Any], path: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- one file
 
 
-def _write_shard(reader, shard: int, facts: Mapping[str, Any], name: str, staging: str, write, advance) -> dict[str, Any]:
+def _write_shard(
+    reader, shard: int, facts: Mapping[str, Any], name: str, staging: str, write, advance
+) -> dict[str, Any]:
     """Writes a shard's file into the staging directory and then, beside it, its entry, which says that it is whole."""
     path = storage.join(staging, name)
     unfinished = storage.join(staging, f".{name}.{uuid.uuid4().hex}.tmp")  # two runs at once do not mix
@@ -185,7 +205,10 @@ def _write_shard(reader, shard: int, facts: Mapping[str, Any], name: str, stagin
         write(unfinished, reader, shard, facts, advance)
         source = storage.join(reader.directory, facts["file"])
         if storage.sha256(source) != facts["sha256"]:
-            raise CacheError(f"{source} is not the file that the manifest names.", f"castor tasks verify {reader.directory} says more.")
+            raise CacheError(
+                f"{source} is not the file that the manifest names.",
+                f"castor tasks verify {reader.directory} says more.",
+            )
         entry = _entry(name, facts, unfinished)
         storage.rename(unfinished, path)
     except BaseException:
@@ -195,7 +218,7 @@ def _write_shard(reader, shard: int, facts: Mapping[str, Any], name: str, stagin
     return entry
 
 
-def _reader(manifest: cache.Manifest, split: str):
+def _reader(manifest: layout.Manifest, split: str):
     reader = tasks.CacheReader(manifest.directory, split)
     if reader.manifest.data != manifest.data:
         raise CacheError(f"cache {manifest.directory} was made anew during its export.", "Run the same command again.")
@@ -206,7 +229,7 @@ def _rows(reader, shard: int) -> range:
     return range(int(reader.starts[shard]), int(reader.starts[shard + 1]))
 
 
-def _check_writable(to: str, manifest: cache.Manifest) -> None:
+def _check_writable(to: str, manifest: layout.Manifest) -> None:
     if to == "arrayrecord":
         _array_record_module()
     elif clash := {"id", "source"} & set(manifest.features):
@@ -218,7 +241,9 @@ def _array_record_module():
     try:
         from array_record.python import array_record_module
     except ImportError as error:
-        raise ConfigurationError("export to arrayrecord needs the library array-record.", "pip install 'castor[arrayrecord]'") from error
+        raise ConfigurationError(
+            "export to arrayrecord needs the library array-record.", "pip install 'castor[arrayrecord]'"
+        ) from error
     return array_record_module
 
 
@@ -243,11 +268,13 @@ def _write_parquet(path: str, reader, shard: int, facts: Mapping[str, Any], adva
     features = reader.manifest.features
     types = {name: _arrow_type(spec) for name, spec in sorted(features.items())}
     schema = pyarrow.schema({"id": pyarrow.string(), "source": pyarrow.string(), **types})
-    path_of_lineage = storage.join(reader.directory, cache.lineage_file(reader.split, shard, reader.num_shards))
+    path_of_lineage = storage.join(reader.directory, layout.lineage_file(reader.split, shard, reader.num_shards))
     lineage = cache_reader.load_lineage(path_of_lineage, facts["records"], facts["lineage_sha256"])
     with (
         storage.open_write(path) as file,
-        pyarrow.parquet.ParquetWriter(file, schema, version="2.6", compression="zstd", compression_level=_ZSTD_LEVEL) as writer,
+        pyarrow.parquet.ParquetWriter(
+            file, schema, version="2.6", compression="zstd", compression_level=_ZSTD_LEVEL
+        ) as writer,
     ):
         group, size, rows = [], 0, _rows(reader, shard)
         for row, record in enumerate(rows, start=1):
@@ -264,7 +291,7 @@ def _arrow_type(spec: Mapping[str, Any]):
     import pyarrow
 
     inner = {"int32": pyarrow.int32(), "int64": pyarrow.int64(), "float32": pyarrow.float32()}[spec["dtype"]]
-    for width in reversed(cache.shape_of(spec)[1:]):
+    for width in reversed(layout.shape_of(spec)[1:]):
         inner = pyarrow.list_(inner, width)
     return pyarrow.list_(inner)
 
@@ -277,7 +304,9 @@ def _table(documents, group: Sequence[Mapping[str, np.ndarray]], schema):
     for field in list(schema)[2:]:
         arrays = [features[field.name] for features in group]
         offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
-        columns.append(pyarrow.ListArray.from_arrays(offsets, _nested(np.concatenate(arrays), field.type.value_type), field.type))
+        columns.append(
+            pyarrow.ListArray.from_arrays(offsets, _nested(np.concatenate(arrays), field.type.value_type), field.type)
+        )
     return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
@@ -303,7 +332,7 @@ def _counted(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"records": sum(file["records"] for file in files), "tokens": tokens, "files": list(files)}
 
 
-def _manifest(manifest: cache.Manifest, plan: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(manifest: layout.Manifest, plan: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **plan,
         "modality": manifest.modality,

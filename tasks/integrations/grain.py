@@ -1,7 +1,7 @@
 """The door to Grain: the batches of a mixture as a random-access data source.
 
     import grain
-    from tasks.grain import BatchSource
+    from castor.tasks.integrations.grain import BatchSource
 
     source = BatchSource("out/tasks/web", steps=range(1000, 2000), batch_size=8, lengths={"targets": 512}, seed=0)
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
@@ -19,11 +19,11 @@ Say how far to read ahead: Grain's default, 16 threads and 500 elements, is mean
 try:
     import grain
 except ImportError as error:
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
 
     raise ConfigurationError("tasks.grain needs Grain, which is not installed.", "Install castor[grain].") from error
 
-from tasks import batch_source
+from castor.tasks.integrations import batch_source
 
 
 class BatchSource(batch_source.BatchSource, grain.sources.RandomAccessDataSource):

@@ -1,13 +1,13 @@
 """The vocabulary as Hugging Face's tokenizers read it: the same text, the same ids. And a tokenizer.model of theirs as a vocabulary.
 
-Castor's ids are one space: 256 control ids, then SentencePiece's pieces, then codes of pictures and sound (tasks/vocabulary.py). Written here are
+Castor's ids are one space: 256 control ids, then SentencePiece's pieces, then codes of pictures and sound (tasks/vocabulary/vocabulary.py). Written here are
 
     tokenizer.model          a SentencePiece model whose piece number i is Castor's id i: the pieces moved up by 256, control tokens and codes around
                              them as pieces that no text becomes
     tokenizer.json           the same for the `tokenizers` library: a unigram model with byte fallback, <pad> (id 0) put before a text as in training
     tokenizer_config.json    what transformers.AutoTokenizer needs beside it
 
-A token that is no text has a name: those of tasks/vocabulary.py (<image>, <size_7>, ...), <image_code_N>, <audio_code_N>, and <unused_ID>.
+A token that is no text has a name: those of tasks/vocabulary/vocabulary.py (<image>, <size_7>, ...), <image_code_N>, <audio_code_N>, and <unused_ID>.
 Their score is so low that no text becomes them; transformers itself finds the names of control tokens in a text, unless
 split_special_tokens=True. One difference is left: U+2581, with which SentencePiece spells a blank, is read as a blank by `tokenizers`.
 """
@@ -16,8 +16,8 @@ import json
 import pathlib
 from typing import Any
 
-from tasks.errors import VocabularyError
-from tasks.vocabulary import CONTROL_BLOCK, EOS_ID, PAD_ID, Vocabulary
+from castor.tasks.errors import VocabularyError
+from castor.tasks.vocabulary.vocabulary import CONTROL_BLOCK, EOS_ID, PAD_ID, Vocabulary
 
 PADDING_ID = 9
 """What transformers pads with: a control id without a use. It hides padding from attention, which must not befall the 0 that a row starts with."""
@@ -26,7 +26,9 @@ MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "
 MAX_MODEL_BYTES = 64 << 20  # Gemma's model of 256,000 pieces has 4 MB
 _NEVER = -1e9  # of all ways to cut a text the likeliest is taken; the log-probabilities of pieces are above -100
 _BLANK = "\u2581"
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # ModelProto.SentencePiece.Type of sentencepiece_model.proto
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(
+    1, 7
+)  # ModelProto.SentencePiece.Type of sentencepiece_model.proto
 
 
 def write(vocabulary: Vocabulary, folder: pathlib.Path, max_length: int) -> None:
@@ -57,7 +59,12 @@ def to_sentencepiece(vocabulary: Vocabulary):
         proto.pieces.add(piece=name, score=0.0, type=_UNUSED if name.startswith("<unused_") else _CONTROL)
     spec = proto.trainer_spec
     spec.vocab_size, spec.unk_id = vocabulary.vocab_size, vocabulary.unk_id
-    spec.bos_id, spec.bos_piece, spec.eos_id, spec.eos_piece = PAD_ID, proto.pieces[PAD_ID].piece, EOS_ID, proto.pieces[EOS_ID].piece
+    spec.bos_id, spec.bos_piece, spec.eos_id, spec.eos_piece = (
+        PAD_ID,
+        proto.pieces[PAD_ID].piece,
+        EOS_ID,
+        proto.pieces[EOS_ID].piece,
+    )
     spec.pad_id, spec.pad_piece = PADDING_ID, proto.pieces[PADDING_ID].piece
     return proto
 
@@ -66,7 +73,9 @@ def to_tokenizer(proto) -> dict[str, Any]:
     """The content of tokenizer.json."""
     start = proto.pieces[PAD_ID].piece
     text = (_NORMAL, _USER_DEFINED)
-    special = [i for i, piece in enumerate(proto.pieces) if i < CONTROL_BLOCK and (piece.type == _CONTROL or i == PADDING_ID)]
+    special = [
+        i for i, piece in enumerate(proto.pieces) if i < CONTROL_BLOCK and (piece.type == _CONTROL or i == PADDING_ID)
+    ]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
@@ -78,12 +87,20 @@ def to_tokenizer(proto) -> dict[str, Any]:
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "pair": [
+                {"SpecialToken": {"id": start, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 0}},
+            ],
             "special_tokens": {start: {"id": start, "ids": [PAD_ID], "tokens": [start]}},
         },
         "decoder": {
             "type": "Sequence",
-            "decoders": [{"type": "Replace", "pattern": {"String": _BLANK}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}],
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
         },
         "model": {
             "type": "Unigram",
@@ -125,7 +142,11 @@ def from_sentencepiece(path: pathlib.Path) -> Vocabulary:
         normalizer = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec
     except (OSError, DecodeError) as error:
         raise VocabularyError(f"{path} cannot be read: {error}.", remedy) from error
-    changes = [name for name in ("add_dummy_prefix", "remove_extra_whitespaces", "precompiled_charsmap") if getattr(normalizer, name)]
+    changes = [
+        name
+        for name in ("add_dummy_prefix", "remove_extra_whitespaces", "precompiled_charsmap")
+        if getattr(normalizer, name)
+    ]
     if changes:
         raise VocabularyError(f"{path} changes a text before it cuts it ({', '.join(changes)}).", remedy)
     return Vocabulary(model)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import audio
-from tasks.cache_reader import CacheReader
+from castor.tasks.cache.reader import CacheReader
+from castor.tasks.vocabulary import audio
 
 if TYPE_CHECKING:
-    from tasks.vocabulary import Vocabulary
+    from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 MAX_TOKENS = 20_000
 """Of one record; more are cut off the page, and the page says so."""
@@ -27,7 +27,9 @@ _TEMPLATE = pathlib.Path(__file__).with_name("preview.html")
 _MAX_IDS_SHOWN = 400
 _DECIBELS_SHOWN = 80.0
 # Dark violet to yellow through teal: lightness grows evenly, so loudness can be read in grey, too.
-_COLOURS = np.array([[13, 8, 40], [62, 20, 104], [40, 90, 140], [30, 150, 130], [130, 205, 80], [253, 231, 60]], dtype=np.float64)
+_COLOURS = np.array(
+    [[13, 8, 40], [62, 20, 104], [40, 90, 140], [30, 150, 130], [130, 205, 80], [253, 231, 60]], dtype=np.float64
+)
 
 
 def render(reader: CacheReader, records: Iterable[int], vocabulary: "Vocabulary | None") -> str:
@@ -70,7 +72,9 @@ def _record(reader: CacheReader, record: int, vocabulary: "Vocabulary | None") -
         "cut": len(ids) - len(shown),
         "ids": list(zip(shown, names)),  # zip ends with the names
         "more_ids": len(ids) - len(names),
-        "pieces": [piece for segment in vocabulary.segments(shown) for piece in _pieces(*segment)] if vocabulary else [],
+        "pieces": [piece for segment in vocabulary.segments(shown) for piece in _pieces(*segment)]
+        if vocabulary
+        else [],
         "dense": [_dense(name, array) for name, array in sorted(features.items())],
     }
 
@@ -109,7 +113,13 @@ def _audio(waveform: np.ndarray, tokens: int) -> dict[str, Any]:
 
 def _dense(name: str, array: np.ndarray) -> dict[str, Any]:
     picture = _png(_heat(array)) if array.ndim == 2 and array.size else ""
-    return {"name": name, "shape": list(array.shape), "dtype": str(array.dtype), "url": picture, "values": array.ravel()[:20].tolist()}
+    return {
+        "name": name,
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "url": picture,
+        "values": array.ravel()[:20].tolist(),
+    }
 
 
 def _spectrogram(levels: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The door to SeqIO: every task cache as a `seqio.Task`, every Castor mixture as a `seqio.Mixture`.
 
-    from tasks import seqio_tasks
+    from castor.tasks.integrations import seqio_tasks
 
     seqio_tasks.register("out/tasks")
     seqio_tasks.register_mixture(tasks.resolve_mixture("five", "out/tasks"))
@@ -17,10 +17,11 @@ import os
 import seqio
 import tensorflow as tf
 
-from tasks import cache, storage
-from tasks.catalog import Mixture, find_caches, find_vocabulary
-from tasks.errors import CacheError, VocabularyError
-from tasks.seqio_vocabulary import SeqIOVocabulary
+from castor.tasks.batches.catalog import Mixture, find_caches, find_vocabulary
+from castor.tasks.cache import layout
+from castor.tasks.errors import CacheError, VocabularyError
+from castor.tasks.integrations.seqio_vocabulary import SeqIOVocabulary
+from castor.tasks.storage import storage
 
 _EOS_ID = 1
 
@@ -61,7 +62,8 @@ def register_mixture(mixture: Mixture) -> str:
         for part in reversed(parts):
             if os.path.basename(parent) != part:
                 raise CacheError(
-                    f"SeqIO cannot find cache {manifest.directory} under the name {domain!r}.", f"Name the directory {'/'.join(parts)}."
+                    f"SeqIO cannot find cache {manifest.directory} under the name {domain!r}.",
+                    f"Name the directory {'/'.join(parts)}.",
                 )
             parent = os.path.dirname(parent)
         _register(domain, manifest)
@@ -73,13 +75,13 @@ def register_mixture(mixture: Mixture) -> str:
     return mixture.name
 
 
-def vocabulary_of(manifest: cache.Manifest) -> seqio.Vocabulary:
+def vocabulary_of(manifest: layout.Manifest) -> seqio.Vocabulary:
     """The vocabulary of a cache, or, where its directory is gone, one that passes ids through and has the right size."""
     try:
         return _load_vocabulary(os.path.abspath(find_vocabulary(manifest)), manifest.vocabulary["fingerprint"])
     except VocabularyError:
         path = str(manifest.vocabulary.get("path", ""))
-        if path and storage.exists(storage.join(path, cache.MANIFEST)):
+        if path and storage.exists(storage.join(path, layout.MANIFEST)):
             raise
         return seqio.PassThroughVocabulary(int(manifest.vocabulary.get("size", 0) or 0), eos_id=_EOS_ID)
 
@@ -90,10 +92,13 @@ def _load_vocabulary(directory: str, fingerprint: str) -> SeqIOVocabulary:
     return SeqIOVocabulary.load(directory)
 
 
-def _register(name: str, manifest: cache.Manifest) -> str:
+def _register(name: str, manifest: layout.Manifest) -> str:
     directory = os.path.abspath(manifest.directory)
     vocabulary = vocabulary_of(manifest)
-    patterns = {split: f"{storage.join(directory, split)}.tfrecord-?????-of-{len(manifest.shards(split)):05d}" for split in manifest.splits}
+    patterns = {
+        split: f"{storage.join(directory, split)}.tfrecord-?????-of-{len(manifest.shards(split)):05d}"
+        for split in manifest.splits
+    }
     specs = manifest.features
     seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add(
@@ -115,8 +120,12 @@ def _register(name: str, manifest: cache.Manifest) -> str:
 def _stored(spec):
     """How a feature lies in a tf.train.Example: integers are int64 there."""
     dtype = tf.float32 if spec["dtype"] == "float32" else tf.int64
-    shape = cache.shape_of(spec)
-    return tf.io.FixedLenSequenceFeature(shape[1:], dtype, allow_missing=True) if shape else tf.io.FixedLenFeature([], dtype)
+    shape = layout.shape_of(spec)
+    return (
+        tf.io.FixedLenSequenceFeature(shape[1:], dtype, allow_missing=True)
+        if shape
+        else tf.io.FixedLenFeature([], dtype)
+    )
 
 
 def _output(spec, vocabulary: seqio.Vocabulary) -> seqio.Feature:

@@ -7,7 +7,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from tasks.vocabulary import Vocabulary
+from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 
 class SeqIOVocabulary(Vocabulary, seqio.Vocabulary):

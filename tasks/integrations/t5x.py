@@ -15,13 +15,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import gin
 import numpy as np
 
-from tasks import storage
-from tasks.batches import Batches
-from tasks.catalog import Mixture, resolve_mixture
-from tasks.errors import CheckpointError, ConfigurationError
+import gin
+from castor.tasks.batches.batches import Batches
+from castor.tasks.batches.catalog import Mixture, resolve_mixture
+from castor.tasks.errors import CheckpointError, ConfigurationError
+from castor.tasks.storage import storage
 
 _STATE_FILE = re.compile(r"train_ds-\d+-of-\d+")
 _PROCESS_DIRECTORY = re.compile(r"process_\d+-of-\d+")  # Orbax: one a process, where there are several
@@ -100,7 +100,8 @@ class StepIterator:
         for file, step in zip(files, steps):
             if step != steps[0]:
                 raise CheckpointError(
-                    f"{files[0]} says step {steps[0]}, {file} says step {step}.", "Go on from another checkpoint: this one mixes two."
+                    f"{files[0]} says step {steps[0]}, {file} says step {step}.",
+                    "Go on from another checkpoint: this one mixes two.",
                 )
         self.step = steps[0] - (steps[0] - 1 == _checkpoint_step(path))
 
@@ -136,11 +137,17 @@ def get_dataset(
     del continue_from_last_checkpoint
     for field, (wanted, binding) in _REQUIRED.items():
         if (found := getattr(cfg, field, wanted)) != wanted:
-            raise ConfigurationError(f"DatasetConfig.{field} is {found!r}, which Castor's stream cannot follow.", f"Bind {binding}.")
+            raise ConfigurationError(
+                f"DatasetConfig.{field} is {found!r}, which Castor's stream cannot follow.", f"Bind {binding}."
+            )
     if num_epochs is not None:
-        raise ConfigurationError(f"num_epochs is {num_epochs!r}; Castor's stream has no end.", "Leave it None and bind TRAIN_STEPS.")
+        raise ConfigurationError(
+            f"num_epochs is {num_epochs!r}; Castor's stream has no end.", "Leave it None and bind TRAIN_STEPS."
+        )
     if isinstance(start_step, bool) or not isinstance(start_step, int) or start_step < 0:
-        raise ConfigurationError(f"start_step is a whole number from 0, not {start_step!r}.", "Bind tasks.t5x.get_dataset.start_step.")
+        raise ConfigurationError(
+            f"start_step is a whole number from 0, not {start_step!r}.", "Bind tasks.t5x.get_dataset.start_step."
+        )
     batches = Batches(
         resolve_mixture(_named(cfg.mixture_or_task_name if mixture is None else mixture), tasks_dir),
         batch_size=cfg.batch_size,
@@ -152,7 +159,9 @@ def get_dataset(
         **({} if packing is None else {"packing": packing}),
     )
     iterator = StepIterator(batches, start_step)
-    encoder = sorted(name for name in getattr(feature_converter_cls, "MODEL_FEATURES", ()) if name.startswith("encoder_"))
+    encoder = sorted(
+        name for name in getattr(feature_converter_cls, "MODEL_FEATURES", ()) if name.startswith("encoder_")
+    )
     if missing := [name for name in encoder if name not in iterator.element_spec]:
         raise ConfigurationError(
             f"the model's {feature_converter_cls.__name__} needs {', '.join(missing)}, which Castor's batches have not.",
@@ -165,7 +174,7 @@ def get_dataset(
 @gin.configurable(module="tasks.t5x")
 def registered(mixture: Mixture | str | Mapping[str, float], tasks_dir: str | None = None) -> str:
     """The name of a mixture or task, known to SeqIO from now on: T5X looks it up for its vocabulary check and its evaluation."""
-    from tasks import seqio_tasks
+    from castor.tasks.integrations import seqio_tasks
 
     found = resolve_mixture(_named(mixture), tasks_dir)
     domains = tuple(found.manifests())
@@ -177,7 +186,7 @@ def registered(mixture: Mixture | str | Mapping[str, float], tasks_dir: str | No
 @gin.configurable(module="tasks.t5x")
 def vocabulary(mixture: Mixture | str | Mapping[str, float], tasks_dir: str | None = None) -> Any:
     """The vocabulary that the caches of a mixture were made with, as a seqio.Vocabulary for T5X's model."""
-    from tasks import seqio_tasks
+    from castor.tasks.integrations import seqio_tasks
 
     return seqio_tasks.vocabulary_of(next(iter(resolve_mixture(_named(mixture), tasks_dir).manifests().values())))
 
@@ -207,7 +216,9 @@ def _state_files(path: str) -> list[str]:
         directory = os.path.dirname(directory)
     entries = _list(directory)
     folders = [directory, *(storage.join(directory, entry) for entry in entries if _PROCESS_DIRECTORY.fullmatch(entry))]
-    return [storage.join(folder, entry) for folder in folders for entry in _list(folder) if _STATE_FILE.fullmatch(entry)]
+    return [
+        storage.join(folder, entry) for folder in folders for entry in _list(folder) if _STATE_FILE.fullmatch(entry)
+    ]
 
 
 def _checkpoint_step(path: str) -> int | None:
@@ -221,7 +232,9 @@ def _checkpoint_step(path: str) -> int | None:
 def _read_step(file: str) -> int:
     data = _read(file)
     if not re.fullmatch(rb"\d{1,18}\n?", data):
-        raise CheckpointError(f"{file} holds no step: it starts with {data[:20]!r}.", "It was saved by another iterator than Castor's.")
+        raise CheckpointError(
+            f"{file} holds no step: it starts with {data[:20]!r}.", "It was saved by another iterator than Castor's."
+        )
     return int(data)
 
 

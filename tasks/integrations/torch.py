@@ -1,7 +1,7 @@
 """The door to PyTorch: the batches of a mixture as a map-style dataset or as a stream.
 
     from torch.utils.data import DataLoader
-    from tasks.torch import BatchDataset, BatchStream
+    from castor.tasks.integrations.torch import BatchDataset, BatchStream
 
     options = {"batch_size": 8, "lengths": {"targets": 512}, "shard": rank, "num_shards": world_size}
     for batch in DataLoader(BatchStream("out/tasks/web", start=1000, **options), batch_size=None, num_workers=4):
@@ -20,15 +20,15 @@ try:
     import torch
     import torch.utils.data
 except ImportError as error:
-    from tasks.errors import ConfigurationError
+    from castor.tasks.errors import ConfigurationError
 
     raise ConfigurationError("tasks.torch needs PyTorch, which is not installed.", "Install castor[torch].") from error
 
 import numpy as np
 
-from tasks.batch_source import BatchSource
-from tasks.catalog import Mixture
-from tasks.errors import ConfigurationError
+from castor.tasks.batches.catalog import Mixture
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.integrations.batch_source import BatchSource
 
 _FOREVER = range(1 << 62)
 
@@ -53,7 +53,9 @@ class BatchStream(torch.utils.data.IterableDataset):
     out in order. options: as for Batches.
     """
 
-    def __init__(self, mixture: Mixture | str | Mapping[str, float], start: int = 0, stop: int | None = None, **options: Any):
+    def __init__(
+        self, mixture: Mixture | str | Mapping[str, float], start: int = 0, stop: int | None = None, **options: Any
+    ):
         self.source = BatchSource(mixture, _FOREVER if stop is None else stop, **options)
         self._start = _step(start)
         self._position: int | None = None  # the step that this process gives next, once it has begun

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tasks import hashing, permutation
-
+from castor.tasks import hashing
+from castor.tasks.mixing import permutation
 
 VERSION = 1
 

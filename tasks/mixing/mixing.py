@@ -27,9 +27,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tasks import permutation, schedule
-from tasks.errors import ConfigurationError
-from tasks.hashing import key64
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.hashing import key64
+from castor.tasks.mixing import permutation, schedule
 
 VERSION = 2
 BLOCK = 32
@@ -172,7 +172,9 @@ class Mixing:
         """
         names = tuple(sorted({*weights, *(name for _, _, later in stages for name in later)}))
         if not names:
-            raise ConfigurationError("the mixture has no components.", "Give it at least one task: components = {'web': 1.0}.")
+            raise ConfigurationError(
+                "the mixture has no components.", "Give it at least one task: components = {'web': 1.0}."
+            )
         current, position, plan = schedule.shares(weights, names), 0, []
         for start, ramp, later in stages:
             if start < position:
@@ -206,7 +208,9 @@ class Mixing:
         """The shares that hold at a position, by name; in a ramp, those in the middle of the position."""
         segment = self.segments[self._segment_at(position)]
         part = fractions.Fraction(2 * (position - segment.start) + 1, 2 * segment.length) if segment.length else 0
-        return tuple((b + (a - b) * part) / fractions.Fraction(segment.whole) for b, a in zip(segment.before, segment.after))
+        return tuple(
+            (b + (a - b) * part) / fractions.Fraction(segment.whole) for b, a in zip(segment.before, segment.after)
+        )
 
     def counts(self, position: int) -> tuple[int, ...]:
         """How many positions before `position` each component has, were the order regular. They sum to `position`; so it is at block ends."""
@@ -259,7 +263,9 @@ class Mixing:
         sizes = np.diff(ends)
         keys = np.array([self._block_key(segment.start + start) for start in ends[:-1]], dtype=np.uint64)
         slots = np.arange(end - begin)
-        components = components[slots - slots % BLOCK + permutation.permute(slots % BLOCK, np.repeat(sizes, sizes), np.repeat(keys, sizes))]
+        components = components[
+            slots - slots % BLOCK + permutation.permute(slots % BLOCK, np.repeat(sizes, sizes), np.repeat(keys, sizes))
+        ]
         # The components' indices rise with the position, so that an epoch ends before the next begins.
         times = had[-1] - had[0]
         before = had[0] + np.array([segment.counts[component] for component in names.tolist()], dtype=np.int64)
@@ -278,7 +284,12 @@ class Mixing:
         high = 1
         while (blocks is None or high < blocks) and segment.count_at(high * BLOCK, component) <= wanted:
             high *= 2
-        block = bisect.bisect_right(range(high if blocks is None else min(high, blocks)), wanted, key=_Counter(segment, component)) - 1
+        block = (
+            bisect.bisect_right(
+                range(high if blocks is None else min(high, blocks)), wanted, key=_Counter(segment, component)
+            )
+            - 1
+        )
         start = segment.start + block * BLOCK
         size = BLOCK if segment.length is None else min(BLOCK, segment.start + segment.length - start)
         components, indices = self.at(start, size)

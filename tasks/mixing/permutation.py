@@ -9,7 +9,7 @@ vectors hold it.
 
 import numpy as np
 
-from tasks.hashing import mix64
+from castor.tasks.hashing import mix64
 
 ROUNDS = 8
 MAX_SIZE = 1 << 48
@@ -36,7 +36,9 @@ def _walk(values, sizes, keys, rounds) -> np.ndarray:
     values, sizes, keys = np.broadcast_arrays(values, sizes, keys)
     shape = values.shape
     x, n, k = values.ravel().astype(np.uint64), sizes.ravel().astype(np.uint64), keys.ravel()
-    bits = np.frexp((n - np.uint64(1)).astype(np.float64))[1].astype(np.uint64)  # bit length of n - 1, exact below 2**53
+    bits = np.frexp((n - np.uint64(1)).astype(np.float64))[1].astype(
+        np.uint64
+    )  # bit length of n - 1, exact below 2**53
     pending = np.arange(x.size)
     while pending.size:
         x[pending] = _network(x[pending], bits[pending], k[pending], rounds)

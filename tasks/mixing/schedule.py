@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gin
-
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
 
 Weights = Mapping[str, Any]
 
@@ -35,9 +34,14 @@ class MixtureStage:
         for name, least in (("start", 1), ("ramp", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"MixtureStage.{name} = {value!r}.", f"It is a whole number of steps, at least {least}.")
+                raise ConfigurationError(
+                    f"MixtureStage.{name} = {value!r}.", f"It is a whole number of steps, at least {least}."
+                )
         if not isinstance(self.weights, Mapping) or not self.weights:
-            raise ConfigurationError(f"the stage at step {self.start} has no weights.", "Bind tasks.MixtureStage.weights = {'web': 0.5, ...}.")
+            raise ConfigurationError(
+                f"the stage at step {self.start} has no weights.",
+                "Bind tasks.MixtureStage.weights = {'web': 0.5, ...}.",
+            )
         object.__setattr__(self, "weights", dict(self.weights))
 
 
@@ -54,7 +58,11 @@ class BatchSizes:
         if isinstance(batch_size, BatchSizes):
             return batch_size
         table = dict(batch_size) if isinstance(batch_size, Mapping) else {0: batch_size}
-        if not table or any(not _whole(step, 0) or not _whole(size, 1) for step, size in table.items()) or 0 not in table:
+        if (
+            not table
+            or any(not _whole(step, 0) or not _whole(size, 1) for step, size in table.items())
+            or 0 not in table
+        ):
             raise ConfigurationError(
                 f"batch_size is a positive whole number, or a table of them by step that begins at step 0, not {batch_size!r}.",
                 "Bind BATCH_SIZE = 256 or BATCH_SIZE = {0: 64, 1000: 256}.",
@@ -89,7 +97,9 @@ def exact(name: str, weight: Any) -> fractions.Fraction:
     except (ValueError, ZeroDivisionError):
         value = None
     if value is None or value < 0:
-        raise ConfigurationError(f"component {name!r} of the mixture has weight {weight!r}.", "Give it a number that is not negative.")
+        raise ConfigurationError(
+            f"component {name!r} of the mixture has weight {weight!r}.", "Give it a number that is not negative."
+        )
     return value
 
 
@@ -98,7 +108,9 @@ def shares(weights: Weights, names: Iterable[str]) -> tuple[fractions.Fraction, 
     values = [exact(name, weights.get(name, 0)) for name in names]
     total = sum(values)
     if not total > 0:
-        raise ConfigurationError(f"all weights of the mixture of {', '.join(names)} are zero.", "Give one a positive weight.")
+        raise ConfigurationError(
+            f"all weights of the mixture of {', '.join(names)} are zero.", "Give one a positive weight."
+        )
     return tuple(value / total for value in values)
 
 

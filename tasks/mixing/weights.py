@@ -5,7 +5,7 @@
     UniMax(budget=10**12, max_epochs=4)   equal shares, none over 4 epochs of the budget        Chung et al. 2023, arXiv 2304.09151
     ExampleRates(maximum=2**16)           share ~ min(examples * scale, maximum) ** (1 / T)     seqio.mixing_rate_num_examples
 
-In gin: `import tasks.weights`, then `tasks.weights.Temperature.temperature = 3` and `@tasks.weights.Temperature()` where a weighting goes.
+In gin: `import castor.tasks.mixing.weights`, then `tasks.weights.Temperature.temperature = 3` and `@tasks.weights.Temperature()` where a weighting goes.
 
 A float means the decimal it prints as. Sums, products and quotients are fractions; a power is taken in decimal arithmetic and rounded
 to 12 significant digits, so shares are the same on every machine and in every version of its math library.
@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 import gin
-
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
 
 _DIGITS = 12
 _DECIMAL = decimal.Context(
@@ -124,7 +123,10 @@ class ExampleRates:
 
     def rates(self, counts: Mapping[str, int]) -> dict[str, fractions.Fraction]:
         """The rates before they are scaled to sum to 1: SeqIO's numbers to 12 digits."""
-        scale, exponent = _positive(self.scale, "ExampleRates.scale"), 1 / _positive(self.temperature, "ExampleRates.temperature")
+        scale, exponent = (
+            _positive(self.scale, "ExampleRates.scale"),
+            1 / _positive(self.temperature, "ExampleRates.temperature"),
+        )
         scaled = {name: count * scale for name, count in _checked(counts).items()}
         if self.maximum is not None:
             maximum = _positive(self.maximum, "ExampleRates.maximum")
@@ -135,17 +137,23 @@ class ExampleRates:
         return _normalised(self.rates(counts))
 
 
-def combine(shares: Mapping[str, fractions.Fraction], multipliers: Mapping[str, float]) -> dict[str, fractions.Fraction]:
+def combine(
+    shares: Mapping[str, fractions.Fraction], multipliers: Mapping[str, float]
+) -> dict[str, fractions.Fraction]:
     """multiplier * share of each component, exact and not scaled, in the order of `multipliers`: 2 doubles a component against the others.
 
     Raises ConfigurationError if the names differ, for a multiplier that is no number from 0 on, and if every product is 0.
     """
     if set(shares) != set(multipliers):
         odd = sorted(set(shares) ^ set(multipliers))[0]
-        raise ConfigurationError(f"component {odd!r} has a count or a multiplier, not both.", "Give every component of the mixture one.")
+        raise ConfigurationError(
+            f"component {odd!r} has a count or a multiplier, not both.", "Give every component of the mixture one."
+        )
     result = {name: _exact(value, f"the multiplier of {name!r}") * shares[name] for name, value in multipliers.items()}
     if not any(result.values()):
-        raise ConfigurationError("no component with a multiplier above 0 holds anything.", "Give one that does a positive multiplier.")
+        raise ConfigurationError(
+            "no component with a multiplier above 0 holds anything.", "Give one that does a positive multiplier."
+        )
     return result
 
 

@@ -1,4 +1,4 @@
-"""Objects of Google Cloud Storage: what tasks/storage.py does with a path that begins with gs://.
+"""Objects of Google Cloud Storage: what tasks/storage/storage.py does with a path that begins with gs://.
 
 What a bucket is not: it has no folders (a folder is there while an object's name begins with it), no rename (an object is copied, on the
 server, and then removed) and no mapping. What it is: an object appears whole or not at all, and each write gives it a new generation.
@@ -31,8 +31,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tasks import storage_local
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import local
 
 _PIECE_BYTES = 8 << 20
 _THREADS = 16
@@ -50,7 +50,7 @@ def open_read(path: str) -> BinaryIO:
 
 
 def map_bytes(path: str) -> np.ndarray:
-    return storage_local.map_bytes(_copy(path))
+    return local.map_bytes(_copy(path))
 
 
 def identity(path: str) -> tuple[int, int, int]:
@@ -168,7 +168,12 @@ class Unfinished:
 
     def finish(self) -> None:
         with self.file:
-            _upload(self._path, lambda blob, **options: blob.upload_from_file(self.file, rewind=True, content_type="application/octet-stream", **options))
+            _upload(
+                self._path,
+                lambda blob, **options: blob.upload_from_file(
+                    self.file, rewind=True, content_type="application/octet-stream", **options
+                ),
+            )
 
     def abandon(self) -> None:
         self.file.close()
@@ -212,7 +217,9 @@ class _Reader(io.RawIOBase):
 def _copy(path: str) -> str:
     """The path of this machine's copy of an object as it stands now."""
     blob = _blob(path)
-    cache = os.environ.get("CASTOR_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "castor", "objects")
+    cache = os.environ.get("CASTOR_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "castor", "objects"
+    )
     place = pathlib.Path(cache, hashlib.sha256(path.encode()).hexdigest()[:32], str(blob.generation))
     if not (place.is_file() and place.stat().st_size == blob.size):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +260,9 @@ def _move(pair: tuple[str, str]) -> None:
         destination = _client().bucket(bucket).blob(name)
         token = None
         while True:  # a large object, or one of another storage class, takes several calls
-            token, _, _ = destination.rewrite(blob, token=token, if_source_generation_match=blob.generation, retry=_retry())
+            token, _, _ = destination.rewrite(
+                blob, token=token, if_source_generation_match=blob.generation, retry=_retry()
+            )
             if token is None:
                 break
     _looks.pop(target, None)

@@ -1,4 +1,4 @@
-"""Files on a file system: what tasks/storage.py does with a path that names no bucket."""
+"""Files on a file system: what tasks/storage/storage.py does with a path that names no bucket."""
 
 import ctypes
 import mmap
@@ -39,7 +39,9 @@ class _Mapping:
     def __init__(self, descriptor: int, size: int):
         address = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, descriptor, 0)
         if address == _MAP_FAILED:
-            raise OSError(ctypes.get_errno(), f"a file of {size} bytes cannot be mapped: {os.strerror(ctypes.get_errno())}")
+            raise OSError(
+                ctypes.get_errno(), f"a file of {size} bytes cannot be mapped: {os.strerror(ctypes.get_errno())}"
+            )
         weakref.finalize(self, _libc.munmap, address, size).atexit = False
         self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, True), "version": 3}
 
@@ -48,7 +50,14 @@ def _load_libc():
     """The C library with mmap declared, or None where there is no such thing."""
     try:
         library = ctypes.CDLL(None, use_errno=True)
-        library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+        library.mmap.argtypes = (
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_long,
+        )
         library.mmap.restype = ctypes.c_void_p
         library.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

@@ -1,6 +1,6 @@
 """Every file of a cache, a corpus or a manifest is touched here and nowhere else.
 
-A path names a file of this machine (tasks/storage_local.py) or, beginning with gs://, an object of Google Cloud Storage (tasks/storage_gcs.py).
+A path names a file of this machine (tasks/storage/local.py) or, beginning with gs://, an object of Google Cloud Storage (tasks/storage/gcs.py).
 Everything above speaks only these functions; that is why they are few, take whole files where they can, and promise only what a bucket can
 promise too: a file appears whole or not at all. What is missing is FileNotFoundError, and whatever else goes wrong another OSError. This file
 knows no format.
@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from tasks import storage_local
-from tasks.storage_local import will_need
+from castor.tasks.storage import local
+from castor.tasks.storage.local import will_need
 
 __all__ = ["will_need"]
 
@@ -43,10 +43,10 @@ def is_remote(path: Path) -> bool:
 def _of(path: Path):
     """The module that knows how to deal with a path."""
     if not is_remote(path):
-        return storage_local
-    from tasks import storage_gcs
+        return local
+    from castor.tasks.storage import gcs
 
-    return storage_gcs
+    return gcs
 
 
 def join(*parts: Path) -> str:
@@ -67,7 +67,7 @@ def open_read(path: Path) -> BinaryIO:
 
 def open_write(path: Path) -> BinaryIO:
     """Opens a new or emptied file of this machine for writing bytes. Use it under a staging directory only: it is not atomic."""
-    return storage_local.open_write(os.fspath(path))
+    return local.open_write(os.fspath(path))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -79,7 +79,7 @@ def read_bytes(path: Path) -> bytes:
 def map_bytes(path: Path) -> np.ndarray:
     """A read-only view of a whole file, uint8 [bytes], mapped, not read: what is never looked at costs no memory, and it holds no file
     descriptor. A file that is cut while it is mapped kills the process that reads beyond its end: see `is_still`. An object is copied to
-    this machine first, once a generation (see tasks/storage_gcs.py).
+    this machine first, once a generation (see tasks/storage/gcs.py).
     """
     return _of(path).map_bytes(os.fspath(path))
 

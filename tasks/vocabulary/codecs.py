@@ -26,8 +26,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks import storage
-from tasks.errors import VocabularyError
+from castor.tasks.errors import VocabularyError
+from castor.tasks.storage import storage
 
 FORMAT = 1
 MAX_CODES = 1 << 20
@@ -87,7 +87,17 @@ class Codec(abc.ABC):
             raise VocabularyError(f"codec {name} is damaged: {type(error).__name__}: {error}.", _REMEDY) from error
 
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _REMEDY = "Make the vocabulary again with castor data vocabulary."
 
 
@@ -163,10 +173,21 @@ class PatchCodec(Codec):
         patch = tuple(int(n) for n in arrays["patch"])
         low, step = (float(x) for x in arrays["range"])
         codec = cls(
-            patch, int(arrays["num_codes"]), low, step, *(arrays[n] for n in ("basis", "levels", "thresholds", "points", "weights", "mean"))
+            patch,
+            int(arrays["num_codes"]),
+            low,
+            step,
+            *(arrays[n] for n in ("basis", "levels", "thresholds", "points", "weights", "mean")),
         )
         d, k, most = int(np.prod(patch)), len(codec.levels), codec.points.shape[-1]
-        shapes = {"basis": (d, k), "levels": (k,), "thresholds": (k, most - 1), "points": (k, most), "weights": (9 * k, d), "mean": (d,)}
+        shapes = {
+            "basis": (d, k),
+            "levels": (k,),
+            "thresholds": (k, most - 1),
+            "points": (k, most),
+            "weights": (9 * k, d),
+            "mean": (d,),
+        }
         for name, shape in shapes.items():
             array = getattr(codec, name)
             if array.shape != shape or array.dtype != (np.int64 if name == "thresholds" else np.int32):
@@ -175,7 +196,10 @@ class PatchCodec(Codec):
             raise ValueError("patch or range out of bounds")
         if not 1 <= codec.num_codes <= MAX_CODES or (codec.levels < 2).any() or (codec.levels > most).any():
             raise ValueError("levels out of bounds")
-        if float(np.prod(codec.levels.astype(np.float64))) > codec.num_codes or (codec.thresholds[:, 1:] < codec.thresholds[:, :-1]).any():
+        if (
+            float(np.prod(codec.levels.astype(np.float64))) > codec.num_codes
+            or (codec.thresholds[:, 1:] < codec.thresholds[:, :-1]).any()
+        ):
             raise ValueError("levels and codes disagree")
         return codec
 
@@ -218,7 +242,11 @@ class Fitting:
             projected = _product(vectors, self.basis).astype(np.int64)
             bins = np.clip((projected - self.centre) // self.width + _BINS // 2, 0, _BINS - 1)
             flat = bins + np.arange(bins.shape[1]) * _BINS
-            return (np.bincount(flat.ravel(), minlength=bins.shape[1] * _BINS).reshape(bins.shape[1], _BINS).astype(np.int64),)
+            return (
+                np.bincount(flat.ravel(), minlength=bins.shape[1] * _BINS)
+                .reshape(bins.shape[1], _BINS)
+                .astype(np.int64),
+            )
         indices = _quantize(grid, self.basis, self.thresholds)
         features = _neighbourhood(self.points[np.arange(len(self.levels)), indices]).reshape(len(vectors), -1)
         return _gram(features, features), _gram(features, vectors), features.sum(axis=0, dtype=np.int64)
@@ -255,7 +283,11 @@ class Fitting:
         centre = np.round(mean @ exact).astype(np.int64)
         spread = np.sqrt(np.maximum(np.einsum("ik,ij,jk->k", exact, covariance, exact), 0))
         return dataclasses.replace(
-            self, basis=basis, mean=np.round(mean * 16).astype(np.int32), centre=centre, width=np.maximum(spread / 64, 1).astype(np.int64)
+            self,
+            basis=basis,
+            mean=np.round(mean * 16).astype(np.int32),
+            centre=centre,
+            width=np.maximum(spread / 64, 1).astype(np.int64),
         )
 
     def _with_levels(self, histograms: np.ndarray) -> "Fitting":
@@ -271,21 +303,36 @@ class Fitting:
             thresholds[row, : levels[k] - 1] = np.round((place[1:] + place[:-1]) / 2).astype(np.int64) + self.centre[k]
             points[row, : levels[k]] = np.round(place / _POINT_SHIFT)
         counts = np.array([levels[k] for k in chosen], np.int32)
-        return dataclasses.replace(self, basis=self.basis[:, chosen], levels=counts, thresholds=thresholds, points=points)
+        return dataclasses.replace(
+            self, basis=self.basis[:, chosen], levels=counts, thresholds=thresholds, points=points
+        )
 
     def _finish(self, gram: np.ndarray, cross: np.ndarray, total: np.ndarray) -> PatchCodec:
         # cross holds the sums with the vectors themselves: what belongs to the mean comes off here.
         target = cross - np.outer(total, self.mean / 16.0)
         size = len(gram)
         ridge = np.eye(size) * (1e-4 * np.trace(gram) / max(size, 1) + 1.0)
-        weights = np.linalg.solve(gram + ridge, target) * (16 * _WEIGHT_SCALE) if size else np.zeros((0, len(self.mean)))
+        weights = (
+            np.linalg.solve(gram + ridge, target) * (16 * _WEIGHT_SCALE) if size else np.zeros((0, len(self.mean)))
+        )
         weights = np.round(np.clip(weights, -(1 << 30), 1 << 30)).astype(np.int32)
         return PatchCodec(
-            self.patch, self.num_codes, self.low, self.step, self.basis, self.levels, self.thresholds, self.points, weights, self.mean
+            self.patch,
+            self.num_codes,
+            self.low,
+            self.step,
+            self.basis,
+            self.levels,
+            self.thresholds,
+            self.points,
+            weights,
+            self.mean,
         )
 
 
-def fit(arrays: Sequence[np.ndarray], patch: tuple[int, int, int], num_codes: int, low: float = 0.0, step: float = 1.0) -> PatchCodec:
+def fit(
+    arrays: Sequence[np.ndarray], patch: tuple[int, int, int], num_codes: int, low: float = 0.0, step: float = 1.0
+) -> PatchCodec:
     """A codec fitted to arrays in memory: what the vocabulary job does in pieces. Raises ValueError where there is nothing to fit to."""
     state: Fitting | PatchCodec = Fitting(patch, num_codes, low, step)
     for _ in range(Fitting.PASSES):
@@ -378,7 +425,11 @@ def _cut(levels: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
 def _join(vectors: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = patch
     rows, columns, _ = vectors.shape
-    return vectors.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+    return (
+        vectors.reshape(rows, columns, height, width, channels)
+        .swapaxes(1, 2)
+        .reshape(rows * height, columns * width, channels)
+    )
 
 
 def _quantize(grid: np.ndarray, basis: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from tasks.errors import ConfigurationError, VocabularyError
+from castor.tasks.errors import ConfigurationError, VocabularyError
 
 MIN_PIECES = 512  # 256 bytes, newline, tab, unknown, and room for letters
 UNKNOWN = 0
@@ -88,8 +88,12 @@ def train(texts: Iterable[str], pieces: int) -> bytes:
     import sentencepiece
 
     if pieces < MIN_PIECES:
-        raise ConfigurationError(f"a vocabulary of {pieces} pieces is too small.", f"Set VOCAB_SIZE to {MIN_PIECES} or more.")
-    sentences = _with_common_characters([line for text in texts for line in _sentences(text)], (pieces - MIN_PIECES // 2) // 2)
+        raise ConfigurationError(
+            f"a vocabulary of {pieces} pieces is too small.", f"Set VOCAB_SIZE to {MIN_PIECES} or more."
+        )
+    sentences = _with_common_characters(
+        [line for text in texts for line in _sentences(text)], (pieces - MIN_PIECES // 2) // 2
+    )
     buffer = io.BytesIO()
     try:
         sentencepiece.set_random_generator_seed(0)
@@ -117,7 +121,9 @@ def train(texts: Iterable[str], pieces: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ConfigurationError(f"SentencePiece cannot train {pieces} pieces: {error}.", "Set another VOCAB_SIZE.") from error
+        raise ConfigurationError(
+            f"SentencePiece cannot train {pieces} pieces: {error}.", "Set another VOCAB_SIZE."
+        ) from error
     return buffer.getvalue()
 
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tasks import audio, hashing, image
+from castor.tasks import hashing
+from castor.tasks.vocabulary import audio, image
 
 if TYPE_CHECKING:
-    from tasks.vocabulary import Vocabulary
+    from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 AUDIO_FRAMES = 4  # log-mel frames in one code: 40 ms, 25 codes a second
 IMAGE_PATCH = (image.PATCH, image.PATCH, image.CHANNELS)
@@ -89,7 +90,11 @@ def audio_span(vocabulary: "Vocabulary", waveform: np.ndarray) -> list[int]:
 
 
 def video_span(
-    vocabulary: "Vocabulary", frames: Sequence[np.ndarray], times: Sequence[float], waveform: np.ndarray | None, frame_budget: int
+    vocabulary: "Vocabulary",
+    frames: Sequence[np.ndarray],
+    times: Sequence[float],
+    waveform: np.ndarray | None,
+    frame_budget: int,
 ) -> list[int]:
     """Frames uint8 [h, w, 3] at ascending `times` (seconds) and the sound (float32 [n] at 16 kHz or None) -> ids.
 

@@ -7,7 +7,7 @@
 
 So the layout follows from the configuration alone, never from how much data a sample held. It is a directory: sentencepiece.model,
 image_codec.npz, audio_codec.npz, vocabulary.json (the layout) and, written last, manifest.json. It is also a `seqio.Vocabulary`, without
-importing SeqIO: registered as a virtual subclass where SeqIO is loaded already; tasks/seqio_vocabulary.py has the true subclass, for
+importing SeqIO: registered as a virtual subclass where SeqIO is loaded already; tasks/integrations/seqio_vocabulary.py has the true subclass, for
 TensorFlow.
 """
 
@@ -18,10 +18,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tasks import fingerprint, sentencepieces, storage, streams
-from tasks.codecs import Codec
-from tasks.errors import VocabularyError
-from tasks.image import MAX_SIDE
+from castor.tasks import fingerprint
+from castor.tasks.errors import VocabularyError
+from castor.tasks.storage import storage
+from castor.tasks.vocabulary import sentencepieces, streams
+from castor.tasks.vocabulary.codecs import Codec
+from castor.tasks.vocabulary.image import MAX_SIDE
 
 FORMAT = 1
 PAD_ID = 0
@@ -58,11 +60,19 @@ class Vocabulary:
     bos_id: ClassVar[int] = PAD_ID  # what decoder inputs start with, as in T5X
     size_range: ClassVar[range] = range(SIZES_FROM, SIZES_FROM + MAX_SIDE)
 
-    def __init__(self, model: bytes, image_codec: Codec | None = None, audio_codec: Codec | None = None, pieces: int | None = None):
+    def __init__(
+        self,
+        model: bytes,
+        image_codec: Codec | None = None,
+        audio_codec: Codec | None = None,
+        pieces: int | None = None,
+    ):
         self._pieces = sentencepieces.load(model)
         slots = len(self._pieces) if pieces is None else pieces
         if slots < len(self._pieces):
-            raise VocabularyError(f"a vocabulary of {slots} slots cannot hold {len(self._pieces)} pieces.", "Ask for more slots.")
+            raise VocabularyError(
+                f"a vocabulary of {slots} slots cannot hold {len(self._pieces)} pieces.", "Ask for more slots."
+            )
         self.image_codec = image_codec
         self.audio_codec = audio_codec
         self.text_range = range(CONTROL_BLOCK, CONTROL_BLOCK + slots)
@@ -167,14 +177,16 @@ class Vocabulary:
         return self._first("audio", ids)
 
     def segments(self, ids: Iterable[int], decode: bool = True) -> list[streams.Segment]:
-        """(kind, ids, value) of each stretch of a stream; takes anything. See tasks/streams.py."""
+        """(kind, ids, value) of each stretch of a stream; takes anything. See tasks/vocabulary/streams.py."""
         return streams.segments(self, ids, decode)
 
     def need(self, modality: str) -> tuple[Codec, int]:
         """The codec of "image" or "audio" and its first id. Raises VocabularyError where the vocabulary has none."""
         codec = self.image_codec if modality == "image" else self.audio_codec
         if codec is None:
-            raise VocabularyError(f"the vocabulary has no {modality} codes.", f"Make one from corpora that hold {modality} data.")
+            raise VocabularyError(
+                f"the vocabulary has no {modality} codes.", f"Make one from corpora that hold {modality} data."
+            )
         return codec, (self.image_range if modality == "image" else self.audio_range).start
 
     # Names.
@@ -213,10 +225,18 @@ class Vocabulary:
         """Reads a directory. Raises VocabularyError, naming the file, where it is missing, half-written, damaged or inconsistent."""
         manifest = _read_json(directory, MANIFEST_FILE)
         layout = _read_json(directory, LAYOUT_FILE)
-        if manifest.get("kind") != "vocabulary" or manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
-            raise VocabularyError(f"{storage.join(directory, MANIFEST_FILE)} is no manifest of a vocabulary of format {FORMAT}.", _REMEDY)
+        if (
+            manifest.get("kind") != "vocabulary"
+            or manifest.get("format") != FORMAT
+            or not isinstance(manifest.get("files"), dict)
+        ):
+            raise VocabularyError(
+                f"{storage.join(directory, MANIFEST_FILE)} is no manifest of a vocabulary of format {FORMAT}.", _REMEDY
+            )
         known = (MODEL_FILE, *CODEC_FILES.values())
-        files = {name: _read_checked(directory, name, digest) for name, digest in manifest["files"].items() if name in known}
+        files = {
+            name: _read_checked(directory, name, digest) for name, digest in manifest["files"].items() if name in known
+        }
         if MODEL_FILE not in files:
             raise VocabularyError(f"vocabulary {directory} has no {MODEL_FILE}.", _REMEDY)
         paths = {kind: storage.join(directory, name) for kind, name in CODEC_FILES.items() if name in files}
@@ -227,7 +247,9 @@ class Vocabulary:
         except (KeyError, TypeError, ValueError) as error:
             raise VocabularyError(f"{storage.join(directory, LAYOUT_FILE)} is damaged: {error!r}.", _REMEDY) from error
         if vocabulary.layout() != layout or vocabulary.fingerprint != manifest.get("vocabulary_fingerprint"):
-            raise VocabularyError(f"vocabulary {directory} is inconsistent: its files give another layout or fingerprint.", _REMEDY)
+            raise VocabularyError(
+                f"vocabulary {directory} is inconsistent: its files give another layout or fingerprint.", _REMEDY
+            )
         return vocabulary
 
     def _ranges(self) -> dict[str, range]:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
+BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
 MEASURED = {"start_s", "reach_s", "tokens_per_cpu_s", "tokens_per_wall_s", "fill", "cut"}
 
 
@@ -20,8 +20,25 @@ def run(script: str, work: pathlib.Path, *more) -> list[dict]:
 
 
 def batches(work: pathlib.Path, contenders: str) -> dict[str, dict]:
-    sizes = ("--tokens", 60_000, "--shards", 2, "--length", 256, "--batch", 2, "--rounds", 1, "--seconds", 0.1, "--reach", 3, "--far", 50)
-    *lines, summary = run("batches.py", work, *sizes, "--contenders", contenders)
+    sizes = (
+        "--tokens",
+        60_000,
+        "--shards",
+        2,
+        "--length",
+        256,
+        "--batch",
+        2,
+        "--rounds",
+        1,
+        "--seconds",
+        0.1,
+        "--reach",
+        3,
+        "--far",
+        50,
+    )
+    *lines, summary = run("batches/batches.py", work, *sizes, "--contenders", contenders)
     assert summary["corpus"]["documents"] > 50 and set(summary["machine"]) >= {"cpu", "cores", "versions"}
     measured = {line["contender"]: line for line in lines}
     assert ",".join(measured) == contenders
@@ -44,7 +61,7 @@ def test_batches_with_grain(tmp_path):
 
 def test_seek(tmp_path):
     sizes = ("--shards", 6, "--records", 50, "--components", 2, "--distinct", 2)
-    (line,) = run("seek.py", tmp_path, *sizes, "--length", 256, "--batch", 2, "--step", 1000, "--processes", 1)
+    (line,) = run("batches/seek.py", tmp_path, *sizes, "--length", 256, "--batch", 2, "--step", 1000, "--processes", 1)
     assert line["records"] == 300
     for state in ("cold", "planned", "warm"):
         assert line["batch_2"][state]["occurrences"] > 0 and line["batch_2"][state]["fill"] > 0.9
@@ -60,10 +77,22 @@ def test_code_job(tmp_path):
         for file in distribution.files or ():
             if ".." not in file.parts and file.suffix in (".py", ".txt") and file.locate().is_file():
                 archive.add(file.locate(), arcname=f"jinja2/{file}", recursive=False)
-    command = [sys.executable, str(BENCHMARKS / "code_job.py"), f"--corpus={tmp_path / 'in'}", "--files=20", "--rounds=1"]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "code/code_job.py"),
+        f"--corpus={tmp_path / 'in'}",
+        "--files=20",
+        "--rounds=1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert {"read", "parse", "secrets", "generated", "stack", "licence", "all"} <= set(result["stages"])
-    assert all(stage["files_per_cpu_s"] > 0 for stage in result["stages"].values()) and result["comments"]["same_verdict"] > 0.9
+    assert (
+        all(stage["files_per_cpu_s"] > 0 for stage in result["stages"].values())
+        and result["comments"]["same_verdict"] > 0.9
+    )
     job = result["job"]
-    assert job["languages"]["python"]["kept"] > 10 and sum(language["kept"] for language in job["languages"].values()) == job["funnel"]["kept"]
+    assert (
+        job["languages"]["python"]["kept"] > 10
+        and sum(language["kept"] for language in job["languages"].values()) == job["funnel"]["kept"]
+    )

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.duplicates import ByText, ByUrl
-from pipelines.job import RefineJob
-from pipelines.minhash import MinHash
-from pipelines.pages import PageSource
+from castor.pipelines.deduplication.minhash import MinHash
+from castor.pipelines.deduplication.rules import ByText, ByUrl
+from castor.pipelines.execution.job import RefineJob
+from castor.pipelines.readers.web_source import PageSource
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,10 @@ class Job(RefineJob):
         return PageSource(self.name, self.input_root, tuple(self.inputs))
 
     def build(self, pipeline, staging):
-        from pipelines.deduplication import Deduplicate
-        from pipelines.sink import WriteCorpus
+        from castor.pipelines.corpus.sink import WriteCorpus
+        from castor.pipelines.deduplication.deduplicate import Deduplicate
 
         elements = pipeline | self.read()
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(staging, self.num_shards, self.keep_rejects, self.lines)
+        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(
+            staging, self.num_shards, self.keep_rejects, self.lines
+        )

@@ -4,12 +4,12 @@ import hashlib
 import os
 import pathlib
 
-import gin
 import pytest
 
-from launch import data
-from launch.engines.processes import EngineError
-from tasks import configuration
+import gin
+from castor.launch.commands import data
+from castor.launch.engines.processes import EngineError
+from castor.tasks import configuration
 
 WEB = {"INPUTS": ["*.warc.gz"], "NUM_SHARDS": 3, "KEEP_REJECTS": True}
 VOCABULARY = {"VOCAB_SIZE": 600, "SAMPLE_DOCUMENTS": 40}
@@ -29,14 +29,23 @@ def make(name: str, **macros):
 def digests(directory) -> dict[str, str]:
     """SHA-256 of every file under a directory, hidden ones included, by relative path."""
     root = pathlib.Path(directory)
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
 
 
 def say(capsys, engine: str, name: str, found: dict[str, str]) -> None:
     """One line of the log: the digest of all digests, and the manifest's."""
-    whole = hashlib.sha256("".join(f"{digest}  {path}\n" for path, digest in sorted(found.items())).encode()).hexdigest()
+    whole = hashlib.sha256(
+        "".join(f"{digest}  {path}\n" for path, digest in sorted(found.items())).encode()
+    ).hexdigest()
     with capsys.disabled():
-        print(f"\nengine={engine} job={name} files={len(found)} sha256={whole} manifest={found['manifest.json']}", flush=True)
+        print(
+            f"\nengine={engine} job={name} files={len(found)} sha256={whole} manifest={found['manifest.json']}",
+            flush=True,
+        )
 
 
 def prepare(engine) -> None:

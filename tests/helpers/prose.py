@@ -1,6 +1,6 @@
 """Ordinary prose of several languages for the tests of the rules on text, written for them."""
 
-from pipelines.document import Document, document_id
+from castor.pipelines.document import Document, document_id
 
 GOOD = """The library keeps every book that was ever lent to it, and its readers have been grateful for that.
 In winter the reading room opens at nine and closes when the last lamp has been carried to the desk.

@@ -6,13 +6,15 @@ import resource
 
 import numpy as np
 
-from tasks import audio, cache, cache_writer, codecs, hashing, sentencepieces, streams
-from tasks.vocabulary import Vocabulary
+from castor.tasks import hashing
+from castor.tasks.cache import layout, writer
+from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 DENSE = {"targets": {"dtype": "int32", "rank": 1}, "mel": {"dtype": "float32", "rank": 2, "shape": [None, 4]}}
 
 
-def make_records(count, features=cache.TARGETS, seed=5):
+def make_records(count, features=layout.TARGETS, seed=5):
     """Records of 1 to 59 tokens, from our own hash: golden vectors stand on them."""
     result = []
     for number in range(count):
@@ -22,21 +24,28 @@ def make_records(count, features=cache.TARGETS, seed=5):
         arrays = {"targets": (noise % np.uint64(1 << 20)).astype(np.int64) + 2}
         if "mel" in features:
             arrays["mel"] = (noise[: 4 * (length // 9)] % np.uint64(1000)).astype(np.float32).reshape(-1, 4)
-        result.append(cache.Record(document, f"file://{number}", arrays))
+        result.append(layout.Record(document, f"file://{number}", arrays))
     return result
 
 
-def make_cache(directory, records, features=cache.TARGETS, seed=3, num_shards=3, splits=("train", "validation"), **facts):
+def make_cache(
+    directory, records, features=layout.TARGETS, seed=3, num_shards=3, splits=("train", "validation"), **facts
+):
     directory = str(directory)
-    staging = cache_writer.begin(directory)
+    staging = writer.begin(directory)
     entries = []
     for shard in range(num_shards):
         mine = [r for r in records if hashing.shard_of(hashing.record_hash(seed, r.id), num_shards) == shard]
         if mine:
-            entries.append(cache_writer.write_shard(staging, "train", shard, num_shards, mine, features, seed=seed))
-    entries = cache_writer.fill_shards(staging, entries, dict.fromkeys(splits, num_shards), features, seed=seed)
-    facts = {"name": "toy", "modality": "text", "vocabulary": {"path": "none", "fingerprint": "f", "size": 1 << 21}, **facts}
-    cache_writer.commit(staging, directory, cache_writer.build_manifest(entries=entries, features=features, seed=seed, **facts))
+            entries.append(writer.write_shard(staging, "train", shard, num_shards, mine, features, seed=seed))
+    entries = writer.fill_shards(staging, entries, dict.fromkeys(splits, num_shards), features, seed=seed)
+    facts = {
+        "name": "toy",
+        "modality": "text",
+        "vocabulary": {"path": "none", "fingerprint": "f", "size": 1 << 21},
+        **facts,
+    }
+    writer.commit(staging, directory, writer.build_manifest(entries=entries, features=features, seed=seed, **facts))
     return directory
 
 

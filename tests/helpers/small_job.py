@@ -10,11 +10,11 @@ import signal
 import time
 from typing import ClassVar
 
-from pipelines.document import BadInput, Document, Rejection
-from pipelines.job import RefineJob
-from pipelines.sandbox import Sandbox
-from pipelines.sources import FileSource, open_regular
-from tasks.errors import VocabularyError
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.core.sources import FileSource, open_regular
+from castor.pipelines.document import BadInput, Document, Rejection
+from castor.pipelines.execution.job import RefineJob
+from castor.tasks.errors import VocabularyError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,9 @@ class LineSource(FileSource):
     def records(self, uri):
         with open_regular(uri) as file:
             for number, line in enumerate(file, 1):
-                yield self.document(uri, f"line={number}", line.decode("utf-8", "surrogatepass").rstrip("\n"), number=number)
+                yield self.document(
+                    uri, f"line={number}", line.decode("utf-8", "surrogatepass").rstrip("\n"), number=number
+                )
                 if line.startswith(b"broken rest"):
                     raise BadInput("broken", "the rest cannot be read")
 
@@ -96,9 +98,11 @@ class Job(RefineJob):
         return LineSource(self.name, self.input_root, tuple(self.inputs))
 
     def build(self, pipeline, staging):
-        from pipelines.deduplication import ExactDuplicates, text_key
-        from pipelines.sink import WriteCorpus
-        from pipelines.stages import Apply, Check
+        from castor.pipelines.core.stages import Apply, Check
+        from castor.pipelines.corpus.sink import WriteCorpus
+        from castor.pipelines.deduplication.deduplicate import ExactDuplicates, text_key
 
         elements = pipeline | self.read() | Apply("shout", shout, self.limits) | Check(self.filter)
-        return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(
+            staging, self.num_shards, self.keep_rejects
+        )

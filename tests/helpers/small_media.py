@@ -54,7 +54,11 @@ def film(
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         if rotation:
             video.set_display_rotation(rotation)
-        audio = output.add_stream(audio_codec, rate=48_000 if audio_codec == "libopus" else 44_100, layout="mono") if audio_codec else None
+        audio = (
+            output.add_stream(audio_codec, rate=48_000 if audio_codec == "libopus" else 44_100, layout="mono")
+            if audio_codec
+            else None
+        )
         for index in range(round(seconds * rate)):
             pixels = np.full((height, width, 3), 20, np.uint8)
             pixels[:, : width // 2, 0] = 40 * (index // rate) if moving else 40

@@ -13,14 +13,16 @@ import sys
 import numpy as np
 import pytest
 
-import tasks
-from tasks import audio, cache, cache_writer, codecs, hashing, sentencepieces, streams
+from castor import tasks
+from castor.tasks import hashing
+from castor.tasks.cache import layout, writer
+from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
 
 KILLED = """
 import os, pathlib, signal, sys, time
-from launch.train import make_run
-from tasks import configuration
-from train import loop
+from castor.launch.commands.train import make_run
+from castor.tasks import configuration
+from castor.train import loop
 
 steps, saved = map(int, sys.argv[1:3])
 run = make_run(configuration.split_flags(sys.argv[3:])[0])
@@ -33,7 +35,7 @@ def on_step(done):
 
 loop.train(run, on_step)
 """
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SEED = 3
 WORDS = "the a red blue square circle on under big small house tree runs sees and then one two three".split()
 
@@ -54,21 +56,28 @@ def document_id(name: str, number: int) -> str:
     return hashlib.blake2b(f"{name} {number}".encode(), digest_size=16).hexdigest()
 
 
-def write_cache(directory, name: str, vocabulary: dict, documents: dict[str, list[list[int]]], num_shards: int = 2) -> None:
+def write_cache(
+    directory, name: str, vocabulary: dict, documents: dict[str, list[list[int]]], num_shards: int = 2
+) -> None:
     """A task cache by the real writer; documents: split -> ids of each document."""
-    staging = cache_writer.begin(str(directory))
+    staging = writer.begin(str(directory))
     entries = []
     for split, streams_of_ids in documents.items():
-        shards: list[list[cache.Record]] = [[] for _ in range(num_shards)]
+        shards: list[list[layout.Record]] = [[] for _ in range(num_shards)]
         for number, ids in enumerate(streams_of_ids):
-            record = cache.Record(document_id(f"{name} {split}", number), f"{name}.jsonl#line={number}", {"targets": np.array(ids, np.int32)})
+            record = layout.Record(
+                document_id(f"{name} {split}", number),
+                f"{name}.jsonl#line={number}",
+                {"targets": np.array(ids, np.int32)},
+            )
             shards[hashing.shard_of(hashing.record_hash(SEED, record.id), num_shards)].append(record)
         entries += [
-            cache_writer.write_shard(staging, split, i, num_shards, records, cache.TARGETS, seed=SEED) for i, records in enumerate(shards)
+            writer.write_shard(staging, split, i, num_shards, records, layout.TARGETS, seed=SEED)
+            for i, records in enumerate(shards)
         ]
-    facts = {"name": name, "modality": "text", "features": cache.TARGETS, "seed": SEED, "vocabulary": vocabulary}
-    manifest = cache_writer.build_manifest(entries=entries, **facts)
-    cache_writer.commit(staging, str(directory), manifest)
+    facts = {"name": name, "modality": "text", "features": layout.TARGETS, "seed": SEED, "vocabulary": vocabulary}
+    manifest = writer.build_manifest(entries=entries, **facts)
+    writer.commit(staging, str(directory), manifest)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +89,9 @@ def on_eight_devices():
         program = f"import sys; sys.path.insert(0, {str(path.parent)!r}); import {path.stem}; {path.stem}.{function}()"
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-        done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-3000:]
 
     return call
@@ -91,7 +102,9 @@ def vocabulary() -> tasks.Vocabulary:
     random = np.random.default_rng(0)
     model = sentencepieces.train([text(random, 200) for _ in range(5)], sentencepieces.MIN_PIECES)
     image_codec = codecs.fit([picture(random) for _ in range(20)], (8, 8, 3), 64)
-    audio_codec = codecs.fit([random.normal(-50, 10, (40, 80))], (streams.AUDIO_FRAMES, 80, 1), 16, audio.FLOOR_DB, audio.STEP_DB)
+    audio_codec = codecs.fit(
+        [random.normal(-50, 10, (40, 80))], (streams.AUDIO_FRAMES, 80, 1), 16, audio.FLOOR_DB, audio.STEP_DB
+    )
     return tasks.Vocabulary(model, image_codec, audio_codec)
 
 
@@ -111,7 +124,12 @@ def world(tmp_path_factory, vocabulary) -> pathlib.Path:
         return [[*(vocabulary.text_range.start + 20 + (start + np.arange(30)) % 40).tolist(), 1] for start in starts]
 
     def pictures(count):
-        return [streams.described_document(vocabulary, document_id("p", i), text(random, 4), vocabulary.encode_image(picture(random), 16)) for i in range(count)]
+        return [
+            streams.described_document(
+                vocabulary, document_id("p", i), text(random, 4), vocabulary.encode_image(picture(random), 16)
+            )
+            for i in range(count)
+        ]
 
     for name, make in (("words", words), ("counts", counts), ("pictures", pictures)):
         write_cache(root / "tasks" / name, name, told, {"train": make(120), "validation": make(12)})
@@ -149,8 +167,7 @@ class Castor:
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         """(exit code, stdout, stderr) of a command line."""
         import gin
-
-        from launch.command import main
+        from castor.launch.command import main
 
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -160,13 +177,24 @@ class Castor:
 
     def start(self, *arguments: str, **options) -> subprocess.Popen:
         """The same in a process of its own."""
-        command = [sys.executable, "-m", "launch.command", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "castor.launch.command", *map(str, arguments)]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
 
     def train_until_killed(self, steps: int, saved: int, *flags: str) -> None:
         """A run in a process of its own that SIGKILL ends when so many steps are done and the checkpoint of step `saved` is whole."""
-        command, environment = [sys.executable, "-c", KILLED, str(steps), str(saved), *flags], os.environ | {"JAX_PLATFORMS": "cpu"}
+        command, environment = (
+            [sys.executable, "-c", KILLED, str(steps), str(saved), *flags],
+            os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
 

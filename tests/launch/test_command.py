@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from launch import command
+from castor.launch import command
 
 
 def test_help_imports_nothing_heavy():
@@ -19,7 +19,7 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize("row", command.SUBCOMMANDS, ids=lambda row: row.name)
 def test_every_subcommand_names_its_gin_files_and_three_examples(row, capsys):
-    from tasks import configuration
+    from castor.tasks import configuration
 
     assert command.main([row.name, "--help"]) == 0
     output = capsys.readouterr().out
@@ -56,5 +56,11 @@ def test_traceback_is_shown_when_asked_for(capsys):
 
 def test_module_runs_from_anywhere(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(command.__file__).rsplit("/launch/", 1)[0]}
-    done = subprocess.run([sys.executable, "-m", "launch.command", "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "castor.launch.command", "--version"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and done.stdout.startswith("castor ")

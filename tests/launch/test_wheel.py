@@ -35,8 +35,10 @@ def installed(tmp_path_factory) -> pathlib.Path:
 def castor(site: pathlib.Path, cwd: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
     # -S and -I would hide the dependencies with the checkout; the path entry of the wheel wins over an editable install.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(site)}
-    program = "import sys, launch.command as c; assert 'site' in c.__file__, c.__file__; sys.exit(c.main(sys.argv[1:]))"
-    return subprocess.run([sys.executable, "-c", program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    program = "import sys, castor.launch.command as c; assert 'site' in c.__file__, c.__file__; sys.exit(c.main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
 
 
 def test_recipes_and_configurations_are_found(installed, tmp_path):
@@ -46,7 +48,13 @@ def test_recipes_and_configurations_are_found(installed, tmp_path):
 
 
 def test_every_gin_file_and_template_travels(installed):
-    for folder, package, pattern in (("gin", "castor_gin", "*.gin"), ("launch", "launch", "*.html"), ("tasks", "tasks", "*.html"), ("pipelines", "pipelines", "*.html"), ("pipelines", "pipelines", "*.txt")):
+    for folder, package, pattern in (
+        ("gin", "castor_gin", "*.gin"),
+        ("launch", "launch", "*.html"),
+        ("tasks", "tasks", "*.html"),
+        ("pipelines", "pipelines", "*.html"),
+        ("pipelines", "pipelines", "*.txt"),
+    ):
         for path in (REPOSITORY / folder).rglob(pattern):
             assert (installed / package / path.relative_to(REPOSITORY / folder)).is_file(), path
 

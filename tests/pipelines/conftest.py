@@ -1,16 +1,8 @@
-"""Makes small_job importable by name, here, in Beam's worker processes and in sandboxes."""
+"""What the tests of jobs and rules share."""
 
-import os
-import pathlib
-import sys
-
-import gin
 import pytest
 
-HERE = str(pathlib.Path(__file__).parent)
-if HERE not in sys.path:
-    sys.path.append(HERE)
-os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+import gin
 
 
 @pytest.fixture(autouse=True)

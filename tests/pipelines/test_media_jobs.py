@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import small_media
 
-from pipelines import audio, dead_letters, image, job, video
-from pipelines.corpus import read_corpus
-from pipelines.filters import image_lists
-from pipelines.filters.datacomp_basic import DataCompBasic
-from pipelines.filters.sound_quality import SoundQuality
-from pipelines.media import fingerprints, images, sounds
-from tasks import configuration
+from castor.pipelines import audio, image, video
+from castor.pipelines.core import dead_letters
+from castor.pipelines.corpus.corpus import read_corpus
+from castor.pipelines.execution import job
+from castor.pipelines.filters import image_lists
+from castor.pipelines.filters.datacomp_basic import DataCompBasic
+from castor.pipelines.filters.sound_quality import SoundQuality
+from castor.pipelines.media import fingerprints, images, sounds
+from castor.tasks import configuration
 
 
 def run(kind, folder, output, **options):
     options = {"num_shards": 2, "dead_letter_threshold": 1.0, **options}
-    return job.run(kind(name="test", input_root=str(folder), inputs=("**/*",), output=str(output), **options), quiet=True)
+    return job.run(
+        kind(name="test", input_root=str(folder), inputs=("**/*",), output=str(output), **options), quiet=True
+    )
 
 
 def accounted(manifest):
@@ -31,7 +35,13 @@ def accounted(manifest):
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     big = [small_media.encode_picture(small_media.picture(240, 220, seed)) for seed in range(5)]
-    members = [("0.jpg", big[0]), ("0.txt", b"a very smooth picture"), ("1.jpg", big[1]), ("1.txt", b"picture"), ("2.jpg", big[2])]
+    members = [
+        ("0.jpg", big[0]),
+        ("0.txt", b"a very smooth picture"),
+        ("1.jpg", big[1]),
+        ("1.txt", b"picture"),
+        ("2.jpg", big[2]),
+    ]
     members += [("3.jpg", big[3][:-40]), ("3.txt", b"half of a picture"), ("4.txt", b"no picture at all")]
     (folder / "a.tar").write_bytes(small_media.tar(members))
     (folder / "copy.jpg").write_bytes(big[0])
@@ -48,9 +58,14 @@ def test_pictures_on_a_list_are_turned_away(pictures, tmp_path):
     (tmp_path / "files.txt").write_text("# known\n" + hashlib.sha256(big[0]).hexdigest())
     again = fingerprints.perceptual_hash(images.decode_image(big[1]))
     (tmp_path / "likenesses.txt").write_text(fingerprints.to_hex(again ^ 0b101))
-    rule = image_lists.Filter(files=(str(tmp_path / "files.txt"),), perceptual=(str(tmp_path / "likenesses.txt"),), min_detail=0.0)
+    rule = image_lists.Filter(
+        files=(str(tmp_path / "files.txt"),), perceptual=(str(tmp_path / "likenesses.txt"),), min_detail=0.0
+    )
     manifest = run(image.Job, pictures, tmp_path / "out", rules=(rule,), keep_rejects=True)
-    assert manifest["funnel"]["rejected"] == {"image_lists.file": 2, "image_lists.perceptual": 1} and accounted(manifest) == 9
+    assert (
+        manifest["funnel"]["rejected"] == {"image_lists.file": 2, "image_lists.perceptual": 1}
+        and accounted(manifest) == 9
+    )
     assert set(manifest["files"]) == {str(tmp_path / "files.txt"), str(tmp_path / "likenesses.txt")}
 
 
@@ -79,7 +94,9 @@ def test_rules_are_configuration(pictures, tmp_path):
     loose = run(image.Job, pictures, tmp_path / "loose", rules=(DataCompBasic(min_words=0, min_chars=0, min_side=1),))
     assert loose["funnel"]["kept"] == 4 and loose["funnel"]["rejected"] == {}
     first = image.Job(name="test", input_root=str(pictures), inputs=("**/*",), output="o")
-    other = image.Job(name="test", input_root=str(pictures), inputs=("**/*",), output="o", rules=(DataCompBasic(min_words=1),))
+    other = image.Job(
+        name="test", input_root=str(pictures), inputs=("**/*",), output="o", rules=(DataCompBasic(min_words=1),)
+    )
     assert first.fingerprint() != other.fingerprint()
 
 
@@ -95,13 +112,19 @@ def test_a_changed_sidecar_is_a_changed_input(tmp_path):
 def test_audio_job(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    speech = (small_media.tone(1.5, 16_000, 300) * 32_767).astype(np.int16)  # libsndfile rounds floats differently for WAV and FLAC
+    speech = (small_media.tone(1.5, 16_000, 300) * 32_767).astype(
+        np.int16
+    )  # libsndfile rounds floats differently for WAV and FLAC
     members = [
         ("0.wav", small_media.encode_sound(speech, 16_000)),
         ("0.txt", b"mmm"),
         ("1.wav", small_media.encode_sound(speech * 0, 16_000)),
     ]
-    members += [("2.flac", small_media.encode_sound(small_media.tone(2.0, 44_100), 44_100, "FLAC")), ("3.mp3", b"ID3"), ("4.ogg", b"")]
+    members += [
+        ("2.flac", small_media.encode_sound(small_media.tone(2.0, 44_100), 44_100, "FLAC")),
+        ("3.mp3", b"ID3"),
+        ("4.ogg", b""),
+    ]
     (folder / "a.tar").write_bytes(small_media.tar(members))
     (folder / "same.flac").write_bytes(small_media.encode_sound(speech, 16_000, "FLAC"))
     manifest = run(audio.Job, folder, tmp_path / "out", rules=(SoundQuality(),))
@@ -170,5 +193,7 @@ def test_gin_files_configure_the_jobs(name, tmp_path):
         and job.rebuild(made.config(), output="out") == job.rebuild(made.config(), output="out")
     )
     if not name.endswith("loose"):
-        published = {"image": image, "audio": audio, "video": video}[name].Job(name="n", input_root="", inputs=(), output="")
+        published = {"image": image, "audio": audio, "video": video}[name].Job(
+            name="n", input_root="", inputs=(), output=""
+        )
         assert tuple(made.rules) == tuple(published.rules) and made.measure == published.measure

@@ -10,26 +10,34 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines import corpus, examples, job
-from pipelines.document import BadInput, Document, Rejection, document_id
-from pipelines.funnel import Funnel
-from pipelines.media.images import encode_png
-from pipelines.media.sounds import encode_flac
-from pipelines.tokenize import Job
-from tasks import audio, cache, cache_reader, codecs, sentencepieces, streams
-from tasks.errors import ConfigurationError, CorpusError, VocabularyError
-from tasks.vocabulary import Vocabulary
+from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.corpus import corpus
+from castor.pipelines.document import BadInput, Document, Rejection, document_id
+from castor.pipelines.execution import job
+from castor.pipelines.media.images import encode_png
+from castor.pipelines.media.sounds import encode_flac
+from castor.pipelines.tokenization import examples
+from castor.pipelines.tokenize import Job
+from castor.tasks.cache import layout
+from castor.tasks.cache import reader as cache_reader
+from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
+from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 PROSE = "The library has %d rooms, and in each of them stand shelves full of books about %s.\n"
 
 
 def picture(number: int, rows: int = 5, columns: int = 8) -> np.ndarray:
     y, x = np.mgrid[0 : 8 * rows, 0 : 8 * columns] / 30.0
-    return np.clip(120 + 60 * np.sin(x * (1 + number % 3) + y + number)[..., None] + [0, 20, -20], 0, 255).astype(np.uint8)
+    return np.clip(120 + 60 * np.sin(x * (1 + number % 3) + y + number)[..., None] + [0, 20, -20], 0, 255).astype(
+        np.uint8
+    )
 
 
 def sound(number: int, seconds: float = 0.6) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * (200 + 40 * number) * np.arange(int(seconds * 16_000)) / 16_000)).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * (200 + 40 * number) * np.arange(int(seconds * 16_000)) / 16_000)).astype(
+        np.float32
+    )
 
 
 def documents(modality: str, count: int) -> list[Document]:
@@ -107,7 +115,10 @@ def test_text_to_cache_with_an_exact_funnel(text_corpus, vocabulary, tmp_path):
     counts = {name: split["records"] for name, split in manifest["splits"].items()}
     assert sum(counts.values()) == 120 and 10 < counts["validation"] < 40
     assert all(len(split["shards"]) == 3 for split in manifest["splits"].values())
-    assert cache.load_manifest(str(tmp_path)).data["fingerprint"] == make_job(text_corpus, vocabulary, tmp_path).fingerprint()
+    assert (
+        layout.load_manifest(str(tmp_path)).data["fingerprint"]
+        == make_job(text_corpus, vocabulary, tmp_path).fingerprint()
+    )
     assert "card.html" in manifest["files"] and "Samples kept" in (tmp_path / "card.html").read_text()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
@@ -124,7 +135,10 @@ def test_what_is_in_the_cache_decodes_to_the_documents(text_corpus, vocabulary, 
 
 @pytest.mark.parametrize("modality", ["image", "audio"])
 def test_media(vocabulary, tmp_path, modality):
-    made = [*documents(modality, 12), Document(document_id(modality, "bad"), "bad", modality, "damaged", b"\xff\xd8\xff nonsense")]
+    made = [
+        *documents(modality, 12),
+        Document(document_id(modality, "bad"), "bad", modality, "damaged", b"\xff\xd8\xff nonsense"),
+    ]
     directory = write_corpus(tmp_path / "corpus", modality, modality, made)
     manifest = job.run(make_job(directory, vocabulary, tmp_path / "task", image_token_budget=20), quiet=True)
     funnel = Funnel.from_json(manifest["funnel"])
@@ -133,13 +147,18 @@ def test_media(vocabulary, tmp_path, modality):
     firsts = set()
     for identifier, ids in {**records(tmp_path / "task", "train"), **records(tmp_path / "task", "validation")}.items():
         kinds = [segment.kind for segment in v.segments(ids, decode=False)]
-        assert sorted(kinds) == sorted([modality, "text", "control"]) and (kinds[0] == modality) == streams.span_first(identifier)
+        assert sorted(kinds) == sorted([modality, "text", "control"]) and (kinds[0] == modality) == streams.span_first(
+            identifier
+        )
         firsts.add(kinds[0])
     assert firsts == {modality, "text"}
 
 
 def test_too_many_dead_letters_commit_nothing(vocabulary, tmp_path):
-    made = [*documents("image", 2), *(Document(document_id("image", f"bad{n}"), "bad", "image", None, b"no picture") for n in range(3))]
+    made = [
+        *documents("image", 2),
+        *(Document(document_id("image", f"bad{n}"), "bad", "image", None, b"no picture") for n in range(3)),
+    ]
     directory = write_corpus(tmp_path / "corpus", "image", "image", made)
     with pytest.raises(CorpusError, match="dead letters"):
         job.run(make_job(directory, vocabulary, tmp_path / "task"), quiet=True)
@@ -152,7 +171,11 @@ def test_same_bytes_with_two_worker_processes_and_after_a_second_run(text_corpus
     first = all_bytes(one)
     job.run(make_job(text_corpus, vocabulary, one), quiet=True)
     assert all_bytes(one) == first
-    job.run(make_job(text_corpus, vocabulary, two), ["--direct_running_mode=multi_processing", "--direct_num_workers=2"], quiet=True)
+    job.run(
+        make_job(text_corpus, vocabulary, two),
+        ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+        quiet=True,
+    )
     assert all_bytes(two) == first
 
 
@@ -190,8 +213,14 @@ def test_split_shares_are_kept_and_never_drift():
     thresholds = examples.split_thresholds({"train": 0.9, "validation": 0.1})
     splits = [examples.split_of(0, document_id("c", str(n)), thresholds) for n in range(5000)]
     assert abs(splits.count("validation") - 500) < 70
-    assert "".join(examples.split_of(7, f"{n:032x}", examples.split_thresholds({"a": 0.5, "b": 0.5})) for n in range(24)) == GOLDEN_SPLITS
-    assert {examples.split_of(0, document_id("c", str(n)), examples.split_thresholds({"t": 1.0, "v": 0.0})) for n in range(500)} == {"t"}
+    assert (
+        "".join(examples.split_of(7, f"{n:032x}", examples.split_thresholds({"a": 0.5, "b": 0.5})) for n in range(24))
+        == GOLDEN_SPLITS
+    )
+    assert {
+        examples.split_of(0, document_id("c", str(n)), examples.split_thresholds({"t": 1.0, "v": 0.0}))
+        for n in range(500)
+    } == {"t"}
 
 
 GOLDEN_SPLITS = "bbbbabaabbbbabbbababbbbb"
@@ -216,4 +245,7 @@ def test_tokenizer_alone(vocabulary):
 def test_pure_functions_import_without_beam():
     heavy = "('apache_beam', 'tensorflow', 'jax')"
     script = f"import sys, pipelines.examples, pipelines.tokenize; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )

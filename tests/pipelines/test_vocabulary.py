@@ -8,15 +8,17 @@ import pathlib
 import numpy as np
 import pytest
 
-from pipelines import corpus, job, samplings
-from pipelines.document import Document, Rejection, document_id
-from pipelines.funnel import Funnel
-from pipelines.media.images import encode_png
-from pipelines.media.sounds import encode_flac
-from pipelines.vocabulary import Job
-from tasks import codecs, streams
-from tasks.errors import ConfigurationError, CorpusError
-from tasks.vocabulary import Vocabulary
+from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.corpus import corpus
+from castor.pipelines.document import Document, Rejection, document_id
+from castor.pipelines.execution import job
+from castor.pipelines.media.images import encode_png
+from castor.pipelines.media.sounds import encode_flac
+from castor.pipelines.tokenization import samples
+from castor.pipelines.vocabulary import Job
+from castor.tasks.errors import ConfigurationError, CorpusError
+from castor.tasks.vocabulary import codecs, streams
+from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 
 def picture(number: int) -> np.ndarray:
@@ -35,7 +37,11 @@ def documents(modality: str, count: int) -> list[Document]:
     for n in range(count):
         identifier, source = document_id(modality, str(n)), f"{modality}/{n}"
         if modality == "text":
-            made.append(Document(identifier, source, modality, f"Room {n} of the library\n\tholds {n * n} books about gärten. " * 6))
+            made.append(
+                Document(
+                    identifier, source, modality, f"Room {n} of the library\n\tholds {n * n} books about gärten. " * 6
+                )
+            )
         elif modality == "image":
             made.append(Document(identifier, source, modality, f"picture {n}", encode_png(picture(n))))
         else:
@@ -65,7 +71,14 @@ def corpora(tmp_path_factory) -> dict[str, str]:
 
 
 def make_job(corpora, output, **changes) -> Job:
-    fields = {"pieces": 600, "image_codes": 256, "audio_codes": 64, "documents": 40, "media": 16, "image_token_budget": 54}
+    fields = {
+        "pieces": 600,
+        "image_codes": 256,
+        "audio_codes": 64,
+        "documents": 40,
+        "media": 16,
+        "image_token_budget": 54,
+    }
     return Job(name="vocabulary", corpora=list(corpora), output=str(output), **{**fields, **changes})
 
 
@@ -79,7 +92,7 @@ def test_whole_with_any_workers_the_same_bytes(corpora, tmp_path):
     made = make_job(corpora.values(), one)
     manifest = job.run(made, quiet=True)
     funnel = Funnel.from_json(manifest["funnel"])
-    assert funnel.read == 104 and funnel.kept == 72 and funnel.rejected == {samplings.NOT_DRAWN: 32} and funnel.adds_up
+    assert funnel.read == 104 and funnel.kept == 72 and funnel.rejected == {samples.NOT_DRAWN: 32} and funnel.adds_up
     assert manifest["fingerprint"] == made.fingerprint()
     assert not [p for p in one.iterdir() if p.name.startswith(".")]
     vocabulary = Vocabulary.load(str(one))
@@ -93,7 +106,11 @@ def test_whole_with_any_workers_the_same_bytes(corpora, tmp_path):
     assert any("PSNR" in line for line in made.report(manifest))
     pixels = picture(99)
     assert codecs.psnr(pixels, vocabulary.decode_image(vocabulary.encode_image(pixels))) > 20
-    job.run(make_job(corpora.values(), two), ["--direct_running_mode=multi_processing", "--direct_num_workers=2"], quiet=True)
+    job.run(
+        make_job(corpora.values(), two),
+        ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+        quiet=True,
+    )
     assert all_bytes(two) == all_bytes(one)
 
 
@@ -122,7 +139,11 @@ def test_a_corpus_without_documents(tmp_path):
 def test_bad_use(corpora, tmp_path):
     with pytest.raises(CorpusError, match="absent"):
         job.run(make_job([str(tmp_path / "absent")], tmp_path / "v"), quiet=True)
-    for changes, match in (({"pieces": 100}, "VOCAB_SIZE"), ({"image_codes": 1}, "IMAGE_CODES"), ({"audio_codes": 1 << 30}, "AUDIO_CODES")):
+    for changes, match in (
+        ({"pieces": 100}, "VOCAB_SIZE"),
+        ({"image_codes": 1}, "IMAGE_CODES"),
+        ({"audio_codes": 1 << 30}, "AUDIO_CODES"),
+    ):
         with pytest.raises(ConfigurationError, match=match):
             make_job(corpora.values(), tmp_path, **changes)
     with pytest.raises(ConfigurationError, match="CORPORA"):
@@ -134,32 +155,32 @@ def test_bad_use(corpora, tmp_path):
 
 def test_the_draw_is_nested_and_does_not_depend_on_order():
     ids = [document_id("c", str(n)) for n in range(1000)]
-    places = [samplings.place_of(i) for i in ids]
-    few, many = samplings.smallest(places, 10), samplings.smallest(reversed(places), 100)
+    places = [samples.place_of(i) for i in ids]
+    few, many = samples.smallest(places, 10), samples.smallest(reversed(places), 100)
     assert few == many[:10] and len(set(many)) == 100
-    draw = samplings.Draw(3)
+    draw = samples.Draw(3)
     chosen = [draw(Document(i, "s", "text", "x"), few) for i in ids]
     kept = [d for d in chosen if isinstance(d, Document)]
     assert sorted(d.metadata["rank"] for d in kept) == list(range(10)) and all(d.metadata["corpus"] == 3 for d in kept)
-    assert all(d.reason == samplings.NOT_DRAWN and d.document.text is None for d in chosen if isinstance(d, Rejection))
+    assert all(d.reason == samples.NOT_DRAWN and d.document.text is None for d in chosen if isinstance(d, Rejection))
 
 
 def test_samples_survive_packing():
     levels = streams.audio_levels(sound(1))
-    sample = samplings.Sample("a\ud800b", (picture(1),), (levels,))
-    back = samplings.Sample.unpack(sample.pack())
+    sample = samples.Sample("a\ud800b", (picture(1),), (levels,))
+    back = samples.Sample.unpack(sample.pack())
     assert back.text == sample.text and np.array_equal(back.pictures[0], picture(1))
     codec = codecs.fit([levels], streams.AUDIO_PATCH, 64, -96.0, 0.375)
     assert np.array_equal(codec.encode(back.sounds[0]), codec.encode(levels))
 
 
 def test_text_sample_is_bounded_and_fair(tmp_path):
-    rows = [samplings.keep(_prepared(corpus_index, rank), str(tmp_path)) for corpus_index in (0, 1) for rank in range(5)]
-    texts = list(samplings.training_texts(rows, 40))
+    rows = [samples.keep(_prepared(corpus_index, rank), str(tmp_path)) for corpus_index in (0, 1) for rank in range(5)]
+    texts = list(samples.training_texts(rows, 40))
     assert texts == ["0 0 aaaaaa", "1 0 aaaaaa", "0 1 aaaaaa", "1 1 aaaaaa"]
-    assert list(samplings.training_texts(reversed(rows), 40)) == texts
+    assert list(samples.training_texts(reversed(rows), 40)) == texts
 
 
 def _prepared(corpus_index: int, rank: int) -> Document:
-    body = samplings.Sample(f"{corpus_index} {rank} aaaaaa").pack()
+    body = samples.Sample(f"{corpus_index} {rank} aaaaaa").pack()
     return Document(f"{rank:032x}", "s", "text", None, body, {"corpus": corpus_index, "rank": rank})

@@ -4,16 +4,18 @@ import dataclasses
 import json
 from typing import ClassVar
 
-import gin
 import pytest
-from filters.prose import GOOD, PROSE
+from prose import GOOD, PROSE
 
-from pipelines import corpus, job, web
-from pipelines.filters import c4, refinedweb
-from pipelines.filters.reason import Reason
-from pipelines.view import view
-from tasks import configuration
-from tasks.errors import ConfigurationError
+import gin
+from castor.pipelines import web
+from castor.pipelines.corpus import corpus
+from castor.pipelines.execution import job
+from castor.pipelines.filters import c4, refinedweb
+from castor.pipelines.filters.reason import Reason
+from castor.pipelines.text.tokenized_text import view
+from castor.tasks import configuration
+from castor.tasks.errors import ConfigurationError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +32,30 @@ class NoMirrors:
 def made(tmp_path):
     """A job on six texts: one for each fate."""
     texts = [GOOD, PROSE["de"], PROSE["zh"], GOOD + "\n\nHome", GOOD + "\n" + GOOD, "Too short to say."]
-    rows = [{"text": text, "url": f"http://e.org/{i}"} for i, text in enumerate(texts)] + [{"text": PROSE["ko"], "url": "http://mirror.org/"}]
+    rows = [{"text": text, "url": f"http://e.org/{i}"} for i, text in enumerate(texts)] + [
+        {"text": PROSE["ko"], "url": "http://mirror.org/"}
+    ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return web.Job(name="w", input_root=str(tmp_path), inputs=("*.jsonl",), output=str(tmp_path / "out"), num_shards=1, admission=(NoMirrors(),))
+    return web.Job(
+        name="w",
+        input_root=str(tmp_path),
+        inputs=("*.jsonl",),
+        output=str(tmp_path / "out"),
+        num_shards=1,
+        admission=(NoMirrors(),),
+    )
 
 
 def test_funnel_of_the_default_rules(made):
     funnel = job.run(made, quiet=True)["funnel"]
-    assert funnel["rejected"] == {"gopher_quality.few_words": 1, "gopher_repetition.duplicate_lines": 1, "url.mirror": 1}
-    assert funnel["kept"] == 3 and funnel["duplicates"] == {"exact": 1}  # once its menu is gone, a page is another's twin
+    assert funnel["rejected"] == {
+        "gopher_quality.few_words": 1,
+        "gopher_repetition.duplicate_lines": 1,
+        "url.mirror": 1,
+    }
+    assert funnel["kept"] == 3 and funnel["duplicates"] == {
+        "exact": 1
+    }  # once its menu is gone, a page is another's twin
     assert {d.metadata["language"] for d in corpus.read_corpus(made.output)} == {"en", "de", "zh"}
 
 
@@ -60,7 +77,10 @@ def test_a_job_put_together_wrongly_says_so_at_once(made, changes, message):
 def test_all_rules_of_a_document_share_one_view(made):
     """Steps fuse and elements go through them one by one, so the view is made once a text; c4.Clean makes another text of one document."""
     view.cache_clear()
-    job.run(dataclasses.replace(made, filters=(*made.filters, refinedweb.Clean(max_words_removed=1.0), c4.Clean())), quiet=True)
+    job.run(
+        dataclasses.replace(made, filters=(*made.filters, refinedweb.Clean(max_words_removed=1.0), c4.Clean())),
+        quiet=True,
+    )
     info = view.cache_info()
     assert info.misses == 6 + 1 and info.hits == 20 + 4  # the four that are left are asked for their signatures
 

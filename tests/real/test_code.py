@@ -7,9 +7,11 @@ import tarfile
 
 import pytest
 
-from pipelines import code, corpus, job
-from pipelines.filters import generated, stack
-from pipelines.repository_layout import Layout
+from castor.pipelines import code
+from castor.pipelines.corpus import corpus
+from castor.pipelines.execution import job
+from castor.pipelines.filters import generated, stack
+from castor.pipelines.sourcecode.repository_layout import Layout
 
 pytestmark = pytest.mark.real
 
@@ -29,7 +31,15 @@ ODD = {
 
 
 def odd(real_data, output, **changes):
-    return code.Job(name="odd", input_root=str(real_data / "bad"), inputs=("code_*",), output=str(output), keep_rejects=True, num_shards=1, **changes)
+    return code.Job(
+        name="odd",
+        input_root=str(real_data / "bad"),
+        inputs=("code_*",),
+        output=str(output),
+        keep_rejects=True,
+        num_shards=1,
+        **changes,
+    )
 
 
 def rejected_in(output):
@@ -54,18 +64,25 @@ def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
     manifest = job.run(odd(real_data, tmp_path / "files", filters=rules), quiet=True)
     documents = {d.metadata["path"].partition("/")[2]: d for d in corpus.read_corpus(str(tmp_path / "files"))}
     assert {*documents, *rejected_in(tmp_path / "files")} == set(ODD)
-    assert documents["utf16.cs"].metadata["encoding"] == "utf-16-le" and documents["latin1.c"].metadata["encoding"] == "cp1252"
+    assert (
+        documents["utf16.cs"].metadata["encoding"] == "utf-16-le"
+        and documents["latin1.c"].metadata["encoding"] == "cp1252"
+    )
     secret = documents["secret.py"]
-    assert secret.metadata["secrets"] == {"aws_secret_key": 1} and "wJalr" not in secret.text and "REDACTED_AWS_SECRET_KEY" in secret.text
+    assert (
+        secret.metadata["secrets"] == {"aws_secret_key": 1}
+        and "wJalr" not in secret.text
+        and "REDACTED_AWS_SECRET_KEY" in secret.text
+    )
     gpl = documents["spdx_gpl.py"].metadata
     assert gpl["licence"].startswith("GPL") and gpl["licence_from"] == [gpl["path"]]
     assert secret.metadata["licence"] == "unknown" and secret.metadata["licence_from"] == ["repo-0/LICENSE"]
     joined = job.run(odd(real_data, tmp_path / "joined", filters=rules, repositories=Layout()), quiet=True)
     assert joined["funnel"] == manifest["funnel"] and joined["documents"] == 1
     [document] = corpus.read_corpus(str(tmp_path / "joined"))
-    assert {m["id"] for m in document.metadata["members"]} == {d.id for d in documents.values()} and document.metadata["secrets"] == {
-        "aws_secret_key": 1
-    }
+    assert {m["id"] for m in document.metadata["members"]} == {d.id for d in documents.values()} and document.metadata[
+        "secrets"
+    ] == {"aws_secret_key": 1}
 
 
 def test_installed_packages(tmp_path):
@@ -77,7 +94,9 @@ def test_installed_packages(tmp_path):
                 if ".." not in file.parts and file.suffix in (".py", ".txt", "") and file.locate().is_file():
                     archive.add(file.locate(), arcname=f"{name}/{file}", recursive=False)
         packed.append(name)
-    made = code.Job(name="installed", input_root=str(tmp_path), inputs=("*.tar.gz",), output=str(tmp_path / "out"), num_shards=2)
+    made = code.Job(
+        name="installed", input_root=str(tmp_path), inputs=("*.tar.gz",), output=str(tmp_path / "out"), num_shards=2
+    )
     manifest = job.run(made, quiet=True)
     documents = list(corpus.read_corpus(str(tmp_path / "out")))
     assert manifest["funnel"]["kept"] == len(documents) > 30
@@ -88,7 +107,12 @@ def test_installed_packages(tmp_path):
 
 def test_a_notebook_of_another_project(tmp_path):
     """A notebook as Jupyter itself writes it, kernels, outputs and all: a file of an installed package, else made here."""
-    installed = [f.locate() for d in importlib.metadata.distributions() for f in d.files or () if f.suffix == ".ipynb" and f.locate().is_file()]
+    installed = [
+        f.locate()
+        for d in importlib.metadata.distributions()
+        for f in d.files or ()
+        if f.suffix == ".ipynb" and f.locate().is_file()
+    ]
     (tmp_path / "in" / "r").mkdir(parents=True)
     for number, path in enumerate(sorted(map(str, installed))[:3]):
         (tmp_path / "in" / "r" / f"{number}.ipynb").write_bytes(pathlib.Path(path).read_bytes())
@@ -101,7 +125,13 @@ def test_a_notebook_of_another_project(tmp_path):
     (tmp_path / "in" / "r" / "own.ipynb").write_text(json.dumps(own))
     (tmp_path / "in" / "r" / "broken.ipynb").write_text(json.dumps(own)[:-9])
     made = code.Job(
-        name="n", input_root=str(tmp_path / "in"), inputs=("**",), output=str(tmp_path / "out"), filters=(), num_shards=1, dead_letter_threshold=0.6
+        name="n",
+        input_root=str(tmp_path / "in"),
+        inputs=("**",),
+        output=str(tmp_path / "out"),
+        filters=(),
+        num_shards=1,
+        dead_letter_threshold=0.6,
     )
     manifest = job.run(made, quiet=True)
     documents = list(corpus.read_corpus(str(tmp_path / "out")))

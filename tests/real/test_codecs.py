@@ -5,10 +5,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from pipelines.document import BadInput
-from pipelines.media.images import decode_image
-from pipelines.media.sounds import decode_audio
-from tasks import audio, codecs, image, streams
+from castor.pipelines.document import BadInput
+from castor.pipelines.media.images import decode_image
+from castor.pipelines.media.sounds import decode_audio
+from castor.tasks.vocabulary import audio, codecs, image, streams
 
 pytestmark = pytest.mark.real
 CODES = 65_536
@@ -44,7 +44,9 @@ def test_pictures_of_another_kind_reach_21_decibels(real_data, budget):
 def test_fewer_codes_cost_quality_gently(real_data):
     clothing = pictures(real_data, "clothing-*.tar", 256, most=110)
     openstax = pictures(real_data, "openstax-anthropology-0*.tar", 256, most=60)
-    found = [quality(codecs.fit(clothing, streams.IMAGE_PATCH, number), openstax) for number in (1024, 4096, 16384, 65536)]
+    found = [
+        quality(codecs.fit(clothing, streams.IMAGE_PATCH, number), openstax) for number in (1024, 4096, 16384, 65536)
+    ]
     assert found == sorted(found) and found[0] > 19.0
 
 

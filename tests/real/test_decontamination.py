@@ -6,8 +6,10 @@ import random
 
 import pytest
 
-from pipelines import benchmark_files, job, web
-from pipelines.decontamination import Decontaminate
+from castor.pipelines import web
+from castor.pipelines.decontamination import benchmark_files
+from castor.pipelines.decontamination.decontaminate import Decontaminate
+from castor.pipelines.execution import job
 
 pytestmark = pytest.mark.real
 
@@ -16,7 +18,12 @@ FILES = ("gsm8k_test", "HumanEval", "mgsm_de", "mgsm_zh", "mgsm_ja", "mgsm_ru", 
 
 def test_planted_questions_are_found_and_real_pages_stay(real_data, tmp_path):
     root = str(real_data / "eval")
-    passages = [p for b in benchmark_files.PUBLISHED for path in benchmark_files.paths(root, b) for p in benchmark_files.read(path, b)]
+    passages = [
+        p
+        for b in benchmark_files.PUBLISHED
+        for path in benchmark_files.paths(root, b)
+        for p in benchmark_files.read(path, b)
+    ]
     rng = random.Random(0)
     pages = [json.loads(line) for line in gzip.open(real_data / "web" / "gold_text.jsonl.gz", "rt", encoding="utf-8")]
     texts = [page["text"] for page in pages if len(page.get("text") or "") > 500]
@@ -30,11 +37,18 @@ def test_planted_questions_are_found_and_real_pages_stay(real_data, tmp_path):
                 planted += 1
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = web.Job(
-        name="planted", input_root=str(tmp_path), inputs=("in.jsonl",), output=str(tmp_path / "out"), filters=(Decontaminate(root=root),), duplicates=()
+        name="planted",
+        input_root=str(tmp_path),
+        inputs=("in.jsonl",),
+        output=str(tmp_path / "out"),
+        filters=(Decontaminate(root=root),),
+        duplicates=(),
     )
     funnel = job.run(made, quiet=True)["funnel"]
     assert sum(funnel["rejected"].values()) == planted and funnel["kept"] == len(texts)
-    report = {row["file"]: row for row in json.loads((tmp_path / "out" / "contamination.json").read_text())["benchmarks"]}
+    report = {
+        row["file"]: row for row in json.loads((tmp_path / "out" / "contamination.json").read_text())["benchmarks"]
+    }
     assert len(report) == 13 and report["gsm8k_test"]["items"] == 1319 and report["gsm8k_test"]["searched"] == 1319
     assert all(report[file]["matched"] >= 4 and report[file]["longest"] >= 20 for file in FILES)
     assert {f"decontamination.{b.name}" for b in benchmark_files.PUBLISHED} >= set(funnel["rejected"])

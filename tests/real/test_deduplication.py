@@ -6,12 +6,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from pipelines.document import Document
-from pipelines.html import Extract
-from pipelines.media.fingerprints import hamming, perceptual_hash
-from pipelines.media.images import decode_image
-from pipelines.minhash import MinHash
-from pipelines.pages import PageSource
+from castor.pipelines.deduplication.minhash import MinHash
+from castor.pipelines.document import Document
+from castor.pipelines.media.fingerprints import hamming, perceptual_hash
+from castor.pipelines.media.images import decode_image
+from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.text.html import Extract
 
 pytestmark = pytest.mark.real
 
@@ -24,7 +24,9 @@ def test_pages_that_are_near_duplicates_in_nature_meet(real_data):
     rows = map(json.loads, (real_data / "web" / "near_duplicates.jsonl").read_text().splitlines())
     pairs = [tuple(places[row[k]["repo"], row[k]["path"]] for k in "ab") for row in rows if row["jaccard"] >= 0.8]
     wanted = {place for pair in pairs for place in pair}
-    source = PageSource("real", str(real_data), tuple({place[len(str(real_data)) + 1 :].partition("#")[0] for place in wanted}))
+    source = PageSource(
+        "real", str(real_data), tuple({place[len(str(real_data)) + 1 :].partition("#")[0] for place in wanted})
+    )
     found = [e for uri in source.files() for e in source.read(uri) if isinstance(e, Document) and e.source in wanted]
     keys = {page.source: set(MinHash().keys(Extract()(page))) for page in found}
     assert len(pairs) == 17 and keys.keys() == wanted

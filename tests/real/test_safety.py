@@ -4,10 +4,10 @@ import collections
 
 import pytest
 
-from pipelines import pii
-from pipelines.document import Document
-from pipelines.filters import robots, url_lists
-from pipelines.pages import PageSource
+from castor.pipelines.document import Document
+from castor.pipelines.filters import robots, url_lists
+from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.text import pii
 
 pytestmark = pytest.mark.real
 

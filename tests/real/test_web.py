@@ -2,10 +2,13 @@
 
 import pytest
 
-from pipelines import corpus, dead_letters, job, web
-from pipelines.document import Document, Rejection
-from pipelines.pages import PageSource
-from pipelines.sandbox import Sandbox
+from castor.pipelines import web
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.corpus import corpus
+from castor.pipelines.document import Document, Rejection
+from castor.pipelines.execution import job
+from castor.pipelines.readers.web_source import PageSource
 
 pytestmark = pytest.mark.real
 
@@ -66,7 +69,9 @@ def test_every_bad_file_has_its_fate(refined, real_data):
         prefix = f"{real_data}/bad/{name}"
         assert {x.error for x in letters if x.source.partition("#")[0] == prefix} == errors, name
     funnel = manifest["funnel"]
-    assert funnel["read"] == funnel["kept"] + sum(sum(funnel[k].values()) for k in ("rejected", "duplicates", "dead_letters"))
+    assert funnel["read"] == funnel["kept"] + sum(
+        sum(funnel[k].values()) for k in ("rejected", "duplicates", "dead_letters")
+    )
 
 
 def test_sound_records_of_bad_files_come_through(real_data):

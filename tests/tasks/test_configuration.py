@@ -3,12 +3,12 @@
 import dataclasses
 import sys
 
-import gin
 import pytest
 
-from tasks import configuration
-from tasks.configuration import Flags
-from tasks.errors import ConfigurationError
+import gin
+from castor.tasks import configuration
+from castor.tasks.configuration import Flags
+from castor.tasks.errors import ConfigurationError
 
 
 @gin.configurable(module="test_configuration")
@@ -27,7 +27,19 @@ def folder(tmp_path):
 
 
 def test_split_flags_keeps_the_order_of_everything_else():
-    flags, rest = configuration.split_flags(["a", "--gin_file=x.gin", "--runner", "R", "--gin_file", "y.gin", "--gin.A=1", "--gin.b.c='d=e'", "--gin_search_paths=p,q"])
+    flags, rest = configuration.split_flags(
+        [
+            "a",
+            "--gin_file=x.gin",
+            "--runner",
+            "R",
+            "--gin_file",
+            "y.gin",
+            "--gin.A=1",
+            "--gin.b.c='d=e'",
+            "--gin_search_paths=p,q",
+        ]
+    )
     assert flags == Flags(("x.gin", "y.gin"), ("A = 1", "b.c = 'd=e'"), ("p", "q"))
     assert rest == ["a", "--runner", "R"]
 
@@ -70,6 +82,6 @@ def test_an_error_in_a_file_names_file_and_line(folder):
 
 
 def test_a_name_that_nothing_imported_says_what_to_import(folder, monkeypatch):
-    monkeypatch.delitem(sys.modules, "pipelines.filters.datacomp_basic", raising=False)
-    with pytest.raises(ConfigurationError, match=r"`import pipelines\.filters\.datacomp_basic`"):
+    monkeypatch.delitem(sys.modules, "castor.pipelines.filters.datacomp_basic", raising=False)
+    with pytest.raises(ConfigurationError, match=r"`import castor\.pipelines\.filters\.datacomp_basic`"):
         configuration.parse(Flags((), ("test_configuration.Thing.name = @datacomp_basic.Nothing()",), (str(folder),)))

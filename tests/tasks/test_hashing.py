@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import hashing
+from castor.tasks import hashing
 
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
@@ -35,7 +35,17 @@ def test_mix64_agrees_with_integers_of_any_size(value):
 
 
 def test_key64_is_blake2b_of_typed_length_prefixed_parts():
-    data = b"s" + (1).to_bytes(8, "little") + b"a" + b"i" + (1).to_bytes(8, "little") + b"1" + b"b" + (1).to_bytes(8, "little") + b"x"
+    data = (
+        b"s"
+        + (1).to_bytes(8, "little")
+        + b"a"
+        + b"i"
+        + (1).to_bytes(8, "little")
+        + b"1"
+        + b"b"
+        + (1).to_bytes(8, "little")
+        + b"x"
+    )
     expected = hashlib.blake2b(data, digest_size=8, person=b"castor.key64.v1").digest()
     assert hashing.key64("a", 1, b"x") == int.from_bytes(expected, "little") == 1802613132898546361
     assert hashing.key64() == 9408931382365886771

@@ -30,7 +30,10 @@ def trained(castor, tmp_path_factory):
         ({"BATCH_SIZE": {0: 4, 3: 6}, "ACCUMULATE": 4}, r"BATCH_SIZE = 6 does not divide into ACCUMULATE = 4 parts"),
         ({"ACCUMULATE": 0}, r"accumulate = 0"),
         ({"PACKING": "tight_fit"}, r"packing method 'tight_fit' is unknown"),
-        ({"three/tasks.Mixture.stages": [(5, {"wrods": 1})]}, r"the stage at step 5 of mixture .* has weights for 'wrods', which is no component"),
+        (
+            {"three/tasks.Mixture.stages": [(5, {"wrods": 1})]},
+            r"the stage at step 5 of mixture .* has weights for 'wrods', which is no component",
+        ),
         ({"three/tasks.Mixture.skip_steps": ((5, 3),)}, r"skip_steps holds \(5, 3\), which is no range"),
         ({"TASK_FEATURE_LENGTHS": {"inputs": 4}}, r"TASK_FEATURE_LENGTHS"),
         ({"MODEL": "tiny"}, r"MODEL is 'tiny'"),
@@ -55,7 +58,9 @@ def test_macros_that_must_be_bound(castor, tmp_path):
 
 def test_a_checkpoint_of_another_shape(castor, trained):
     code, _, err = castor("train", *castor.bindings(trained, **{"TRAIN_STEPS": 3, "Transformer.mlp": 128}))
-    assert code == 2 and re.search(r"checkpoint_2 holds the parameter layers/down as float32\[2, 64, 32\]; this run has float32\[2, 128, 32\]", err), err
+    assert code == 2 and re.search(
+        r"checkpoint_2 holds the parameter layers/down as float32\[2, 64, 32\]; this run has float32\[2, 128, 32\]", err
+    ), err
     code, _, err = castor("evaluate", f"--model_dir={trained}", "--gin.MODEL/Transformer.mlp=128")
     assert code == 2 and "layers/down" in err
 
@@ -63,18 +68,26 @@ def test_a_checkpoint_of_another_shape(castor, trained):
 def test_a_checkpoint_of_other_data(castor, trained):
     code, _, err = castor("train", *castor.bindings(trained, TRAIN_STEPS=3, BATCH_SIZE=8))
     assert code == 2 and "was trained on mixture" in err and err.count("\n") == 1
-    code, _, err = castor("train", *castor.bindings(trained, TRAIN_STEPS=3, **{"three/tasks.Mixture.components": {"words": 1}}))
+    code, _, err = castor(
+        "train", *castor.bindings(trained, TRAIN_STEPS=3, **{"three/tasks.Mixture.components": {"words": 1}})
+    )
     assert code == 2 and "was trained on mixture" in err
 
 
 def test_a_vocabulary_that_is_not_the_caches(castor, world, tmp_path):
-    import tasks
-    from tasks import sentencepieces
+    from castor import tasks
+    from castor.tasks.vocabulary import sentencepieces
 
     tasks.Vocabulary(sentencepieces.train(["other words"], sentencepieces.MIN_PIECES)).save(str(tmp_path / "other"))
     code, _, err = castor("train", *castor.bindings(tmp_path / "m", VOCABULARY=str(tmp_path / "other")))
     assert code == 2 and "was made with vocabulary" in err
-    assert castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=1, EVAL_PERIOD=0, VOCABULARY=str(world / "vocabulary")))[0] == 0
+    assert (
+        castor(
+            "train",
+            *castor.bindings(tmp_path / "m", TRAIN_STEPS=1, EVAL_PERIOD=0, VOCABULARY=str(world / "vocabulary")),
+        )[0]
+        == 0
+    )
 
 
 def test_a_half_written_cache(castor, world, tmp_path):
@@ -85,7 +98,9 @@ def test_a_half_written_cache(castor, world, tmp_path):
 
 
 def test_evaluate_reads_the_configuration_that_the_run_kept(castor, trained, tmp_path):
-    code, out, err = castor("evaluate", f"--model_dir={trained}", "--gin.EVAL_STEPS=2", f"--output={tmp_path / 'e.json'}")
+    code, out, err = castor(
+        "evaluate", f"--model_dir={trained}", "--gin.EVAL_STEPS=2", f"--output={tmp_path / 'e.json'}"
+    )
     assert code == 0 and "loss/words" in out and (tmp_path / "e.json").is_file(), err
     code, _, err = castor("evaluate", f"--model_dir={trained}", "--step=9")
     assert code == 2 and "There are: 2" in err

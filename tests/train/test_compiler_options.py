@@ -2,23 +2,24 @@
 
 import pathlib
 
-import gin
 import numpy as np
 import pytest
+
+import gin
 
 pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
 
 import jax
 import jax.numpy as jnp
 
-from tasks import configuration
-from tasks.configuration import Flags
-from train import aot
-from train.chips import CHIPS, Topology
-from train.model import Transformer
-from train.optimizers import AdamW
-from train.partitioning import Partitioner
-from train.step import Trainer, abstract_batch
+from castor.tasks import configuration
+from castor.tasks.configuration import Flags
+from castor.train.compiler import aot
+from castor.train.compiler.chips import CHIPS, Topology
+from castor.train.model.decoder import Transformer
+from castor.train.optimizers import AdamW
+from castor.train.partitioning import Partitioner
+from castor.train.step import Trainer, abstract_batch
 
 FILES = sorted((pathlib.Path(__file__).resolve().parents[2] / "gin" / "compiler").glob("*.gin"))
 
@@ -33,13 +34,20 @@ def clear_gin():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_compiler_knows_every_option(path):
-    import train.loop
+    from castor.train.loop import Run
 
     bindings = ("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'")
-    configuration.parse(Flags(files=("models/tiny.gin", "runs/pretrain.gin", f"compiler/{path.name}"), bindings=bindings))
-    options = train.loop.Run().compiler_options
-    mesh = jax.sharding.Mesh(np.array(aot.devices(Topology.of(f"{path.stem}:{'2x2' if CHIPS[path.stem].wrap == 16 else '2x2x1'}"))[:1]), ("data",))
-    x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    configuration.parse(
+        Flags(files=("models/tiny.gin", "runs/pretrain.gin", f"compiler/{path.name}"), bindings=bindings)
+    )
+    options = Run().compiler_options
+    mesh = jax.sharding.Mesh(
+        np.array(aot.devices(Topology.of(f"{path.stem}:{'2x2' if CHIPS[path.stem].wrap == 16 else '2x2x1'}"))[:1]),
+        ("data",),
+    )
+    x = jax.ShapeDtypeStruct(
+        (8, 128), jnp.float32, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
     assert options and jax.jit(jnp.sin).lower(x).compile(dict(options))
 
 

@@ -8,16 +8,22 @@ import json
 import os
 import pathlib
 
-import gin
 import pytest
 
-from tasks import configuration
-from tasks.configuration import Flags
-from train.model import count_parameters
+import gin
+from castor.tasks import configuration
+from castor.tasks.configuration import Flags
+from castor.train.model.decoder import count_parameters
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 FAMILY = ("1b", "nano1", "nano2", "pro", "ultra")
-NAMED = {"1b": 1.0e9, "nano1": 1.8e9, "nano2": 3.25e9, "pro": 62.5e9, "ultra": 366e9}  # the last two are ours: docs/models.md
+NAMED = {
+    "1b": 1.0e9,
+    "nano1": 1.8e9,
+    "nano2": 3.25e9,
+    "pro": 62.5e9,
+    "ultra": 366e9,
+}  # the last two are ours: docs/models.md
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +33,11 @@ def clear_gin():
 
 
 def run_of(*files):
-    import train.loop
+    from castor.train.loop import Run
 
     bindings = ["MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'"]
     configuration.parse(Flags(files=files, bindings=tuple(bindings)))
-    return train.loop.Run()
+    return Run()
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -61,11 +67,15 @@ RUNS = [(name,) for name in FAMILY] + [(name, "context_32k") for name in ("nano2
 @pytest.mark.parametrize("files", RUNS, ids="+".join)
 def test_what_a_run_sets_is_what_was_reviewed(files):
     path = GOLDEN / f"run_{'_'.join(files)}.json"
-    found = json.dumps(beyond_defaults(run_of(*(f"runs/{file}.gin" for file in files))), indent=1, sort_keys=True) + "\n"
+    found = (
+        json.dumps(beyond_defaults(run_of(*(f"runs/{file}.gin" for file in files))), indent=1, sort_keys=True) + "\n"
+    )
     if os.environ.get("CASTOR_WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(found)
-    assert found == path.read_text(), f"a value of {files} changed; if it is meant, write {path.name} anew (see the top of this file)"
+    assert found == path.read_text(), (
+        f"a value of {files} changed; if it is meant, write {path.name} anew (see the top of this file)"
+    )
 
 
 def beyond_defaults(value):

@@ -54,7 +54,9 @@ def test_killed_and_started_again_it_is_the_same_run(castor, tmp_path):
 
 
 def test_sigterm_saves_and_ends_cleanly(castor, tmp_path):
-    child = castor.start("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, CHECKPOINT_PERIOD=0, EVAL_PERIOD=0))
+    child = castor.start(
+        "train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, CHECKPOINT_PERIOD=0, EVAL_PERIOD=0)
+    )
     wait_for_lines(tmp_path / "m" / "metrics.jsonl", 5, child)
     child.send_signal(signal.SIGTERM)
     _, err = child.communicate(timeout=300)
@@ -83,9 +85,11 @@ def test_a_longer_run_goes_on_and_a_shorter_one_is_refused(castor, tmp_path):
 
 
 def test_no_tensorflow_on_the_training_path(castor, tmp_path):
-    script = "import sys; from launch.command import main; code = main(sys.argv[1:]); print('tensorflow' in sys.modules, 'apache_beam' in sys.modules); sys.exit(code)"
+    script = "import sys; from castor.launch.command import main; code = main(sys.argv[1:]); print('tensorflow' in sys.modules, 'apache_beam' in sys.modules); sys.exit(code)"
     command = [sys.executable, "-c", script, "train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=2, EVAL_PERIOD=0)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False False"
 
@@ -97,5 +101,10 @@ def test_updates_that_are_not_finite_are_skipped_up_to_a_limit(castor, tmp_path)
     assert code == 0 and "gradient norm nan: the update is skipped (4 in a row; the run ends at 10)" in err, err
     assert [row["skipped"] for row in rows(tmp_path / "borne" / "metrics.jsonl")] == [0, 1, 1, 1, 1]
     code, _, err = castor("train", *castor.bindings(tmp_path / "ended", SKIP_LIMIT=3, **macros))
-    assert code == 2 and "loss of step 3 is " in err and "3 skipped updates in a row, from step 1 on" in err and "SKIP_LIMIT" in err, err
+    assert (
+        code == 2
+        and "loss of step 3 is " in err
+        and "3 skipped updates in a row, from step 1 on" in err
+        and "SKIP_LIMIT" in err
+    ), err
     assert len(rows(tmp_path / "ended" / "metrics.jsonl")) == 4

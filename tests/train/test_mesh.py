@@ -1,4 +1,4 @@
-"""The partitioned run against the run on one device: gradients, losses, checkpoints that change meshes. Processes: tests/launch/test_local.py."""
+"""The partitioned run against the run on one device: gradients, losses, checkpoints that change meshes. Processes: tests/launch/engines/test_local_pod.py."""
 
 import dataclasses
 import json
@@ -6,11 +6,11 @@ import json
 import jax
 import numpy as np
 
-from train import partitioning
-from train.model import Transformer
-from train.optimizers import AdamW, WarmupCosine
-from train.partitioning import Partitioner
-from train.step import Trainer
+from castor.train import partitioning
+from castor.train.model.decoder import Transformer
+from castor.train.optimizers import AdamW, WarmupCosine
+from castor.train.partitioning import Partitioner
+from castor.train.step import Trainer
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 ROWS, LENGTH, DOMAINS = 16, 16, 3
@@ -40,7 +40,9 @@ def make_batch() -> dict[str, np.ndarray]:
         "decoder_positions": positions,
         "domain": np.where(segments > 0, np.arange(ROWS)[:, None] % DOMAINS, -1),
     }
-    return {name: array.astype(np.int32) for name, array in batch.items()} | {"decoder_loss_weights": (segments > 0).astype(np.float32)}
+    return {name: array.astype(np.int32) for name, array in batch.items()} | {
+        "decoder_loss_weights": (segments > 0).astype(np.float32)
+    }
 
 
 def first_step(mesh, devices, model, trainer, start=None):
@@ -50,7 +52,11 @@ def first_step(mesh, devices, model, trainer, start=None):
     optimizer = AdamW(WarmupCosine(peak=1.0, warmup_steps=0, total_steps=100), eps=1.0, clip=None)
     trainer = Trainer(dataclasses.replace(MODEL, **model), optimizer, partitioner, DOMAINS, seed=1, **trainer)
     batch = partitioner.place_batch(make_batch(), ROWS)
-    state = jax.device_put(start, jax.tree.map(lambda leaf: leaf.sharding, trainer.abstract_state())) if start else trainer.init()
+    state = (
+        jax.device_put(start, jax.tree.map(lambda leaf: leaf.sharding, trainer.abstract_state()))
+        if start
+        else trainer.init()
+    )
     start = jax.device_get(state)
     state, metrics = trainer.compile_step(batch)(state, batch)
     return jax.device_get((start, metrics, state.optimizer, state.parameters))
@@ -92,7 +98,9 @@ def test_eight_devices_give_the_losses_of_one(castor, tmp_path):
     macros = {"BATCH_SIZE": 8, "EVAL_PERIOD": 0}
     code, _, err = castor("train", *castor.bindings(tmp_path / "one", TRAIN_STEPS=23, **macros))
     assert code == 0, err
-    child = castor.start("train", "--cpu_devices=8", *castor.bindings(tmp_path / "eight", TRAIN_STEPS=20, MESH=MESH, **macros))
+    child = castor.start(
+        "train", "--cpu_devices=8", *castor.bindings(tmp_path / "eight", TRAIN_STEPS=20, MESH=MESH, **macros)
+    )
     _, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     assert "data 2 x fsdp 2 x tensor 2" in err

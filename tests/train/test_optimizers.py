@@ -6,7 +6,6 @@ import re
 import shutil
 
 import flax.linen as nn
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.train import make_run
-from tasks import configuration
-from tasks.errors import ConfigurationError
-from train import loop
-from train import model as model_lib
-from train import optimizers
-from train.checkpoints import CheckpointStore
-from train.model import Block, Decoder, Transformer
-from train.optimizers import Adafactor, AdamW, WarmupCosine, WarmupRsqrt, WarmupStableDecay
-from train.partitioning import MESH_AXES, Partitioner
-from train.step import Trainer, _kept_axes
+import gin
+from castor.launch.commands.train import make_run
+from castor.tasks import configuration
+from castor.tasks.errors import ConfigurationError
+from castor.train import loop, optimizers
+from castor.train.checkpoints.checkpoints import CheckpointStore
+from castor.train.model import decoder as model_lib
+from castor.train.model.decoder import Block, Decoder, Transformer
+from castor.train.optimizers import Adafactor, AdamW, WarmupCosine, WarmupRsqrt, WarmupStableDecay
+from castor.train.partitioning import MESH_AXES, Partitioner
+from castor.train.step import Trainer, _kept_axes
 
 SMALL = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
 
@@ -33,8 +32,16 @@ SMALL = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp
 def make_batch(rows=2, length=16, vocab=128, seed=0):
     tokens = np.random.default_rng(seed).integers(1, vocab, (rows, length)).astype(np.int32)
     ones = np.ones_like(tokens)
-    batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": np.roll(tokens, -1, 1), "decoder_segment_ids": ones, "domain": 0 * ones}
-    return batch | {"decoder_positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)), "decoder_loss_weights": ones.astype(np.float32)}
+    batch = {
+        "decoder_input_tokens": tokens,
+        "decoder_target_tokens": np.roll(tokens, -1, 1),
+        "decoder_segment_ids": ones,
+        "domain": 0 * ones,
+    }
+    return batch | {
+        "decoder_positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        "decoder_loss_weights": ones.astype(np.float32),
+    }
 
 
 def make_trainer(optimizer, model=SMALL) -> Trainer:
@@ -53,7 +60,11 @@ def told(gradients, step) -> dict:
 
 def updater(optimizer):
     """(gradients, state, parameters, step) -> (updates, state), compiled."""
-    return jax.jit(lambda gradients, state, parameters, step: optimizer.update(gradients, state, parameters, **told(gradients, step)))
+    return jax.jit(
+        lambda gradients, state, parameters, step: optimizer.update(
+            gradients, state, parameters, **told(gradients, step)
+        )
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- schedules
@@ -69,7 +80,11 @@ def test_schedules_by_value():
 
 @pytest.mark.parametrize(
     "decay, halfway, last",
-    [("linear", 0.1 + 0.9 * 0.5, 0.1 + 0.9 * 0.05), ("1-sqrt", 0.1 + 0.9 * (1 - 0.5**0.5), 0.1 + 0.9 * (1 - 0.95**0.5)), ("cosine", 0.55, 0.10554)],
+    [
+        ("linear", 0.1 + 0.9 * 0.5, 0.1 + 0.9 * 0.05),
+        ("1-sqrt", 0.1 + 0.9 * (1 - 0.5**0.5), 0.1 + 0.9 * (1 - 0.95**0.5)),
+        ("cosine", 0.55, 0.10554),
+    ],
 )
 def test_warmup_stable_decay_by_value(decay, halfway, last):
     schedule = WarmupStableDecay(peak=2.0, warmup_steps=10, total_steps=100, decay=decay, final_share=0.1)
@@ -79,10 +94,19 @@ def test_warmup_stable_decay_by_value(decay, halfway, last):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 50), st.integers(1, 300), st.integers(1, 300), st.sampled_from(["linear", "1-sqrt", "cosine"]), st.integers(0, 100))
+@given(
+    st.integers(0, 50),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from(["linear", "1-sqrt", "cosine"]),
+    st.integers(0, 100),
+)
 def test_the_stable_part_does_not_know_the_end(warmup, total, longer, decay, decay_steps):
     """So a checkpoint of it can be prolonged or decayed from; every rate is in (0, peak], and none rises after the warmup."""
-    schedule, steps = WarmupStableDecay(1.0, warmup, total, decay_steps, decay=decay), np.arange(300)  # one shape, compiled once
+    schedule, steps = (
+        WarmupStableDecay(1.0, warmup, total, decay_steps, decay=decay),
+        np.arange(300),
+    )  # one shape, compiled once
     rates = np.asarray(schedule.build()(steps))[:total]
     assert (rates > 0).all() and (rates <= 1).all() and (np.diff(rates[max(warmup - 1, 0) :]) <= 0).all()
     prolonged = np.asarray(dataclasses.replace(schedule, total_steps=total + longer).build()(steps))[:total]
@@ -98,7 +122,10 @@ def test_the_stable_part_does_not_know_the_end(warmup, total, longer, decay, dec
         (lambda: WarmupCosine(peak=-1.0), "WarmupCosine.peak = -1.0"),
         (lambda: WarmupRsqrt(warmup_steps=None), "WarmupRsqrt.warmup_steps = None"),
         (lambda: AdamW(first_moment="int8"), "first_moment = 'int8'.*bfloat16"),
-        (lambda: make_trainer(Adafactor(), dataclasses.replace(SMALL, mup_base_embed=16)).abstract_state(), "Adafactor.*muP.*AdamW"),
+        (
+            lambda: make_trainer(Adafactor(), dataclasses.replace(SMALL, mup_base_embed=16)).abstract_state(),
+            "Adafactor.*muP.*AdamW",
+        ),
     ],
 )
 def test_what_is_no_schedule_or_optimizer_is_refused(make, match):
@@ -121,7 +148,12 @@ def test_gin_files_choose(castor, tmp_path, files, optimizer, schedule):
     flags = [flag for flag in flags if "total_steps" not in flag]  # TRAIN_STEPS alone says where the schedule ends
     run = make_run(configuration.split_flags([*flags[:2], *chosen, *flags[2:]])[0])
     gin.clear_config()
-    assert isinstance(run, loop.Run) and type(run.optimizer) is optimizer and run.optimizer.schedule == schedule and run.skip_limit == 10
+    assert (
+        isinstance(run, loop.Run)
+        and type(run.optimizer) is optimizer
+        and run.optimizer.schedule == schedule
+        and run.skip_limit == 10
+    )
     assert run.model.mup_base_embed == (128 if "mup.gin" in files else 0)
     if optimizer is AdamW:
         assert run.optimizer.first_moment == ("bfloat16" if files else "float32") and run.optimizer.clip == 1.0
@@ -138,7 +170,9 @@ def test_a_decay_on_the_side_of_a_stable_run(castor, tmp_path):
         return [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
 
     whole, stable = train("whole", 4), train("stable", 8)
-    assert [row["learning_rate"] for row in stable[1:6]] == 5 * [whole[1]["learning_rate"]] and whole[3]["learning_rate"] < whole[2]["learning_rate"]
+    assert [row["learning_rate"] for row in stable[1:6]] == 5 * [whole[1]["learning_rate"]] and whole[3][
+        "learning_rate"
+    ] < whole[2]["learning_rate"]
     (tmp_path / "side").mkdir()
     shutil.copytree(tmp_path / "stable" / "checkpoint_2", tmp_path / "side" / "checkpoint_2")
     assert train("side", 4) == whole[2:] and stable[:3] == whole[:3]
@@ -168,9 +202,14 @@ def test_adamw_is_its_formula(first_moment, rtol):
     random = np.random.default_rng(0)
     shapes = {"gate": (3, 8, 16), "scale": (8,), "embedding": (32, 8)}
     start = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    gradients = [{n: (random.normal(size=s) * 10.0 ** random.integers(-3, 2)).astype(np.float32) for n, s in shapes.items()} for _ in range(12)]
+    gradients = [
+        {n: (random.normal(size=s) * 10.0 ** random.integers(-3, 2)).astype(np.float32) for n, s in shapes.items()}
+        for _ in range(12)
+    ]
     schedule, multipliers = WarmupStableDecay(0.03, 3, 12), {"gate": 0.25, "embedding": 0.5}
-    optimizer = AdamW(schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip=1.0, first_moment=first_moment).build(multipliers)
+    optimizer = AdamW(schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip=1.0, first_moment=first_moment).build(
+        multipliers
+    )
 
     parameters, state, update = start, optimizer.init(start), updater(optimizer)
     assert {leaf.dtype for leaf in jax.tree.leaves(state[-2].mu)} == {jnp.dtype(first_moment)}
@@ -218,7 +257,11 @@ def test_adafactor_takes_every_layer_as_a_parameter_of_its_own():
 
 @pytest.mark.parametrize(
     "optimizer, poison",
-    [(AdamW(), "nan"), (AdamW(first_moment="bfloat16"), "inf"), (Adafactor(WarmupRsqrt(1e-2, 2), clip=1.0, weight_decay=1e-3), "nan")],
+    [
+        (AdamW(), "nan"),
+        (AdamW(first_moment="bfloat16"), "inf"),
+        (Adafactor(WarmupRsqrt(1e-2, 2), clip=1.0, weight_decay=1e-3), "nan"),
+    ],
 )
 def test_an_optimizer_learns_skips_and_its_state_lies_with_its_parameters(optimizer, poison):
     mesh = jax.sharding.AbstractMesh(tuple(2 if axis in ("fsdp", "tensor") else 1 for axis in MESH_AXES), MESH_AXES)
@@ -239,7 +282,9 @@ def test_an_optimizer_learns_skips_and_its_state_lies_with_its_parameters(optimi
     bad = batch | {"decoder_loss_weights": batch["decoder_loss_weights"] * np.float32(poison)}
     after, results = step(state, bad)
     assert int(results["skipped"]) == 1 and int(after.step) == 6
-    jax.tree.map(np.testing.assert_array_equal, (after.parameters, after.optimizer), (state.parameters, state.optimizer))
+    jax.tree.map(
+        np.testing.assert_array_equal, (after.parameters, after.optimizer), (state.parameters, state.optimizer)
+    )
     resumed, results = step(after, batch)
     assert int(results["skipped"]) == 0 and int(resumed.step) == 7
     expected, _ = step(state.replace(step=jnp.int32(6)), batch)
@@ -253,7 +298,9 @@ def test_adafactors_factored_state_is_cut_as_its_parameters():
     state = Trainer(wide, Adafactor(), place, 1).abstract_state()
     leaves = jax.tree_util.tree_leaves_with_path(state.optimizer)
     specs = {jax.tree_util.keystr(path): (leaf.shape, leaf.sharding.spec) for path, leaf in leaves}
-    (row,), (column,) = ([s for name, s in specs.items() if name.endswith(f".{part}['layers']['gate']")] for part in ("v_row", "v_col"))
+    (row,), (column,) = (
+        [s for name, s in specs.items() if name.endswith(f".{part}['layers']['gate']")] for part in ("v_row", "v_col")
+    )
     assert dict([row, column]) == {(2, 128): place.spec(("layers", "embed")), (2, 256): place.spec(("layers", "mlp"))}
     assert sum(np.prod(shape) for shape, _ in specs.values()) < 0.1 * model_lib.count_parameters(wide)
 
@@ -276,12 +323,18 @@ def one_update(optimizer, mesh, devices):
     abstract, transformation = trainer.abstract_state(), optimizer.build()
     random = np.random.default_rng(0)
     parameters, gradients = (
-        jax.tree.map(lambda leaf: jax.device_put(random.normal(size=leaf.shape).astype(np.float32), leaf.sharding), abstract.parameters) for _ in range(2)
+        jax.tree.map(
+            lambda leaf: jax.device_put(random.normal(size=leaf.shape).astype(np.float32), leaf.sharding),
+            abstract.parameters,
+        )
+        for _ in range(2)
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.parameters, abstract.optimizer))
 
     def update(parameters, gradients):
-        updates, state = transformation.update(gradients, transformation.init(parameters), parameters, **told(gradients, 0))
+        updates, state = transformation.update(
+            gradients, transformation.init(parameters), parameters, **told(gradients, 0)
+        )
         return optax.apply_updates(parameters, updates), state
 
     compiled = jax.jit(update, out_shardings=shardings).lower(parameters, gradients).compile()
@@ -318,13 +371,20 @@ def test_adafactors_rows_and_columns_keep_the_axes_that_remain():
 
 def test_an_update_is_one_pass_over_its_arrays(optimized):
     """By the compiler's count of bytes, nothing is made in between, and the skip is free. The CPU's compiler writes each result by a loop of its
-    own and so reads the gradient four times in all, both moments twice or three times; the TPU's needs 8 passes (benchmarks/optimizer_passes.py)."""
-    parameters = {"layers": {"gate": jax.ShapeDtypeStruct((4, 128, 256), jnp.float32), "up": jax.ShapeDtypeStruct((4, 128, 256), jnp.float32)}}
+    own and so reads the gradient four times in all, both moments twice or three times; the TPU's needs 8 passes (benchmarks/training/optimizer_passes.py)."""
+    parameters = {
+        "layers": {
+            "gate": jax.ShapeDtypeStruct((4, 128, 256), jnp.float32),
+            "up": jax.ShapeDtypeStruct((4, 128, 256), jnp.float32),
+        }
+    }
     transformation = AdamW().build()
 
     def update(parameters, state, gradients, step):
         norm = optax.tree.norm(gradients)
-        updates, state = transformation.update(gradients, state, parameters, step=step, norm=norm, finite=jnp.isfinite(norm))
+        updates, state = transformation.update(
+            gradients, state, parameters, step=step, norm=norm, finite=jnp.isfinite(norm)
+        )
         return optax.apply_updates(parameters, updates), state
 
     state, step = jax.eval_shape(transformation.init, parameters), jax.ShapeDtypeStruct((), jnp.int32)
@@ -339,7 +399,9 @@ def test_an_update_is_one_pass_over_its_arrays(optimized):
 
 def activations(model: Transformer, parameters, batch) -> dict[str, jax.Array]:
     """The residual stream after every layer and the logits."""
-    tokens, positions, segments = (batch[name] for name in ("decoder_input_tokens", "decoder_positions", "decoder_segment_ids"))
+    tokens, positions, segments = (
+        batch[name] for name in ("decoder_input_tokens", "decoder_positions", "decoder_segment_ids")
+    )
     x, found = parameters["embedding"][tokens] * np.sqrt(model.embed), {}
     for number in range(model.layers):
         layer = jax.tree.map(lambda stacked: stacked[number], parameters["layers"])
@@ -351,7 +413,16 @@ def activations(model: Transformer, parameters, batch) -> dict[str, jax.Array]:
 
 def movement(width: int, base: int, steps: int = 3) -> dict[str, float]:
     """How far activations of a model of this width move in a few steps (root mean squares)."""
-    model = Transformer(vocab_size=64, embed=width, layers=2, heads=width // 16, head_dim=16, mlp=2 * width, mup_base_embed=base, z_loss=0.0)
+    model = Transformer(
+        vocab_size=64,
+        embed=width,
+        layers=2,
+        heads=width // 16,
+        head_dim=16,
+        mlp=2 * width,
+        mup_base_embed=base,
+        z_loss=0.0,
+    )
     trainer = make_trainer(AdamW(WarmupCosine(peak=3e-3, warmup_steps=0, total_steps=1000), weight_decay=0.0), model)
     batch = make_batch(4, 16, 64)
     step = compiled_step(trainer, batch)
@@ -390,5 +461,7 @@ def test_the_initial_values_are_scaled_by_width_and_depth():
     wanted = {"query": 128, "key": 128, "gate": 128, "up": 128, "out": 128 * 16, "down": 512 * 16}
     for name, fan_in in wanted.items():
         # A normal cut at two deviations has 0.88 of the deviation.
-        np.testing.assert_allclose(float(jnp.std(parameters["layers"][name])), 0.8796 / np.sqrt(fan_in), rtol=0.02, err_msg=name)
+        np.testing.assert_allclose(
+            float(jnp.std(parameters["layers"][name])), 0.8796 / np.sqrt(fan_in), rtol=0.02, err_msg=name
+        )
     np.testing.assert_allclose(float(jnp.std(parameters["embedding"])), 1 / np.sqrt(128), rtol=0.02)

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from tasks.errors import ConfigurationError
-from train import model
-from train.model import Transformer
-from train.partitioning import MESH_AXES, RULES, Mesh, Partitioner
+from castor.tasks.errors import ConfigurationError
+from castor.train.model import decoder
+from castor.train.model.decoder import Transformer
+from castor.train.partitioning import MESH_AXES, RULES, Mesh, Partitioner
 
 
 def on(**sizes):
@@ -29,7 +29,9 @@ def test_slices_hold_copies_unless_told_otherwise():
     assert Mesh.of({"fsdp": -1, "tensor": 2}).sizes(16, num_slices=2) == (2, 4, 1, 1, 2)
     assert Mesh.of({"data": -1, "fsdp": 2}).sizes(16, num_slices=2) == (8, 2, 1, 1, 1)
     assert Mesh.of({}).sizes(16, num_slices=2) == (16, 1, 1, 1, 1)
-    with pytest.raises(ConfigurationError, match="data=1 the axes fsdp, tensor would cross the 2 slices.*Make data a multiple of 2"):
+    with pytest.raises(
+        ConfigurationError, match="data=1 the axes fsdp, tensor would cross the 2 slices.*Make data a multiple of 2"
+    ):
         Mesh.of({"data": 1, "fsdp": 8, "tensor": 2}).sizes(16, num_slices=2)
 
 
@@ -50,19 +52,27 @@ def test_meshes_that_do_not_fit(mesh, match):
 
 def test_every_parameter_and_activation_has_its_place():
     place = on(data=2, fsdp=2, tensor=2)
-    for name, axes in model.logical_axes(Transformer(vocab_size=128)).items():
+    for name, axes in decoder.logical_axes(Transformer(vocab_size=128)).items():
         place.spec(axes, name)
     spec = jax.sharding.PartitionSpec
-    assert place.spec(("layers", "embed", "heads", "head")) == spec(None, ("fsdp", "context"), ("sequence", "tensor"), None)
+    assert place.spec(("layers", "embed", "heads", "head")) == spec(
+        None, ("fsdp", "context"), ("sequence", "tensor"), None
+    )
     assert place.spec(("vocab", "embed")) == spec(("sequence", "tensor"), ("fsdp", "context"))
     assert place.spec(("batch", "length")) == spec(("data", "fsdp"), "context")
-    assert place.spec(("batch", "residual_length", "act_embed")) == spec(("data", "fsdp"), ("context", "sequence"), None)
-    assert place.spec(("batch", "length", "act_heads", "head")) == spec(("data", "fsdp"), "context", ("sequence", "tensor"), None)
+    assert place.spec(("batch", "residual_length", "act_embed")) == spec(
+        ("data", "fsdp"), ("context", "sequence"), None
+    )
+    assert place.spec(("batch", "length", "act_heads", "head")) == spec(
+        ("data", "fsdp"), "context", ("sequence", "tensor"), None
+    )
     assert {axis for axes in RULES.values() for axis in axes} == set(MESH_AXES)
 
 
 def test_two_axes_on_one_mesh_axis_are_refused_by_name():
-    with pytest.raises(ConfigurationError, match="parameter gate.*'mlp' and 'heads' both fall on the mesh axis 'sequence'"):
+    with pytest.raises(
+        ConfigurationError, match="parameter gate.*'mlp' and 'heads' both fall on the mesh axis 'sequence'"
+    ):
         on(tensor=2).spec(("mlp", "heads"), "parameter gate")
     rules = tuple((RULES | {"mlp": ("fsdp",)}).items())
     with pytest.raises(ConfigurationError, match="'embed' and 'mlp' both fall on the mesh axis 'fsdp'"):
@@ -74,7 +84,11 @@ def test_two_axes_on_one_mesh_axis_are_refused_by_name():
 @pytest.mark.parametrize(
     "sizes, config, match",
     [
-        ({"tensor": 3}, {"vocab_size": 384, "heads": 4}, r"Transformer.heads = 4 is not a multiple of 3, the mesh axes \(tensor=3\)"),
+        (
+            {"tensor": 3},
+            {"vocab_size": 384, "heads": 4},
+            r"Transformer.heads = 4 is not a multiple of 3, the mesh axes \(tensor=3\)",
+        ),
         ({"tensor": 2}, {"vocab_size": 129}, "Transformer.vocab_size = 129"),
         ({"fsdp": 5}, {"vocab_size": 128}, "Transformer.embed = 128"),
     ],
@@ -93,8 +107,8 @@ def test_a_single_process_holds_the_whole_batch():
 
 def described(name, slices=1):
     pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
-    from train import aot
-    from train.chips import Topology
+    from castor.train.compiler import aot
+    from castor.train.compiler.chips import Topology
 
     aot.quiet()
     return aot.devices(Topology.of(name, slices))
@@ -105,7 +119,12 @@ def described(name, slices=1):
     [
         ("v5e:16x16", 1, {"fsdp": -1}, 64),  # four chips a host, all with rows of their own
         ("v5e:16x16", 2, {"fsdp": -1, "context": 4}, 64),
-        ("v5e:16x16", 1, {"fsdp": 32, "tensor": 8}, 16),  # a host's chips hold two parts of the batch, four hosts the same two
+        (
+            "v5e:16x16",
+            1,
+            {"fsdp": 32, "tensor": 8},
+            16,
+        ),  # a host's chips hold two parts of the batch, four hosts the same two
         ("v4:4x4x4", 2, {"data": -1, "fsdp": 4, "sequence": 2}, 32),
     ],
 )

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from tasks.errors import CastorError
-from train.reporter import Listener
+from castor.tasks.errors import CastorError
+from castor.train.reporter import Listener
 
 
 def results(skipped: int):
@@ -16,5 +16,7 @@ def test_every_process_ends_at_the_same_skipped_update():
     listener = Listener(skip_limit=3)
     for step, skipped in enumerate([1, 1, 0, 1, 1]):
         listener.step(step, results(skipped))
-    with pytest.raises(CastorError, match="loss of step 5 is nan.* 3 skipped updates in a row, from step 3 on.*SKIP_LIMIT"):
+    with pytest.raises(
+        CastorError, match="loss of step 5 is nan.* 3 skipped updates in a row, from step 3 on.*SKIP_LIMIT"
+    ):
         listener.step(5, results(1))

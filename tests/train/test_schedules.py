@@ -3,14 +3,14 @@
 import pathlib
 import re
 
-import gin
 import numpy as np
 import pytest
 
-from launch.train import make_run
-from tasks import configuration
-from tasks.readahead import ReadAhead
-from train import loop
+import gin
+from castor.launch.commands.train import make_run
+from castor.tasks import configuration
+from castor.tasks.batches.read_ahead import ReadAhead
+from castor.train import loop
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 SMALL = {"Transformer.embed": 16, "Transformer.layers": 1, "Transformer.mlp": 32, "EVAL_PERIOD": 0}
@@ -41,7 +41,13 @@ def kept(run) -> list[str]:
 
 def test_a_run_stopped_inside_ramps_is_the_same_run(castor, tmp_path):
     """The batch grows at step 7, in parts; weights move from step 4 to 10 and switch at 11; dropout is on."""
-    macros = SMALL | {"BATCH_SIZE": {0: 2, 7: 4}, "ACCUMULATE": 2, "TRAIN_STEPS": 13, "CHECKPOINT_PERIOD": 5, "DROPOUT_RATE": 0.1}
+    macros = SMALL | {
+        "BATCH_SIZE": {0: 2, 7: 4},
+        "ACCUMULATE": 2,
+        "TRAIN_STEPS": 13,
+        "CHECKPOINT_PERIOD": 5,
+        "DROPOUT_RATE": 0.1,
+    }
     macros |= {"three/tasks.Mixture.stages": STAGES, "three/tasks.Mixture.skip_steps": ((2, 5),)}
     code, _, err = castor("train", *castor.bindings(tmp_path / "whole", **macros))
     assert code == 0 and re.search("batches of 2, 4 rows, each in 2 parts", err), err
@@ -63,7 +69,9 @@ def test_no_row_is_skipped_or_repeated_where_the_batch_grows(castor, tmp_path):
     with ReadAhead(ramp.placed_batch, range(8), ahead=3) as ahead:
         rows = [np.asarray(batch["decoder_target_tokens"]) for _, batch in ahead]
     assert [len(part) for part in rows] == [2, 2, 2, 4, 4, 8, 8, 8]
-    spans = [(s.domain, s.epoch, s.record, s.start) for step in range(8) for row in ramp.batches.lineage(step) for s in row]
+    spans = [
+        (s.domain, s.epoch, s.record, s.start) for step in range(8) for row in ramp.batches.lineage(step) for s in row
+    ]
     assert len(set(spans)) == len(spans) > 34
 
     # Without stages, whose steps are other positions for another batch size, the rows are those of a run of one row a step.
@@ -73,8 +81,12 @@ def test_no_row_is_skipped_or_repeated_where_the_batch_grows(castor, tmp_path):
     positions = [(step, row) for step in range(8) for row in range(grown.batch_size_at(step))]
     for number, (step, row) in enumerate(positions):
         spans, (expected,) = grown.lineage(step)[row], single.lineage(number)
-        assert [(s.domain, s.document, s.start, s.stop) for s in spans] == [(s.domain, s.document, s.start, s.stop) for s in expected]
-        np.testing.assert_array_equal(grown.batch(step)["decoder_target_tokens"][row], single.batch(number)["decoder_target_tokens"][0])
+        assert [(s.domain, s.document, s.start, s.stop) for s in spans] == [
+            (s.domain, s.document, s.start, s.stop) for s in expected
+        ]
+        np.testing.assert_array_equal(
+            grown.batch(step)["decoder_target_tokens"][row], single.batch(number)["decoder_target_tokens"][0]
+        )
 
 
 def test_the_sizes_that_a_run_still_needs(castor, tmp_path):
@@ -84,7 +96,9 @@ def test_the_sizes_that_a_run_still_needs(castor, tmp_path):
     assert sizes == [2, 2, 2, 8, 2, 2]
     for start in range(6):
         for stop in range(start, 7):
-            assert opened.sizes_to_come(start, stop) == sorted({opened.batches.batch_size_at(step) for step in range(start, stop)})
+            assert opened.sizes_to_come(start, stop) == sorted(
+                {opened.batches.batch_size_at(step) for step in range(start, stop)}
+            )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +177,13 @@ def test_a_run_goes_on_with_a_skip_list_when_told_to(castor, tmp_path):
 def five(world, tmp_path):
     """The world's caches under the names of the five domains."""
     (tmp_path / "tasks").mkdir()
-    for name, source in {"web": "words", "code": "counts", "image": "pictures", "audio": "words", "video": "pictures"}.items():
+    for name, source in {
+        "web": "words",
+        "code": "counts",
+        "image": "pictures",
+        "audio": "words",
+        "video": "pictures",
+    }.items():
         (tmp_path / "tasks" / name).symlink_to(world / "tasks" / source)
     return tmp_path / "tasks"
 
@@ -199,7 +219,9 @@ def test_what_the_comments_of_the_five_domains_show_is_gin(five):
     prints = set()
     for chosen in ([], lines[:1], lines[1:3], lines[3:6], lines[6:7], lines[7:]):
         text = "include 'mixtures/five.gin'\n" + "\n".join(chosen)
-        text = text.replace("skip.txt", str(five.parent / "skip.txt")).replace("10_000_000_000", "80_000")  # so that one cache is capped
+        text = text.replace("skip.txt", str(five.parent / "skip.txt")).replace(
+            "10_000_000_000", "80_000"
+        )  # so that one cache is capped
         (five.parent / "mine.gin").write_text(text)
         prints.add(loop.open_run(five_run(five, str(five.parent / "mine.gin"))).batches.fingerprint)
     assert len(prints) == 5  # an empty list of documents is none

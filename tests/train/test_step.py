@@ -6,10 +6,10 @@ import re
 import jax
 import numpy as np
 
-from train.model import Transformer
-from train.optimizers import AdamW, WarmupCosine
-from train.partitioning import Partitioner
-from train.step import Trainer, split_rows
+from castor.train.model.decoder import Transformer
+from castor.train.optimizers import AdamW, WarmupCosine
+from castor.train.partitioning import Partitioner
+from castor.train.step import Trainer, split_rows
 
 ROWS, LENGTH, DOMAINS = 16, 12, 3
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -29,7 +29,9 @@ def make_batch() -> dict[str, np.ndarray]:
         "decoder_positions": np.arange(LENGTH) * filled,
         "domain": np.where(filled, np.array([0, 1, 1, 1] * 3 + [2, 0, 0, 0])[:, None], -1),
     }
-    return {name: array.astype(np.int32) for name, array in batch.items()} | {"decoder_loss_weights": filled.astype(np.float32)}
+    return {name: array.astype(np.int32) for name, array in batch.items()} | {
+        "decoder_loss_weights": filled.astype(np.float32)
+    }
 
 
 def make_trainer(partitioner, accumulate, model=MODEL) -> Trainer:
@@ -42,7 +44,9 @@ def compare(mesh, devices, accumulates=(1, 4), rtol=1e-5):
     """The gradient (Adam's moment after one step), the update and the metrics of a batch in parts against those of the batch in one."""
     partitioner = Partitioner.create(mesh, devices)
     batch = partitioner.place_batch(make_batch(), ROWS)
-    abstract = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding) for name, array in batch.items()}
+    abstract = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding) for name, array in batch.items()
+    }
     results, start = {}, make_trainer(partitioner, 1).init()
     for accumulate in accumulates:
         step = make_trainer(partitioner, accumulate).compile_step(abstract)
@@ -73,7 +77,9 @@ def check_on_a_mesh():
     split = jax.jit(lambda batch: split_rows(batch, 4, partitioner)).lower(abstract).compile()
     assert not MOVES.search(split.as_text())
     # The sums of the gradients lie as the parameters do: the MLP's [1, 16, 32] is cut by 2 and 2, the embedding's [128, 16] too.
-    (loop,) = [line for line in step.splitlines() if " while(" in line and "f32[64,8]" in line and "f32[1,8,16]" in line]
+    (loop,) = [
+        line for line in step.splitlines() if " while(" in line and "f32[64,8]" in line and "f32[1,8,16]" in line
+    ]
     assert "f32[1,16,32]" not in loop and "f32[128,16]" not in loop
 
 
@@ -92,7 +98,9 @@ def test_every_row_is_in_one_part():
 def test_evaluation_in_parts_is_that_of_the_batch():
     partitioner = Partitioner.create({}, jax.devices()[:1])
     parameters = make_trainer(partitioner, 1).init().parameters
-    whole, parts = (jax.jit(make_trainer(partitioner, accumulate).evaluate)(parameters, make_batch()) for accumulate in (1, 4))
+    whole, parts = (
+        jax.jit(make_trainer(partitioner, accumulate).evaluate)(parameters, make_batch()) for accumulate in (1, 4)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, parts)
 
 

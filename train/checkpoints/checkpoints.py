@@ -6,7 +6,7 @@ compared before anything is read, so that a mismatch has a name. Parameters lie 
 
 A checkpoint is written under a temporary name and renamed when it is whole, in a thread of its own while training goes on; a run killed in the
 middle leaves a temporary folder, which the next start removes. Arrays are stored whole, whatever the mesh: any mesh and any number of hosts restores
-them. The checksum of each (train/checksums.py), taken on the devices when it is saved, is compared when it is restored: a checkpoint that was damaged
+them. The checksum of each (train/checkpoints/checksums.py), taken on the devices when it is saved, is compared when it is restored: a checkpoint that was damaged
 since raises DamagedCheckpoint, and `set_aside` takes it out of the way.
 """
 
@@ -21,17 +21,21 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import gin
 import jax
 import numpy as np
 
-from tasks import storage
-from tasks.errors import CheckpointError
-from train import checksums
+import gin
+from castor.tasks.errors import CheckpointError
+from castor.tasks.storage import storage
+from castor.train.checkpoints import checksums
 
 PREFIX = "checkpoint"
 _ITEMS = ("parameters", "optimizer", "facts")
-_UNREADABLE = (OSError, ValueError, KeyError)  # and a plain Exception, which is how orbax passes on some of tensorstore's errors
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+)  # and a plain Exception, which is how orbax passes on some of tensorstore's errors
 if importlib.util.find_spec("gcsfs"):
     # Else etils, and so orbax, goes to buckets by TensorFlow, whose import takes longer than all the rest. It decides once in a process, at its first
     # use, which may be JAX's cache of compiled programs: so here, before anything is compiled.
@@ -71,7 +75,10 @@ class DamagedCheckpoint(CheckpointError):
 def shapes(tree: Any) -> dict[str, list]:
     """Array name -> [shape, dtype], as the facts hold it."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
+        for path, leaf in leaves
+    }
 
 
 class CheckpointStore:
@@ -122,7 +129,15 @@ class CheckpointStore:
         content = {
             "parameters": args.StandardSave(parameters),
             "optimizer": args.StandardSave(optimizer),
-            "facts": args.JsonSave({**facts, "step": step, "parameters": shapes(parameters), "optimizer": shapes(optimizer), "checksums": sums}),
+            "facts": args.JsonSave(
+                {
+                    **facts,
+                    "step": step,
+                    "parameters": shapes(parameters),
+                    "optimizer": shapes(optimizer),
+                    "checksums": sums,
+                }
+            ),
         }
         with jax.transfer_guard("allow"):  # orbax copies to the host by its own means
             metrics = {"loss": held_out} if self._config.keep_best and held_out is not None else None
@@ -132,9 +147,14 @@ class CheckpointStore:
         """What checkpoint `step` says of itself."""
         if self._manager is None or step not in self._manager.all_steps():
             have = ", ".join(map(str, self._manager.all_steps())) if self._manager else ""
-            raise CheckpointError(f"there is no checkpoint {step} in {self.directory}.", f"There are: {have}." if have else "There is none at all.")
+            raise CheckpointError(
+                f"there is no checkpoint {step} in {self.directory}.",
+                f"There are: {have}." if have else "There is none at all.",
+            )
         try:
-            return self._manager.restore(step, args=self._ocp.args.Composite(facts=self._ocp.args.JsonRestore()))["facts"]
+            return self._manager.restore(step, args=self._ocp.args.Composite(facts=self._ocp.args.JsonRestore()))[
+                "facts"
+            ]
         except _UNREADABLE as error:
             raise self._damaged(step, error) from error
 
@@ -192,7 +212,9 @@ class CheckpointStore:
 
     def _damaged(self, step: int, error: Exception | str) -> DamagedCheckpoint:
         first = re.split(r"\n|Traceback", str(error))[0][:300]
-        return DamagedCheckpoint(f"{self._path(step)} cannot be read: {first}.", "Move it away: the run goes on from the one before.")
+        return DamagedCheckpoint(
+            f"{self._path(step)} cannot be read: {first}.", "Move it away: the run goes on from the one before."
+        )
 
     def _compare_checksums(self, step: int, saved: Mapping[str, str] | None, tree) -> None:
         if saved is None:  # saved before there were any
@@ -201,16 +223,22 @@ class CheckpointStore:
             if found != saved[name]:
                 raise self._damaged(step, f"the checksum of {name} is {found} where {saved[name]} was saved")
 
-    def compare_shapes(self, step: int, saved: Mapping[str, list], wanted: Mapping[str, list], what: str, remedy: str = _OTHER_MODEL) -> None:
+    def compare_shapes(
+        self, step: int, saved: Mapping[str, list], wanted: Mapping[str, list], what: str, remedy: str = _OTHER_MODEL
+    ) -> None:
         """Raises CheckpointError, ending with `remedy`, for the first array that is not the same in both (as `shapes` gives them)."""
         for name in sorted(saved.keys() | wanted.keys()):
             if name not in saved:
                 raise CheckpointError(f"{self._path(step)} lacks the {what} {name}, which this run has.", remedy)
             if name not in wanted:
-                raise CheckpointError(f"{self._path(step)} holds the {what} {name}, which this run does not have.", remedy)
+                raise CheckpointError(
+                    f"{self._path(step)} holds the {what} {name}, which this run does not have.", remedy
+                )
             if saved[name] != wanted[name]:
                 there, here = (f"{dtype}{shape}" for shape, dtype in (saved[name], wanted[name]))
-                raise CheckpointError(f"{self._path(step)} holds the {what} {name} as {there}; this run has {here}.", remedy)
+                raise CheckpointError(
+                    f"{self._path(step)} holds the {what} {name} as {there}; this run has {here}.", remedy
+                )
 
     def _compare_data(self, step: int, saved: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         if saved.get("vocabulary") != facts.get("vocabulary"):
@@ -260,6 +288,8 @@ def _preservation(config: Checkpoints):
     if config.keep_period:
         wishes.append(policies.EveryNSteps(config.keep_period))
     if config.keep_best:
-        best = policies.BestN(get_metric_fn=_held_out, reverse=True, n=config.keep_best, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(
+            get_metric_fn=_held_out, reverse=True, n=config.keep_best, keep_checkpoints_without_metrics=False
+        )
         wishes.append(best)
     return policies.AnyPreservationPolicy(wishes)

@@ -36,7 +36,9 @@ def _sums(leaves: list[jax.Array]) -> list[list[jax.Array]]:
 def _sum(array: jax.Array, seed: int) -> jax.Array:
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(array, f"uint{min(array.dtype.itemsize, 4) * 8}").astype(jnp.uint32)  # 8-byte elements become pairs
+    bits = jax.lax.bitcast_convert_type(array, f"uint{min(array.dtype.itemsize, 4) * 8}").astype(
+        jnp.uint32
+    )  # 8-byte elements become pairs
     place = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(bits.shape):
         place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)

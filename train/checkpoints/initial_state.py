@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks.errors import CheckpointError, VocabularyError
-from train.checkpoints import CheckpointStore, DamagedCheckpoint, shapes
-from train.step import Trainer, TrainState
+from castor.tasks.errors import CheckpointError, VocabularyError
+from castor.train.checkpoints.checkpoints import CheckpointStore, DamagedCheckpoint, shapes
+from castor.train.step import Trainer, TrainState
 
 EMBEDDING = "embedding"
-"""The one parameter whose first axis is the vocabulary (train/model.py: one table for input and output)."""
+"""The one parameter whose first axis is the vocabulary (train/model/decoder.py: one table for input and output)."""
 
 
 def resume(store: CheckpointStore, trainer: Trainer, facts: Mapping[str, Any]) -> TrainState | None:
@@ -34,10 +34,16 @@ def resume(store: CheckpointStore, trainer: Trainer, facts: Mapping[str, Any]) -
         except DamagedCheckpoint as damaged:
             earlier = store.set_aside(damaged, step)
             if jax.process_count() > 1:
-                raise DamagedCheckpoint(damaged.what, f"It was set aside: started again, the run goes on from step {earlier}.") from damaged
+                raise DamagedCheckpoint(
+                    damaged.what, f"It was set aside: started again, the run goes on from step {earlier}."
+                ) from damaged
             print(f"castor: {damaged.what} It was set aside; the run goes on from step {earlier}.", file=sys.stderr)
             continue
-        return abstract.replace(step=jax.device_put(np.int32(step), trainer.partitioner.replicated()), parameters=parameters, optimizer=optimizer)
+        return abstract.replace(
+            step=jax.device_put(np.int32(step), trainer.partitioner.replicated()),
+            parameters=parameters,
+            optimizer=optimizer,
+        )
     return None
 
 
@@ -57,7 +63,9 @@ class WarmStart:
     def of(cls, source: str, grow_vocabulary: bool = False) -> "WarmStart":
         """From MODEL_DIR or MODEL_DIR@STEP."""
         directory, at, step = source.rpartition("@")
-        return cls(directory, int(step), grow_vocabulary) if at and step.isdigit() else cls(source, None, grow_vocabulary)
+        return (
+            cls(directory, int(step), grow_vocabulary) if at and step.isdigit() else cls(source, None, grow_vocabulary)
+        )
 
     def apply(self, state: TrainState, trainer: Trainer, vocabulary: str) -> TrainState:
         """`state`, as initialised, with the other run's parameters. vocabulary: fingerprint of this run's.
@@ -77,12 +85,25 @@ class WarmStart:
             rows, ids = saved["parameters"].get(EMBEDDING, [[0]])[0][0], wanted[EMBEDDING].shape[0]
             grown = self.grow_vocabulary and rows != ids
             if grown and rows > ids:
-                raise CheckpointError(f"{self.model_dir} has a vocabulary of {rows} ids, this run one of {ids}.", "A vocabulary can grow, not shrink.")
+                raise CheckpointError(
+                    f"{self.model_dir} has a vocabulary of {rows} ids, this run one of {ids}.",
+                    "A vocabulary can grow, not shrink.",
+                )
             old = wanted
             if grown:
                 shape = (rows, *wanted[EMBEDDING].shape[1:])
-                old = wanted | {EMBEDDING: jax.ShapeDtypeStruct(shape, wanted[EMBEDDING].dtype, sharding=trainer.partitioner.replicated())}
-            store.compare_shapes(step, saved["parameters"], shapes(old), "parameter", "A warm start takes over every parameter: use the same model.")
+                old = wanted | {
+                    EMBEDDING: jax.ShapeDtypeStruct(
+                        shape, wanted[EMBEDDING].dtype, sharding=trainer.partitioner.replicated()
+                    )
+                }
+            store.compare_shapes(
+                step,
+                saved["parameters"],
+                shapes(old),
+                "parameter",
+                "A warm start takes over every parameter: use the same model.",
+            )
             parameters, _ = store.restore(step, old)
         finally:
             store.close()

@@ -13,23 +13,33 @@ import os
 import re
 import time
 
-from tasks.errors import CastorError, ConfigurationError
-from train import predict
-from train.chips import GIB, Topology
-from train.collectives import Fabric
-from train.hlo import parse
+from castor.tasks.errors import CastorError, ConfigurationError
+from castor.train.compiler import predict
+from castor.train.compiler.chips import GIB, Topology
+from castor.train.compiler.collectives import Fabric
+from castor.train.compiler.hlo import parse
 
 SCHEMA = 1
-QUIET = {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+QUIET = {
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 _UNITS = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-_REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")
+_REFUSED = re.compile(
+    r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"
+)
 
 
 class DoesNotFit(CastorError):
     """The compiler gave up for want of HBM. needed, granted: bytes a chip, as far as it says."""
 
     def __init__(self, what: str, needed: float | None, granted: float | None):
-        super().__init__(what, "Cut the model over more chips (fsdp, tensor), recompute more (remat) or take the batch in parts (ACCUMULATE).")
+        super().__init__(
+            what,
+            "Cut the model over more chips (fsdp, tensor), recompute more (remat) or take the batch in parts (ACCUMULATE).",
+        )
         self.needed, self.granted = needed, granted
 
 
@@ -37,7 +47,9 @@ def quiet() -> None:
     """Sets what JAX and libtpu read when they start: this process runs on the CPU, and libtpu neither looks for a TPU nor asks a server for one."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # its lock is for processes that would drive one TPU; compilers may stand side by side
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = (
+        "1"  # its lock is for processes that would drive one TPU; compilers may stand side by side
+    )
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -46,7 +58,8 @@ def devices(topology: Topology) -> list:
     """The described devices of all slices, slice by slice. Raises ConfigurationError without libtpu and for slices that it does not know."""
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigurationError(
-            "castor compile needs the TPU compiler, libtpu, which is not installed.", "Install castor[tpu] (Linux, x86-64); no TPU is needed."
+            "castor compile needs the TPU compiler, libtpu, which is not installed.",
+            "Install castor[tpu] (Linux, x86-64); no TPU is needed.",
         )
     import jax
     from jax.experimental import topologies
@@ -57,11 +70,16 @@ def devices(topology: Topology) -> list:
         found = list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
     except jax.errors.JaxRuntimeError as error:
         if "INVALID_ARGUMENT" not in str(error):
-            raise CastorError(f"libtpu did not start: {_line(error)}", "Is another process using the TPU compiler or a TPU?") from error
+            raise CastorError(
+                f"libtpu did not start: {_line(error)}", "Is another process using the TPU compiler or a TPU?"
+            ) from error
         what = f"--topology={topology.name}: libtpu knows no such slice ({_line(error)})."
         raise ConfigurationError(what, "Give the sides of a slice that exists.") from error
     if len(found) != topology.size:
-        raise ConfigurationError(f"--topology={topology.name}: libtpu describes {len(found)} devices, not {topology.size}.", "Give another slice.")
+        raise ConfigurationError(
+            f"--topology={topology.name}: libtpu describes {len(found)} devices, not {topology.size}.",
+            "Give another slice.",
+        )
     return found
 
 
@@ -78,7 +96,7 @@ def compile_step(trainer, rows: int, length: int) -> Compiled:
     """Compiles a trainer's step for its mesh and a batch [rows, length]. Raises DoesNotFit where HBM does not suffice."""
     import jax
 
-    from train.step import abstract_batch
+    from castor.train.step import abstract_batch
 
     began = time.monotonic()
     try:
@@ -88,7 +106,9 @@ def compile_step(trainer, rows: int, length: int) -> Compiled:
             raise
         if "memory space vmem" in str(error):
             what = f"A kernel asks for more vector memory than the chip has: {_line(error)}"
-            raise CastorError(what, "Give it smaller tiles: gin binds them with train.splash.Blocks (docs/attention.md).") from error
+            raise CastorError(
+                what, "Give it smaller tiles: gin binds them with train.splash.Blocks (docs/attention.md)."
+            ) from error
         raise out_of_memory(str(error)) from error
     seconds = time.monotonic() - began
     stats = compiled.memory_analysis()
@@ -110,14 +130,18 @@ def out_of_memory(message: str) -> DoesNotFit:
         return DoesNotFit(f"The step does not fit ({_line(message)}).", None, None)
     number, unit, limit, limit_unit = (part for part in sizes.groups() if part is not None)
     needed, granted = float(number) * _UNITS[unit], float(limit) * _UNITS[limit_unit]
-    return DoesNotFit(f"The step needs {needed / GIB:.1f} GiB of the {granted / GIB:.2f} GiB of HBM that a program may use.", needed, granted)
+    return DoesNotFit(
+        f"The step needs {needed / GIB:.1f} GiB of the {granted / GIB:.2f} GiB of HBM that a program may use.",
+        needed,
+        granted,
+    )
 
 
 def report(trainer, topology: Topology, rows: int, length: int, compiled: Compiled) -> dict:
     """Everything that is said of a compiled step, as JSON (fields: docs/compile.md). Bytes, FLOPs and seconds are of one chip and one step."""
     import jax
 
-    from train.model import count_parameters
+    from castor.train.model.decoder import count_parameters
 
     model, mesh = trainer.model, trainer.partitioner.mesh
     parameters = count_parameters(model)
@@ -128,7 +152,8 @@ def report(trainer, topology: Topology, rows: int, length: int, compiled: Compil
     return {
         **facts(trainer, topology, rows, length),
         "fits": compiled.memory["peak"] <= chip.usable,
-        "memory": compiled.memory | {"capacity": int(chip.hbm), "usable": int(chip.usable), "share": compiled.memory["peak"] / chip.usable},
+        "memory": compiled.memory
+        | {"capacity": int(chip.hbm), "usable": int(chip.usable), "share": compiled.memory["peak"] / chip.usable},
         "flops": {
             "model": needed,
             "hardware": hardware,
@@ -149,25 +174,38 @@ def report(trainer, topology: Topology, rows: int, length: int, compiled: Compil
             "roofline_seconds": prediction.roofline,
             "roofline_mfu": needed / chip.peak / prediction.roofline,
         },
-        "assumptions": {"kernel_efficiency": predict.KERNEL_EFFICIENCY, "link_bytes_per_second": chip.link, "dcn_bytes_per_second": chip.dcn},
+        "assumptions": {
+            "kernel_efficiency": predict.KERNEL_EFFICIENCY,
+            "link_bytes_per_second": chip.link,
+            "dcn_bytes_per_second": chip.dcn,
+        },
         "compute": [{"kind": kind, "seconds": seconds} for kind, seconds in prediction.by_kind.items() if seconds],
         "collectives": list(prediction.collectives),
         "loops": list(prediction.loops),
         "slowest": list(prediction.slowest),
         "warnings": list(prediction.warnings),
-        "compiler": {"seconds": compiled.seconds, "jax": jax.__version__, "libtpu": _version("libtpu"), "text_bytes": len(compiled.text)},
+        "compiler": {
+            "seconds": compiled.seconds,
+            "jax": jax.__version__,
+            "libtpu": _version("libtpu"),
+            "text_bytes": len(compiled.text),
+        },
     }
 
 
 def refusal(trainer, topology: Topology, rows: int, length: int, error: DoesNotFit) -> dict:
     """What `report` says of a step that does not fit: the same head, and the memory it asked for."""
-    memory = {"peak": error.needed, "capacity": int(topology.chip.hbm), "usable": int(error.granted or topology.chip.usable)}
+    memory = {
+        "peak": error.needed,
+        "capacity": int(topology.chip.hbm),
+        "usable": int(error.granted or topology.chip.usable),
+    }
     return {**facts(trainer, topology, rows, length), "fits": False, "memory": memory, "refusal": error.what}
 
 
 def facts(trainer, topology: Topology, rows: int, length: int) -> dict:
     """What was asked for."""
-    from train.model import count_parameters
+    from castor.train.model.decoder import count_parameters
 
     model, mesh = trainer.model, trainer.partitioner.mesh
     return {
@@ -175,7 +213,12 @@ def facts(trainer, topology: Topology, rows: int, length: int) -> dict:
         "model": {**dataclasses.asdict(model), "parameters": count_parameters(model)},
         "batch": {"rows": rows, "length": length, "tokens": rows * length, "accumulate": trainer.accumulate},
         "optimizer": type(trainer.optimizer).__name__,
-        "topology": {"name": topology.name, "slices": topology.num_slices, "chips": topology.size, "peak_flops": topology.chip.peak},
+        "topology": {
+            "name": topology.name,
+            "slices": topology.num_slices,
+            "chips": topology.size,
+            "peak_flops": topology.chip.peak,
+        },
         "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
         "compiler_options": dict(getattr(trainer, "compiler_options", None) or {}),
     }

@@ -13,7 +13,7 @@ import dataclasses
 import math
 import re
 
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
 
 GIB = 2**30
 
@@ -69,14 +69,19 @@ class Topology:
         found = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", name)
         if not found or num_slices < 1 or "0" in found.group(2).split("x"):
             raise ConfigurationError(
-                f"--topology={name} --num_slices={num_slices} is not a topology.", "Write CHIP:SHAPE, such as v5e:16x16 or v5p:8x8x8; slices from 1."
+                f"--topology={name} --num_slices={num_slices} is not a topology.",
+                "Write CHIP:SHAPE, such as v5e:16x16 or v5p:8x8x8; slices from 1.",
             )
         if found.group(1) not in CHIPS:
-            raise ConfigurationError(f"--topology={name}: nothing is known of the chip {found.group(1)!r}.", f"Known: {', '.join(CHIPS)}.")
+            raise ConfigurationError(
+                f"--topology={name}: nothing is known of the chip {found.group(1)!r}.", f"Known: {', '.join(CHIPS)}."
+            )
         shape = tuple(map(int, found.group(2).split("x")))
         sides = 2 if CHIPS[found.group(1)].wrap == 16 else 3
         if len(shape) != sides:
-            raise ConfigurationError(f"--topology={name} has {len(shape)} sides.", f"A slice of {found.group(1)} has {sides}.")
+            raise ConfigurationError(
+                f"--topology={name} has {len(shape)} sides.", f"A slice of {found.group(1)} has {sides}."
+            )
         return cls(CHIPS[found.group(1)], shape, num_slices)
 
     @property

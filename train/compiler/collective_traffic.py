@@ -4,8 +4,8 @@ A lower bound: each operand and result once, and only what lies in HBM. Slices m
 its operands only what its slices touch; results that a collective writes are the wire's.
 """
 
-from train.collectives import kind_of
-from train.hlo import HBM, Computation, Instruction, Program
+from castor.train.compiler.collectives import kind_of
+from castor.train.compiler.hlo import HBM, Computation, Instruction, Program
 
 _VIEWS = ("bitcast", "convert", "reshape")
 _SLICES = ("dynamic-slice", "slice", "gather")
@@ -86,5 +86,7 @@ class Traffic:
         inner = self._program.body(user) if user.op == "fusion" else None
         if inner is None:
             return whole
-        places = (number for number, operand in enumerate(user.operands) if operand == name and number in inner.parameters)
+        places = (
+            number for number, operand in enumerate(user.operands) if operand == name and number in inner.parameters
+        )
         return sum(self.read(inner, inner.parameters[number].name) for number in places)

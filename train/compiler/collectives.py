@@ -13,10 +13,18 @@ import re
 
 import numpy as np
 
-from train.chips import Topology
-from train.hlo import Computation, Instruction, Program
+from castor.train.compiler.chips import Topology
+from castor.train.compiler.hlo import Computation, Instruction, Program
 
-KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute", "collective-broadcast")
+KINDS = (
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 
 _GROUPS = re.compile(
     r"replica_groups=("
@@ -126,7 +134,12 @@ def describe(program: Program, computation: Computation, instruction: Instructio
     kind = kind_of(instruction)
     if kind == "all-reduce" and any(user.op == "dynamic-slice" for user in computation.users.get(instruction.name, ())):
         kind = "reduce-scatter"  # how the TPU compiler writes one inside a fusion
-    inputs = [array for name in instruction.operands if name in computation.instructions for array in computation.instructions[name].arrays]
+    inputs = [
+        array
+        for name in instruction.operands
+        if name in computation.instructions
+        for array in computation.instructions[name].arrays
+    ]
     sent = sum(array.nbytes for array in inputs)
     pairs = re.search(r"source_target_pairs=\{(\{.*?\})\}", instruction.attributes)
     lane = "ring"
@@ -208,7 +221,10 @@ def _mesh_groups(text: str) -> np.ndarray:
         bounds = [(int(before), int(before) * int(part)) for axis, before, part in wanted if axis == name and before]
         parts = sorted({1, size, *itertools.chain.from_iterable(bounds)})
         for low, high in zip(parts, parts[1:]) if size > 1 else ((1, 1),):
-            inside = any(axis == name and (not before or int(before) <= low < int(before) * int(part)) for axis, before, part in wanted)
+            inside = any(
+                axis == name and (not before or int(before) <= low < int(before) * int(part))
+                for axis, before, part in wanted
+            )
             if inside:
                 picked.append(len(split))
             split.append(high // low)

@@ -1,7 +1,7 @@
 """Optimized HLO text as a program: computations, instructions, how often loops run, and what a matrix product costs.
 
 `parse` reads what `compiled.as_text()` gives, line by line, and keeps of each instruction what a cost model needs. Everything here is a
-pure function of that text; seconds, chips and meshes are unknown to it (train/predict.py, train/collectives.py).
+pure function of that text; seconds, chips and meshes are unknown to it (train/compiler/predict.py, train/compiler/collectives.py).
 
 Why not XLA's own cost analysis: it visits the body of a loop once, so a scan over layers counts as one layer. The text says how long each loop
 runs, and what the TPU compiler expects of each fusion (`estimated_cycles`).
@@ -16,8 +16,33 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 BITS = {
-    **{"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32, "s64": 64, "u64": 64},
-    **{"bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128, "f4e2m1fn": 4, "f8e5m2": 8, "f8e4m3": 8, "f8e4m3fn": 8},
+    **{
+        "pred": 8,
+        "s2": 2,
+        "u2": 2,
+        "s4": 4,
+        "u4": 4,
+        "s8": 8,
+        "u8": 8,
+        "s16": 16,
+        "u16": 16,
+        "s32": 32,
+        "u32": 32,
+        "s64": 64,
+        "u64": 64,
+    },
+    **{
+        "bf16": 16,
+        "f16": 16,
+        "f32": 32,
+        "f64": 64,
+        "c64": 64,
+        "c128": 128,
+        "f4e2m1fn": 4,
+        "f8e5m2": 8,
+        "f8e4m3": 8,
+        "f8e4m3fn": 8,
+    },
     **{"f8e4m3b11fnuz": 8, "f8e4m3fnuz": 8, "f8e5m2fnuz": 8, "f8e3m4": 8, "f8e8m0fnu": 8, "token": 0, "opaque": 0},
 }
 HBM = 0  # the memory space that layouts leave unsaid; S(1) is the chip's vector memory, others hold scalars and semaphores
@@ -154,7 +179,13 @@ class Program:
         stride, start = self._stride(loop, index), self._initial(computation, loop, index)
         if not stride or start is None:
             return None
-        begins = {"LT": start < limit, "LE": start <= limit, "GT": start > limit, "GE": start >= limit, "NE": start != limit}.get(direction)
+        begins = {
+            "LT": start < limit,
+            "LE": start <= limit,
+            "GT": start > limit,
+            "GE": start >= limit,
+            "NE": start != limit,
+        }.get(direction)
         turns = math.ceil((limit - start + {"LE": 1, "GE": -1}.get(direction, 0)) / stride)
         return 0 if begins is False else turns if begins and turns > 0 else None
 
@@ -183,7 +214,11 @@ class Program:
         if index is None or limit is None:
             return None
         direction = re.search(r"direction=(\w\w)", test.attributes).group(1)
-        return index, limit, {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction, direction) if mirrored else direction
+        return (
+            index,
+            limit,
+            {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction, direction) if mirrored else direction,
+        )
 
     def _stride(self, loop: Instruction, index: int) -> int | None:
         """What a turn adds to element `index` of the loop's tuple."""
@@ -317,7 +352,13 @@ def _add(computation: Computation, text: str) -> None:
         attributes = _KERNEL_BODY.sub("", attributes)
     bare = op in ("constant", "parameter")
     instruction = Instruction(
-        start.group(2), op, arrays(kind), () if bare else tuple(re.findall(r"%([\w.\-]+)", inside)), attributes, inside if bare else "", is_tuple
+        start.group(2),
+        op,
+        arrays(kind),
+        () if bare else tuple(re.findall(r"%([\w.\-]+)", inside)),
+        attributes,
+        inside if bare else "",
+        is_tuple,
     )
     computation.instructions[instruction.name] = instruction
     if start.group(1):
@@ -364,7 +405,9 @@ def product_flops(computation: Computation, instruction: Instruction) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def meeting_pairs(size: int, kernel: int, outputs: int, low: int, stride: int, dilation: int, kernel_dilation: int) -> int:
+def meeting_pairs(
+    size: int, kernel: int, outputs: int, low: int, stride: int, dilation: int, kernel_dilation: int
+) -> int:
     """How many (output, kernel element) pairs of a window along one axis meet an element of the input.
 
     The input's elements lie `dilation` apart after `low` of padding, the kernel's `kernel_dilation` apart; outputs step by `stride`. The TPU

@@ -3,16 +3,20 @@
 import math
 import re
 
-from train.hlo import Computation, Instruction
+from castor.train.compiler.hlo import Computation, Instruction
 
 CALL = "tpu_custom_call"
-_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # scores and values; backward: scores and their gradient, and a product a gradient
+_PRODUCTS = {
+    "fwd": 2,
+    "dq": 3,
+    "dkv": 4,
+}  # scores and values; backward: scores and their gradient, and a product a gradient
 
 
 def flops(computation: Computation, instruction: Instruction) -> float | None:
     """Of a splash attention kernel: its products over the whole blocks on and below the diagonal. Of others: what they declare, None for nothing.
 
-    Where queries are fewer than keys (context parallelism), a device has its share of the triangle: train/context.py balances it. Segments save
+    Where queries are fewer than keys (context parallelism), a device has its share of the triangle: train/model/attention/context.py balances it. Segments save
     nothing here: which blocks they empty is known only at run time.
     """
     kind = _kind(instruction)
@@ -24,15 +28,26 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
     floating = [array.shape for array in operands if len(array.shape) >= 2 and array.dtype in ("bf16", "f32", "f16")]
     if len(floating) < 3:
         return None
-    query, keys = floating[:2]  # after tables of whole numbers: queries [..., heads, rows, head], keys [..., columns, head]
+    query, keys = floating[
+        :2
+    ]  # after tables of whole numbers: queries [..., heads, rows, head], keys [..., columns, head]
     head, rows = query[-1], query[-2]
     columns = keys[-2] if keys[-1] == head else keys[-1]
     suffix = "" if kind == "fwd" else f"_{kind}"
-    height, width = min(_block(instruction, f"block_q{suffix}"), rows), min(_block(instruction, f"block_kv{suffix}"), columns)
-    whole = sum(min(math.ceil((row + 1) * height / width), math.ceil(columns / width)) for row in range(math.ceil(columns / height)))
+    height, width = (
+        min(_block(instruction, f"block_q{suffix}"), rows),
+        min(_block(instruction, f"block_kv{suffix}"), columns),
+    )
+    whole = sum(
+        min(math.ceil((row + 1) * height / width), math.ceil(columns / width))
+        for row in range(math.ceil(columns / height))
+    )
     blocks = whole * rows / columns
     products = _PRODUCTS[kind]
-    if kind == "dkv" and any(array.shape[-2:] == (rows, head) and math.prod(array.shape) >= math.prod(query) for array in instruction.arrays[-3:]):
+    if kind == "dkv" and any(
+        array.shape[-2:] == (rows, head) and math.prod(array.shape) >= math.prod(query)
+        for array in instruction.arrays[-3:]
+    ):
         products += 1  # the fused backward kernel makes the gradient of the queries too
     return 2.0 * products * math.prod(query[:-2]) * blocks * height * width * head
 

@@ -10,8 +10,8 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from tasks.errors import ConfigurationError
-from train.chips import Topology
+from castor.tasks.errors import ConfigurationError
+from castor.train.compiler.chips import Topology
 
 MAX_TENSOR = 64  # more than this never pays: every block sums its activations over the axis twice
 EFFICIENCY = 0.65  # of the peak rate that matrix products in a step reach
@@ -56,8 +56,8 @@ def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
 
 def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Candidate]:
     """All ways to train a `train.loop.Run` with `model` on a topology that divide and may fit, the quickest first by the rough model."""
-    from tasks.schedule import BatchSizes
-    from train.partitioning import MESH_AXES, Partitioner
+    from castor.tasks.mixing.schedule import BatchSizes
+    from castor.train.partitioning import MESH_AXES, Partitioner
 
     rows, length = max(BatchSizes.of(run.batch_size).sizes), run.lengths["targets"]
     found = []
@@ -72,7 +72,9 @@ def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Ca
         for remat, accumulate in itertools.product(remats, PARTS):
             size = rough.bytes(rows, accumulate, remat, model.loss_chunk)
             if rows % (partitioner.size("batch") * accumulate) == 0 and size <= SLACK * topology.chip.usable:
-                found.append(Candidate(tuple(mesh.items()), remat, accumulate, rough.seconds(rows, accumulate, remat), size))
+                found.append(
+                    Candidate(tuple(mesh.items()), remat, accumulate, rough.seconds(rows, accumulate, remat), size)
+                )
     return ordered(found)
 
 
@@ -95,13 +97,19 @@ class Rough:
     """The rough model of one mesh: what all ways on it share is computed once."""
 
     def __init__(self, run, model, topology: Topology, partitioner, length: int):
-        from train import model as model_lib
+        from castor.train.model import decoder as model_lib
 
         self.model, self.topology, self.length, self.mesh = model, topology, length, dict(partitioner.mesh.shape)
         self.everything = model_lib.count_parameters(model)
         self.local = _local_parameters(model, partitioner)
-        self.batch, self.tensor, self.cut = partitioner.size("batch"), partitioner.size("act_mlp"), partitioner.size("length")
-        self.stream = self.cut / partitioner.size("residual_length")  # the share of the residual stream that a chip keeps
+        self.batch, self.tensor, self.cut = (
+            partitioner.size("batch"),
+            partitioner.size("act_mlp"),
+            partitioner.size("length"),
+        )
+        self.stream = self.cut / partitioner.size(
+            "residual_length"
+        )  # the share of the residual stream that a chip keeps
         self.state_bytes = 4 + _state_bytes(run.optimizer) + 4  # a parameter, its moments, its gradient
 
     def bytes(self, rows: int, accumulate: int, remat: str, chunk: int) -> float:
@@ -109,23 +117,33 @@ class Rough:
         model = self.model
         tokens = self._tokens(rows, accumulate)
         layer = tokens * _remat(model, "none", self.length, self.tensor)[1]
-        kept = model.layers * tokens * (2 * self.stream * model.embed + _remat(model, remat, self.length, self.tensor)[1])
+        kept = (
+            model.layers * tokens * (2 * self.stream * model.embed + _remat(model, remat, self.length, self.tensor)[1])
+        )
         logits = min(tokens, chunk or tokens) * model.vocab_size / self.tensor * 8
-        return self.local * self.state_bytes + kept + 2 * layer + logits + 4 * self.everything / model.layers / self.tensor
+        return (
+            self.local * self.state_bytes + kept + 2 * layer + logits + 4 * self.everything / model.layers / self.tensor
+        )
 
     def seconds(self, rows: int, accumulate: int, remat: str) -> float:
         """Of a step: products at a share of the peak; gathering weights hides behind them, activations and sums of gradients are waited for."""
-        from train.predict import model_flops
+        from castor.train.compiler.predict import model_flops
 
         model, chip, length = self.model, self.topology.chip, self.length
         tokens, again = self._tokens(rows, accumulate), _remat(model, remat, length, self.tensor)[0]
-        flops = model_flops(self.everything, model.layers, model.heads, model.head_dim, rows, length) / self.topology.size
+        flops = (
+            model_flops(self.everything, model.layers, model.heads, model.head_dim, rows, length) / self.topology.size
+        )
         compute = flops * (1 + again / 3) / chip.peak / EFFICIENCY
-        weights = 2 * self.everything / self.tensor * self._seconds_a_byte("fsdp", "context")  # gathered once in bfloat16
+        weights = (
+            2 * self.everything / self.tensor * self._seconds_a_byte("fsdp", "context")
+        )  # gathered once in bfloat16
         hidden = accumulate * (2 + (1 if again else 0)) * weights + 8 * self.local * self._seconds_a_byte("data")
         activations = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._seconds_a_byte("sequence", "tensor")
         activations += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._seconds_a_byte("context")
-        waited = accumulate * (model.layers * activations + 2 * weights)  # gradients: the compiler sums them whole before it cuts them
+        waited = accumulate * (
+            model.layers * activations + 2 * weights
+        )  # gradients: the compiler sums them whole before it cuts them
         return max(compute, hidden) + 0.25 * min(compute, hidden) + waited
 
     def _tokens(self, rows: int, accumulate: int) -> float:
@@ -156,8 +174,8 @@ def _links(topology: Topology, size: int) -> float:
 @functools.cache
 def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
     """(what the backward pass does over again, in parts of the forward pass; bytes a token that a layer keeps beside its input, on a chip)."""
-    from train import blockwise
-    from train.model import REMAT_POLICIES
+    from castor.train.model.attention import blockwise
+    from castor.train.model.decoder import REMAT_POLICIES
 
     D, Q, K, F = model.embed, model.heads * model.head_dim, model.kv_heads * model.head_dim, model.mlp
     made = {  # name: (FLOPs a token that make it, width on a chip)
@@ -174,12 +192,14 @@ def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
         return 0.0, ALL_KEPT * 2 * sum(width for _, width in made.values())
     forward = sum(flops for flops, _ in made.values()) + 2 * D * F
     again = sum(flops for name, (flops, _) in made.items() if name not in names)
-    return again / forward, 0.0 if policy == "offload" else 2 * sum(width for name, (_, width) in made.items() if name in names)
+    return again / forward, 0.0 if policy == "offload" else 2 * sum(
+        width for name, (_, width) in made.items() if name in names
+    )
 
 
 def _local_parameters(model, partitioner) -> float:
     """Parameters that one chip holds."""
-    from train import model as model_lib
+    from castor.train.model import decoder as model_lib
 
     parts = {axis: partitioner.size(axis) for axis in dict(partitioner.rules)}
     total = 0.0
@@ -194,7 +214,7 @@ def _shapes(model) -> dict[str, int]:
     import flax.linen as nn
     import jax
 
-    from train import model as model_lib
+    from castor.train.model import decoder as model_lib
 
     leaves = jax.tree_util.tree_leaves_with_path(nn.unbox(model_lib.abstract_parameters(model)))
     return {model_lib.parameter_name(path): math.prod(leaf.shape) for path, leaf in leaves}

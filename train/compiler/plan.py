@@ -14,10 +14,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from tasks import mixing
-from tasks.errors import ConfigurationError
-from tasks.schedule import BatchSizes
-from train import predict
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.mixing import mixing
+from castor.tasks.mixing.schedule import BatchSizes
+from castor.train.compiler import predict
 
 DAY = 86_400.0
 FRESH_EPOCHS = 4
@@ -106,7 +106,10 @@ class Fleet:
 
     def __post_init__(self):
         if not 0 < self.mfu <= 1:
-            raise ConfigurationError(f"--mfu={self.mfu}.", "It is a share of the chips' peak rate, above 0 and at most 1; 0.4 to 0.6 is usual.")
+            raise ConfigurationError(
+                f"--mfu={self.mfu}.",
+                "It is a share of the chips' peak rate, above 0 and at most 1; 0.4 to 0.6 is usual.",
+            )
 
     def days(self, flops: float) -> float:
         return flops / (self.chips * self.peak * self.mfu) / DAY
@@ -137,10 +140,13 @@ def passes(stages, held: Mapping[str, int], batch_sizes: BatchSizes, length: int
     """
     (_, _, first), *later = stages
     at = batch_sizes.position
-    order = mixing.Mixing.of(first, 0, [(at(start), at(start + ramp) - at(start), weights) for start, ramp, weights in later])
+    order = mixing.Mixing.of(
+        first, 0, [(at(start), at(start + ramp) - at(start), weights) for start, ramp, weights in later]
+    )
     rows = at(steps)
     return [
-        Passes(name, held[name], float(seen / rows) if rows else 0.0, float(seen * length)) for name, seen in zip(order.names, order.integral(rows))
+        Passes(name, held[name], float(seen / rows) if rows else 0.0, float(seen * length))
+        for name, seen in zip(order.names, order.integral(rows))
     ]
 
 

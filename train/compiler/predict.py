@@ -4,10 +4,10 @@ The walk goes through the schedule once, as a chip would: instructions one after
 where their result is awaited, loops as often as they run. Two estimates come of it:
 
     scheduled   the compiler's own `estimated_cycles` of each instruction, never less than its FLOPs or HBM bytes allow; collectives as
-                train/collectives.py times them. This is the prediction.
+                train/compiler/collectives.py times them. This is the prediction.
     roofline    the larger of FLOPs and HBM bytes over the chip's rates, nothing else: what no chip can beat.
 
-What the prediction is worth: on large matrix products alone the cycles come to 81 to 98 % of the peak rate (train/chips.py), about what such
+What the prediction is worth: on large matrix products alone the cycles come to 81 to 98 % of the peak rate (train/compiler/chips.py), about what such
 products reach. On elementwise work and reductions they lie 1.2 to 5 times above the HBM roofline: pessimistic. Collectives have idle links and no
 latency: optimistic, and most so for many small ones. Attention kernels are costed at `KERNEL_EFFICIENCY` of the peak rate, an assumption. Compare
 programs with it; do not quote it as a measurement.
@@ -17,14 +17,25 @@ import collections
 import dataclasses
 import re
 
-from train import collectives as collectives_lib
-from train import kernels
-from train.collectives import Collective, Fabric
-from train.hlo import Computation, Instruction, Program
-from train.traffic import DONE_CALL, START_CALL, STARTS, Traffic
+from castor.train.compiler import collectives as collectives_lib
+from castor.train.compiler import kernels
+from castor.train.compiler.collective_traffic import DONE_CALL, START_CALL, STARTS, Traffic
+from castor.train.compiler.collectives import Collective, Fabric
+from castor.train.compiler.hlo import Computation, Instruction, Program
 
 KERNEL_EFFICIENCY = 0.5
-_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id", "iota", "opt-barrier"}
+_FREE = {
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "iota",
+    "opt-barrier",
+}
 _FREE |= {"add-dependency", "get-dimension-size", "domain"}
 _FUSED_PART = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
 
@@ -116,7 +127,9 @@ class Walk:
             if kind:
                 collective = self._collective(computation, instruction)
                 self._keep(times, collective, estimate)
-                clock.send(instruction.name, collective.lane, collective.seconds, wait=not instruction.op.endswith("-start"))
+                clock.send(
+                    instruction.name, collective.lane, collective.seconds, wait=not instruction.op.endswith("-start")
+                )
             elif instruction.op.removesuffix("-done") in collectives_lib.KINDS or instruction.op == "async-done":
                 clock.wait(instruction.operands[0])
             elif instruction.op == "async-start":
@@ -151,9 +164,15 @@ class Walk:
 
     def _branches(self, instruction: Instruction, times: int, estimate: str) -> float:
         found = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
-        names = re.findall(r"%([\w.\-]+)", found.group(1)) if found else [instruction.attribute(f"{side}_computation") for side in ("true", "false")]
+        names = (
+            re.findall(r"%([\w.\-]+)", found.group(1))
+            if found
+            else [instruction.attribute(f"{side}_computation") for side in ("true", "false")]
+        )
         if estimate == "seconds":
-            self.warnings["a conditional costs what its dearest branch does; its FLOPs and bytes count every branch"] += 1
+            self.warnings[
+                "a conditional costs what its dearest branch does; its FLOPs and bytes count every branch"
+            ] += 1
         return max(self.seconds(name, times, estimate) for name in names)
 
     def _fused(self, clock: _Clock, instruction: Instruction, times: int, estimate: str) -> None:
@@ -175,7 +194,15 @@ class Walk:
             for each in inner:
                 if collectives_lib.kind_of(each):
                     part = any(_FUSED_PART.search(other.attributes) for other in inner)
-                    stage = "start" if START_CALL in targets else "end" if DONE_CALL in targets else "part" if part else "all"
+                    stage = (
+                        "start"
+                        if START_CALL in targets
+                        else "end"
+                        if DONE_CALL in targets
+                        else "part"
+                        if part
+                        else "all"
+                    )
                     found.append((stage, collectives_lib.describe(self.program, inner, each, self.fabric)))
                 else:
                     found += self._stages(each)
@@ -184,7 +211,11 @@ class Walk:
 
     def _wrapped(self, instruction: Instruction) -> list[Collective]:
         inner = self.program.body(instruction)
-        return [collectives_lib.describe(self.program, inner, each, self.fabric) for each in inner or () if collectives_lib.kind_of(each)]
+        return [
+            collectives_lib.describe(self.program, inner, each, self.fabric)
+            for each in inner or ()
+            if collectives_lib.kind_of(each)
+        ]
 
     def _collective(self, computation: Computation, instruction: Instruction) -> Collective:
         key = f"{computation.name}/{instruction.name}"
@@ -203,7 +234,11 @@ class Walk:
         return self._work[key]
 
     def _measure(self, computation: Computation, instruction: Instruction) -> Work:
-        flops, hbm, cycles = self.program.flops(computation, instruction), self._traffic.bytes(computation, instruction), instruction.cycles
+        flops, hbm, cycles = (
+            self.program.flops(computation, instruction),
+            self._traffic.bytes(computation, instruction),
+            instruction.cycles,
+        )
         sealed = instruction.op == "custom-call" and instruction.target == kernels.CALL
         kernel = self._kernels(computation, instruction)
         roofline = max((flops + kernel) / self.chip.peak, hbm / self.chip.hbm_bandwidth)
@@ -224,11 +259,15 @@ class Walk:
             return 0.0
         found = kernels.flops(computation, instruction)
         if found is None:
-            self.warnings[f"the kernel {re.sub(r'[.0-9]+$', '', instruction.name)} does not say what it computes: only its HBM bytes count"] += 1
+            self.warnings[
+                f"the kernel {re.sub(r'[.0-9]+$', '', instruction.name)} does not say what it computes: only its HBM bytes count"
+            ] += 1
         return found or 0.0
 
 
-def predict(program: Program, fabric: Fabric, kernel_efficiency: float = KERNEL_EFFICIENCY, top: int = 20) -> Prediction:
+def predict(
+    program: Program, fabric: Fabric, kernel_efficiency: float = KERNEL_EFFICIENCY, top: int = 20
+) -> Prediction:
     """Walks a compiled program; `top` slowest instructions are told by name."""
     walk = Walk(program, fabric, kernel_efficiency)
     scheduled = walk.seconds(program.entry, 1, "seconds")
@@ -263,7 +302,13 @@ def _collective_rows(sent: list[tuple[int, Collective]]) -> list[dict]:
     rows: dict[tuple, dict] = {}
     for times, collective in sent:
         key = (collective.kind, collective.axes, collective.network, collective.group, collective.dtype)
-        names = dict(kind=collective.kind, axes=list(collective.axes), network=collective.network, group=collective.group, dtype=collective.dtype)
+        names = dict(
+            kind=collective.kind,
+            axes=list(collective.axes),
+            network=collective.network,
+            group=collective.group,
+            dtype=collective.dtype,
+        )
         row = rows.setdefault(key, names | {"runs": 0, "payload_bytes": 0.0, "wire_bytes": 0.0, "seconds": 0.0})
         row["runs"] += times
         row["payload_bytes"] += times * collective.payload

@@ -10,9 +10,9 @@ import math
 import jax
 import numpy as np
 
-from train.model import DTYPES, parameter_name
-from train.partitioning import Partitioner
-from train.step import Trainer
+from castor.train.model.decoder import DTYPES, parameter_name
+from castor.train.partitioning import Partitioner
+from castor.train.step import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +33,32 @@ class Placement:
     copies: int
 
     @classmethod
-    def of(cls, kind: str, name: str, shape: tuple[int, ...], dtype, axes: tuple[str | None, ...], partitioner: Partitioner) -> "Placement":
+    def of(
+        cls, kind: str, name: str, shape: tuple[int, ...], dtype, axes: tuple[str | None, ...], partitioner: Partitioner
+    ) -> "Placement":
         """Raises ConfigurationError where two axes fall on one mesh axis, or the mesh does not divide one."""
         partitioner.spec(axes, name)
-        partitioner.check_divides({f"{name} axis {i} ({axis})": (axis, size) for i, (axis, size) in enumerate(zip(axes, shape)) if axis})
+        partitioner.check_divides(
+            {f"{name} axis {i} ({axis})": (axis, size) for i, (axis, size) in enumerate(zip(axes, shape)) if axis}
+        )
         rules, sizes = dict(partitioner.rules), partitioner.mesh.shape
-        mesh_axes = [[(axis, sizes[axis]) for axis in (rules[logical] if logical else ()) if sizes[axis] > 1] for logical in axes]
+        mesh_axes = [
+            [(axis, sizes[axis]) for axis in (rules[logical] if logical else ()) if sizes[axis] > 1] for logical in axes
+        ]
         parts = math.prod(size for along in mesh_axes for _, size in along)
         total = math.prod(shape) * np.dtype(dtype).itemsize
         cut = tuple(" ".join(f"{axis}={size}" for axis, size in along) for along in mesh_axes)
-        return cls(kind, name, tuple(shape), np.dtype(dtype).name, tuple(axes), cut, total, total // parts, partitioner.mesh.size // parts)
+        return cls(
+            kind,
+            name,
+            tuple(shape),
+            np.dtype(dtype).name,
+            tuple(axes),
+            cut,
+            total,
+            total // parts,
+            partitioner.mesh.size // parts,
+        )
 
     @property
     def whole(self) -> bool:
@@ -72,10 +88,16 @@ def activations(trainer: Trainer, rows: int, length: int) -> list[Placement]:
             ("layers", "batch", "residual_length", "act_embed"),
         ),
         "queries of a layer": ((part, length, model.heads, model.head_dim), ("batch", "length", "act_heads", "head")),
-        "keys or values of a layer": ((part, length, model.kv_heads, model.head_dim), ("batch", "kv_length", "kv_heads", "head")),
+        "keys or values of a layer": (
+            (part, length, model.kv_heads, model.head_dim),
+            ("batch", "kv_length", "kv_heads", "head"),
+        ),
         "gate or up of a layer": ((part, length, model.mlp), ("batch", "length", "act_mlp")),
     }
-    return [Placement.of("activations", name, shape, DTYPES[model.dtype], axes, place) for name, (shape, axes) in named.items()]
+    return [
+        Placement.of("activations", name, shape, DTYPES[model.dtype], axes, place)
+        for name, (shape, axes) in named.items()
+    ]
 
 
 def totals(placements: list[Placement]) -> dict[str, tuple[int, int]]:

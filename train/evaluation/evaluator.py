@@ -1,4 +1,4 @@
-"""What a model is worth on held-out records: loss by domain, bits a byte of text, and the metrics of SeqIO tasks (train/metric_tasks.py).
+"""What a model is worth on held-out records: loss by domain, bits a byte of text, and the metrics of SeqIO tasks (train/evaluation/metric_tasks.py).
 
 The batches are always the same, so that numbers of different steps and runs compare. SeqIO, hence TensorFlow, is imported only where tasks of
 it are asked for.
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-import tasks
-from tasks.errors import VocabularyError
-from train.step import Trainer
+from castor import tasks
+from castor.tasks.errors import VocabularyError
+from castor.train.step import Trainer
 
 if TYPE_CHECKING:
-    from train.loop import Opened
+    from castor.train.loop import Opened
 
 
 class Evaluator:
@@ -60,7 +60,9 @@ class Evaluator:
     def _text_bytes(self, name: str, vocabulary: tasks.Vocabulary) -> int:
         """Bytes of UTF-8 in the targets of a domain's batches, of all processes; 0 where they hold anything but text."""
         run, mine = self._opened.run, self._batches[name]
-        whole = tasks.Batches(mine.mixture, mine.batch_size, run.lengths, run.seed, run.evaluation.split, packing=run.packing)
+        whole = tasks.Batches(
+            mine.mixture, mine.batch_size, run.lengths, run.seed, run.evaluation.split, packing=run.packing
+        )
         bytes_V = vocabulary.text_bytes()
         is_text_V = bytes_V > 0
         is_text_V[[vocabulary.pad_id, vocabulary.eos_id]] = True
@@ -77,24 +79,39 @@ class Evaluator:
         if not evaluation.tasks:
             return {}
         if self._tasks is None:
-            from train import metric_tasks
+            from castor.train.evaluation import metric_tasks
 
             self._tasks = metric_tasks.TaskMetrics(evaluation.tasks, evaluation.split, evaluation.examples)
         vocabulary = vocabulary_of(self._opened)
         if vocabulary is None:
-            raise VocabularyError("Evaluation.tasks needs the vocabulary of the task caches, which is nowhere.", "Bind VOCABULARY to its directory.")
-        from train.inference import Model
+            raise VocabularyError(
+                "Evaluation.tasks needs the vocabulary of the task caches, which is nowhere.",
+                "Bind VOCABULARY to its directory.",
+            )
+        from castor.train.inference.inference import Model
 
         with jax.transfer_guard("allow"):  # a token at a time, nothing here hurries
             opened = self._opened
             place = opened.partitioner if opened.partitioner.mesh.size > 1 else None
-            model = Model(opened.model, parameters, vocabulary, opened.batches.length, partitioner=place, batch_size=opened.batches.batch_size)
+            model = Model(
+                opened.model,
+                parameters,
+                vocabulary,
+                opened.batches.length,
+                partitioner=place,
+                batch_size=opened.batches.batch_size,
+            )
             return flat(self._tasks(model))
 
 
 def flat(found) -> dict[str, float]:
     """{task: {metric: value}} -> {"task/metric": value}, of values that are numbers."""
-    return {f"{task}/{name}": value for task, values in found.items() for name, value in values.items() if isinstance(value, float)}
+    return {
+        f"{task}/{name}": value
+        for task, values in found.items()
+        for name, value in values.items()
+        if isinstance(value, float)
+    }
 
 
 def vocabulary_of(opened: "Opened") -> tasks.Vocabulary | None:

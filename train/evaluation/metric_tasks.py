@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-import tasks
-from tasks.errors import ConfigurationError, VocabularyError
-from train.decode import Request
-from train.grammar import Grammar
-from train.inference import Model
-from train.sampling import Sampling
+from castor import tasks
+from castor.tasks.errors import ConfigurationError, VocabularyError
+from castor.train.inference.decode import Request
+from castor.train.inference.grammar import Grammar
+from castor.train.inference.inference import Model
+from castor.train.inference.sampling import Sampling
 
 
 def import_module(name: str) -> None:
@@ -27,7 +27,9 @@ def import_module(name: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError as error:
-        raise ConfigurationError(f"the module {name} cannot be imported: {error}.", "Install it, or put its folder on PYTHONPATH.") from error
+        raise ConfigurationError(
+            f"the module {name} cannot be imported: {error}.", "Install it, or put its folder on PYTHONPATH."
+        ) from error
 
 
 class TaskMetrics:
@@ -69,7 +71,10 @@ class TaskMetrics:
                 predict_with_aux_fn=answers.predict_with_scores,
             )
             self.prompts_cut += answers.cut
-            found |= {task: {name: _plain(value) for name, value in values.items()} for task, values in metrics.result().items()}
+            found |= {
+                task: {name: _plain(value) for name, value in values.items()}
+                for task, values in metrics.result().items()
+            }
         return found
 
 
@@ -136,18 +141,33 @@ def _evaluator(name: str, split: str, examples: int | None, log_dir: str | None,
         import difflib
 
         close = difflib.get_close_matches(name, known, n=3)
-        remedy = f"Did you mean {' or '.join(close)}?" if close else "Import the module that registers it: --module_import, or import in gin."
+        remedy = (
+            f"Did you mean {' or '.join(close)}?"
+            if close
+            else "Import the module that registers it: --module_import, or import in gin."
+        )
         raise ConfigurationError(f"no SeqIO task or mixture is registered as {name!r}.", remedy)
     loggers = [seqio.loggers.JSONLogger] if log_dir else []
     try:
         made = seqio.Evaluator(
-            name, TaskFeatures(), split, use_cached, num_examples=examples, logger_cls=loggers, log_dir=log_dir, async_compute_metrics=False
+            name,
+            TaskFeatures(),
+            split,
+            use_cached,
+            num_examples=examples,
+            logger_cls=loggers,
+            log_dir=log_dir,
+            async_compute_metrics=False,
         )
     except (ValueError, AssertionError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ConfigurationError(f"SeqIO cannot evaluate {name}: {first}", "Look at the task's source and preprocessors.") from error
+        raise ConfigurationError(
+            f"SeqIO cannot evaluate {name}: {first}", "Look at the task's source and preprocessors."
+        ) from error
     if not made.eval_tasks:
-        raise ConfigurationError(f"{name} has no metric functions, or no split {split!r}.", "Give a task with metric_fns, and --split.")
+        raise ConfigurationError(
+            f"{name} has no metric functions, or no split {split!r}.", "Give a task with metric_fns, and --split."
+        )
     return made
 
 

@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 
-from tasks import hashing, storage
-from tasks.errors import CorpusError
-from train.inference import Model
+from castor.tasks import hashing
+from castor.tasks.errors import CorpusError
+from castor.tasks.storage import storage
+from castor.train.inference.inference import Model
 
 MAX_FILE_BYTES = 256 << 20
 _OPTION = re.compile(r"^\(([A-Z])\) ", re.MULTILINE)
@@ -58,21 +59,33 @@ def read(path: str) -> list[Question]:
         with storage.open_read(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise CorpusError(f"the questions {path} cannot be read: {error.strerror}.", "Give a .json or .jsonl file.") from error
+        raise CorpusError(
+            f"the questions {path} cannot be read: {error.strerror}.", "Give a .json or .jsonl file."
+        ) from error
     if len(data) > MAX_FILE_BYTES:
         raise CorpusError(f"the questions {path} take more than {MAX_FILE_BYTES >> 20} MiB.", "Cut the file.")
     try:
         if path.endswith(".jsonl"):
-            return [_question(json.loads(line), f"{path}, line {number}") for number, line in enumerate(data.splitlines(), 1) if line.strip()]
+            return [
+                _question(json.loads(line), f"{path}, line {number}")
+                for number, line in enumerate(data.splitlines(), 1)
+                if line.strip()
+            ]
         examples = json.loads(data)["examples"]
         return _big_bench([(str(example["input"]), str(example["target"])) for example in examples], path)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorpusError(f"{path} holds no questions: {error!r}.", "See train/questions.py for the two forms.") from error
+        raise CorpusError(
+            f"{path} holds no questions: {error!r}.", "See train/evaluation/multiple_choice.py for the two forms."
+        ) from error
 
 
 def _question(row: dict, where: str) -> Question:
     choices = row["choices"]
-    if not isinstance(row["question"], str) or not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
+    if (
+        not isinstance(row["question"], str)
+        or not isinstance(choices, list)
+        or not all(isinstance(c, str) for c in choices)
+    ):
         raise CorpusError(f"{where}: question has to be a text and choices a list of texts.")
     answer = choices.index(row["answer"]) if isinstance(row["answer"], str) else row["answer"]
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
@@ -86,12 +99,16 @@ def _big_bench(pairs: Sequence[tuple[str, str]], path: str) -> list[Question]:
     for number, (text, target) in enumerate(pairs):
         choices = tuple(f"({letter})" for letter in _OPTION.findall(text)) or targets
         if target not in choices:
-            raise CorpusError(f"{path}, example {number}: the target {target!r} is none of the options {', '.join(choices)}.")
+            raise CorpusError(
+                f"{path}, example {number}: the target {target!r} is none of the options {', '.join(choices)}."
+            )
         found.append(Question(text, choices, choices.index(target)))
     return found
 
 
-def evaluate(model: Model, questions: Sequence[Question], shots: int = 0, on_done: Callable[[int], None] | None = None) -> Result:
+def evaluate(
+    model: Model, questions: Sequence[Question], shots: int = 0, on_done: Callable[[int], None] | None = None
+) -> Result:
     """Asks a model every question. Where a prompt does not fit the model's length it loses solved questions, then its beginning."""
     encode = model.vocabulary.encode
     pairs, shown = [], 0
@@ -112,12 +129,24 @@ def evaluate(model: Model, questions: Sequence[Question], shots: int = 0, on_don
         rows.append({"number": number, **told, "log_probabilities": [score.total for score in own]})
     n = max(len(questions), 1)
     accuracy = right / n
-    return Result(len(questions), accuracy, right_by_token / n, chance / n, math.sqrt(accuracy * (1 - accuracy) / n), shown / n, rows)
+    return Result(
+        len(questions),
+        accuracy,
+        right_by_token / n,
+        chance / n,
+        math.sqrt(accuracy * (1 - accuracy) / n),
+        shown / n,
+        rows,
+    )
 
 
 def _prompt(model: Model, questions: Sequence[Question], number: int, shots: int, room: int) -> tuple[list[int], int]:
     """(ids of the solved questions and the one asked, how many solved ones there are)."""
-    order = sorted((i for i in range(len(questions)) if i != number), key=lambda i: hashing.key64("shots", number, i)) if shots else []
+    order = (
+        sorted((i for i in range(len(questions)) if i != number), key=lambda i: hashing.key64("shots", number, i))
+        if shots
+        else []
+    )
     encode, most = model.vocabulary.encode, max(model.max_length - room, 0)
     for used in range(min(shots, len(order)), -1, -1):
         ids = encode("".join(questions[i].solved() for i in order[:used]) + questions[number].asked())

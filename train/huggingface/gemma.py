@@ -1,4 +1,4 @@
-"""Castor's parameters as those of Hugging Face's Gemma, and back: names, shapes and config.json. Pure; files are train/safetensors_files.py's.
+"""Castor's parameters as those of Hugging Face's Gemma, and back: names, shapes and config.json. Pure; files are train/huggingface/safetensors_files.py's.
 
 `GemmaForCausalLM` (transformers) is this model: pre-norm blocks, RMSNorm by 1 + weight with epsilon 1e-6, RoPE on the halves of a head, gated GELU by
 tanh, one embedding for input and output, multiplied by sqrt(width) at the input. There a matrix is [out, in] and each layer stands alone; here it is
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.errors import CheckpointError, ConfigurationError
-from tasks.huggingface_tokenizer import PADDING_ID
-from tasks.vocabulary import EOS_ID, PAD_ID
-from train.model import Transformer
+from castor.tasks.errors import CheckpointError, ConfigurationError
+from castor.tasks.integrations.huggingface_tokenizer import PADDING_ID
+from castor.tasks.vocabulary.vocabulary import EOS_ID, PAD_ID
+from castor.train.model.decoder import Transformer
 
 NORM_EPSILON = 1e-6
 _HEAD = "lm_head.weight"
@@ -43,7 +43,10 @@ _LAYER_NAMES = {
 # What config.json must say for the model to be this one; absent keys have Gemma's defaults, which are these.
 _FIXED = {
     "model_type": ("gemma",),
-    "hidden_act": ("gelu_pytorch_tanh", "gelu"),  # transformers reads "gelu" of the first Gemma releases as the tanh form
+    "hidden_act": (
+        "gelu_pytorch_tanh",
+        "gelu",
+    ),  # transformers reads "gelu" of the first Gemma releases as the tanh form
     "hidden_activation": ("gelu_pytorch_tanh", None),
     "rms_norm_eps": (NORM_EPSILON,),
     "tie_word_embeddings": (True,),
@@ -100,17 +103,27 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Tran
     for key, allowed in _FIXED.items():
         value = config.get(key, allowed[0])
         if value not in allowed:
-            raise ConfigurationError(f"config.json says {key} = {value!r}; Castor's model has {allowed[0]!r}.", "It reads models of the type gemma alone.")
+            raise ConfigurationError(
+                f"config.json says {key} = {value!r}; Castor's model has {allowed[0]!r}.",
+                "It reads models of the type gemma alone.",
+            )
     sizes = {}
     for ours, theirs in _SIZES.items():
         value, most = config.get(theirs), _MOST_LAYERS if ours == "layers" else _LARGEST
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-            raise ConfigurationError(f"config.json says {theirs} = {value!r}.", f"It is a whole number between 1 and {most}.")
+            raise ConfigurationError(
+                f"config.json says {theirs} = {value!r}.", f"It is a whole number between 1 and {most}."
+            )
         sizes[ours] = value
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise ConfigurationError(f"config.json scales RoPE: {rope!r}.", "Castor's model has plain RoPE (rope_type default).")
-    theta, length = rope.get("rope_theta", config.get("rope_theta", 10_000.0)), config.get("max_position_embeddings", 8192)
+        raise ConfigurationError(
+            f"config.json scales RoPE: {rope!r}.", "Castor's model has plain RoPE (rope_type default)."
+        )
+    theta, length = (
+        rope.get("rope_theta", config.get("rope_theta", 10_000.0)),
+        config.get("max_position_embeddings", 8192),
+    )
     for key, value in (("rope_theta", theta), ("max_position_embeddings", length)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
             raise ConfigurationError(f"config.json says {key} = {value!r}.", "It is a positive number.")
@@ -123,10 +136,20 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Tran
 def shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the state dict, in the order of the layers."""
     D, H, G, K, F = model.embed, model.heads, model.kv_heads, model.head_dim, model.mlp
-    of_layer = {"query": (H * K, D), "key": (G * K, D), "value": (G * K, D), "out": (D, H * K), "gate": (F, D), "up": (F, D), "down": (D, F)}
+    of_layer = {
+        "query": (H * K, D),
+        "key": (G * K, D),
+        "value": (G * K, D),
+        "out": (D, H * K),
+        "gate": (F, D),
+        "up": (F, D),
+        "down": (D, F),
+    }
     result = {"model.embed_tokens.weight": (model.vocab_size, D)}
     for n in range(model.layers):
-        result |= {f"model.layers.{n}.{theirs}.weight": of_layer.get(ours, (D,)) for ours, theirs in _LAYER_NAMES.items()}
+        result |= {
+            f"model.layers.{n}.{theirs}.weight": of_layer.get(ours, (D,)) for ours, theirs in _LAYER_NAMES.items()
+        }
     return result | {"model.norm.weight": (D,)}
 
 
@@ -152,12 +175,16 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: T
     missing = [name for name in wanted if name not in names]
     if missing:
         raise CheckpointError(
-            f"the weights lack {missing[0]}" + (f" and {len(missing) - 1} more tensors that config.json asks for." if missing[1:] else "."),
+            f"the weights lack {missing[0]}"
+            + (f" and {len(missing) - 1} more tensors that config.json asks for." if missing[1:] else "."),
             "Fetch the folder again, all of its files.",
         )
     surplus = sorted(name for name in names - wanted.keys() - {_HEAD} if not name.endswith("rotary_emb.inv_freq"))
     if surplus:
-        raise CheckpointError(f"the weights hold {surplus[0]}, which a Gemma model of this config.json has not.", "Is it another architecture?")
+        raise CheckpointError(
+            f"the weights hold {surplus[0]}, which a Gemma model of this config.json has not.",
+            "Is it another architecture?",
+        )
 
     def tensor(name: str) -> np.ndarray:
         found = read(name)
@@ -165,14 +192,18 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: T
             what = f"{name} is {list(found.shape)}; config.json asks for {list(wanted[name])}."
             raise CheckpointError(what, "config.json and weights do not belong together.")
         if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
-            raise CheckpointError(f"{name} holds {found.dtype}, not floats.", "Quantized weights cannot be read: give the original ones.")
+            raise CheckpointError(
+                f"{name} holds {found.dtype}, not floats.", "Quantized weights cannot be read: give the original ones."
+            )
         found = np.asarray(found, np.float32)
         if not np.isfinite(found).all():
             raise CheckpointError(f"{name} has values that are not finite.", "The weights are damaged.")
         return found
 
     def stacked(ours: str) -> np.ndarray:
-        parts = (_to_ours(ours, tensor(f"model.layers.{n}.{_LAYER_NAMES[ours]}.weight"), model) for n in range(model.layers))
+        parts = (
+            _to_ours(ours, tensor(f"model.layers.{n}.{_LAYER_NAMES[ours]}.weight"), model) for n in range(model.layers)
+        )
         first = next(parts)
         result = np.empty((model.layers, *first.shape), np.float32)
         result[0] = first
@@ -182,7 +213,10 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: T
 
     embedding = tensor("model.embed_tokens.weight")
     if _HEAD in names and not np.array_equal(np.asarray(read(_HEAD), np.float32), embedding):
-        raise CheckpointError(f"{_HEAD} is another matrix than model.embed_tokens.weight.", "Castor's model has one table for input and output.")
+        raise CheckpointError(
+            f"{_HEAD} is another matrix than model.embed_tokens.weight.",
+            "Castor's model has one table for input and output.",
+        )
     layers = {ours: {"scale": stacked(ours)} if ours.endswith("norm") else stacked(ours) for ours in _LAYER_NAMES}
     return {"embedding": embedding, "layers": layers, "final_norm": {"scale": tensor("model.norm.weight")}}
 

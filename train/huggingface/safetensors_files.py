@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.errors import CheckpointError, ConfigurationError
+from castor.tasks.errors import CheckpointError, ConfigurationError
 
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -31,17 +31,26 @@ def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file of a bounded size. Raises CheckpointError where there is none."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, far more than such a file needs.", "Is it what its name says?")
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size:,} bytes, far more than such a file needs.",
+                "Is it what its name says?",
+            )
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.", "Give the folder of a model with config.json and *.safetensors.") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}.", "Give the folder of a model with config.json and *.safetensors."
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
 def write(
-    folder: pathlib.Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, np.ndarray]], dtype: str, max_shard_bytes: int = MAX_SHARD_BYTES
+    folder: pathlib.Path,
+    sizes: Mapping[str, int],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    dtype: str,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[str]:
     """Writes tensors, given in the order of `sizes` (name -> number of elements), as `dtype`. Returns the files' names.
 
@@ -68,7 +77,9 @@ def write(
         where |= dict.fromkeys(names, file)
     if count > 1:
         total = sum(sizes.values()) * kind.itemsize
-        (folder / INDEX_FILE).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1), encoding="utf-8")
+        (folder / INDEX_FILE).write_text(
+            json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1), encoding="utf-8"
+        )
     return files
 
 
@@ -118,7 +129,9 @@ class Reader(contextlib.AbstractContextManager):
         try:
             return self._opened[self._where[name]].get_tensor(name)
         except Exception as error:  # the library has one type of its own, and numpy's for dtypes that numpy lacks
-            raise CheckpointError(f"{self._folder / self._where[name]}: {name} cannot be read: {error}.", _AGAIN) from error
+            raise CheckpointError(
+                f"{self._folder / self._where[name]}: {name} cannot be read: {error}.", _AGAIN
+            ) from error
 
     def __exit__(self, *_) -> None:
         self._stack.close()
@@ -145,8 +158,16 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
     if not isinstance(found, dict) or not found:
         raise CheckpointError(f"{index} has no weight_map.", _AGAIN)
     for file in found.values():
-        if not isinstance(file, str) or pathlib.PurePath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names the shard {file!r}, which is no safetensors file beside it.", "Only safetensors are read.")
+        if (
+            not isinstance(file, str)
+            or pathlib.PurePath(file).name != file
+            or "\\" in file
+            or not file.endswith(".safetensors")
+        ):
+            raise CheckpointError(
+                f"{index} names the shard {file!r}, which is no safetensors file beside it.",
+                "Only safetensors are read.",
+            )
     return found
 
 

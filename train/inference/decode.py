@@ -9,7 +9,7 @@ token of position m, so rows of different lengths stand side by side without a s
 Compiled programs are few: rows, chunks, cache slots and tokens to write are rounded up to a few sizes. Over a mesh the rows lie along its
 batch axes and heads, MLP and vocabulary along its tensor axis, as in training; the length is never cut.
 
-The same request gives the same tokens in any batch, as far as float arithmetic does: noise is the row's own (train/sampling.py), and what
+The same request gives the same tokens in any batch, as far as float arithmetic does: noise is the row's own (train/inference/sampling.py), and what
 padding adds to a sum is zero; only the order in which a matrix product of another shape adds up may differ, in the last bit of a logit.
 """
 
@@ -22,16 +22,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks.errors import ConfigurationError
-from train import grammar as grammars
-from train import sampling as samplings
-from train.grammar import Grammar
-from train.model import DTYPES, Decoder, KVCache, Transformer
-from train.partitioning import Partitioner
-from train.sampling import Sampling
+from castor.tasks.errors import ConfigurationError
+from castor.train.inference import grammar as grammars
+from castor.train.inference import sampling as samplings
+from castor.train.inference.grammar import Grammar
+from castor.train.inference.sampling import Sampling
+from castor.train.model.decoder import DTYPES, Decoder, KVCache, Transformer
+from castor.train.partitioning import Partitioner
 
 START = 0  # the input before the first token of a segment, as in training (T5X's decoder inputs start with 0)
-_LEAST_CHUNK, _LEAST_SLOTS, _LEAST_STEPS = 32, 128, 256  # what lengths are rounded up to; a loop that ends early pays nothing for its steps
+_LEAST_CHUNK, _LEAST_SLOTS, _LEAST_STEPS = (
+    32,
+    128,
+    256,
+)  # what lengths are rounded up to; a loop that ends early pays nothing for its steps
 _STREAMED = 4  # tokens written before the host looks, where somebody waits for each
 
 
@@ -85,14 +89,18 @@ class Generator:
         """How many tokens may follow a prompt. Raises ConfigurationError where none may."""
         room = self.max_length - len(prompt)
         if room < 1:
-            raise ConfigurationError(f"the prompt is {len(prompt)} tokens long; the model was trained on {self.max_length}.", "Shorten it.")
+            raise ConfigurationError(
+                f"the prompt is {len(prompt)} tokens long; the model was trained on {self.max_length}.", "Shorten it."
+            )
         return room
 
     def __call__(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[list[int]]:
         """The ids that follow each prompt, the one that ends it (eos, </image>) included. on_done is told how many requests each batch finished."""
         limits = [self._limit(r) for r in requests]
         lengths = [len(r.prompt) + limit for r, limit in zip(requests, limits)]
-        order = sorted(range(len(requests)), key=lambda i: (-_slots(lengths[i]), -len(requests[i].prompt), -limits[i], i))  # alike with alike
+        order = sorted(
+            range(len(requests)), key=lambda i: (-_slots(lengths[i]), -len(requests[i].prompt), -limits[i], i)
+        )  # alike with alike
         answers: list[list[int]] = [[] for _ in requests]
         while order:
             rows = self._rows_that_fit(lengths[order[0]] + 1)
@@ -153,7 +161,9 @@ class Generator:
         make = functools.partial(KVCache.create, self.config, rows, _slots(slots))
         if self.partitioner is None:
             return make()
-        sharding = self.partitioner.sharding(("layers", "batch", "kv_length", "kv_heads", "head"), "the key-value cache")
+        sharding = self.partitioner.sharding(
+            ("layers", "batch", "kv_length", "kv_heads", "head"), "the key-value cache"
+        )
         return jax.jit(make, out_shardings=KVCache(sharding, sharding))()
 
     def place(self, array: np.ndarray, *axes: str | None) -> jax.Array:
@@ -199,12 +209,16 @@ class Session:
         at = 0
         last = np.array([start + len(tokens) - 1], np.int32)
         for width in chunks:
-            logits, self._cache = g._read(g.parameters, padded[:, at : at + width], np.int32(start + at), last, logits, self._cache)
+            logits, self._cache = g._read(
+                g.parameters, padded[:, at : at + width], np.int32(start + at), last, logits, self._cache
+            )
             at += width
         self._logits = logits
         self.ids.extend(ids)
 
-    def write(self, grammar: Grammar, sampling: Sampling, max_tokens: int | None = None, at_once: int = _STREAMED) -> Iterator[list[int]]:
+    def write(
+        self, grammar: Grammar, sampling: Sampling, max_tokens: int | None = None, at_once: int = _STREAMED
+    ) -> Iterator[list[int]]:
         """What follows, a few ids at a time, until the grammar ends, `max_tokens` or the room. Whatever was yielded is in the stream, if the
         caller stops there."""
         g = self._generator
@@ -214,7 +228,13 @@ class Session:
         state, settings = grammars.State.of([grammar]), samplings.Settings.of([sampling])
         while left > 0:
             self._grow(len(self.ids) + 1 + at_once)
-            rows = Rows(self._logits, np.array([len(self.ids) + 1], np.int32), np.array([min(left, at_once)], np.int32), state, self._cache)
+            rows = Rows(
+                self._logits,
+                np.array([len(self.ids) + 1], np.int32),
+                np.array([min(left, at_once)], np.int32),
+                state,
+                self._cache,
+            )
             rows, ids, counts = g._write(g.parameters, rows, settings, at_once)
             self._logits, self._cache, state = rows.logits_BxV, rows.cache, rows.grammar
             said = np.asarray(ids)[0, : int(counts[0])].tolist()
@@ -231,7 +251,9 @@ class Session:
     def _grow(self, slots: int) -> None:
         more = _slots(slots) - self._cache.k_NxBxMxGxK.shape[2]
         if more > 0:
-            self._cache = jax.tree.map(lambda array: jnp.pad(array, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))), self._cache)
+            self._cache = jax.tree.map(
+                lambda array: jnp.pad(array, ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))), self._cache
+            )
 
 
 def for_decoding(partitioner: Partitioner | None) -> Partitioner | None:
@@ -283,7 +305,9 @@ def _read(decoder: Decoder, parameters, tokens_BxC, start, last_B, logits_BxV, c
     C = tokens_BxC.shape[1]
     positions_BxC = jnp.broadcast_to(start + jnp.arange(C, dtype=jnp.int32), tokens_BxC.shape)
     lengths_B = jnp.clip(last_B - start + 1, 1, C)
-    read_BxV, cache = decoder.apply({"params": parameters}, tokens_BxC, positions_BxC, lengths_B, cache, method="decode")
+    read_BxV, cache = decoder.apply(
+        {"params": parameters}, tokens_BxC, positions_BxC, lengths_B, cache, method="decode"
+    )
     here_B = (last_B >= start) & (last_B < start + C)
     return _replicated_over_vocabulary(decoder, jnp.where(here_B[:, None], read_BxV, logits_BxV)), cache
 
@@ -314,7 +338,10 @@ def _write(decoder: Decoder, table: grammars.Table, parameters, rows: Rows, sett
     carry = (jnp.int32(0), rows, jnp.full((B, steps), table.pad, jnp.int32), jnp.zeros(B, jnp.int32))
     _, rows, ids_BxS, counts_B = jax.lax.while_loop(going, write_one, carry)
     if decoder.partitioner:  # whole on every device, so that every process can read them
-        ids_BxS, counts_B = decoder.partitioner.constrain(ids_BxS, None, None), decoder.partitioner.constrain(counts_B, None)
+        ids_BxS, counts_B = (
+            decoder.partitioner.constrain(ids_BxS, None, None),
+            decoder.partitioner.constrain(counts_B, None),
+        )
     return rows, ids_BxS, counts_B
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import tasks
-from tasks.image import MAX_SIDE
+from castor import tasks
+from castor.tasks.vocabulary.image import MAX_SIDE
 
 ANY, TEXT, ROWS, COLUMNS, CODES, CLOSE, END = range(7)  # what a row may say next; END: nothing, it is finished
 
@@ -81,11 +81,17 @@ class Table:
         """bool [B, V]: the ids that may come next; of a row at its END, pad."""
         first = self.sizes.start
         # low <= id < high, and one more id (-1: none).
-        low = jnp.array([0, self.text.start, first, first, self.image.start, self.close, self.pad], jnp.int32)[state.next_B]
-        high = jnp.array([self.size, self.text.stop, first, first, self.image.stop, self.close + 1, self.pad + 1], jnp.int32)[state.next_B]
+        low = jnp.array([0, self.text.start, first, first, self.image.start, self.close, self.pad], jnp.int32)[
+            state.next_B
+        ]
+        high = jnp.array(
+            [self.size, self.text.stop, first, first, self.image.stop, self.close + 1, self.pad + 1], jnp.int32
+        )[state.next_B]
         also = jnp.array([-1, self.eos, -1, -1, -1, -1, -1], jnp.int32)[state.next_B]
         given_B = jnp.where(state.next_B == ROWS, state.rows_B, state.columns_B)
-        most_B = jnp.minimum(jnp.where(state.next_B == ROWS, state.room_B, state.room_B // jnp.maximum(state.rows_B, 1)), MAX_SIDE)
+        most_B = jnp.minimum(
+            jnp.where(state.next_B == ROWS, state.room_B, state.room_B // jnp.maximum(state.rows_B, 1)), MAX_SIDE
+        )
         side_B = (state.next_B == ROWS) | (state.next_B == COLUMNS)
         low = jnp.where(side_B & (given_B > 0), first + given_B - 1, low)
         high = jnp.where(side_B, jnp.where(given_B > 0, first + given_B, first + most_B), high)

@@ -3,11 +3,11 @@
     model = Model.load("model")
     model.write("The library")                      # one text
     model.draw("a red square")                      # uint8 [H, W, 3]
-    model.answer([model.text_request(t) for t in texts])     # many at once: train/decode.py
+    model.answer([model.text_request(t) for t in texts])     # many at once: train/inference/decode.py
     model.score([("The library", " is open"), ("The library", " are open")])
     model.session()                                 # a stream that keeps its cache
 
-How tokens are chosen is train/sampling.py's, what may come next train/grammar.py's, and batches and caches are train/decode.py's.
+How tokens are chosen is train/inference/sampling.py's, what may come next train/inference/grammar.py's, and batches and caches are train/inference/decode.py's.
 """
 
 import hashlib
@@ -16,19 +16,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
-import tasks
-from tasks import storage
-from tasks.errors import CheckpointError, ConfigurationError, VocabularyError
-from tasks.image import MAX_SIDE
-from train import grammar, loop
-from train.checkpoints import CheckpointStore
-from train.decode import Generator, Request, Session, compute_parameters
-from train.grammar import Grammar
-from train.model import Transformer
-from train.partitioning import Mesh, Partitioner
-from train.sampling import Sampling
-from train.scoring import Score, Scorer
-from train.step import Trainer
+from castor import tasks
+from castor.tasks.errors import CheckpointError, ConfigurationError, VocabularyError
+from castor.tasks.storage import storage
+from castor.tasks.vocabulary.image import MAX_SIDE
+from castor.train import loop
+from castor.train.checkpoints.checkpoints import CheckpointStore
+from castor.train.inference import grammar
+from castor.train.inference.decode import Generator, Request, Session, compute_parameters
+from castor.train.inference.grammar import Grammar
+from castor.train.inference.sampling import Sampling
+from castor.train.inference.scoring import Score, Scorer
+from castor.train.model.decoder import Transformer
+from castor.train.partitioning import Mesh, Partitioner
+from castor.train.step import Trainer
 
 __all__ = ["Model", "Request", "Sampling", "Score"]
 
@@ -54,7 +55,14 @@ class Model:
         self.config, self.vocabulary, self.max_length = config, vocabulary, max_length
         self.image_budget = min(image_budget or max_length, max_length // 2)
         self.step = step
-        self.generator = Generator(config, compute_parameters(config, parameters), grammar.Table.of(vocabulary), max_length, partitioner, batch_size)
+        self.generator = Generator(
+            config,
+            compute_parameters(config, parameters),
+            grammar.Table.of(vocabulary),
+            max_length,
+            partitioner,
+            batch_size,
+        )
         self.scorer = Scorer(config, self.generator.parameters, max_length, partitioner)
 
     @classmethod
@@ -83,7 +91,16 @@ class Model:
         finally:
             store.close()
         partitioner = place if place.mesh.size > 1 else None
-        return cls(config, parameters, vocabulary, told["lengths"]["targets"], told["image_token_budget"], partitioner, batch_size, step)
+        return cls(
+            config,
+            parameters,
+            vocabulary,
+            told["lengths"]["targets"],
+            told["image_token_budget"],
+            partitioner,
+            batch_size,
+            step,
+        )
 
     def fingerprint(self) -> str:
         """What tells these parameters from others of their shape: a digest of a sample of them."""
@@ -105,7 +122,9 @@ class Model:
         """A caption for a picture, uint8 [H, W, 3], which is seen as large as in training, as far as half the model's length allows."""
         return self.vocabulary.decode(self.answer([self.caption_request(pixels, sampling, max_tokens)])[0])
 
-    def sample(self, prompt: Sequence[int], grammar: Grammar, sampling: Sampling, max_tokens: int | None = None) -> Iterator[int]:
+    def sample(
+        self, prompt: Sequence[int], grammar: Grammar, sampling: Sampling, max_tokens: int | None = None
+    ) -> Iterator[int]:
         """The ids that follow a prompt, as they come; ends with the grammar, `max_tokens` or the room."""
         session = self.session()
         session.read(prompt)
@@ -130,7 +149,9 @@ class Model:
     def text_request(self, prompt: str, sampling: Sampling = Sampling(), max_tokens: int | None = None) -> Request:
         return Request(self.vocabulary.encode(prompt), Grammar.text(), sampling, max_tokens)
 
-    def picture_request(self, caption: str, sampling: Sampling = Sampling(), size: tuple[int, int] | None = None) -> Request:
+    def picture_request(
+        self, caption: str, sampling: Sampling = Sampling(), size: tuple[int, int] | None = None
+    ) -> Request:
         """To draw a caption. Raises ConfigurationError where a picture of that size does not fit, VocabularyError where there are no codes."""
         self.vocabulary.need("image")
         prompt = [*self.vocabulary.encode(caption), self.vocabulary.control("<image>")]
@@ -145,7 +166,9 @@ class Model:
         room = self.max_length - before - 3  # two sizes and </image>
         if room < 1 or (size and not (min(size) >= 1 and max(size) <= MAX_SIDE and size[0] * size[1] <= room)):
             asked = f"a picture of {size[0]} x {size[1]} patches" if size else "a picture"
-            raise ConfigurationError(f"{asked} does not fit the {self.max_length} tokens of the model after a caption of {before - 1}.")
+            raise ConfigurationError(
+                f"{asked} does not fit the {self.max_length} tokens of the model after a caption of {before - 1}."
+            )
         return Grammar.picture(room, size)
 
     def picture(self, ids: Sequence[int]) -> np.ndarray:
@@ -158,10 +181,13 @@ def find_vocabulary(model_dir: str, told: dict, given: str | None) -> tasks.Voca
     copy = storage.join(model_dir, loop.VOCABULARY_FOLDER)
     path = given or (copy if storage.is_directory(copy) else told["path"])
     if not storage.is_directory(path):
-        raise VocabularyError(f"the vocabulary of {model_dir} is neither in it nor at {path!r}.", "Give --vocabulary=DIR.")
+        raise VocabularyError(
+            f"the vocabulary of {model_dir} is neither in it nor at {path!r}.", "Give --vocabulary=DIR."
+        )
     vocabulary = tasks.Vocabulary.load(path)
     if vocabulary.fingerprint != told["fingerprint"]:
         raise VocabularyError(
-            f"{model_dir} was trained with vocabulary {told['fingerprint']}; {path} is {vocabulary.fingerprint}.", "Give the one it was trained with: --vocabulary=DIR."
+            f"{model_dir} was trained with vocabulary {told['fingerprint']}; {path} is {vocabulary.fingerprint}.",
+            "Give the one it was trained with: --vocabulary=DIR.",
         )
     return vocabulary

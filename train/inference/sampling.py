@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
 
 CANDIDATES = 64  # up to so large a top_k they are picked one by one
 _LEAST_TEMPERATURE = 1e-6
@@ -62,16 +62,24 @@ class Settings(flax.struct.PyTreeNode):
 
 def choose(logits_BxV: jax.Array, allowed_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
     """The id of each row's next token, int32 [B]. logits: float32; allowed: bool, at least one a row; positions: where the tokens will stand."""
-    logits_BxV = jnp.where(allowed_BxV, jnp.where(logits_BxV == 0, 0.0, logits_BxV), -jnp.inf)  # -0, which some sorts tell from 0, is 0
+    logits_BxV = jnp.where(
+        allowed_BxV, jnp.where(logits_BxV == 0, 0.0, logits_BxV), -jnp.inf
+    )  # -0, which some sorts tell from 0, is 0
     few_B = (settings.temperature_B == 0) | ((settings.top_k_B > 0) & (settings.top_k_B <= CANDIDATES))
-    return jax.lax.cond(jnp.all(few_B), _choose_from_few, _choose_from_all, logits_BxV, positions_B, settings).astype(jnp.int32)
+    return jax.lax.cond(jnp.all(few_B), _choose_from_few, _choose_from_all, logits_BxV, positions_B, settings).astype(
+        jnp.int32
+    )
 
 
 def _choose_from_few(logits_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
-    best_BxN, ids_BxN = jax.lax.top_k(logits_BxV, min(CANDIDATES, logits_BxV.shape[1]))  # largest first; of equal ones the lower id
+    best_BxN, ids_BxN = jax.lax.top_k(
+        logits_BxV, min(CANDIDATES, logits_BxV.shape[1])
+    )  # largest first; of equal ones the lower id
     scaled_BxN = _scaled(best_BxN, settings)
     ranks_N = jnp.arange(best_BxN.shape[1])
-    kept_BxN = jnp.where(ranks_N < jnp.where(settings.temperature_B > 0, settings.top_k_B, 1)[:, None], scaled_BxN, -jnp.inf)
+    kept_BxN = jnp.where(
+        ranks_N < jnp.where(settings.temperature_B > 0, settings.top_k_B, 1)[:, None], scaled_BxN, -jnp.inf
+    )
     kept_BxN = top_p(kept_BxN, settings.top_p_B)
     picked_B = jnp.argmax(kept_BxN + noise(settings.seed_B, positions_B, ids_BxN), axis=-1)
     return jnp.take_along_axis(ids_BxN, picked_B[:, None], axis=1)[:, 0]
@@ -79,7 +87,9 @@ def _choose_from_few(logits_BxV: jax.Array, positions_B: jax.Array, settings: Se
 
 def _choose_from_all(logits_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
     scaled_BxV = _scaled(logits_BxV, settings)
-    kept_BxV = jax.lax.cond(jnp.any(settings.top_k_B > 0), top_k, lambda logits, _: logits, scaled_BxV, settings.top_k_B)
+    kept_BxV = jax.lax.cond(
+        jnp.any(settings.top_k_B > 0), top_k, lambda logits, _: logits, scaled_BxV, settings.top_k_B
+    )
     kept_BxV = jax.lax.cond(jnp.any(settings.top_p_B < 1), top_p, lambda logits, _: logits, kept_BxV, settings.top_p_B)
     ids_BxV = jnp.broadcast_to(jnp.arange(logits_BxV.shape[1], dtype=jnp.int32), logits_BxV.shape)
     sampled_B = jnp.argmax(kept_BxV + noise(settings.seed_B, positions_B, ids_BxV), axis=-1)
@@ -95,10 +105,14 @@ def noise(seed_B: jax.Array, positions_B: jax.Array, ids_BxN: jax.Array) -> jax.
 
     def of_row(seed, position, ids_N):
         key = jax.random.fold_in(jax.random.key(seed), position)
-        return jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i))[0])(ids_N)  # Threefry of the id: 32 random bits
+        return jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i))[0])(
+            ids_N
+        )  # Threefry of the id: 32 random bits
 
     bits_BxN = jax.vmap(of_row)(seed_B, positions_B, ids_BxN)
-    uniform_BxN = jax.lax.bitcast_convert_type((bits_BxN >> 9) | jnp.uint32(0x3F800000), jnp.float32) - 1.0  # 23 bits of mantissa: in [0, 1)
+    uniform_BxN = (
+        jax.lax.bitcast_convert_type((bits_BxN >> 9) | jnp.uint32(0x3F800000), jnp.float32) - 1.0
+    )  # 23 bits of mantissa: in [0, 1)
     return -jnp.log(-jnp.log(jnp.maximum(uniform_BxN, jnp.finfo(jnp.float32).tiny)))
 
 

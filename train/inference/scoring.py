@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks.errors import ConfigurationError
-from train import losses
-from train.decode import START, for_decoding, rounded
-from train.model import Decoder, Transformer
-from train.partitioning import Partitioner
+from castor.tasks.errors import ConfigurationError
+from castor.train.inference.decode import START, for_decoding, rounded
+from castor.train.model import losses
+from castor.train.model.decoder import Decoder, Transformer
+from castor.train.partitioning import Partitioner
 
 _LEAST_LENGTH = 64
 _LOGITS_BYTES = 64 << 20  # of the logits that exist at once
@@ -43,18 +43,28 @@ class Score:
 class Scorer:
     """Scores pairs (prompt ids, continuation ids) with a model. batch_tokens: rows times their length, at most, unless one row is longer."""
 
-    def __init__(self, config: Transformer, parameters, max_length: int, partitioner: Partitioner | None = None, batch_tokens: int = 16_384):
+    def __init__(
+        self,
+        config: Transformer,
+        parameters,
+        max_length: int,
+        partitioner: Partitioner | None = None,
+        batch_tokens: int = 16_384,
+    ):
         self._parameters, self._max_length, self._batch_tokens = parameters, max_length, batch_tokens
         self._partitioner = for_decoding(partitioner)
         self._config = dataclasses.replace(config, remat="none")
         self._program = _program(self._config, self._partitioner)
 
-    def __call__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_done: Callable[[int], None] | None = None) -> list[Score]:
+    def __call__(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_done: Callable[[int], None] | None = None
+    ) -> list[Score]:
         """One Score a pair, in order. Raises ConfigurationError for a pair longer than what the model was trained on."""
         lengths = [len(prompt) + len(continuation) for prompt, continuation in pairs]
         if max(lengths, default=0) > self._max_length:
             raise ConfigurationError(
-                f"prompt and continuation are {max(lengths)} tokens long; the model was trained on {self._max_length}.", "Shorten the prompt."
+                f"prompt and continuation are {max(lengths)} tokens long; the model was trained on {self._max_length}.",
+                "Shorten the prompt.",
             )
         order = sorted(range(len(pairs)), key=lambda i: (-lengths[i], i))
         scores: list[Score | None] = [None] * len(pairs)
@@ -62,7 +72,9 @@ class Scorer:
             length = rounded(lengths[order[0]], _LEAST_LENGTH)
             most = max(self._batch_tokens // length, 1)
             here, order = order[:most], order[most:]
-            for i, score in zip(here, self._score([pairs[i] for i in here], length, min(rounded(len(here), 1, 4), most))):
+            for i, score in zip(
+                here, self._score([pairs[i] for i in here], length, min(rounded(len(here), 1, 4), most))
+            ):
                 scores[i] = score
             if on_done:
                 on_done(len(here))
@@ -78,7 +90,9 @@ class Scorer:
             targets[row, : len(ids)] = ids
             segments[row, : len(ids)] = 1
         place = self._place
-        log_p, likeliest = jax.device_get(self._program(self._parameters, place(inputs), place(targets), place(segments)))
+        log_p, likeliest = jax.device_get(
+            self._program(self._parameters, place(inputs), place(targets), place(segments))
+        )
         found = []
         for row, (prompt, continuation) in enumerate(pairs):
             part = slice(len(prompt), len(prompt) + len(continuation))
@@ -88,7 +102,9 @@ class Scorer:
     def _place(self, array: np.ndarray) -> jax.Array:
         if self._partitioner is None:
             return jax.device_put(array)
-        return jax.make_array_from_callback(array.shape, self._partitioner.sharding(("batch", "length")), lambda index: array[index])
+        return jax.make_array_from_callback(
+            array.shape, self._partitioner.sharding(("batch", "length")), lambda index: array[index]
+        )
 
 
 @functools.cache
@@ -113,7 +129,12 @@ def _log_probabilities(decoder: Decoder, parameters, inputs_BxL, targets_BxL, se
     def split(array):
         return jnp.moveaxis(array.reshape(B, L // at_once, at_once, *array.shape[2:]), 1, 0)
 
-    log_p, likeliest = (jnp.moveaxis(array, 0, 1).reshape(B, L) for array in jax.lax.map(part, (split(x_BxLxD), split(targets_BxL))))
+    log_p, likeliest = (
+        jnp.moveaxis(array, 0, 1).reshape(B, L) for array in jax.lax.map(part, (split(x_BxLxD), split(targets_BxL)))
+    )
     if decoder.partitioner:  # whole on every device, so that every process can read them
-        log_p, likeliest = decoder.partitioner.constrain(log_p, None, None), decoder.partitioner.constrain(likeliest, None, None)
+        log_p, likeliest = (
+            decoder.partitioner.constrain(log_p, None, None),
+            decoder.partitioner.constrain(likeliest, None, None),
+        )
     return log_p, likeliest

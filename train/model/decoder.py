@@ -20,15 +20,15 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 import flax.struct
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from tasks.errors import ConfigurationError
-from train import attention, blockwise, splash
-from train.partitioning import Partitioner
+import gin
+from castor.tasks.errors import ConfigurationError
+from castor.train.model.attention import attention, blockwise, splash
+from castor.train.partitioning import Partitioner
 
 # What the backward pass finds in memory beside each layer's input, from little to much: names that `checkpoint_name` gives to activations in
 # `Block`. What is not kept is computed again. docs/scale.md tells what each costs in memory and time.
@@ -36,9 +36,32 @@ REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
     "full": (),
     "attention": (blockwise.RESIDUALS,),  # the attention kernel does not run again
     "qkv": ("query", "key", "value", blockwise.RESIDUALS),  # nor do the products before it
-    "dots": ("query", "key", "value", "attention_out", "gate", "up"),  # results of weight products; norms, attention and activations run again
-    "minimal": ("query", "key", "value", blockwise.RESIDUALS, "attention_out", "gate", "up"),  # no matrix product runs again
-    "offload": ("query", "key", "value", blockwise.RESIDUALS, "attention_out", "gate", "up"),  # as minimal, in the host's memory
+    "dots": (
+        "query",
+        "key",
+        "value",
+        "attention_out",
+        "gate",
+        "up",
+    ),  # results of weight products; norms, attention and activations run again
+    "minimal": (
+        "query",
+        "key",
+        "value",
+        blockwise.RESIDUALS,
+        "attention_out",
+        "gate",
+        "up",
+    ),  # no matrix product runs again
+    "offload": (
+        "query",
+        "key",
+        "value",
+        blockwise.RESIDUALS,
+        "attention_out",
+        "gate",
+        "up",
+    ),  # as minimal, in the host's memory
     "none": None,  # every activation
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -84,17 +107,28 @@ class Transformer:
         if isinstance(self.splash_blocks, Mapping):  # as a model file has it
             object.__setattr__(self, "splash_blocks", splash.Blocks(**self.splash_blocks))
         if self.attention not in attention.KERNELS:
-            raise ConfigurationError(f"Transformer.attention = {self.attention!r}.", f"Choose one of {', '.join(attention.KERNELS)}.")
+            raise ConfigurationError(
+                f"Transformer.attention = {self.attention!r}.", f"Choose one of {', '.join(attention.KERNELS)}."
+            )
         if self.dtype not in DTYPES:
             raise ConfigurationError(f"Transformer.dtype = {self.dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
         if self.remat not in REMAT_POLICIES:
-            raise ConfigurationError(f"Transformer.remat = {self.remat!r}.", f"Choose one of {', '.join(REMAT_POLICIES)}.")
+            raise ConfigurationError(
+                f"Transformer.remat = {self.remat!r}.", f"Choose one of {', '.join(REMAT_POLICIES)}."
+            )
         if isinstance(self.loss_chunk, bool) or not isinstance(self.loss_chunk, int) or self.loss_chunk < 0:
-            raise ConfigurationError(f"Transformer.loss_chunk = {self.loss_chunk!r}.", "It is a number of tokens, or 0 for the plain loss.")
+            raise ConfigurationError(
+                f"Transformer.loss_chunk = {self.loss_chunk!r}.", "It is a number of tokens, or 0 for the plain loss."
+            )
         if self.heads % self.kv_heads:
-            raise ConfigurationError(f"Transformer.heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}.", "Change one of them.")
+            raise ConfigurationError(
+                f"Transformer.heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}.",
+                "Change one of them.",
+            )
         if self.head_dim % 2:
-            raise ConfigurationError(f"Transformer.head_dim = {self.head_dim} is odd.", "RoPE turns pairs of numbers: make it even.")
+            raise ConfigurationError(
+                f"Transformer.head_dim = {self.head_dim} is odd.", "RoPE turns pairs of numbers: make it even."
+            )
 
     @property
     def logit_scale(self) -> float:
@@ -139,11 +173,15 @@ def _rotate(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk):
         # Halves that are no whole vectors of a TPU are slow to take apart and to join. Their exchange is a product with a matrix of 0, 1 and -1,
         # which is exact in bfloat16 and nothing beside the products around it.
         exchange_KxK = np.eye(2 * half, k=half) - np.eye(2 * half, k=-half)
-        other_BxLxHxK = jnp.einsum("blhk,kj->blhj", x_BxLxHxK, jnp.asarray(exchange_KxK, jnp.bfloat16)).astype(jnp.float32)
+        other_BxLxHxK = jnp.einsum("blhk,kj->blhj", x_BxLxHxK, jnp.asarray(exchange_KxK, jnp.bfloat16)).astype(
+            jnp.float32
+        )
         sin, cos = (jnp.concatenate([table, table], axis=-1) for table in (sin_BxLx1xk, cos_BxLx1xk))
         return (x_BxLxHxK.astype(jnp.float32) * cos + other_BxLxHxK * sin).astype(x_BxLxHxK.dtype)
     a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos_BxLx1xk - b * sin_BxLx1xk, b * cos_BxLx1xk + a * sin_BxLx1xk], axis=-1).astype(x_BxLxHxK.dtype)
+    return jnp.concatenate([a * cos_BxLx1xk - b * sin_BxLx1xk, b * cos_BxLx1xk + a * sin_BxLx1xk], axis=-1).astype(
+        x_BxLxHxK.dtype
+    )
 
 
 def _rotate_forward(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk):
@@ -167,7 +205,9 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        scale_D = self.param("scale", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (x_BxLxD.shape[-1],), jnp.float32)
+        scale_D = self.param(
+            "scale", nn.with_partitioning(nn.initializers.zeros_init(), ("norm",)), (x_BxLxD.shape[-1],), jnp.float32
+        )
         x = x_BxLxD.astype(jnp.float32)
         x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         return (x * (1.0 + scale_D)).astype(x_BxLxD.dtype)
@@ -185,7 +225,9 @@ def product_of_gated_gelu(gate_BxLxF: jax.Array, up_BxLxF: jax.Array, down_FxD: 
 
 
 def _gated_gelu(gate_BxLxF, up_BxLxF):
-    return (jax.nn.gelu(gate_BxLxF.astype(jnp.float32), approximate=True) * up_BxLxF.astype(jnp.float32)).astype(gate_BxLxF.dtype)
+    return (jax.nn.gelu(gate_BxLxF.astype(jnp.float32), approximate=True) * up_BxLxF.astype(jnp.float32)).astype(
+        gate_BxLxF.dtype
+    )
 
 
 def _gated_gelu_forward(gate_BxLxF, up_BxLxF, down_FxD):
@@ -202,12 +244,17 @@ def _gated_gelu_backward(kept, dy_BxLxD):
     gelu = gate * share
     slope = share + gelu * (1.0 - share) * (2.0 * GELU_SLOPE + 6.0 * GELU_SLOPE * GELU_CUBIC * square)
     activations = (gelu * up, dh * up * slope, dh * gelu)
-    h_BxLxF, dgate_BxLxF, dup_BxLxF = jax.lax.optimization_barrier(tuple(x.astype(gate_BxLxF.dtype) for x in activations))
+    h_BxLxF, dgate_BxLxF, dup_BxLxF = jax.lax.optimization_barrier(
+        tuple(x.astype(gate_BxLxF.dtype) for x in activations)
+    )
     return dgate_BxLxF, dup_BxLxF, jnp.einsum("blf,bld->fd", h_BxLxF, dy_BxLxD)
 
 
 product_of_gated_gelu.defvjp(_gated_gelu_forward, _gated_gelu_backward)
-GELU_SLOPE, GELU_CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # gelu(x) = x / 2 * (1 + tanh(GELU_SLOPE * (x + GELU_CUBIC * x^3)))
+GELU_SLOPE, GELU_CUBIC = (
+    math.sqrt(2.0 / math.pi),
+    0.044715,
+)  # gelu(x) = x / 2 * (1 + tanh(GELU_SLOPE * (x + GELU_CUBIC * x^3)))
 
 
 @jax.custom_vjp
@@ -227,7 +274,9 @@ def gradient_of_whole_rows(partitioner: Partitioner, x_BxLxD: jax.Array) -> jax.
     return x_BxLxD
 
 
-gradient_of_whole_rows.defvjp(lambda _, x: (x, None), lambda partitioner, _, dx: (partitioner.constrain(dx, "batch", "length", "act_embed"),))
+gradient_of_whole_rows.defvjp(
+    lambda _, x: (x, None), lambda partitioner, _, dx: (partitioner.constrain(dx, "batch", "length", "act_embed"),)
+)
 
 
 class Block(nn.Module):
@@ -259,12 +308,16 @@ class Block(nn.Module):
         q_BxLxHxK = jnp.einsum("bld,dhk->blhk", h_BxLxD, kernel("query", (D, H, K), ("embed", "heads", "head"), D))
         k_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("key", (D, G, K), ("embed", "kv_heads", "head"), D))
         v_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("value", (D, G, K), ("embed", "kv_heads", "head"), D))
-        q_BxLxHxK = constrain(rope(_scaled(q_BxLxHxK, c.query_scale), positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head")
+        q_BxLxHxK = constrain(
+            rope(_scaled(q_BxLxHxK, c.query_scale), positions_BxL, c.rope_theta), "batch", "length", "act_heads", "head"
+        )
         q_BxLxHxK = checkpoint_name(q_BxLxHxK, "query")
         k_BxLxGxK = checkpoint_name(rope(k_BxLxGxK, positions_BxL, c.rope_theta), "key")
         v_BxLxGxK = checkpoint_name(v_BxLxGxK, "value")
         if cache is None:
-            o_BxLxHxK = attention.packed(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, c.attention, self.partitioner, c.splash_blocks)
+            o_BxLxHxK = attention.packed(
+                q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, c.attention, self.partitioner, c.splash_blocks
+            )
         else:
             rows_Bx1 = jnp.arange(x_BxLxD.shape[0])[:, None]
             k_BxMxGxK = cache.k_NxBxMxGxK.at[rows_Bx1, positions_BxL].set(k_BxLxGxK)
@@ -280,7 +333,9 @@ class Block(nn.Module):
         gate_BxLxF = constrain(h_BxLxD @ kernel("gate", (D, F), ("embed", "mlp"), D), "batch", "length", "act_mlp")
         up_BxLxF = constrain(h_BxLxD @ kernel("up", (D, F), ("embed", "mlp"), D), "batch", "length", "act_mlp")
         down_FxD = kernel("down", (F, D), ("mlp", "embed"), F, residual_scale)
-        down_BxLxD = product_of_gated_gelu(checkpoint_name(gate_BxLxF, "gate"), checkpoint_name(up_BxLxF, "up"), down_FxD)
+        down_BxLxD = product_of_gated_gelu(
+            checkpoint_name(gate_BxLxF, "gate"), checkpoint_name(up_BxLxF, "up"), down_FxD
+        )
         x_BxLxD += dropout(to_stream(down_BxLxD))
         return x_BxLxD, cache
 
@@ -317,13 +372,17 @@ class Decoder(nn.Module):
         c = self.config
         embedding_VxD = self.embedding_VxD.astype(DTYPES[c.dtype])
         if self.partitioner:
-            x_BxLxD = self.partitioner.constrain(self._looked_up(embedding_VxD, tokens_BxL), "batch", "residual_length", "act_embed")
+            x_BxLxD = self.partitioner.constrain(
+                self._looked_up(embedding_VxD, tokens_BxL), "batch", "residual_length", "act_embed"
+            )
         else:
             x_BxLxD = embedding_VxD[tokens_BxL]
         x_BxLxD *= math.sqrt(c.embed)
         x_BxLxD, cache = self.layers(self.dropout(x_BxLxD), cache, positions_BxL, segment_ids_BxL)
         x_BxLxD = _scaled(self.final_norm(x_BxLxD), c.logit_scale)
-        return self.partitioner.constrain(x_BxLxD, "batch", "length", "act_embed") if self.partitioner else x_BxLxD, cache
+        return self.partitioner.constrain(
+            x_BxLxD, "batch", "length", "act_embed"
+        ) if self.partitioner else x_BxLxD, cache
 
     def _looked_up(self, embedding_VxD, tokens_BxL):
         """The tokens' rows of the embedding, before they are cut along their length."""
@@ -338,7 +397,11 @@ class Decoder(nn.Module):
         """float32 [B, L, V]."""
         embedding_VxD = self.embedding_VxD.astype(x_BxLxD.dtype)
         logits_BxLxV = jnp.einsum("bld,vd->blv", x_BxLxD, embedding_VxD, preferred_element_type=jnp.float32)
-        return self.partitioner.constrain(logits_BxLxV, "batch", "length", "act_vocab") if self.partitioner else logits_BxLxV
+        return (
+            self.partitioner.constrain(logits_BxLxV, "batch", "length", "act_vocab")
+            if self.partitioner
+            else logits_BxLxV
+        )
 
     def __call__(self, tokens_BxL, positions_BxL, segment_ids_BxL):
         """Packed rows int32 [B, L] -> logits float32 [B, L, V]."""
@@ -362,7 +425,10 @@ def remat_policy(name: str):
     kept = REMAT_POLICIES[name]
     if name == "offload":
         return jax.checkpoint_policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[], names_which_can_be_offloaded=list(kept), offload_src="device", offload_dst="pinned_host"
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=list(kept),
+            offload_src="device",
+            offload_dst="pinned_host",
         )
     return jax.checkpoint_policies.save_only_these_names(*kept)
 
@@ -381,7 +447,9 @@ def parameter_name(path) -> str:
 
 def logical_axes(config: Transformer) -> dict[str, tuple[str | None, ...]]:
     """Parameter name -> the meaning of each of its axes."""
-    leaves = jax.tree_util.tree_leaves_with_path(abstract_parameters(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    leaves = jax.tree_util.tree_leaves_with_path(
+        abstract_parameters(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    )
     return {parameter_name(path): tuple(leaf.names) for path, leaf in leaves}
 
 
@@ -400,4 +468,7 @@ def rate_multipliers(config: Transformer) -> dict[str, float]:
         return {}
     m = config.embed / config.mup_base_embed
     by_meaning = {"norm": 1.0, "vocab": 1.0 / math.sqrt(m)}
-    return {name: next((by_meaning[axis] for axis in axes if axis in by_meaning), 1.0 / m) for name, axes in logical_axes(config).items()}
+    return {
+        name: next((by_meaning[axis] for axis in axes if axis in by_meaning), 1.0 / m)
+        for name, axes in logical_axes(config).items()
+    }

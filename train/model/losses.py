@@ -1,4 +1,4 @@
-"""The loss of a batch as sums over its tokens, split by domain. Shapes as in train/model.py; t numbers the tokens of a chunk.
+"""The loss of a batch as sums over its tokens, split by domain. Shapes as in train/model/decoder.py; t numbers the tokens of a chunk.
 
 Two ways to the same numbers. `losses` reads the logits of a whole batch. `from_hidden` reads what the logits are made of and computes logits, loss
 and gradients for a chunk of tokens after the other, so that a row of 32,768 tokens over 262,144 words never has its 34 GB of logits in memory.
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from train.partitioning import Partitioner
+from castor.train.partitioning import Partitioner
 
 
 class Losses(flax.struct.PyTreeNode):
@@ -40,7 +40,12 @@ def cross_entropy(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> tuple[jax.
 
 def losses(logits_BxLxV: jax.Array, batch: dict[str, jax.Array], num_domains: int) -> Losses:
     """Loss sums of a batch (the dict of `tasks.Batches`), weighted by decoder_loss_weights and split by domain (-1: no domain)."""
-    return _sums(*cross_entropy(logits_BxLxV, batch["decoder_target_tokens"]), batch["decoder_loss_weights"], batch["domain"], num_domains)
+    return _sums(
+        *cross_entropy(logits_BxLxV, batch["decoder_target_tokens"]),
+        batch["decoder_loss_weights"],
+        batch["domain"],
+        num_domains,
+    )
 
 
 def _sums(nll_BxL, log_z_BxL, weights_BxL, domains_BxL, num_domains: int) -> Losses:
@@ -104,9 +109,14 @@ class _Cut:
         if self.mesh is None:
             return function(*arguments)
         rows, whole = PartitionSpec(self.batch, self.length), PartitionSpec()
-        x, embedding = PartitionSpec(self.batch, self.length, None), PartitionSpec(self.vocabulary + self.embedding[0], self.embedding[1])
+        x, embedding = (
+            PartitionSpec(self.batch, self.length, None),
+            PartitionSpec(self.vocabulary + self.embedding[0], self.embedding[1]),
+        )
         out = (whole, x, embedding) if gradients else whole
-        return jax.shard_map(function, mesh=self.mesh, in_specs=(x, embedding, rows), out_specs=out, check_vma=False)(*arguments)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=(x, embedding, rows), out_specs=out, check_vma=False)(
+            *arguments
+        )
 
     def gather(self, part):
         """The device's part of the embedding as it is stored -> [its words, D]."""

@@ -7,8 +7,8 @@ limit is lower the less the name says. Prose is measured by `worth`.
 from itertools import accumulate
 from operator import mul
 
-from pipelines.maintext import hints
-from pipelines.maintext.stream import HEADINGS, Page
+from castor.pipelines.text.maintext import hints
+from castor.pipelines.text.maintext.stream import HEADINGS, Page
 
 # Tags that say as much as a name; nav, menu and footer as sure a one as that of comments.
 TAGS = {
@@ -99,11 +99,17 @@ def _candidates(page: Page, found: list[int]) -> list[tuple[int, int, int, int]]
         (node, name, first, last)
         for node, (name, first, last) in enumerate(zip(found, page.first, page.last))
         if first != last
-        and (name >= hints.BOILERPLATE or last - first > 1 and (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first])
+        and (
+            name >= hints.BOILERPLATE
+            or last - first > 1
+            and (linked[last] - linked[first]) * 2 > sizes[last] - sizes[first]
+        )
     ]
 
 
-def _shared(page: Page, candidates: list[tuple[int, int, int, int]], prose: list[int], classes: dict[int, str]) -> dict[int, int]:
+def _shared(
+    page: Page, candidates: list[tuple[int, int, int, int]], prose: list[int], classes: dict[int, str]
+) -> dict[int, int]:
     """For each node whose class is boilerplate and that has prose, the prose of all nodes of that class: they are judged together.
 
     classes: those of nodes, as far as they were asked for before.
@@ -121,7 +127,8 @@ def _shared(page: Page, candidates: list[tuple[int, int, int, int]], prose: list
 def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
     """Headings that are links lead to other pages: they go, and what is around them up to where the next one's surroundings begin."""
     heads = [
-        int(a and link * 10 >= len(text) * 9 and page.tag[node] in HEADINGS) for a, text, link, node in zip(living, page.text, page.link, page.node)
+        int(a and link * 10 >= len(text) * 9 and page.tag[node] in HEADINGS)
+        for a, text, link, node in zip(living, page.text, page.link, page.node)
     ]
     if sum(heads) < 2:  # one is the title of the page
         return

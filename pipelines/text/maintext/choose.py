@@ -9,8 +9,8 @@ import re
 from bisect import bisect
 from itertools import accumulate
 
-from pipelines.maintext import boilerplate, hints, phrases
-from pipelines.maintext.stream import HEADINGS, Page
+from castor.pipelines.text.maintext import boilerplate, hints, phrases
+from castor.pipelines.text.maintext.stream import HEADINGS, Page
 
 # Characters of a sentence that ends, and of a text that needs no full stop to be one (twice a line of a newspaper column's width of 70).
 _SENTENCE, _PASSAGE = 40, 140
@@ -21,7 +21,9 @@ _SAMPLE, _DENSE_SHARE = 4000, 0.2
 # A page with less prose than this is judged by all its unlinked text: a short poem, a form of data.
 _LITTLE = 250
 _CONTENT_SHARE = 0.4  # of the prose: an element named as content that has less is not the one
-_ARTICLE_SHARE = 0.3  # of the prose: an article element with the title in it needs less, since its author says what it is
+_ARTICLE_SHARE = (
+    0.3  # of the prose: an article element with the title in it needs less, since its author says what it is
+)
 _MOST_TITLES = 10
 _NESTED_SHARE = 0.5
 _DOMINANT_SHARE = 0.8  # of the prose: the smallest element that holds as much holds the text
@@ -58,7 +60,9 @@ def _letters(sample: str) -> int:
 
 
 def _by_readers(page: Page, worth: list[int], found: list[int]) -> set[int]:
-    named = [node for node, name in enumerate(found) if name == hints.COMMENTS and page.tag[node] not in boilerplate.TAGS]
+    named = [
+        node for node, name in enumerate(found) if name == hints.COMMENTS and page.tag[node] not in boilerplate.TAGS
+    ]
     blocks, end = set(), 0
     for node in named:  # in document order, outer ones first
         if page.last[node] > end:
@@ -101,7 +105,11 @@ def _container(page: Page, worth: list[int], found: list[int]) -> int:
         if page.parent[node] == best and prose[node] >= _DOMINANT_SHARE * prose[0]:
             best = node
     for node in _articles_with_title(page):
-        if page.first[best] <= page.first[node] and page.last[node] <= page.last[best] and prose[node] >= _ARTICLE_SHARE * prose[best]:
+        if (
+            page.first[best] <= page.first[node]
+            and page.last[node] <= page.last[best]
+            and prose[node] >= _ARTICLE_SHARE * prose[best]
+        ):
             return node
     return best
 
@@ -142,7 +150,12 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
     for block in range(start, last):
         if living[block]:
             tag, text = tags[nodes[block]], texts[block]
-            if links[block] * 2 > len(text) and tag not in HEADINGS and _is_of_links(page, block) or phrases.is_label(text):
+            if (
+                links[block] * 2 > len(text)
+                and tag not in HEADINGS
+                and _is_of_links(page, block)
+                or phrases.is_label(text)
+            ):
                 continue
             if block < first and not worth[block] and tag != "h1" and len(text) < _LEAD:
                 continue
@@ -184,7 +197,13 @@ def _without_empty_sections(page: Page, worth: list[int], chosen: list[int]) -> 
     for block in chosen:
         tag = page.tag[page.node[block]]
         level = int(tag[1]) if tag in HEADINGS and not worth[block] else 7
-        while level < 7 and levels and level <= levels[-1] < 7 and levels[-1] > 1 and dropped[block] > dropped[result[-1] + 1]:
+        while (
+            level < 7
+            and levels
+            and level <= levels[-1] < 7
+            and levels[-1] > 1
+            and dropped[block] > dropped[result[-1] + 1]
+        ):
             result.pop()
             levels.pop()
         result.append(block)

@@ -68,7 +68,17 @@ _PREFIXES = tuple(
 )
 _SHORTEST_PREFIX = min(map(len, _PREFIXES))
 _PREFIX_BEGINNINGS = frozenset(prefix[:_SHORTEST_PREFIX] for prefix in _PREFIXES)
-_PHRASES = ("read more", "more on", "see also", "also read", "read also", "read next", "up next", "sign up", "most read")
+_PHRASES = (
+    "read more",
+    "more on",
+    "see also",
+    "also read",
+    "read also",
+    "read next",
+    "up next",
+    "sign up",
+    "most read",
+)
 _IN_PHRASES = re.compile("read|more|also|next|sign")  # each has one
 _HIDING = frozenset(
     "hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible u-hidden is-hidden noscreen".split()
@@ -77,10 +87,14 @@ _HIDING = frozenset(
 _STATES = frozenset("has no is with not without tag category format type status elementor et vc wpb fusion".split())
 # Words that in a name of the form block__element say which part of the page the block is, and nothing about the element.
 _FRAMES = frozenset("nav navbar navigation menu footer sidebar sidebars widget widgets banner modal overlay".split())
-_ROLES = frozenset("navigation banner contentinfo complementary search menu menubar dialog alert alertdialog toolbar tablist".split())
+_ROLES = frozenset(
+    "navigation banner contentinfo complementary search menu menubar dialog alert alertdialog toolbar tablist".split()
+)
 
 _MOST_WORDS_OF_ID = 3
-_SECTIONS = frozenset("section level1 level2 level3 level4 sect1 sect2 sect3 sect4".split())  # Sphinx, Pandoc, DocBook and AsciiDoc
+_SECTIONS = frozenset(
+    "section level1 level2 level3 level4 sect1 sect2 sect3 sect4".split()
+)  # Sphinx, Pandoc, DocBook and AsciiDoc
 
 _LONGEST_NAME = 100  # characters
 _MAX_TOKENS_KEPT = 100_000
@@ -89,7 +103,9 @@ _kept: dict[str, int] = {}  # verdicts on tokens, which repeat within a site and
 
 def verdict(attributes: str) -> int:
     """CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN or 0, for attributes as they stand in canonical HTML."""
-    if attributes.startswith(_CLASS) and attributes.find('"', len(_CLASS)) == len(attributes) - 1:  # a class alone, as most have it
+    if (
+        attributes.startswith(_CLASS) and attributes.find('"', len(_CLASS)) == len(attributes) - 1
+    ):  # a class alone, as most have it
         return _of_tokens(attributes[len(_CLASS) : -1])
     result = 0
     found_attributes = _ATTRIBUTE.findall(attributes)
@@ -186,7 +202,15 @@ def _words(token: str, lower: str) -> list[str]:
 
 def content_names(attributes: str) -> frozenset[str]:
     """The class tokens that name an element as the one around an article's text."""
-    return frozenset(token for name, value in _ATTRIBUTE.findall(attributes) if name == "class" for token in value.lower().split()) & _CONTENT
+    return (
+        frozenset(
+            token
+            for name, value in _ATTRIBUTE.findall(attributes)
+            if name == "class"
+            for token in value.lower().split()
+        )
+        & _CONTENT
+    )
 
 
 def class_of(attributes: str) -> str:

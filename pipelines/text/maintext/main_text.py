@@ -6,10 +6,12 @@ Every step is a pure function of the page, linear in its size, and made of rules
 them: nothing here was fitted to a corpus, so nothing leans towards the sites of one. `docs/extraction.md` says what comes out.
 """
 
-from pipelines.maintext import choose, render, stream
+from castor.pipelines.text.maintext import choose, render, stream
 
 
-def extract(tree, main_content: bool = True, links: bool = False, alt_texts: bool = False, comments: bool = False) -> str:
+def extract(
+    tree, main_content: bool = True, links: bool = False, alt_texts: bool = False, comments: bool = False
+) -> str:
     """The text of a resiliparse HTMLTree, whose invisible elements this removes. Empty if the page has none.
 
     main_content: False keeps every visible block. links: `text (address)`. alt_texts: of pictures. comments: of readers, too.

@@ -7,7 +7,7 @@ table makes the layout, is no datum, and its blocks are paragraphs. Terms and de
 
 from collections.abc import Iterable
 
-from pipelines.maintext.stream import Page
+from castor.pipelines.text.maintext.stream import Page
 
 _LONGEST_DATUM = 200  # characters; a column of a layout holds more
 _MOST_BLOCKS = 3  # of a datum

@@ -12,7 +12,9 @@ from itertools import accumulate
 
 # What shows no text of the page, or text of the interface.
 _HIDDEN = "noscript template svg object applet canvas audio video map textarea select datalist option button dialog progress meter".split()
-_HIDDEN_SPAN = re.compile(r' class="(?:[^"]*\s)?(?:katex-html|sr-only|visually-hidden|screen-reader-text|mw-editsection)["\s]')
+_HIDDEN_SPAN = re.compile(
+    r' class="(?:[^"]*\s)?(?:katex-html|sr-only|visually-hidden|screen-reader-text|mw-editsection)["\s]'
+)
 _HIDDEN_SUP = re.compile(r' class="(?:[^"]*\s)?reference["\s]')
 # What shows none and is written as it stands, brackets included; and formulas, which need care.
 _VERBATIM = re.compile(r"<(?:!--|(script|style|xmp|iframe|noembed|noframes|plaintext|math)[ >])")
@@ -32,7 +34,11 @@ _DISPLAY_STYLE = re.compile(r"\{\\displaystyle (.*)\}")  # MediaWiki puts it aro
 _FORMULAS = "math, script[type^='math/tex']"
 _BREAK = "\v"  # stands for <br>; a blank to str.split, and in no page
 _OPENING, _CLOSING, _LINK, _LINK_END, _LINE_END, _RULE, _PICTURE, _HIDING, _SPAN, _SUP = range(10)
-_KINDS = dict.fromkeys(STRUCTURE, _OPENING) | dict.fromkeys((f"/{tag}" for tag in STRUCTURE), _CLOSING) | dict.fromkeys(_HIDDEN, _HIDING)
+_KINDS = (
+    dict.fromkeys(STRUCTURE, _OPENING)
+    | dict.fromkeys((f"/{tag}" for tag in STRUCTURE), _CLOSING)
+    | dict.fromkeys(_HIDDEN, _HIDING)
+)
 _KINDS |= {"a": _LINK, "/a": _LINK_END, "br": _LINE_END, "hr": _RULE, "img": _PICTURE, "span": _SPAN, "sup": _SUP}
 
 
@@ -75,7 +81,11 @@ def _without_verbatim(html: str, heed_formulas: bool) -> str | None:
     parts, end = [], 0
     while found := _VERBATIM.search(html, end):
         name = found[1]
-        if heed_formulas and (name == "math" or name == "script" and html.find("math/tex", found.end(), html.find(">", found.end() - 1)) >= 0):
+        if heed_formulas and (
+            name == "math"
+            or name == "script"
+            and html.find("math/tex", found.end(), html.find(">", found.end() - 1)) >= 0
+        ):
             return None
         parts.append(html[end : found.start()])
         closing = f"</{name}>" if name else "-->"

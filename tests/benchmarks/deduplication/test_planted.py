@@ -7,16 +7,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[3] / "benchmarks" / "deduplication"))
 import planted  # noqa: E402
 
-from tasks.hashing import mix64  # noqa: E402
+from castor.tasks.hashing import mix64
 
 TEXT = " ".join(f"word{i}" for i in range(400))
 
 
 def test_edits_are_seeded_and_about_as_many_as_asked_for():
-    assert planted.edited(TEXT, 0.0, 1) == TEXT and planted.edited(TEXT, 0.1, 1) == planted.edited(TEXT, 0.1, 1) != planted.edited(TEXT, 0.1, 2)
+    assert planted.edited(TEXT, 0.0, 1) == TEXT and planted.edited(TEXT, 0.1, 1) == planted.edited(
+        TEXT, 0.1, 1
+    ) != planted.edited(TEXT, 0.1, 2)
     left = set(TEXT.split()) & set(planted.edited(TEXT, 0.2, 3).split())
     assert 320 < len(left) < 390  # half of the edits take a word away
 

@@ -11,8 +11,8 @@ import tarfile
 import pandas
 import pytest
 
-from launch.command import main
-from pipelines import corpus
+from castor.launch.command import main
+from castor.pipelines.corpus import corpus
 
 SENTENCES = [
     "The library keeps every book that was ever lent to it, and its readers have been grateful for that.",
@@ -25,7 +25,7 @@ SENTENCES = [
     "When the river rose in spring, neighbours formed a chain and saved the lower shelves within an hour.",
 ]
 SENTENCE = SENTENCES[0]
-LICENSE = pathlib.Path(__file__).parents[2] / "LICENSE"
+LICENSE = pathlib.Path(__file__).parents[3] / "LICENSE"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,11 @@ def raw(tmp_path_factory):
     (root / "a.warc.gz").write_bytes(b"".join(records + records[:1]))
     (root / "b.jsonl").write_text(json.dumps({"text": " ".join(SENTENCES)}) + "\nnull\n")
     with tarfile.open(root / "repo.tar.gz", "w:gz") as archive:
-        files = [("LICENSE", LICENSE.read_bytes()), ("a.py", b"def lend(book):\n    return book.title\n"), ("b.bin", b"\0\1\2")]
+        files = [
+            ("LICENSE", LICENSE.read_bytes()),
+            ("a.py", b"def lend(book):\n    return book.title\n"),
+            ("b.bin", b"\0\1\2"),
+        ]
         for name, data in files:
             info = tarfile.TarInfo(f"repo/{name}")
             info.size = len(data)
@@ -118,16 +122,23 @@ def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
         words = [f"{shelf}{a}{b}" for a in "abcdef" for b in "aeiou"] + SENTENCE.split()
         lines = [json.dumps({"text": f"{shelf} " + " ".join(draw.choices(words, k=40))}) for _ in range(120)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
-    train = [f"--gin.{key}={[str(tmp_path / name)]!r}" for key, name in (("REFERENCE", "good.jsonl"), ("SAMPLE", "web*.jsonl"))]
+    train = [
+        f"--gin.{key}={[str(tmp_path / name)]!r}"
+        for key, name in (("REFERENCE", "good.jsonl"), ("SAMPLE", "web*.jsonl"))
+    ]
     assert castor("quality-train", *train, f"--gin.OUTPUT={str(tmp_path / 'model')!r}", "--gin.KEPT_SHARE=0.05") == 0
     assert "AUC 1.0000 on " in capsys.readouterr().out and (tmp_path / "model" / "report.html").is_file()
     line = "--gin.web.Job.filters=[@quality_model.Classify()]"
     extra = ["--gin_file=pipelines/web.gin", line, f"--gin.quality_model.Classify.model={str(tmp_path / 'model')!r}"]
     assert castor("web", *flags(tmp_path, tmp_path / "out", INPUTS=["*.jsonl"]), *extra) == 0
     documents = list(corpus.read_corpus(str(tmp_path / "out")))
-    assert sum("history" in d.text for d in documents) == 120 and 121 <= len(documents) < 140  # a twentieth of the sample passes: so it was asked
+    assert (
+        sum("history" in d.text for d in documents) == 120 and 121 <= len(documents) < 140
+    )  # a twentieth of the sample passes: so it was asked
     assert all(0 < d.metadata["quality_score"] <= 1 for d in documents)
-    assert corpus.load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] == 240 - len(documents)
+    assert corpus.load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] == 240 - len(
+        documents
+    )
 
 
 def explained(capsys, *arguments):
@@ -145,7 +156,9 @@ def refined(raw, tmp_path_factory):
 
 def test_explain_tells_every_fate(refined, capsys):
     funnel = corpus.load_manifest(str(refined))["funnel"]
-    rows = [row for name in sorted((refined / "fates").iterdir()) for row in pandas.read_parquet(name).to_dict("records")]
+    rows = [
+        row for name in sorted((refined / "fates").iterdir()) for row in pandas.read_parquet(name).to_dict("records")
+    ]
     assert len(rows) == funnel["read"] and sum(row["fate"] == "kept" for row in rows) == funnel["kept"]
     by_fate = {row["fate"]: row["id"].hex() for row in rows}
     assert set(by_fate) == {"kept", "rejected", "duplicate", "dead letter"}
@@ -164,9 +177,13 @@ def test_explain_again_runs_the_steps_of_the_job(refined, capsys):
     text = explained(capsys, refined, "--source=b.jsonl#line=1", "--again")
     told = [line.strip().partition(": ")[::2] for line in text.partition("step by step:")[2].strip().splitlines()]
     steps = dict(told)
-    assert steps["source"].startswith("passes; ") and steps["gopher_quality"].startswith("rejected as gopher_quality.few_words, measured: ")
+    assert steps["source"].startswith("passes; ") and steps["gopher_quality"].startswith(
+        "rejected as gopher_quality.few_words, measured: "
+    )
     assert steps["fineweb"] and "language = en" in steps["extract, Identify"]
-    assert "dead letter" in explained(capsys, refined, "--source=b.jsonl#line=2", "--again").partition("step by step:")[2]
+    assert (
+        "dead letter" in explained(capsys, refined, "--source=b.jsonl#line=2", "--again").partition("step by step:")[2]
+    )
 
 
 def test_replay_of_code_in_folders_and_archives(tmp_path):
@@ -186,7 +203,9 @@ def test_replay_of_code_in_folders_and_archives(tmp_path):
     assert first["dead_letters"]["parse.charset"] == 2 and sum(first["dead_letters"].values()) == 3
     (inputs / "r.tar").write_bytes(whole)
     (inputs / "tool" / "a.py").write_text(source * 4)
-    assert castor("replay", f"--gin.CORPUS={str(tmp_path / 'code')!r}", f"--gin.OUTPUT={str(tmp_path / 'again')!r}") == 0
+    assert (
+        castor("replay", f"--gin.CORPUS={str(tmp_path / 'code')!r}", f"--gin.OUTPUT={str(tmp_path / 'again')!r}") == 0
+    )
     again = {d.metadata["path"] for d in corpus.read_corpus(str(tmp_path / "again"))}
     assert {"tool/a.py", "r/e.py"} <= again and not {"tool/b.py", "r/c.py"} & again
     assert corpus.load_manifest(str(tmp_path / "again"))["funnel"]["dead_letters"] == {"parse.charset": 1}
@@ -198,15 +217,30 @@ def test_replay_of_code_in_folders_and_archives(tmp_path):
         (["wbe"], "no data job 'wbe'. Did you mean web?"),
         (["web", "--gin.INPUT_ROT='x'"], "INPUT_ROT"),
         (["web", "--gin.INPUT_ROOT='x'"], "OUTPUT"),
-        (["web", "--gin.INPUT_ROOT='/nonexistent'", "--gin.OUTPUT='{out}'"], "the input folder /nonexistent does not exist"),
+        (
+            ["web", "--gin.INPUT_ROOT='/nonexistent'", "--gin.OUTPUT='{out}'"],
+            "the input folder /nonexistent does not exist",
+        ),
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.INPUTS='*.warc'"], "Write a list"),
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.INPUTS=['*.nothing']"], "no file under"),
-        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--direct_workers=3"], "--direct_workers=3: known neither"),
+        (
+            ["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--direct_workers=3"],
+            "--direct_workers=3: known neither",
+        ),
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.NUM_SHARDS=0"], "NUM_SHARDS is 0"),
-        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.DEAD_LETTER_THRESHOLD=0.0"], "over the threshold"),
-        (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.gopher_quality.Filter.min_word=3"], "min_word"),
+        (
+            ["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.DEAD_LETTER_THRESHOLD=0.0"],
+            "over the threshold",
+        ),
+        (
+            ["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.gopher_quality.Filter.min_word=3"],
+            "min_word",
+        ),
         (["quality-train", "--gin.REFERENCE=['{raw}']", "--gin.SAMPLE=['x']"], "OUTPUT"),
-        (["quality-train", "--gin.REFERENCE=['{raw}']", "--gin.SAMPLE=['x']", "--gin.OUTPUT='{out}'"], "not finished or not a corpus"),
+        (
+            ["quality-train", "--gin.REFERENCE=['{raw}']", "--gin.SAMPLE=['x']", "--gin.OUTPUT='{out}'"],
+            "not finished or not a corpus",
+        ),
         (["web", "corpora/web"], "corpora/web: known neither to castor data web nor to Beam"),
         (["explain", "{raw}"], "one of --id, --url and --source"),
         (["explain", "{raw}", "--url=http://e.org"], "not finished or not a corpus"),

@@ -9,11 +9,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from launch import pictures, prompts, terminal
-from launch.interactive import Conversation
-from tasks.errors import CastorError
-from train.inference import Model, Sampling
-from train.model import Decoder, Transformer
+from castor.launch import terminal
+from castor.launch.inference import pictures, prompts
+from castor.launch.inference.interactive import Conversation
+from castor.tasks.errors import CastorError
+from castor.train.inference.inference import Model, Sampling
+from castor.train.model.decoder import Decoder, Transformer
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,10 @@ def model(vocabulary) -> Model:
 
     config = Transformer(vocab_size=vocabulary.vocab_size, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
     tokens = np.zeros((1, 8), np.int32)
-    parameters = jax.tree.map(lambda leaf: leaf * 3, nn.unbox(jax.jit(Decoder(config).init)(jax.random.key(1), tokens, tokens, tokens)["params"]))
+    parameters = jax.tree.map(
+        lambda leaf: leaf * 3,
+        nn.unbox(jax.jit(Decoder(config).init)(jax.random.key(1), tokens, tokens, tokens)["params"]),
+    )
     return Model(config, parameters, vocabulary, 96, 16, batch_size=4, step=7)
 
 
@@ -83,7 +87,12 @@ def test_every_line_comes_back_answered_or_with_its_error(answered, model):
     assert rows[3]["tokens"] <= 4
     errors = {i: row["error"] for i, row in enumerate(rows) if "error" in row}
     assert sorted(errors) == [5, 6, 7, 8, 9, 11, 12, 13] and rows[5]["line"] == 6
-    assert "tokens long" in errors[5] and "missing.png" in errors[7] and "no JSON" in errors[11] and "surrogate" in errors[13]
+    assert (
+        "tokens long" in errors[5]
+        and "missing.png" in errors[7]
+        and "no JSON" in errors[11]
+        and "surrogate" in errors[13]
+    )
     assert not (answered / "out.jsonl.parts").exists()
 
 
@@ -99,7 +108,9 @@ def test_a_killed_job_goes_on_with_what_is_missing(answered, model, read_picture
     write_prompts(tmp_path)
     job(tmp_path).run(model, read_picture)
     whole = (tmp_path / "out.jsonl").read_bytes()
-    assert [row.get("text") for row in answers(tmp_path / "out.jsonl")] == [row.get("text") for row in answers(answered / "out.jsonl")]
+    assert [row.get("text") for row in answers(tmp_path / "out.jsonl")] == [
+        row.get("text") for row in answers(answered / "out.jsonl")
+    ]
 
     (tmp_path / "out.jsonl").unlink()
     (tmp_path / "out.jsonl.COMPLETED").unlink()
@@ -124,13 +135,19 @@ def test_a_killed_job_goes_on_with_what_is_missing(answered, model, read_picture
 
 
 def test_scores_of_a_file(model, read_picture, tmp_path):
-    rows = [{"prompt": "the", "continuation": " red"}, {"prompt": "", "continuations": [" red house", " red", ""]}, {"prompt": "x"}]
+    rows = [
+        {"prompt": "the", "continuation": " red"},
+        {"prompt": "", "continuations": [" red house", " red", ""]},
+        {"prompt": "x"},
+    ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     job(tmp_path, score=True).run(model, read_picture)
     one, several, wrong = answers(tmp_path / "out.jsonl")
     (alone,) = model.score([("the", " red")])
     assert one["scores"][0]["log_probability"] == pytest.approx(alone.total, abs=1e-4)
-    assert [s["continuation"] for s in several["scores"]] == [" red house", " red", ""] and several["scores"][2]["log_probability"] == 0
+    assert [s["continuation"] for s in several["scores"]] == [" red house", " red", ""] and several["scores"][2][
+        "log_probability"
+    ] == 0
     assert several["scores"][0]["log_probability"] < several["scores"][1]["log_probability"] < 0
     assert "continuation" in wrong["error"]
 
@@ -152,7 +169,9 @@ class Typed:
 
 def converse(model, read_picture, folder, *lines, out=None, **options) -> tuple[Conversation, str]:
     out = out or io.StringIO()
-    conversation = Conversation(model, Sampling(0.8, 0, 3), options.get("max_tokens", 8), read_picture, str(folder), Typed(*lines), out)
+    conversation = Conversation(
+        model, Sampling(0.8, 0, 3), options.get("max_tokens", 8), read_picture, str(folder), Typed(*lines), out
+    )
     assert conversation.run() == 0
     return conversation, out.getvalue()
 
@@ -167,12 +186,28 @@ def test_a_conversation_keeps_what_was_said(model, read_picture, tmp_path):
 
 def test_the_commands_of_a_conversation(model, read_picture, tmp_path):
     PIL.Image.fromarray(np.full((24, 16, 3), 200, np.uint8)).save(tmp_path / "seen.png")
-    lines = ["/help", "/draw 2x3 a square", "/draw 1x1 b", f"/image {tmp_path / 'seen.png'}", "", "/set temperature 0", "/show", "/bogus", "/set colour 3"]
+    lines = [
+        "/help",
+        "/draw 2x3 a square",
+        "/draw 1x1 b",
+        f"/image {tmp_path / 'seen.png'}",
+        "",
+        "/set temperature 0",
+        "/show",
+        "/bogus",
+        "/set colour 3",
+    ]
     lines += ["/set top_p 7", "/image missing.png", "/draw 90x90 x", "/new", "/show"]
     conversation, said = converse(model, read_picture, tmp_path, *lines)
     assert PIL.Image.open(tmp_path / "drawn-000.png").size == (24, 16) and (tmp_path / "drawn-001.png").exists()
     assert conversation.session.ids == [] and "room left" in said and "/draw [ROWSxCOLUMNS] CAPTION" in said
-    for wrong in ("no command /bogus", "no setting 'colour'", "top_p 7.0", "missing.png cannot be read", "90 x 90 patches does not fit"):
+    for wrong in (
+        "no command /bogus",
+        "no setting 'colour'",
+        "top_p 7.0",
+        "missing.png cannot be read",
+        "90 x 90 patches does not fit",
+    ):
         assert wrong in said
 
 
@@ -206,8 +241,15 @@ def test_hostile_images_are_refused(read_picture, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     with open(tmp_path / "huge.png", "wb") as file:
         file.truncate(pictures.MAX_BYTES + 1)
-    bomb = bytearray((b"\x89PNG\r\n\x1a\n") + (13).to_bytes(4, "big") + b"IHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0")
+    bomb = bytearray(
+        (b"\x89PNG\r\n\x1a\n") + (13).to_bytes(4, "big") + b"IHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    )
     (tmp_path / "bomb.png").write_bytes(bytes(bomb))
-    for name, why in (("empty.png", "empty"), ("huge.png", "too_large"), ("bomb.png", "damaged|too_large"), (".", "no plain file")):
+    for name, why in (
+        ("empty.png", "empty"),
+        ("huge.png", "too_large"),
+        ("bomb.png", "damaged|too_large"),
+        (".", "no plain file"),
+    ):
         with pytest.raises(CastorError, match=why):
             read_picture(str(tmp_path / name))

@@ -2,16 +2,13 @@
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
-
-from launch import command
-from tasks import cache, cache_writer
-
-sys.path.append(str(pathlib.Path(__file__).parent.parent / "tasks"))
 import small_caches as caches
+
+from castor.launch import command
+from castor.tasks.cache import layout, writer
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +16,15 @@ def out(tmp_path_factory):
     directory = tmp_path_factory.mktemp("out")
     vocabulary = caches.make_vocabulary()
     vocabulary.save(str(directory / "vocabulary"))
-    facts = {"path": str(directory / "vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
+    facts = {
+        "path": str(directory / "vocabulary"),
+        "fingerprint": vocabulary.fingerprint,
+        "size": vocabulary.vocab_size,
+    }
     for name in ("web", "code"):
         texts = [f"{name} number {i} " * (1 + i % 5) for i in range(20)]
         records = [
-            cache.Record(f"{i:032x}", f"{name}.jsonl#line={i}", {"targets": np.array([*vocabulary.encode(t), 1])})
+            layout.Record(f"{i:032x}", f"{name}.jsonl#line={i}", {"targets": np.array([*vocabulary.encode(t), 1])})
             for i, t in enumerate(texts)
         ]
         funnel = {"read": 21, "rejected": {"short": 1}, "kept": 20}
@@ -44,7 +45,7 @@ def castor(capsys):
 def test_list(out, castor, tmp_path):
     code, text, _ = castor("list", out / "tasks")
     assert code == 0 and [line.split()[0] for line in text.splitlines() if "ready" in line] == ["code", "web"]
-    cache_writer.begin(str(tmp_path / "tasks" / "broken"))
+    writer.begin(str(tmp_path / "tasks" / "broken"))
     code, text, _ = castor("list", tmp_path / "tasks")
     assert code == 0 and "half-written" in text
 
@@ -81,16 +82,20 @@ def test_preview_without_its_vocabulary(castor, tmp_path):
 
 
 def test_lineage_of_a_cache(out, castor):
-    code, text, _ = castor("lineage", out / "tasks" / "web", "--step=3", "--batch_size=4", "--length=32", "--json", "--row=2")
+    code, text, _ = castor(
+        "lineage", out / "tasks" / "web", "--step=3", "--batch_size=4", "--length=32", "--json", "--row=2"
+    )
     spans = [json.loads(line) for line in text.splitlines()]
-    assert code == 0 and {s["row"] for s in spans} == {2} and all(s["source"].startswith("web.jsonl#line=") for s in spans)
+    assert (
+        code == 0 and {s["row"] for s in spans} == {2} and all(s["source"].startswith("web.jsonl#line=") for s in spans)
+    )
     code, text, _ = castor("lineage", out / "tasks" / "web", "--step=3", "--batch_size=4", "--length=32", "--row=2")
     assert code == 0 and all(s["document"] in text and s["source"] in text for s in spans)
 
 
 def test_lineage_of_a_document(out, castor, tmp_path):
     (tmp_path / "run.gin").write_text(
-        "import tasks.catalog\nMIXTURE_OR_TASK_NAME = @two/tasks.Mixture()\ntwo/tasks.Mixture.components = {'web': 1, 'code': 3}\n"
+        "import castor.tasks.batches.catalog\nMIXTURE_OR_TASK_NAME = @two/tasks.Mixture()\ntwo/tasks.Mixture.components = {'web': 1, 'code': 3}\n"
         f"two/tasks.Mixture.stages = ((4, {{'web': 1}}),)\nTASKS_DIR = '{out / 'tasks'}'\nBATCH_SIZE = {{0: 2, 3: 4}}\n"
         "TASK_FEATURE_LENGTHS = {'targets': 32}\nTRAIN_STEPS = 12\nPACKING = 'first_fit'\n"
     )
@@ -100,10 +105,14 @@ def test_lineage_of_a_document(out, castor, tmp_path):
         by_step += [{"step": step, **json.loads(line)} for line in text.splitlines()]
     document = by_step[0]["document"]
     code, text, _ = castor("lineage", f"--gin_file={tmp_path / 'run.gin'}", f"--document={document}", "--json")
-    assert code == 0 and [json.loads(line) for line in text.splitlines()] == [s for s in by_step if s["document"] == document]
+    assert code == 0 and [json.loads(line) for line in text.splitlines()] == [
+        s for s in by_step if s["document"] == document
+    ]
     code, text, _ = castor("lineage", f"--gin_file={tmp_path / 'run.gin'}", f"--document={document}", "--steps=1")
     assert code == 0 and "in 1 steps" in text and document in text
-    code, text, _ = castor("lineage", out / "tasks" / "web", f"--document={document}", "--batch_size=2", "--length=32", "--json")
+    code, text, _ = castor(
+        "lineage", out / "tasks" / "web", f"--document={document}", "--batch_size=2", "--length=32", "--json"
+    )
     epochs = {json.loads(line)["epoch"] for line in text.splitlines()}
     code, text, _ = castor("lineage", out / "tasks" / "web", f"--document={document}", "--batch_size=2", "--length=32")
     assert code == 0 and epochs == {0} and "in the first epoch" in text
@@ -113,7 +122,7 @@ def test_lineage_of_a_document(out, castor, tmp_path):
 
 def test_lineage_of_a_mixture_bound_in_gin(out, castor, tmp_path):
     (tmp_path / "two.gin").write_text(
-        "import tasks.catalog\nMIXTURE_OR_TASK_NAME = @two/tasks.Mixture()\ntwo/tasks.Mixture.components = {'web': 1, 'code': 3}\n"
+        "import castor.tasks.batches.catalog\nMIXTURE_OR_TASK_NAME = @two/tasks.Mixture()\ntwo/tasks.Mixture.components = {'web': 1, 'code': 3}\n"
         f"TASKS_DIR = '{out / 'tasks'}'\nBATCH_SIZE = 4\nTASK_FEATURE_LENGTHS = {{'targets': 32}}\nRANDOM_SEED = 5\n"
     )
     code, text, _ = castor("lineage", f"--gin_file={tmp_path / 'two.gin'}", "--step=1", "--json")
@@ -130,10 +139,14 @@ def test_export(out, castor, tmp_path):
     import pandas
 
     code, text, error = castor("export", out / "tasks" / "web", "--to=parquet", f"--output={tmp_path / 'web'}")
-    assert code == 0 and "20 records" in text and "6 written and 0 kept" in text and not error, "no progress bar but on a terminal"
+    assert code == 0 and "20 records" in text and "6 written and 0 kept" in text and not error, (
+        "no progress bar but on a terminal"
+    )
     frame = pandas.concat(pandas.read_parquet(p) for p in sorted((tmp_path / "web").glob("*.parquet")))
     assert sorted(frame["id"]) == [f"{i:032x}" for i in range(20)]
-    code, text, _ = castor("export", out / "tasks" / "web", "--to=parquet", f"--output={tmp_path / 'web'}", "--split=train")
+    code, text, _ = castor(
+        "export", out / "tasks" / "web", "--to=parquet", f"--output={tmp_path / 'web'}", "--split=train"
+    )
     assert code == 0 and "0 written and 3 kept" in text
     code, _, error = castor("export", out / "tasks" / "code", "--to=parquet", f"--output={tmp_path / 'web'}")
     assert code == 2 and "holds an export of web with other content" in error and "Name another --output" in error

@@ -1,21 +1,11 @@
 """Engines for tests, each brought up once. Where one cannot be had, its tests are skipped and say why; in CI they fail."""
 
-import os
-import pathlib
-import sys
-
 import pytest
-
-from launch.engines.flink import Flink
-from launch.engines.prism import Prism
-from launch.engines.processes import Engine
-
-HERE = pathlib.Path(__file__).parent
-SMALL_JOB = str(HERE.parents[1] / "pipelines")  # its folder: importable here and in every worker
-sys.path.extend(folder for folder in (str(HERE), SMALL_JOB) if folder not in sys.path)
-os.environ["PYTHONPATH"] = os.pathsep.join([SMALL_JOB, *filter(None, [os.environ.get("PYTHONPATH")])])
-
 from engine_jobs import prepare
+
+from castor.launch.engines.flink import Flink
+from castor.launch.engines.prism import Prism
+from castor.launch.engines.processes import Engine
 
 ENGINES = {"prism": Prism, "flink": Flink}
 

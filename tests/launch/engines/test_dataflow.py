@@ -6,17 +6,21 @@ import re
 import sys
 
 import pytest
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "pipelines"))
 import small_job
 
-from launch import dataflow, submit
-from launch.command import main
-from pipelines import detached, job
-from tasks.errors import ConfigurationError, CorpusError
+from castor.launch.command import main
+from castor.launch.commands import launch
+from castor.launch.engines import dataflow
+from castor.pipelines.execution import detached, job
+from castor.tasks.errors import ConfigurationError, CorpusError
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-GIVEN = ("--project=a-project", "--region=europe-west4", "--temp_location=gs://a-bucket/tmp", "--sdk_container_image=example/castor:1")
+REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
+GIVEN = (
+    "--project=a-project",
+    "--region=europe-west4",
+    "--temp_location=gs://a-bucket/tmp",
+    "--sdk_container_image=example/castor:1",
+)
 
 
 @pytest.fixture
@@ -24,18 +28,30 @@ def lines(tmp_path, monkeypatch):
     monkeypatch.setattr(job.fingerprint, "ROOMS", (*job.fingerprint.ROOMS, "small_job"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("one\ntwo\ntwo\nreject me\n")
-    return small_job.Job(name="lines", input_root=str(tmp_path / "in"), inputs=("*",), output=str(tmp_path / "out"), num_shards=2)
+    return small_job.Job(
+        name="lines", input_root=str(tmp_path / "in"), inputs=("*",), output=str(tmp_path / "out"), num_shards=2
+    )
 
 
 def test_options_are_completed_and_what_is_given_wins():
     found = dataflow.options("My web_1", [*GIVEN, "--max_num_workers=7"])
-    assert {"--job_name=castor-my-web-1", "--runner=DataflowRunner", "--sdk_location=container", "--no_save_main_session"} <= set(found)
+    assert {
+        "--job_name=castor-my-web-1",
+        "--runner=DataflowRunner",
+        "--sdk_location=container",
+        "--no_save_main_session",
+    } <= set(found)
     assert [o for o in found if "max_num_workers" in o] == ["--max_num_workers=7"]
 
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("project", "--project is missing"), ("region", "--region"), ("temp_location", "gs://BUCKET/tmp"), ("sdk_container_image", "installed on the workers")],
+    [
+        ("project", "--project is missing"),
+        ("region", "--region"),
+        ("temp_location", "gs://BUCKET/tmp"),
+        ("sdk_container_image", "installed on the workers"),
+    ],
 )
 def test_what_must_be_given_is_asked_for(missing, message):
     with pytest.raises(ConfigurationError, match=message):
@@ -79,7 +95,10 @@ def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
     detached.submit(lines, [])
     assert not (tmp_path / "out" / "manifest.json").exists()
     detached.commit(lines.output)
-    files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in (tmp_path / "out", tmp_path / "waited")]
+    files = [
+        {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()}
+        for d in (tmp_path / "out", tmp_path / "waited")
+    ]
     assert files[0] == files[1] and job.up_to_date(lines)
     with pytest.raises(CorpusError, match="no detached job has been sent"):
         detached.commit(lines.output)
@@ -117,11 +136,13 @@ def test_bad_use_is_one_line(capsys, tmp_path):
 
 
 def test_the_image_is_of_the_locked_version():
-    locked = re.search(r"^apache-beam(?:\[.*\])?==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE).group(1)
+    locked = re.search(
+        r"^apache-beam(?:\[.*\])?==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE
+    ).group(1)
     text = (REPOSITORY / "launch" / "Dockerfile").read_text()
     assert f"ARG BEAM={locked}\n" in text and "--constraint constraints.txt" in text
     for line in text.splitlines():
         if line.startswith("COPY "):
             for name in line.split()[1:-1]:
                 assert (REPOSITORY / name).exists(), line
-    assert set(submit.ENGINES) == {"local", "prism", "flink", "dataflow"}
+    assert set(launch.ENGINES) == {"local", "prism", "flink", "dataflow"}

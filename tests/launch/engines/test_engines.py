@@ -9,9 +9,9 @@ import pytest
 import small_job
 from engine_jobs import TOKENIZE, VOCABULARY, WEB, digests, make, say
 
-from launch.demo_corpus import _write_web
-from pipelines import job
-from tasks.errors import CorpusError, VocabularyError
+from castor.launch.recipes.demo_corpus import _write_web
+from castor.pipelines.execution import job
+from castor.tasks.errors import CorpusError, VocabularyError
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -28,7 +28,14 @@ def jobs(tmp_path_factory):
     job.run(web, quiet=True)
     made["vocabulary"] = make("vocabulary", CORPORA=[web.output], OUTPUT=str(home / "vocabulary"), **VOCABULARY)
     job.run(made["vocabulary"], quiet=True)
-    made["tokenize"] = make("tokenize", NAME="web", CORPUS=web.output, VOCABULARY=str(home / "vocabulary"), OUTPUT=str(home / "tasks"), **TOKENIZE)
+    made["tokenize"] = make(
+        "tokenize",
+        NAME="web",
+        CORPUS=web.output,
+        VOCABULARY=str(home / "vocabulary"),
+        OUTPUT=str(home / "tasks"),
+        **TOKENIZE,
+    )
     job.run(made["tokenize"], quiet=True)
     return {name: (one, digests(one.output)) for name, one in made.items()}
 
@@ -61,4 +68,6 @@ def test_too_many_dead_letters_commit_nothing(engine, tmp_path):
 
 
 def lines(folder: pathlib.Path):
-    return small_job.Job(name="lines", input_root=str(folder / "in"), inputs=("*",), output=str(folder / "out"), num_shards=2)
+    return small_job.Job(
+        name="lines", input_root=str(folder / "in"), inputs=("*",), output=str(folder / "out"), num_shards=2
+    )

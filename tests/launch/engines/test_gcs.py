@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from engine_jobs import TOKENIZE, VOCABULARY, WEB, digests, make, prepare, say
 
-import tasks
-from launch.command import main
-from launch.demo_corpus import _write_web
-from launch.engines.gcs import FakeGcs
-from pipelines import corpus, job, sources
-from tasks import storage, storage_gcs
-from tasks.errors import CacheError, ConfigurationError, CorpusError
+from castor import tasks
+from castor.launch.command import main
+from castor.launch.engines.gcs import FakeGcs
+from castor.launch.recipes.demo_corpus import _write_web
+from castor.pipelines.core import sources
+from castor.pipelines.corpus import corpus
+from castor.pipelines.execution import job
+from castor.tasks.errors import CacheError, ConfigurationError, CorpusError
+from castor.tasks.storage import gcs, storage
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -29,9 +31,9 @@ def bucket(tmp_path_factory):
     before = os.environ.get("CASTOR_CACHE")
     os.environ["CASTOR_CACHE"] = str(tmp_path_factory.mktemp("objects"))
     with emulator.start():
-        storage_gcs._client_of.cache_clear()
+        gcs._client_of.cache_clear()
         yield f"gs://{emulator.bucket}"
-    storage_gcs._client_of.cache_clear()
+    gcs._client_of.cache_clear()
     os.environ.pop("CASTOR_CACHE") if before is None else os.environ.update(CASTOR_CACHE=before)
 
 
@@ -42,9 +44,17 @@ def test_files_are_written_read_listed_and_removed(bucket):
     storage.write_bytes_atomic(f"{root}/a/b.txt", b"castor")
     storage.write_json_atomic(f"{root}/c.json", {"x": 1})
     storage.write_bytes_atomic(f"{root}/empty", b"")
-    assert storage.list_files(root) == ["a", "c.json", "empty"] and sorted(storage.walk(root)) == ["a/b.txt", "c.json", "empty"]
+    assert storage.list_files(root) == ["a", "c.json", "empty"] and sorted(storage.walk(root)) == [
+        "a/b.txt",
+        "c.json",
+        "empty",
+    ]
     assert storage.exists(root) and storage.is_directory(f"{root}/a") and not storage.is_directory(f"{root}/c.json")
-    assert storage.read_bytes(f"{root}/a/b.txt") == b"castor" and storage.size(f"{root}/a/b.txt") == 6 and storage.read_bytes(f"{root}/empty") == b""
+    assert (
+        storage.read_bytes(f"{root}/a/b.txt") == b"castor"
+        and storage.size(f"{root}/a/b.txt") == 6
+        and storage.read_bytes(f"{root}/empty") == b""
+    )
     assert storage.read_json(f"{root}/c.json") == {"x": 1}
     assert storage.sha256(f"{root}/a/b.txt") == hashlib.sha256(b"castor").hexdigest()
     storage.write_bytes_atomic(f"{root}/c.json", b"new")
@@ -145,7 +155,14 @@ def made(bucket, tmp_path_factory):
     job.run(web, quiet=True)
     vocabulary = make("vocabulary", CORPORA=[web.output], OUTPUT=f"{bucket}/vocabulary", **VOCABULARY)
     job.run(vocabulary, quiet=True)
-    tokenize = make("tokenize", NAME="web", CORPUS=web.output, VOCABULARY=vocabulary.output, OUTPUT=f"{bucket}/tasks/web", **TOKENIZE)
+    tokenize = make(
+        "tokenize",
+        NAME="web",
+        CORPUS=web.output,
+        VOCABULARY=vocabulary.output,
+        OUTPUT=f"{bucket}/tasks/web",
+        **TOKENIZE,
+    )
     job.run(tokenize, quiet=True)
     return web, vocabulary, tokenize
 
@@ -167,8 +184,10 @@ def test_jobs_from_a_bucket_into_a_bucket_write_what_they_write_on_disk(made, bu
         assert found == digests(tmp_path / "disk" / name)
     assert not [name for name in storage.walk(bucket) if ".staging" in name]
     assert job.up_to_date(made[0])
-    storage.write_bytes_atomic(f"{bucket}/crawl/pages-00000.warc.gz", storage.read_bytes(f"{bucket}/crawl/pages-00000.warc.gz"))
-    storage_gcs._looks.clear()
+    storage.write_bytes_atomic(
+        f"{bucket}/crawl/pages-00000.warc.gz", storage.read_bytes(f"{bucket}/crawl/pages-00000.warc.gz")
+    )
+    gcs._looks.clear()
     assert not job.up_to_date(made[0])  # another generation
 
 
@@ -176,10 +195,21 @@ def test_dataflows_submission_from_the_command(made, bucket, capsys):
     """The web job's, its inputs listed in the bucket: validated, shown, not sent, and nothing is written."""
     before = sorted(storage.walk(bucket))
     macros = [f"--gin.INPUT_ROOT='{bucket}/crawl'", f"--gin.OUTPUT='{bucket}/elsewhere'", "--gin.INPUTS=['*.warc.gz']"]
-    given = ["--project=a-project", "--region=europe-west4", f"--temp_location={bucket}/tmp", "--sdk_container_image=example/castor:1"]
+    given = [
+        "--project=a-project",
+        "--region=europe-west4",
+        f"--temp_location={bucket}/tmp",
+        "--sdk_container_image=example/castor:1",
+    ]
     assert main(["launch", "dataflow", "web", *macros, *given, "--num_workers=4"]) == 0
     shown = capsys.readouterr().out
-    for part in ("--num_workers=4", "workers: example/castor:1; staged: ", "  extract: ", "  write: ", "valid; nothing was sent"):
+    for part in (
+        "--num_workers=4",
+        "workers: example/castor:1; staged: ",
+        "  extract: ",
+        "  write: ",
+        "valid; nothing was sent",
+    ):
         assert part in shown
     assert sorted(storage.walk(bucket)) == before
 
@@ -192,12 +222,15 @@ def test_batches_out_of_a_bucket(made, bucket, tmp_path):
     for step in (0, 3, 11):
         for name, array in here.batch(step).items():
             np.testing.assert_array_equal(array, there.batch(step)[name])
-        spans = [[dataclasses.replace(span, cache="") for row in batches.lineage(step) for span in row] for batches in (here, there)]
+        spans = [
+            [dataclasses.replace(span, cache="") for row in batches.lineage(step) for span in row]
+            for batches in (here, there)
+        ]
         assert spans[0] == spans[1] and spans[0]
 
 
 def test_a_cache_written_anew_is_told_from_the_one_opened(made, bucket):
-    from tasks.cache_reader import CacheReader
+    from castor.tasks.cache.reader import CacheReader
 
     reader = CacheReader(f"{bucket}/tasks/web")
     assert len(reader.tokens(0))
@@ -213,7 +246,9 @@ def test_a_run_killed_before_its_manifest_is_no_corpus(made, bucket):
     with pytest.raises(CorpusError, match="not finished.*Run the job"):
         list(corpus.read_corpus(f"{bucket}/killed"))
     job.run(dataclasses.replace(made[0], output=f"{bucket}/killed"), quiet=True)
-    assert [d.id for d in corpus.read_corpus(f"{bucket}/killed")] and not [n for n in storage.walk(f"{bucket}/killed") if "staging" in n or "00001.parquet" in n]
+    assert [d.id for d in corpus.read_corpus(f"{bucket}/killed")] and not [
+        n for n in storage.walk(f"{bucket}/killed") if "staging" in n or "00001.parquet" in n
+    ]
 
 
 def test_a_run_whose_model_dir_is_in_a_bucket_goes_on(castor, bucket, tmp_path):

@@ -1,4 +1,4 @@
-"""launch/local.py: several processes give the losses of one; a host that dies is named, the pod starts again; SIGTERM saves."""
+"""launch/engines/local_pod.py: several processes give the losses of one; a host that dies is named, the pod starts again; SIGTERM saves."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from launch import local
-from tasks.errors import ConfigurationError
+from castor.launch.engines import local_pod
+from castor.tasks.errors import ConfigurationError
 
 MESH = {"data": 2, "tensor": 2}
 
@@ -49,7 +49,14 @@ def process_of(host: int, of: int) -> int:
 
 def test_two_hosts_give_the_losses_of_one_process(castor, tmp_path):
     macros = {"TRAIN_STEPS": 4, "BATCH_SIZE": 8, "EVAL_PERIOD": 4}
-    child = castor.start("launch", "local", "--hosts=2", "--devices_per_host=2", "train", *castor.bindings(tmp_path / "pod", MESH=MESH, **macros))
+    child = castor.start(
+        "launch",
+        "local",
+        "--hosts=2",
+        "--devices_per_host=2",
+        "train",
+        *castor.bindings(tmp_path / "pod", MESH=MESH, **macros),
+    )
     _, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     assert "data 2 x tensor 2" in err and err.count("held-out loss") == 1 and "Gloo" not in err
@@ -62,10 +69,14 @@ def test_two_hosts_give_the_losses_of_one_process(castor, tmp_path):
 
 
 def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path):
-    run = castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, BATCH_SIZE=8, MESH=MESH, CHECKPOINT_PERIOD=4, EVAL_PERIOD=0)
+    run = castor.bindings(
+        tmp_path / "m", TRAIN_STEPS=100_000, BATCH_SIZE=8, MESH=MESH, CHECKPOINT_PERIOD=4, EVAL_PERIOD=0
+    )
     child = castor.start("launch", "local", "--hosts=2", "--devices_per_host=2", "--restarts=1", "train", *run)
     wait_for_step(tmp_path / "m", 5, child)
-    wait_until(lambda: whole_checkpoints(tmp_path / "m"), child)  # written while training goes on: before, there is nothing to go on from
+    wait_until(
+        lambda: whole_checkpoints(tmp_path / "m"), child
+    )  # written while training goes on: before, there is nothing to go on from
     os.kill(process_of(1, child.pid), signal.SIGKILL)
     wait_until((tmp_path / "m" / "logs" / "001_host_0.log").exists, child)
     wait_for_step(tmp_path / "m", 1 + max(row["step"] for row in rows(tmp_path / "m")), child)
@@ -73,23 +84,37 @@ def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path
     _, err = child.communicate(timeout=300)
     # The other host may be ended before it sees that its neighbour is gone, or say how it saw it: what is said after that is clean.
     assert child.returncode == 143 and "Traceback" not in err.partition("Starting again")[2], err
-    assert re.search(r"host 1 of 2 was killed by SIGKILL; the others were ended\..*000_host_1\.log\. Starting again; 0 restart", err), err
+    assert re.search(
+        r"host 1 of 2 was killed by SIGKILL; the others were ended\..*000_host_1\.log\. Starting again; 0 restart", err
+    ), err
     reached = len(rows(tmp_path / "m"))
     assert [row["step"] for row in rows(tmp_path / "m")] == list(range(reached))
-    assert f"stopped by a signal after step {reached}, saved" in err and (tmp_path / "m" / f"checkpoint_{reached}").is_dir()
+    assert (
+        f"stopped by a signal after step {reached}, saved" in err
+        and (tmp_path / "m" / f"checkpoint_{reached}").is_dir()
+    )
     went_on_from = [int(step) for step in re.findall(r"steps (\d+) to 100000", err)]
-    assert len(went_on_from) == 2 and went_on_from[0] == 0 and 4 <= went_on_from[1] <= reached and went_on_from[1] % 4 == 0
+    assert (
+        len(went_on_from) == 2 and went_on_from[0] == 0 and 4 <= went_on_from[1] <= reached and went_on_from[1] % 4 == 0
+    )
 
 
 def test_a_host_that_cannot_run_ends_the_pod_and_is_not_started_again(tmp_path):
-    pod = local.Pod(("tasks", "list", "/nowhere"), tmp_path, hosts=2, restarts=3)
-    with pytest.raises(local.HostFailure, match=r"host \d of 2 ended with code 2.*does not know --coordinator.*000_host_\d\.log"):
-        local.run_pod(pod)
+    pod = local_pod.Pod(("tasks", "list", "/nowhere"), tmp_path, hosts=2, restarts=3)
+    with pytest.raises(
+        local_pod.HostFailure, match=r"host \d of 2 ended with code 2.*does not know --coordinator.*000_host_\d\.log"
+    ):
+        local_pod.run_pod(pod)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000_host_0.log", "000_host_1.log"]
 
 
 def test_a_port_is_held_for_the_coordinator_alone():
-    with local.reserved_port() as first, local.reserved_port() as second, socket.socket() as other, socket.socket() as coordinator:
+    with (
+        local_pod.reserved_port() as first,
+        local_pod.reserved_port() as second,
+        socket.socket() as other,
+        socket.socket() as coordinator,
+    ):
         assert first != second
         with pytest.raises(OSError):
             other.bind(("127.0.0.1", first))
@@ -106,4 +131,4 @@ def test_bad_use(castor, tmp_path):
     code, _, err = castor("launch", "flink", "train", *castor.bindings(tmp_path / "m"))
     assert code == 2 and "castor launch local --hosts=N train" in err
     with pytest.raises(ConfigurationError, match="devices_per_host = 0"):
-        local.Pod((), tmp_path, hosts=2, devices_per_host=0)
+        local_pod.Pod((), tmp_path, hosts=2, devices_per_host=0)

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from launch.engines import harness, packages
-from launch.engines.processes import EngineError, Server, free_ports, listens, running, tool, workspace
+from castor.launch.engines import harness, packages
+from castor.launch.engines.processes import EngineError, Server, free_ports, listens, running, tool, workspace
 
 
 def alive(pid: int) -> bool:
@@ -40,7 +40,7 @@ def test_a_server_is_ended_with_its_children(tmp_path):
 
 def test_a_server_does_not_outlive_a_killed_launcher(tmp_path):
     program = (
-        "import pathlib, sys, time; from launch.engines.processes import Server; "
+        "import pathlib, sys, time; from castor.launch.engines.processes import Server; "
         "print(Server('sleeper', ['sleep', '600'], pathlib.Path(sys.argv[1])).pid, flush=True); time.sleep(600)"
     )
     launcher = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -108,5 +108,7 @@ def test_a_worker_finds_what_the_launcher_finds(tmp_path):
     _, configuration = harness.process_options(tmp_path)
     script = (tmp_path / "harness.sh").read_text()
     assert str(tmp_path / "harness.sh") in configuration and sys.executable in script and f"cd {os.getcwd()}" in script
-    done = subprocess.run([tmp_path / "harness.sh", "--id=1", "--bad"], capture_output=True, text=True, cwd="/", timeout=100, check=False)
+    done = subprocess.run(
+        [tmp_path / "harness.sh", "--id=1", "--bad"], capture_output=True, text=True, cwd="/", timeout=100, check=False
+    )
     assert done.returncode and "No module named" not in done.stderr

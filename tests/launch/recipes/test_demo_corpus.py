@@ -6,13 +6,17 @@ import tarfile
 
 import pytest
 
-from launch.demo_corpus import DemoCorpus
+from castor.launch.recipes.demo_corpus import DemoCorpus
 
 SMALL = DemoCorpus(images=4, sounds=5, clips=2, pages=6)
 
 
 def checksums(folder: pathlib.Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,13 @@ def made(tmp_path_factory) -> pathlib.Path:
 
 def test_it_is_the_same_each_time_and_made_once(made, tmp_path):
     items = SMALL.make(str(tmp_path / "a"))
-    assert items["image"] == 4 and items["audio"] == 5 and items["video"] == 2 and items["web"] == 8 and items["code"] > 100
+    assert (
+        items["image"] == 4
+        and items["audio"] == 5
+        and items["video"] == 2
+        and items["web"] == 8
+        and items["code"] > 100
+    )
     assert checksums(tmp_path / "a") == checksums(made)
     before = (tmp_path / "a" / "corpus.json").stat().st_mtime_ns
     assert SMALL.make(str(tmp_path / "a")) == items

@@ -5,16 +5,23 @@ import pathlib
 
 import pytest
 
-from launch import recipes
-from launch.recipes import Recipe, Stage
-from tasks.errors import CastorError, ConfigurationError
+from castor.launch.recipes import recipes
+from castor.launch.recipes.recipes import Recipe, Stage
+from castor.tasks.errors import CastorError, ConfigurationError
 
 SMALL = {f"launch.demo_corpus.DemoCorpus.{kind}": 1 for kind in ("images", "sounds", "clips", "pages")}
 
 
 def corpus_stage(name: str, needs=(), **bindings) -> Stage:
     """A real stage that takes a second: a demo corpus of one item a kind."""
-    return Stage(name, ("demo", "--corpus_only", "--output={OUTPUT}/" + name), "{OUTPUT}/" + name, (), {**SMALL, **bindings}, needs)
+    return Stage(
+        name,
+        ("demo", "--corpus_only", "--output={OUTPUT}/" + name),
+        "{OUTPUT}/" + name,
+        (),
+        {**SMALL, **bindings},
+        needs,
+    )
 
 
 def make(tmp_path: pathlib.Path, *stages: Stage) -> Recipe:
@@ -53,7 +60,7 @@ def test_a_failing_stage_stops_what_needs_it_and_says_why(tmp_path, capsys):
     outcomes = recipes.run(make(tmp_path, bad, corpus_stage("after", needs=("bad",))))
     assert states(outcomes) == {"bad": "failed"}
     assert outcomes[0].exit_code == 2
-    from launch.run import _explain
+    from castor.launch.commands.run import _explain
 
     with pytest.raises(CastorError, match=r"stage bad: .*pictures"):
         _explain(outcomes[0])
@@ -90,7 +97,9 @@ def test_malformed_recipes_are_refused(tmp_path):
 
 
 def test_variables_fill_strings_and_keep_types(tmp_path):
-    stage = Stage("s", ("train", "--x={OUTPUT}/y"), "{OUTPUT}/m", (), {"TRAIN_STEPS": "{STEPS}", "INPUTS": ["{OUTPUT}/*"]})
+    stage = Stage(
+        "s", ("train", "--x={OUTPUT}/y"), "{OUTPUT}/m", (), {"TRAIN_STEPS": "{STEPS}", "INPUTS": ["{OUTPUT}/*"]}
+    )
     (filled,) = Recipe("t", (stage,), {"OUTPUT": "o", "STEPS": 7}).resolved()
     assert filled.command == ("train", "--x=o/y") and filled.bindings == {"TRAIN_STEPS": 7, "INPUTS": ["o/*"]}
     assert recipes.command_line(filled) == ["train", "--x=o/y", "--gin.TRAIN_STEPS=7", "--gin.INPUTS=['o/*']"]
@@ -104,7 +113,14 @@ def test_a_data_stage_is_up_to_date_while_inputs_and_configuration_are_as_its_ma
     (raw / "repo" / "one.py").write_text("def one():\n    return 1\n" * 20)
 
     def recipe(**bindings):
-        said = {"NAME": "code", "INPUT_ROOT": str(raw), "INPUTS": ["*"], "OUTPUT": "{OUTPUT}/code", "NUM_SHARDS": 1, "DEAD_LETTER_THRESHOLD": 1.0} | bindings
+        said = {
+            "NAME": "code",
+            "INPUT_ROOT": str(raw),
+            "INPUTS": ["*"],
+            "OUTPUT": "{OUTPUT}/code",
+            "NUM_SHARDS": 1,
+            "DEAD_LETTER_THRESHOLD": 1.0,
+        } | bindings
         return make(tmp_path, Stage("code", ("data", "code"), "{OUTPUT}/code", ("pipelines/code.gin",), said))
 
     first = recipes.run(recipe())
@@ -117,18 +133,24 @@ def test_a_data_stage_is_up_to_date_while_inputs_and_configuration_are_as_its_ma
 
 def test_the_report_is_written_from_what_is_there(tmp_path):
     """Manifests, metrics and samples in; every name escaped; parts that are missing left out."""
-    from launch import report
+    from castor.launch.reports import report
 
     out = tmp_path / "out"
     (out / "corpora" / "web").mkdir(parents=True)
     funnel = {"read": 5, "kept": 3, "rejected": {"rule.<b>": 1}, "duplicates": {}, "dead_letters": {"read.cut": 1}}
     (out / "corpora" / "web" / "manifest.json").write_text(json.dumps({"name": "web", "funnel": funnel}))
     (out / "model").mkdir()
-    lines = [{"step": 0, "loss": 5.0, "loss/web": 5.0}, {"step": 1, "loss": 4.0, "loss/web": 4.0}, {"step": 1, "loss": 3.0, "loss/web": 3.0}]
+    lines = [
+        {"step": 0, "loss": 5.0, "loss/web": 5.0},
+        {"step": 1, "loss": 4.0, "loss/web": 4.0},
+        {"step": 1, "loss": 3.0, "loss/web": 3.0},
+    ]
     (out / "model" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (out / "samples").mkdir()
     (out / "samples" / "samples.json").write_text(json.dumps([{"prompt": "<script>", "text": "said & done"}]))
     page = report.write(make(tmp_path, corpus_stage("a"))).read_text()
-    assert "rule.&lt;b&gt;" in page and "<script>" not in page and "&lt;script&gt;" in page and "said &amp; done" in page
+    assert (
+        "rule.&lt;b&gt;" in page and "<script>" not in page and "&lt;script&gt;" in page and "said &amp; done" in page
+    )
     assert report.curves(out / "model" / "metrics.jsonl") == [report.Curve("web", (0, 1), (5.0, 3.0))]
     assert "<polyline" in page and "Vocabulary" not in page

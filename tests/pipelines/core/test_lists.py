@@ -3,13 +3,13 @@
 import gzip
 
 import pytest
+import small_job
 from hypothesis import given
 from hypothesis import strategies as st
 
-import small_job
-from pipelines import lists
-from pipelines.filters import url_lists
-from tasks.errors import ConfigurationError
+from castor.pipelines.core import lists
+from castor.pipelines.filters import url_lists
+from castor.tasks.errors import ConfigurationError
 
 
 def test_lines(tmp_path):

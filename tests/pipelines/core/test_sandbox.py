@@ -10,9 +10,9 @@ import psutil
 import pytest
 import small_job
 
-from pipelines.document import BadInput, Document, document_id
-from pipelines.functions import Chain
-from pipelines.sandbox import Child, Sandbox, SandboxError
+from castor.pipelines.core.functions import Chain
+from castor.pipelines.core.sandbox import Child, Sandbox, SandboxError
+from castor.pipelines.document import BadInput, Document, document_id
 
 
 def document(text, data=None):
@@ -47,7 +47,8 @@ def test_cpu_limit_reaches_python_and_c(child, how):
 
 
 @pytest.mark.parametrize(
-    "how, error", [("segfault", "crash:SIGSEGV"), ("exit", "crash:exit"), ("eat", "memory"), ("recurse", "exception:RecursionError")]
+    "how, error",
+    [("segfault", "crash:SIGSEGV"), ("exit", "crash:exit"), ("eat", "memory"), ("recurse", "exception:RecursionError")],
 )
 def test_crash_memory_and_recursion(child, how, error):
     for _ in range(2):
@@ -96,9 +97,13 @@ def test_child_dies_with_a_killed_parent():
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 20
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+    while (
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # PID 1 of a container may not reap
+    assert (
+        not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    )  # PID 1 of a container may not reap
 
 
 def test_function_that_cannot_be_loaded_is_our_fault(monkeypatch, tmp_path):

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import corpus, dead_letters
-from pipelines.document import DeadLetter, Document, Rejection, document_id
-from pipelines.funnel import Funnel, total
-from tasks import hashing
-from tasks.errors import CorpusError
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.funnel import Funnel, total
+from castor.pipelines.corpus import corpus
+from castor.pipelines.document import DeadLetter, Document, Rejection, document_id
+from castor.tasks import hashing
+from castor.tasks.errors import CorpusError
 
 
 def document(number, text="text", data=None, **metadata):
@@ -49,7 +50,10 @@ def test_order_of_arrival_leaves_no_trace(tmp_path):
 
 def test_shard_entry_counts_everything(tmp_path):
     entry, staging = write(
-        tmp_path, [*MIXED, MIXED[0]], [(MIXED[3].id, "exact"), (MIXED[3].id, "near"), (MIXED[4].id, "near")], keep_rejects=True
+        tmp_path,
+        [*MIXED, MIXED[0]],
+        [(MIXED[3].id, "exact"), (MIXED[3].id, "near"), (MIXED[4].id, "near")],
+        keep_rejects=True,
     )
     funnel = Funnel.from_json(entry["funnel"])
     assert funnel.adds_up and funnel.kept == 49
@@ -98,22 +102,27 @@ def commit(directory, documents, num_shards=3):
 
 
 def test_written_is_read_in_order_of_id(tmp_path):
-    documents = [document(i, f"text {i}", bytes([i]), language="de", nested={"b": [1, None], "a": 0.5}) for i in range(40)]
+    documents = [
+        document(i, f"text {i}", bytes([i]), language="de", nested={"b": [1, None], "a": 0.5}) for i in range(40)
+    ]
     commit(tmp_path, documents)
     assert list(corpus.read_corpus(str(tmp_path))) == sorted(documents, key=lambda d: d.id)
-    assert [d for uri in corpus.CorpusSource(str(tmp_path)).files() for d in corpus.CorpusSource(str(tmp_path)).read(uri)] == list(
-        corpus.read_corpus(str(tmp_path))
-    )
+    assert [
+        d for uri in corpus.CorpusSource(str(tmp_path)).files() for d in corpus.CorpusSource(str(tmp_path)).read(uri)
+    ] == list(corpus.read_corpus(str(tmp_path)))
 
 
 def test_pandas_and_duckdb_open_it(tmp_path):
     duckdb, pandas = pytest.importorskip("duckdb"), pytest.importorskip("pandas")
     commit(tmp_path, [document(i, f"text {i}", language="de") for i in range(40)])
-    assert duckdb.sql(f"select count(*), min(json_extract_string(metadata, '$.language')) from '{tmp_path}/*.parquet'").fetchall() == [
-        (40, "de")
-    ]
+    assert duckdb.sql(
+        f"select count(*), min(json_extract_string(metadata, '$.language')) from '{tmp_path}/*.parquet'"
+    ).fetchall() == [(40, "de")]
     frame = pandas.concat(pandas.read_parquet(p) for p in sorted(tmp_path.glob("*.parquet")))
-    assert list(frame.columns) == ["id", "source", "modality", "text", "bytes", "metadata"] and frame.id.is_monotonic_increasing
+    assert (
+        list(frame.columns) == ["id", "source", "modality", "text", "bytes", "metadata"]
+        and frame.id.is_monotonic_increasing
+    )
     assert json.loads(frame.metadata.iloc[0]) == {"language": "de"}
 
 

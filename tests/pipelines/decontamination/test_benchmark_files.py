@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from pipelines.benchmark_files import BBH, GSM8K, HUMANEVAL, MGSM, Benchmark, paths, read
-from tasks.errors import ConfigurationError, CorpusError
+from castor.pipelines.decontamination.benchmark_files import BBH, GSM8K, HUMANEVAL, MGSM, Benchmark, paths, read
+from castor.tasks.errors import ConfigurationError, CorpusError
 
 
 def passages(folder, benchmark):
@@ -14,24 +14,34 @@ def passages(folder, benchmark):
 
 
 def test_public_formats(tmp_path):
-    (tmp_path / "gsm8k_test.jsonl").write_text(json.dumps({"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}) + "\n")
+    (tmp_path / "gsm8k_test.jsonl").write_text(
+        json.dumps({"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}) + "\n"
+    )
     assert passages(tmp_path, GSM8K) == [
         ("gsm8k_test", 0, "question", "How many?"),
         ("gsm8k_test", 0, "answer", "2 + 2 = <<2+2=4>>4\n#### 4"),
         ("gsm8k_test", 0, "plain", "2 + 2 = 4\n#### 4"),
     ]
     (tmp_path / "mgsm_de.tsv").write_text('Wie "viele?\t4\nUnd nun?\t5\n')
-    assert passages(tmp_path, MGSM) == [("mgsm_de", 0, "question", 'Wie "viele?'), ("mgsm_de", 1, "question", "Und nun?")]
+    assert passages(tmp_path, MGSM) == [
+        ("mgsm_de", 0, "question", 'Wie "viele?'),
+        ("mgsm_de", 1, "question", "Und nun?"),
+    ]
     task = {"prompt": "def f():\n", "canonical_solution": "    return 1\n", "test": "assert f()"}
     (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(json.dumps(task).encode()))
     assert [p[2:] for p in passages(tmp_path, HUMANEVAL)] == [("question", "def f():\n"), ("answer", "    return 1\n")]
     examples = {"canary": "x", "examples": [{"input": "Which?\nOptions:\n(A) this\n(B) that", "target": "(A)"}]}
     (tmp_path / "bbh_x.json").write_text(json.dumps(examples))
-    assert [p[2:] for p in passages(tmp_path, BBH)] == [("question", "Which?"), ("choices", "Which?\n\nOptions:\n(A) this\n(B) that")]
+    assert [p[2:] for p in passages(tmp_path, BBH)] == [
+        ("question", "Which?"),
+        ("choices", "Which?\n\nOptions:\n(A) this\n(B) that"),
+    ]
 
 
 def test_declared_formats(tmp_path):
-    (tmp_path / "m.jsonl").write_text(json.dumps({"stem": {"text": "Why?"}, "choices": {"text": ["yes", "no"], "label": ["A", "B"]}}) + "\n\n")
+    (tmp_path / "m.jsonl").write_text(
+        json.dumps({"stem": {"text": "Why?"}, "choices": {"text": ["yes", "no"], "label": ["A", "B"]}}) + "\n\n"
+    )
     declared = Benchmark("m", ("m.jsonl",), question=("stem.text",), choices=("choices.text",))
     assert [p[2:] for p in passages(tmp_path, declared)] == [("question", "Why?"), ("choices", "Why?\nyes\nno")]
     (tmp_path / "c.csv").write_text('q,a\n"one, two",3\n')

@@ -4,13 +4,16 @@ import dataclasses
 import json
 
 import pytest
-from test_contamination import CHINESE, QUESTION, filler
+from benchmark_questions import CHINESE, QUESTION, filler
 
-from pipelines import code, contamination_report, corpus, image, job, web
-from pipelines.benchmark_files import Benchmark
-from pipelines.decontamination import Decontaminate
-from pipelines.document import Document, Rejection
-from tasks.errors import ConfigurationError
+from castor.pipelines import code, image, web
+from castor.pipelines.corpus import corpus
+from castor.pipelines.decontamination import report as contamination_report
+from castor.pipelines.decontamination.benchmark_files import Benchmark
+from castor.pipelines.decontamination.decontaminate import Decontaminate
+from castor.pipelines.document import Document, Rejection
+from castor.pipelines.execution import job
+from castor.tasks.errors import ConfigurationError
 
 HOSTILE = f"<script>alert(1)</script> {QUESTION} <img src=x>"
 
@@ -44,7 +47,9 @@ def test_cut(step):
     before, after = filler(100), filler(100, 1)
     kept = cut(document(f"{before} {QUESTION} {after}"))
     pieces = kept.text.split("\n\n")
-    assert before.startswith(pieces[0]) and after.endswith(pieces[1]) and kept.metadata["contamination"]["action"] == "cut"
+    assert (
+        before.startswith(pieces[0]) and after.endswith(pieces[1]) and kept.metadata["contamination"]["action"] == "cut"
+    )
     assert all(0 <= len(whole) - len(piece) - 200 < 12 for whole, piece in zip((before, after), pieces))
     assert {w for piece in pieces for w in piece.split()} <= {*before.split(), *after.split()}  # no word is cut in two
     assert isinstance(cut(document(QUESTION)), Rejection)
@@ -65,7 +70,14 @@ def test_configuration_is_checked(step):
 def test_in_a_job_with_its_report(step, tmp_path):
     texts = [filler(200), f"{filler(100)} {HOSTILE}", f"{QUESTION} {filler(80)}", filler(150, 3)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    made = web.Job(name="w", input_root=str(tmp_path), inputs=("in.jsonl",), output=str(tmp_path / "out"), num_shards=3, filters=(step,))
+    made = web.Job(
+        name="w",
+        input_root=str(tmp_path),
+        inputs=("in.jsonl",),
+        output=str(tmp_path / "out"),
+        num_shards=3,
+        filters=(step,),
+    )
     manifest = job.run(made, quiet=True)
     assert manifest["funnel"]["kept"] == 2 and manifest["funnel"]["rejected"] == {"decontamination.ferry": 2}
     report = json.loads((tmp_path / "out" / "contamination.json").read_text())
@@ -75,17 +87,27 @@ def test_in_a_job_with_its_report(step, tmp_path):
     }  # fmt: skip
     assert [p["item"] for p in row["passages"]] == ["ferry_test/0"] * 2
     page, card = ((tmp_path / "out" / name).read_text() for name in ("contamination.html", "card.html"))
-    assert "built-in" not in page + card and "<script>" not in page and "ferry_test/0 question" in page and "contamination.html" in card
+    assert (
+        "built-in" not in page + card
+        and "<script>" not in page
+        and "ferry_test/0 question" in page
+        and "contamination.html" in card
+    )
     one = dataclasses.replace(made, num_shards=1, output=str(tmp_path / "one"))
     job.run(one, quiet=True)
-    assert (tmp_path / "one" / "contamination.json").read_bytes() == (tmp_path / "out" / "contamination.json").read_bytes()
+    assert (tmp_path / "one" / "contamination.json").read_bytes() == (
+        tmp_path / "out" / "contamination.json"
+    ).read_bytes()
 
     assert job.up_to_date(made)
     with open(tmp_path / "eval" / "ferry_test.jsonl", "a") as file:
         file.write(json.dumps({"question": "Another one."}) + "\n")
     assert not job.up_to_date(made)
     job.run(dataclasses.replace(made, filters=()), quiet=True)
-    assert not (tmp_path / "out" / "contamination.json").exists() and "Benchmarks" not in (tmp_path / "out" / "card.html").read_text()
+    assert (
+        not (tmp_path / "out" / "contamination.json").exists()
+        and "Benchmarks" not in (tmp_path / "out" / "card.html").read_text()
+    )
 
 
 def test_code_and_captions_take_it_too(step, tmp_path):
@@ -94,11 +116,15 @@ def test_code_and_captions_take_it_too(step, tmp_path):
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "a.py").write_text(f'def f():\n    """{QUESTION}"""\n    return 1\n')
     (tmp_path / "repo" / "b.py").write_text("def g():\n    return 2\n")
-    made = code.Job(name="c", input_root=str(tmp_path), inputs=("repo/**",), output=str(tmp_path / "code"), filters=(step,))
+    made = code.Job(
+        name="c", input_root=str(tmp_path), inputs=("repo/**",), output=str(tmp_path / "code"), filters=(step,)
+    )
     assert job.run(made, quiet=True)["funnel"]["rejected"] == {"decontamination.ferry": 1}
     Image.new("RGB", (300, 300)).save(tmp_path / "repo" / "p.png")
     (tmp_path / "repo" / "p.txt").write_text(QUESTION.upper())
-    made = image.Job(name="i", input_root=str(tmp_path), inputs=("repo/p.*",), output=str(tmp_path / "image"), rules=(step,))
+    made = image.Job(
+        name="i", input_root=str(tmp_path), inputs=("repo/p.*",), output=str(tmp_path / "image"), rules=(step,)
+    )
     assert job.run(made, quiet=True)["funnel"]["rejected"] == {"decontamination.ferry": 1}
 
 
@@ -122,8 +148,7 @@ def test_passages_of_a_report_are_bounded(step):
 
 def test_gin_file(step, tmp_path):
     import gin
-
-    from tasks import configuration
+    from castor.tasks import configuration
 
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": f"{filler(100)} {QUESTION}"}) + "\n")
     values = (

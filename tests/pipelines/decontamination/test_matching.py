@@ -5,28 +5,15 @@ import re
 
 import numpy as np
 import pytest
+from benchmark_questions import CHINESE, QUESTION, SHORT, TOO_SHORT, WORDS, filler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import contamination
-from pipelines.benchmark_files import Passage
-from pipelines.benchmark_index import Index, Seeds
-from pipelines.contamination import Thresholds, find
-from pipelines.view import TextView
-
-QUESTION = (
-    "A ferryman carries 14 goats across the river on Monday and twice as many on each later weekday. Every goat pays him a copper coin, and "
-    "the toll keeper takes a third of the coins each evening. How many coins has the ferryman kept by Friday night?"
-)
-CHINESE = "\u8239\u592b\u661f\u671f\u4e00\u8fd0\u4e86\u5341\u56db\u53ea\u5c71\u7f8a\u8fc7\u6cb3\uff0c\u4e4b\u540e\u6bcf\u5929\u8fd0\u7684\u5c71\u7f8a\u662f\u524d\u4e00\u5929\u7684\u4e24\u500d\u3002\u6bcf\u53ea\u5c71\u7f8a\u4ed8\u4ed6\u4e00\u679a\u94dc\u5e01\uff0c\u5b88\u6865\u4eba\u665a\u4e0a\u62ff\u8d70\u4e09\u5206\u4e4b\u4e00\u3002\u4ed6\u4e00\u5171\u7559\u4e0b\u591a\u5c11\u94dc\u5e01\uff1f"  # noqa: E501
-SHORT = "Did the goalkeeper dribble past seven midfielders before lunch?"
-TOO_SHORT = "What is the capital of France?"
-WORDS = "the of a library book and in reader shelf with was old long it which house garden letter from evening street to had been".split()
-
-
-def filler(count, seed=0):
-    rng = random.Random(seed)
-    return " ".join(rng.choice(WORDS) for _ in range(count))
+from castor.pipelines.decontamination import matching
+from castor.pipelines.decontamination.benchmark_files import Passage
+from castor.pipelines.decontamination.benchmark_index import Index, Seeds
+from castor.pipelines.decontamination.matching import Thresholds, find
+from castor.pipelines.text.tokenized_text import TextView
 
 
 def passage(text, number=0, part="question", file="b"):
@@ -54,12 +41,16 @@ def replaced(text, share, seed=0):
     return " ".join(tokens)
 
 
-@pytest.mark.parametrize("change", [str, str.upper, lambda t: re.sub(r"[.,?]", " ~ ", t), lambda t: t.replace(" ", "\n\n")])
+@pytest.mark.parametrize(
+    "change", [str, str.upper, lambda t: re.sub(r"[.,?]", " ~ ", t), lambda t: t.replace(" ", "\n\n")]
+)
 @pytest.mark.parametrize("text, number", [(QUESTION, 0), (CHINESE, 1), (SHORT, 2)])
 def test_the_same_words_are_a_copy_whatever_their_dress(index, text, number, change):
     page = planted(change(text))
     [match] = found(index, page)
-    assert match.entry.number == number and match.coverage == 1.0 and match.kind == ("whole" if number == 2 else "ngram")
+    assert (
+        match.entry.number == number and match.coverage == 1.0 and match.kind == ("whole" if number == 2 else "ngram")
+    )
     assert TextView(page[match.begin : match.end]).token_hashes.tolist() == TextView(text).token_hashes.tolist()
 
 
@@ -81,7 +72,9 @@ def test_words_left_out_and_put_in(index):
 
 def test_clean_text_stays_clean(index):
     assert not found(index, filler(3000))
-    assert not found(index, "How many goats has the ferryman? A copper coin for the toll keeper of the river, by Friday night.")
+    assert not found(
+        index, "How many goats has the ferryman? A copper coin for the toll keeper of the river, by Friday night."
+    )
     assert not found(index, planted(TOO_SHORT)) and not found(index, "") and not found(index, "goat")
     shuffled = QUESTION.split(" ")
     random.Random(0).shuffle(shuffled)
@@ -130,7 +123,9 @@ def test_phrases_of_a_file_are_no_evidence():
     """The instructions that every item begins with say nothing; what is an item's own does."""
     instructions = "The following paragraphs each describe a set of five objects arranged in a fixed order and the statements are consistent"
     birds = "owl raven falcon robin quail heron stork crane gull".split()
-    items = [passage(" ".join([instructions, filler(8, 100 + i), *(f"{bird}{i}" for bird in birds)]), i) for i in range(20)]
+    items = [
+        passage(" ".join([instructions, filler(8, 100 + i), *(f"{bird}{i}" for bird in birds)]), i) for i in range(20)
+    ]
     index = Index(items)
     assert not found(index, planted(instructions))
     matches = found(index, planted(items[7].text))
@@ -178,7 +173,7 @@ def test_thai_counts_by_four():
 @given(st.lists(st.integers(0, 5), max_size=14), st.lists(st.integers(0, 5), max_size=14))
 def test_alignment_is_a_longest_common_subsequence(one, other):
     a, b = np.array(one, np.uint64), np.array(other, np.uint64)
-    ours, theirs = contamination._align(a, b)
+    ours, theirs = matching._align(a, b)
     assert (a[ours] == b[theirs]).all() and (np.diff(ours) > 0).all() and (np.diff(theirs) > 0).all()
     lengths = np.zeros((len(one) + 1, len(other) + 1), int)
     for i, x in enumerate(one):

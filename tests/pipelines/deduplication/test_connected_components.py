@@ -9,9 +9,9 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import components
-from pipelines.components import ConnectedComponents
-from tasks.errors import ConfigurationError
+from castor.pipelines.deduplication import connected_components
+from castor.pipelines.deduplication.connected_components import ConnectedComponents
+from castor.tasks.errors import ConfigurationError
 
 
 def union_find(edges):
@@ -29,7 +29,10 @@ def union_find(edges):
     members = {}
     for node in parent:
         members.setdefault(root(node), []).append(node)
-    return sorted([(n, r, 0) for r, nodes in members.items() for n in nodes if n != r] + [(r, b"", len(nodes)) for r, nodes in members.items()])
+    return sorted(
+        [(n, r, 0) for r, nodes in members.items() for n in nodes if n != r]
+        + [(r, b"", len(nodes)) for r, nodes in members.items()]
+    )
 
 
 def name(number):
@@ -54,13 +57,21 @@ def by_hand(edges, rounds):
     def star(function, pairs):
         return [pair for g in group(pairs) for pair in function(g)]
 
-    edges = star(components._small_star, edges)
+    edges = star(connected_components._small_star, edges)
     for _ in range(rounds):
-        edges = star(components._large_star, [pair for edge in edges for pair in components._both_ways(edge)])
-        edges = star(components._small_star, edges)
-    combine = components._Place()
-    placed = [(node, combine.merge_accumulators(values)) for node, values in group([end for edge in edges for end in components._ends(edge)])]
-    return sorted(components._at_rest((node, combine.extract_output(value)), rounds, "x.rounds") for node, value in placed)
+        edges = star(
+            connected_components._large_star, [pair for edge in edges for pair in connected_components._both_ways(edge)]
+        )
+        edges = star(connected_components._small_star, edges)
+    combine = connected_components._Place()
+    placed = [
+        (node, combine.merge_accumulators(values))
+        for node, values in group([end for edge in edges for end in connected_components._ends(edge)])
+    ]
+    return sorted(
+        connected_components._at_rest((node, combine.extract_output(value)), rounds, "x.rounds")
+        for node, value in placed
+    )
 
 
 pairs = st.tuples(st.integers(0, 40), st.integers(0, 40))
@@ -100,7 +111,9 @@ def graph():
     chain = list(range(1000, 1040))
     chance.shuffle(chain)
     star = [(2000, 2000 + i) for i in range(1, 300)]
-    return directed([(chance.randrange(300), chance.randrange(300)) for _ in range(200)] + list(zip(chain, chain[1:])) + star + star)
+    return directed(
+        [(chance.randrange(300), chance.randrange(300)) for _ in range(200)] + list(zip(chain, chain[1:])) + star + star
+    )
 
 
 def test_on_a_runner(graph):
@@ -114,4 +127,8 @@ def test_on_a_runner(graph):
 def test_too_few_rounds_on_a_runner(graph):
     with pytest.raises(Exception, match=r"do not come to rest in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"):
         with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-            pipeline | beam.Create(graph).with_output_types(tuple[bytes, bytes]) | ConnectedComponents(1, "minhash.MinHash.rounds")
+            (
+                pipeline
+                | beam.Create(graph).with_output_types(tuple[bytes, bytes])
+                | ConnectedComponents(1, "minhash.MinHash.rounds")
+            )

@@ -9,13 +9,15 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 
-from pipelines import corpus, duplicates_table, job
-from pipelines.deduplication import Deduplicate, ExactDuplicates
-from pipelines.document import Document, document_id
-from pipelines.duplicates import ByText, ByUrl, Longest, Newest, text_key
-from pipelines.filters.c4_lines import SharedLines
-from pipelines.minhash import MinHash
-from tasks.errors import ConfigurationError
+from castor.pipelines.corpus import corpus
+from castor.pipelines.deduplication import duplicates_table
+from castor.pipelines.deduplication.deduplicate import Deduplicate, ExactDuplicates
+from castor.pipelines.deduplication.minhash import MinHash
+from castor.pipelines.deduplication.rules import ByText, ByUrl, Longest, Newest, text_key
+from castor.pipelines.deduplication.shared_lines import SharedLines
+from castor.pipelines.document import Document, document_id
+from castor.pipelines.execution import job
+from castor.tasks.errors import ConfigurationError
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 SENTENCE = "the quick brown fox jumps over the lazy dog and runs away from the seven angry bears of the north"
@@ -70,34 +72,54 @@ def texts(tmp_path_factory):
     root = tmp_path_factory.mktemp("texts")
     words = [f"word{i * i % 97}x{i}" for i in range(200)]
     rows = [{"text": " ".join(words), "url": f"http://a.org/{i}"} for i in range(3)]
-    rows += [{"text": " ".join(words[k:] + [f"new{i}" for i in range(k)]), "url": f"http://b.org/{k}"} for k in range(0, 40, 2)]
-    rows += [{"text": f"page {k} of the same address " + "and " * k + "so on", "url": "https://www.c.org/?ref=" + str(k)} for k in range(3)]
-    rows += [{"text": " ".join(f"other{k}y{i}" for i in range(120)) + "\nA line at the foot.", "url": f"http://d.org/{k}"} for k in range(40)]
+    rows += [
+        {"text": " ".join(words[k:] + [f"new{i}" for i in range(k)]), "url": f"http://b.org/{k}"}
+        for k in range(0, 40, 2)
+    ]
+    rows += [
+        {"text": f"page {k} of the same address " + "and " * k + "so on", "url": "https://www.c.org/?ref=" + str(k)}
+        for k in range(3)
+    ]
+    rows += [
+        {"text": " ".join(f"other{k}y{i}" for i in range(120)) + "\nA line at the foot.", "url": f"http://d.org/{k}"}
+        for k in range(40)
+    ]
     for half in range(2):
         (root / f"{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[half::2]))
     return root
 
 
 def run(texts, output, beam_args=(), **changes):
-    made = duplicates_job.Job(name="d", input_root=str(texts), inputs=("*",), output=str(output), **{"num_shards": 3, **changes})
+    made = duplicates_job.Job(
+        name="d", input_root=str(texts), inputs=("*",), output=str(output), **{"num_shards": 3, **changes}
+    )
     return job.run(made, beam_args, quiet=True)
 
 
 def files_of(directory):
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(directory)): p.read_bytes() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()
+    }
 
 
 def test_job_funnel_table_and_equal_bytes(texts, tmp_path):
     lines = SharedLines(min_sentences=0)
     manifest = run(texts, tmp_path / "one", lines=lines)
-    assert manifest["funnel"]["duplicates"] == {"exact": 3, "near": 19, "url": 2} and manifest["funnel"]["kept"] == 66 - 24
+    assert (
+        manifest["funnel"]["duplicates"] == {"exact": 3, "near": 19, "url": 2} and manifest["funnel"]["kept"] == 66 - 24
+    )
     assert manifest["clusters"] == {"exact": {"4": 1}, "near": {"16": 1}, "url": {"2": 1}}
     kept = {d.id: d for d in corpus.read_corpus(str(tmp_path / "one"))}
     rows = list(duplicates_table.read(str(tmp_path / "one")))
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows) and len(rows) == 24
     for row in rows:
         steps = duplicates_table.survivor_of(rows, row["id"])
-        assert row["id"] not in kept and steps[-1][1] in kept and steps[0][0] == row["kind"] and row["url"].startswith("http")
+        assert (
+            row["id"] not in kept
+            and steps[-1][1] in kept
+            and steps[0][0] == row["kind"]
+            and row["url"].startswith("http")
+        )
     assert duplicates_table.survivor_of(rows, next(iter(kept))) == []
     assert sum("at the foot" in d.text for d in kept.values()) == 1
     run(texts, tmp_path / "two", TWO_WORKERS, lines=lines)
@@ -107,7 +129,9 @@ def test_job_funnel_table_and_equal_bytes(texts, tmp_path):
 def test_who_stays_is_configuration(texts, tmp_path):
     run(texts, tmp_path / "out", duplicates=(MinHash(keep=Longest(), bands=40, rows=3),))
     near = max((d for d in corpus.read_corpus(str(tmp_path / "out")) if "word" in d.text), key=lambda d: len(d.text))
-    lengths = [len(json.loads(line)["text"]) for p in texts.iterdir() for line in p.read_text().splitlines() if "word" in line]
+    lengths = [
+        len(json.loads(line)["text"]) for p in texts.iterdir() for line in p.read_text().splitlines() if "word" in line
+    ]
     assert len(near.text) == max(lengths)
     assert Newest().rank(near) == 0
 
@@ -115,8 +139,12 @@ def test_who_stays_is_configuration(texts, tmp_path):
 def test_too_few_rounds_stop_the_job_and_name_the_binding(tmp_path):
     """A window slides over words: each text is near the next alone, so that they hang together in a long chain."""
     words = [f"word{i * i % 997}x{i}" for i in range(2000)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": " ".join(words[i * 10 : i * 10 + 100])}) + "\n" for i in range(190)))
-    with pytest.raises(ConfigurationError, match=r"do not come to rest in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"):
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": " ".join(words[i * 10 : i * 10 + 100])}) + "\n" for i in range(190))
+    )
+    with pytest.raises(
+        ConfigurationError, match=r"do not come to rest in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"
+    ):
         run(tmp_path, tmp_path / "out", duplicates=(MinHash(rounds=1),))
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert run(tmp_path, tmp_path / "out", duplicates=(MinHash(),))["funnel"]["duplicates"]["near"] > 100
@@ -128,7 +156,10 @@ def test_lines_of_several_pages_stay_on_one_that_stays(tmp_path):
     root.mkdir()
     identifiers = [document_id("d", f"a.jsonl#line={i + 1}") for i in range(8)]
     order = sorted(range(8), key=identifiers.__getitem__)
-    rows = [{"text": " ".join(f"Page {k} says {i}." for i in range(5)) + "\nMenu of the site.", "url": f"http://e.org/{k}"} for k in range(8)]
+    rows = [
+        {"text": " ".join(f"Page {k} says {i}." for i in range(5)) + "\nMenu of the site.", "url": f"http://e.org/{k}"}
+        for k in range(8)
+    ]
     rows[order[0]]["url"] = rows[order[7]]["url"]
     rows[order[7]]["text"] += "\nPlus a line."
     rows[order[5]]["text"] = "menu of THE site. \nOne. Two."
@@ -139,5 +170,9 @@ def test_lines_of_several_pages_stay_on_one_that_stays(tmp_path):
     kept = {d.id: d.text for d in corpus.read_corpus(str(tmp_path / "out"))}
     assert kept.keys() == {identifiers[i] for i in order[1:5] + order[6:]}
     assert [i for i, text in kept.items() if "menu" in text.lower()] == [identifiers[order[1]]]
-    [rejected] = [d for p in (tmp_path / "out" / "rejected" / "c4.shared_lines").glob("*.parquet") for d in corpus.read_shard(str(p))]
+    [rejected] = [
+        d
+        for p in (tmp_path / "out" / "rejected" / "c4.shared_lines").glob("*.parquet")
+        for d in corpus.read_shard(str(p))
+    ]
     assert rejected.id == identifiers[order[5]] and rejected.text == rows[order[5]]["text"].strip()

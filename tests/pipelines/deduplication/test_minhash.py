@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.document import Document, document_id
-from pipelines.minhash import MinHash, meeting_probability, minima, optimal_bands
-from pipelines.view import ngrams
-from tasks.errors import ConfigurationError
-from tasks.hashing import mix64
+from castor.pipelines.deduplication.minhash import MinHash, meeting_probability, minima, optimal_bands
+from castor.pipelines.document import Document, document_id
+from castor.pipelines.text.tokenized_text import ngrams
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.hashing import mix64
 
 TEXT = "The quick brown fox jumps over 13 lazy dogs, in 1969, and nobody minds."
 
@@ -22,14 +22,25 @@ def document(text: str) -> Document:
 
 def test_what_does_not_count():
     rule = MinHash()
-    for same in (TEXT.upper(), TEXT.replace("13", "14"), TEXT.replace(",", " ;"), TEXT.replace(" ", "\n"), TEXT + " ..."):
+    for same in (
+        TEXT.upper(),
+        TEXT.replace("13", "14"),
+        TEXT.replace(",", " ;"),
+        TEXT.replace(" ", "\n"),
+        TEXT + " ...",
+    ):
         assert rule.signature(same).tolist() == rule.signature(TEXT).tolist()
-    assert MinHash(fold_numbers=False).signature(TEXT.replace("13", "14")).tolist() != MinHash(fold_numbers=False).signature(TEXT).tolist()
+    assert (
+        MinHash(fold_numbers=False).signature(TEXT.replace("13", "14")).tolist()
+        != MinHash(fold_numbers=False).signature(TEXT).tolist()
+    )
 
 
 def test_repeats_do_not_count_and_order_does():
     rule = MinHash(ngram=2)
-    assert rule.signature("a b a b a b").tolist() == rule.signature("a b a").tolist() != rule.signature("b a a b").tolist()
+    assert (
+        rule.signature("a b a b a b").tolist() == rule.signature("a b a").tolist() != rule.signature("b a a b").tolist()
+    )
 
 
 @pytest.mark.parametrize("text", ["", " \n", "...", "!?"])
@@ -39,15 +50,20 @@ def test_texts_without_tokens_are_exempt(text):
 
 def test_short_texts_have_one_shingle():
     rule = MinHash()
-    assert len(rule.shingles("Hello, World")) == 1 and rule.keys(document("Hello, World")) == rule.keys(document("hello world!"))
+    assert len(rule.shingles("Hello, World")) == 1 and rule.keys(document("Hello, World")) == rule.keys(
+        document("hello world!")
+    )
     assert rule.keys(document("hello world")) != rule.keys(document("world hello"))
-    assert MinHash(min_tokens=5).signature("one two three four") is None and MinHash(min_tokens=5).signature("one two three four five") is not None
+    assert (
+        MinHash(min_tokens=5).signature("one two three four") is None
+        and MinHash(min_tokens=5).signature("one two three four five") is not None
+    )
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=300), st.integers(1, 200))
 def test_minima_are_those_of_a_plain_loop_whatever_the_pieces(values, count):
-    from pipelines import minhash
+    from castor.pipelines.deduplication import minhash
 
     hashes = np.array(values, np.uint64)
     factors, offsets = (array.ravel().tolist() for array in minhash._permutations(count, 3))

@@ -6,16 +6,24 @@ import small_media
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import duplicates_table, image, job
-from pipelines.document import Document, document_id
-from pipelines.duplicates import ByBytes, node
-from pipelines.media import near_pictures
-from pipelines.media.near_pictures import NearPictures
-from tasks.errors import ConfigurationError
+from castor.pipelines import image
+from castor.pipelines.deduplication import duplicates_table, near_images
+from castor.pipelines.deduplication.near_images import NearPictures
+from castor.pipelines.deduplication.rules import ByBytes, node
+from castor.pipelines.document import Document, document_id
+from castor.pipelines.execution import job
+from castor.tasks.errors import ConfigurationError
 
 
 def document(number, value, **facts):
-    return Document(document_id("test", str(number)), "memory", "image", None, b"x", {"perceptual_hash": f"{value:016x}", "detail": 30.0, **facts})
+    return Document(
+        document_id("test", str(number)),
+        "memory",
+        "image",
+        None,
+        b"x",
+        {"perceptual_hash": f"{value:016x}", "detail": 30.0, **facts},
+    )
 
 
 def clusters(documents, rule):
@@ -44,7 +52,11 @@ def clusters(documents, rule):
 flips = st.lists(st.integers(0, 63), max_size=9)
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 2**64 - 1, 0x0123456789ABCDEF]), flips), min_size=1, max_size=12), st.integers(0, 7), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 2**64 - 1, 0x0123456789ABCDEF]), flips), min_size=1, max_size=12),
+    st.integers(0, 7),
+    st.integers(1, 4),
+)
 def test_against_all_pairs(specification, distance, more):
     values = []
     for base, bits in specification:
@@ -73,7 +85,7 @@ def test_the_largest_stays_and_flat_pictures_are_exempt():
 
 
 def test_a_bucket_beyond_reason_is_an_error(monkeypatch):
-    monkeypatch.setattr(near_pictures, "MAX_DISTINCT", 3)
+    monkeypatch.setattr(near_images, "MAX_DISTINCT", 3)
     with pytest.raises(ConfigurationError, match="over 3 different pictures.*Raise near_pictures.NearPictures.blocks"):
         list(NearPictures().links([(bytes([i]) * 24, bytes([i]) * 8) for i in range(5)]))
     with pytest.raises(ConfigurationError, match="more blocks than bits"):
@@ -91,7 +103,15 @@ def test_image_job_with_near_duplicates(tmp_path):
         (folder / f"{i}-again.jpg").write_bytes(small_media.encode_picture(pixels, quality=40))
         (folder / f"{i}-small.jpg").write_bytes(small_media.encode_picture(pixels[::2, ::2].copy(), quality=70))
     rules = (ByBytes(), NearPictures())
-    made = image.Job(name="t", input_root=str(folder), inputs=("*",), output=str(tmp_path / "out"), num_shards=1, rules=(), duplicates=rules)
+    made = image.Job(
+        name="t",
+        input_root=str(folder),
+        inputs=("*",),
+        output=str(tmp_path / "out"),
+        num_shards=1,
+        rules=(),
+        duplicates=rules,
+    )
     manifest = job.run(made, quiet=True)
     assert manifest["funnel"]["kept"] == 3 and manifest["funnel"]["duplicates"] == {"image_near": 6}
     assert manifest["clusters"] == {"image_near": {"2": 3}}

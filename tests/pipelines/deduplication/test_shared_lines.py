@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.document import Document, Rejection, document_id
-from pipelines.filters.c4_lines import SharedLines
+from castor.pipelines.deduplication.shared_lines import SharedLines
+from castor.pipelines.document import Document, Rejection, document_id
 
 RULE = SharedLines()
 PAGE = "One sentence.\n  Share THIS  \n\nTwo. Three.\nShare this\nFour."

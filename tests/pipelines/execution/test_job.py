@@ -14,11 +14,13 @@ import time
 import pytest
 import small_job
 
-from pipelines import corpus, dead_letters, job, replay
-from pipelines.document import document_id
-from pipelines.funnel import Funnel
-from pipelines.sandbox import Sandbox
-from tasks.errors import ConfigurationError, CorpusError, VocabularyError
+from castor.pipelines.core import dead_letters
+from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.corpus import corpus
+from castor.pipelines.document import document_id
+from castor.pipelines.execution import job, replay
+from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
@@ -28,7 +30,12 @@ def lines(tmp_path_factory):
     """Text files with every fate in them, a FIFO and a dangling link."""
     root = tmp_path_factory.mktemp("lines")
     for f in range(3):
-        text = "".join(f"line {f * 50 + i % 80}\n" for i in range(120)) + f"bad {f}\nzero\nreject {f}\n" + f"long{f}" * 50 + "\n"
+        text = (
+            "".join(f"line {f * 50 + i % 80}\n" for i in range(120))
+            + f"bad {f}\nzero\nreject {f}\n"
+            + f"long{f}" * 50
+            + "\n"
+        )
         (root / f"{f}.txt").write_text(text)
     (root / "z.txt").write_bytes(b"one\n\xed\xa0\x80 surrogate\nbroken rest\nnever\n")
     (root / "gone").symlink_to("/nonexistent/file")
@@ -42,7 +49,9 @@ def make(lines, output, **changes):
 
 
 def files_of(directory):
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(directory)): p.read_bytes() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,11 @@ def test_documents_come_back_sorted_and_whole(done, lines):
     documents = list(corpus.read_corpus(str(done[1])))
     assert [d.id for d in documents] == sorted(d.id for d in documents) and len(documents) == done[0]["documents"]
     one = next(d for d in documents if d.text == "ONE")
-    assert (one.id, one.source, one.metadata) == (document_id("small", "z.txt#line=1"), f"{lines}/z.txt#line=1", {"number": 1})
+    assert (one.id, one.source, one.metadata) == (
+        document_id("small", "z.txt#line=1"),
+        f"{lines}/z.txt#line=1",
+        {"number": 1},
+    )
 
 
 def test_of_duplicates_the_smallest_id_stays(done):
@@ -97,7 +110,10 @@ def test_every_way_to_run_gives_the_same_bytes(lines, done, tmp_path):
     job.run(make(lines, tmp_path / "sandboxed", limits=Sandbox()), quiet=True)
     sandboxed = files_of(tmp_path / "sandboxed")
     different = {name for name in expected if sandboxed[name] != expected[name]}
-    assert sandboxed.keys() == expected.keys() and different == {"manifest.json", "card.html"}  # they tell the configuration
+    assert sandboxed.keys() == expected.keys() and different == {
+        "manifest.json",
+        "card.html",
+    }  # they tell the configuration
     again = job.run(make(lines, done[1]), quiet=True)
     assert files_of(done[1]) == expected and again == done[0]
 
@@ -128,7 +144,8 @@ def test_sigkill_leaves_nothing_visible_and_the_next_run_cleans_up(lines, tmp_pa
 def test_too_many_dead_letters_fail_and_leave_the_old_corpus(lines, done):
     before = files_of(done[1])
     with pytest.raises(
-        CorpusError, match=r"10 of 378 records \(2.6%\) are dead letters .*over the threshold of 1.0%.*Nothing was committed"
+        CorpusError,
+        match=r"10 of 378 records \(2.6%\) are dead letters .*over the threshold of 1.0%.*Nothing was committed",
     ) as caught:
         job.run(make(lines, done[1], dead_letter_threshold=0.01), quiet=True)
     assert str(done[1]) in str(caught.value)
@@ -209,7 +226,10 @@ def test_replay_reads_the_dead_letters_alone(tmp_path, lines, monkeypatch):
     (root / "b.txt").write_text("fine\nmended too\nlost\n")
     again = job.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "again")), quiet=True)
     # Line 2 of b.txt is in the corpus already; of a damaged file only what was never seen comes back.
-    assert [sorted(d.text for d in corpus.read_corpus(str(tmp_path / o))) for o in ("out", "again")][1] == ["LOST", "MENDED"]
+    assert [sorted(d.text for d in corpus.read_corpus(str(tmp_path / o))) for o in ("out", "again")][1] == [
+        "LOST",
+        "MENDED",
+    ]
     assert again["funnel"]["dead_letters"] == {"shout.bad_word": 1} and again["funnel"]["read"] == 3
     (root / "a.txt").unlink()
     with pytest.raises(CorpusError, match="files that are gone"):

@@ -3,7 +3,7 @@
 import pytest
 from prose import GOOD, PROSE, document
 
-from pipelines.filters import c4
+from castor.pipelines.filters import c4
 
 SENTENCE = GOOD.split("\n")[0]
 

@@ -3,7 +3,7 @@
 import pytest
 from prose import GOOD, document
 
-from pipelines.filters import fineweb
+from castor.pipelines.filters import fineweb
 
 SENTENCE = GOOD.split("\n")[0]
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prose import GOOD, PROSE, document
 
-from pipelines.filters import gopher_quality
-from pipelines.view import TextView
+from castor.pipelines.filters import gopher_quality
+from castor.pipelines.text.tokenized_text import TextView
 
 NO_STOP_WORDS = "Library book shelf reader lending catalogue. " * 12
 
@@ -36,7 +36,10 @@ def test_stop_words_bind_only_their_language_where_it_is_sure():
     check = gopher_quality.Filter().check
     assert check(document(NO_STOP_WORDS, "tlh")) is None and check(document(NO_STOP_WORDS, "")) is None
     assert check(document(NO_STOP_WORDS, "en", language_score=0.3)) is None
-    assert gopher_quality.Filter(stop_words={"tlh": ("jatlh", "je")}).check(document(NO_STOP_WORDS, "tlh")) == "gopher_quality.stop_words"
+    assert (
+        gopher_quality.Filter(stop_words={"tlh": ("jatlh", "je")}).check(document(NO_STOP_WORDS, "tlh"))
+        == "gopher_quality.stop_words"
+    )
     assert gopher_quality.Filter(stop_words={"en": ()}).check(document(NO_STOP_WORDS)) is None
     assert gopher_quality.Filter(stop_words={"en": ("library", "shelf")}).check(document(NO_STOP_WORDS)) is None
 
@@ -46,11 +49,14 @@ def test_stop_words_count_wherever_they_stand_and_once_where_they_fold_to_one():
     check = gopher_quality.Filter(stop_words=words).check
     assert check(document(f"the caf\u00e9 , cafe {NO_STOP_WORDS}")).measure == "1 of en"
     assert check(document(f"the cafe na\u00efve {NO_STOP_WORDS}")) is None
-    assert check(document(f"{NO_STOP_WORDS * 10} (cafes, the \"Cafe,\" not naive.)")) is None
+    assert check(document(f'{NO_STOP_WORDS * 10} (cafes, the "Cafe," not naive.)')) is None
 
 
 def test_word_lengths_of_a_language_take_the_place_of_the_general_ones():
-    assert gopher_quality.Filter(word_lengths={"ko": (4.0, 9.0)}).check(document(PROSE["ko"], "ko")) == "gopher_quality.short_words"
+    assert (
+        gopher_quality.Filter(word_lengths={"ko": (4.0, 9.0)}).check(document(PROSE["ko"], "ko"))
+        == "gopher_quality.short_words"
+    )
     assert gopher_quality.Filter(min_mean_word_length=6.0).check(document(GOOD)) == "gopher_quality.short_words"
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prose import GOOD, PROSE, document
 
-from pipelines.filters import gopher_repetition
-from pipelines.filters.gopher_repetition import Filter, covered, duplicates, repeated_runs, top_share
-from pipelines.view import TextView
+from castor.pipelines.filters import gopher_repetition
+from castor.pipelines.filters.gopher_repetition import Filter, covered, duplicates, repeated_runs, top_share
+from castor.pipelines.text.tokenized_text import TextView
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd"]), max_size=30)
 
@@ -31,7 +31,11 @@ def measured(words, longest):
     seen = TextView(" ".join(words))
     lengths = seen.word_ends - seen.word_starts
     return {
-        n: (top_share(lengths, n, starts, groups), covered(lengths, n, gopher_repetition._later(starts, groups)), covered(lengths, n, starts))
+        n: (
+            top_share(lengths, n, starts, groups),
+            covered(lengths, n, gopher_repetition._later(starts, groups)),
+            covered(lengths, n, starts),
+        )
         for n, starts, groups in repeated_runs(seen.word_hashes, longest)
     }
 
@@ -46,7 +50,11 @@ def test_shares_of_runs_are_those_of_plain_python(words):
             continue
         most = max(map(len, runs.values()))
         longest = max(sum(map(len, run)) for run, where in runs.items() if len(where) == most)
-        tops = [plain_share(words, n, where) for run, where in runs.items() if len(where) == most and sum(map(len, run)) == longest]
+        tops = [
+            plain_share(words, n, where)
+            for run, where in runs.items()
+            if len(where) == most and sum(map(len, run)) == longest
+        ]
         assert any(found[n][0] == pytest.approx(top) for top in tops)
         assert found[n][1] == pytest.approx(plain_share(words, n, [i for where in runs.values() for i in where[1:]]))
         assert found[n][2] == pytest.approx(plain_share(words, n, [i for where in runs.values() for i in where]))

@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipelines import lists
-from pipelines.document import Document
-from pipelines.filters import bad_words, image_lists, robots, url_lists
-from pipelines.media import fingerprints
-from tasks.errors import ConfigurationError
+from castor.pipelines.core import lists
+from castor.pipelines.document import Document
+from castor.pipelines.filters import bad_words, image_lists, robots, url_lists
+from castor.pipelines.media import fingerprints
+from castor.tasks.errors import ConfigurationError
 
 
 def page(text="", data=None, **metadata):
@@ -29,7 +29,10 @@ def listed(tmp_path):
 
 
 def test_addresses(listed):
-    rules = url_lists.Filter(domains=(listed("d", "bad.org", "www.worse.com", "co.uk", "10.1.2.3"),), urls=(listed("u", "fine.org/bad/page"),))
+    rules = url_lists.Filter(
+        domains=(listed("d", "bad.org", "www.worse.com", "co.uk", "10.1.2.3"),),
+        urls=(listed("u", "fine.org/bad/page"),),
+    )
 
     def why(url):
         reason = rules.check(page(url=url))
@@ -37,9 +40,14 @@ def test_addresses(listed):
 
     assert why("https://user:pw@WWW.Bad.org:8080/x") == "url_lists.domain: bad.org"
     assert why("http://a.b.bad.org") == "url_lists.domain: bad.org" and why("http://notbad.org/") is None
-    assert why("//worse.com?x") == "url_lists.domain: worse.com" and why("http://any.co.uk/") == "url_lists.domain: co.uk"
+    assert (
+        why("//worse.com?x") == "url_lists.domain: worse.com" and why("http://any.co.uk/") == "url_lists.domain: co.uk"
+    )
     assert why("http://10.1.2.3/") == "url_lists.domain: 10.1.2.3" and why("http://110.1.2.3/") is None
-    assert why("http://www.fine.org/bad/page/") == "url_lists.url: fine.org/bad/page" and why("http://fine.org/bad") is None
+    assert (
+        why("http://www.fine.org/bad/page/") == "url_lists.url: fine.org/bad/page"
+        and why("http://fine.org/bad") is None
+    )
     assert why("http://e.org/online-casino/x") == "url_lists.strict: onlinecasino"
     assert why("http://e.org/%6fnline%2Dcasino") == "url_lists.strict: onlinecasino"
     assert why("http://e.org/all/xxx.html") == "url_lists.hard_word: xxx" and why("http://e.org/xxxl-shirts") is None
@@ -86,7 +94,10 @@ def test_words(listed):
         ("noai, noimageai", [("", "noai"), ("", "noimageai")]),
         ("NoAI", [("", "noai")]),
         ("googlebot: noindex, nofollow\nnoai", [("googlebot", "noindex"), ("googlebot", "nofollow"), ("", "noai")]),
-        ("max-snippet: 20, unavailable_after: 25 Jun 2030 15:00:00 GMT, noai", [("", "max-snippet"), ("", "unavailable_after"), ("", "noai")]),
+        (
+            "max-snippet: 20, unavailable_after: 25 Jun 2030 15:00:00 GMT, noai",
+            [("", "max-snippet"), ("", "unavailable_after"), ("", "noai")],
+        ),
         ("*: noai", [("", "noai")]),
         (" , ", []),
         ("", []),
@@ -105,27 +116,40 @@ def test_robots():
 
     assert why(x_robots_tag="noindex, noai") == "robots.noai: X-Robots-Tag: noai"
     assert why(x_robots_tag="noindex, none, noimageai") is None
-    assert why(x_robots_tag="otherbot: noai") is None and why(x_robots_tag="CCBot: noai") == "robots.noai: X-Robots-Tag: ccbot: noai"
-    assert why(tdm_reservation="1") == "robots.tdm-reservation: TDM-Reservation: tdm-reservation" and why(tdm_reservation="0") is None
+    assert (
+        why(x_robots_tag="otherbot: noai") is None
+        and why(x_robots_tag="CCBot: noai") == "robots.noai: X-Robots-Tag: ccbot: noai"
+    )
+    assert (
+        why(tdm_reservation="1") == "robots.tdm-reservation: TDM-Reservation: tdm-reservation"
+        and why(tdm_reservation="0") is None
+    )
     assert why(data=b'<html><META CONTENT="index, NOAI" name=robots>') == "robots.noai: meta: noai"
     assert why(data=b"<meta name='tdm-reservation' content='1'/>") == "robots.tdm-reservation: meta: tdm-reservation"
     assert why(data=b"<meta name=tdm-reservation content=0><meta name=description content='about noai, noai'>") is None
     assert why(data='<meta name="robots" content="noai">'.encode("utf-16")) == "robots.noai: meta: noai"
     assert why(data=b'<meta name="robots" content="noindex">') is None
     strict = robots.Filter(directives=("noindex", "none"))
-    assert why(strict, b'<meta name="robots" content="noindex">') == "robots.noindex: meta: noindex" and why(strict, x_robots_tag="noai") is None
+    assert (
+        why(strict, b'<meta name="robots" content="noindex">') == "robots.noindex: meta: noindex"
+        and why(strict, x_robots_tag="noai") is None
+    )
     assert why(data=b" " * (1 << 18) + b"<meta name=robots content=noai>") is None
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("unit", [b"<meta ", b"<meta name='", b"<meta a=\"", b"<meta " + b"a-" * 900, b"<meta " + b" " * 1900])
+@pytest.mark.parametrize(
+    "unit", [b"<meta ", b"<meta name='", b'<meta a="', b"<meta " + b"a-" * 900, b"<meta " + b" " * 1900]
+)
 def test_hostile_heads_end(unit):
     robots.Filter(head_bytes=1 << 20).check(page("", b"noai" + unit * ((1 << 20) // len(unit))))
 
 
 def test_pictures(listed):
     data = b"some file"
-    rules = image_lists.Filter(files=(listed("f", hashlib.sha256(data).hexdigest().upper(), hashlib.md5(b"other").hexdigest()),))
+    rules = image_lists.Filter(
+        files=(listed("f", hashlib.sha256(data).hexdigest().upper(), hashlib.md5(b"other").hexdigest()),)
+    )
     assert rules.check(page(data=data)) == "image_lists.file" and rules.check(page(data=b"other")) == "image_lists.file"
     assert rules.check(page(data=b"third")) is None
     rng = np.random.default_rng(0)

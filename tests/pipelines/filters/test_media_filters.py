@@ -2,12 +2,12 @@
 
 import pytest
 
-from pipelines.document import Document
-from pipelines.filters.clip_quality import ClipQuality
-from pipelines.filters.datacomp_basic import DataCompBasic
-from pipelines.filters.obelics_image import ObelicsImage
-from pipelines.filters.sound_quality import SoundQuality
-from pipelines.filters.still_image import StillImage
+from castor.pipelines.document import Document
+from castor.pipelines.filters.clip_quality import ClipQuality
+from castor.pipelines.filters.datacomp_basic import DataCompBasic
+from castor.pipelines.filters.obelics_image import ObelicsImage
+from castor.pipelines.filters.sound_quality import SoundQuality
+from castor.pipelines.filters.still_image import StillImage
 
 
 def check(rule, text, **facts):

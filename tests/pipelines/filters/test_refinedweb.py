@@ -3,12 +3,23 @@
 import pytest
 from prose import GOOD, document
 
-from pipelines.filters import refinedweb
+from castor.pipelines.filters import refinedweb
 
 LONG = GOOD + "\n" + GOOD.lower() + "\n" + GOOD.replace("the", "a")
 
 
-LINES = ["SIGN UP NOW", "2024 11 25", "3 likes", "1.2K  followers!", "(12,345 views)", "Share", "3 items in cart", "Read more...", "Sign-in now", "=="]
+LINES = [
+    "SIGN UP NOW",
+    "2024 11 25",
+    "3 likes",
+    "1.2K  followers!",
+    "(12,345 views)",
+    "Share",
+    "3 items in cart",
+    "Read more...",
+    "Sign-in now",
+    "==",
+]
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -24,7 +35,10 @@ def test_lines_removed(line):
         ("There are 2 items in cart today", "There are 2  today"),
         ("It has 3 likes and a comment", "It has 3 likes and a comment"),
         ("NATO and the EU met in 2024", "NATO and the EU met in 2024"),
-        ("One may read more... than once a day, and so on, and on", "One may read more... than once a day, and so on, and on"),
+        (
+            "One may read more... than once a day, and so on, and on",
+            "One may read more... than once a day, and so on, and on",
+        ),
     ],
 )
 def test_lines_corrected_or_left(line, left):

@@ -5,8 +5,8 @@ import time
 import pytest
 from prose import CHINESE, GOOD, KOREAN, PROSE, document
 
-from pipelines.document import Document, Rejection
-from pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
+from castor.pipelines.document import Document, Rejection
+from castor.pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
 
 FILTERS = [length.Filter(), gopher_repetition.Filter(), gopher_quality.Filter(), c4.Filter(), fineweb.Filter()]
 CLEANERS = [c4.Clean(), refinedweb.Clean()]

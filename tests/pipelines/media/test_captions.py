@@ -4,8 +4,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from pipelines.document import BadInput
-from pipelines.media import captions
+from castor.pipelines.document import BadInput
+from castor.pipelines.media import captions
 
 VTT = b"WEBVTT\n\nNOTE a note\nover two lines\n\n1\n"
 VTT += b"00:00:00.000 --> 00:00:01.500 line:80%\n<v Ann>Hello</v>\nthere\n\n00:01.500 --> 00:02.000\nbye\n"
@@ -22,18 +22,30 @@ def test_text_comes_from_the_first_place_that_has_one():
     assert captions.read_sidecars("image", {"json": facts})[0] == "seen"
     assert captions.read_sidecars("audio", {"json": facts})[0] == "spoken"
     text, metadata = captions.read_sidecars("image", {"json": facts, "txt": b"\xef\xbb\xbfwritten \n"})
-    assert text == "written" and metadata["text_from"] == "txt" and metadata["licence"] == "CC0" and metadata["sidecar"]["title"] == "T"
+    assert (
+        text == "written"
+        and metadata["text_from"] == "txt"
+        and metadata["licence"] == "CC0"
+        and metadata["sidecar"]["title"] == "T"
+    )
     assert captions.read_sidecars("image", {}) == (None, {})
     assert captions.read_sidecars("image", {"json": b'{"caption": ["a"], "n": 1}'})[0] is None
 
 
 def test_captions_follow_the_title():
     text, metadata = captions.read_sidecars("video", {"json": b'{"title": "Film"}', "vtt": VTT})
-    assert text == "Film\nHello there\nbye" and metadata["text_from"] == "json.title+vtt" and "captions_dropped" not in metadata
+    assert (
+        text == "Film\nHello there\nbye"
+        and metadata["text_from"] == "json.title+vtt"
+        and "captions_dropped" not in metadata
+    )
 
 
 def test_unusable_cues_are_dropped_and_counted():
-    damaged = VTT + b"\n00:05.000 --> 00:02.000\nbackwards\n\n99:99:99.999 --> 100:00:00.000\nno time\n\n00:01.000 -> 00:02.000\narrow\n"
+    damaged = (
+        VTT
+        + b"\n00:05.000 --> 00:02.000\nbackwards\n\n99:99:99.999 --> 100:00:00.000\nno time\n\n00:01.000 -> 00:02.000\narrow\n"
+    )
     text, metadata = captions.read_sidecars("video", {"vtt": damaged})
     assert text == "Hello there\nbye" and metadata["captions_dropped"] == 3
 
@@ -63,7 +75,9 @@ def test_unreadable_sidecars_make_the_sample_bad():
 
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=200)
-@hypothesis.given(extension=st.sampled_from(captions.EXTENSIONS), data=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@hypothesis.given(
+    extension=st.sampled_from(captions.EXTENSIONS), data=st.binary(max_size=200) | st.text(max_size=200).map(str.encode)
+)
 def test_any_bytes_are_read_or_refused(extension, data):
     try:
         text, metadata = captions.read_sidecars("video", {extension: data})

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import small_media
 
-from pipelines.document import BadInput
-from pipelines.media import clips
+from castor.pipelines.document import BadInput
+from castor.pipelines.media import clips
 
 GOOD = {
     "mp4": small_media.film(3.0),
@@ -62,7 +62,11 @@ def test_limits():
     assert error_of(GOOD["mp4"], max_seconds=2.0) == "too_long"
     assert error_of(GOOD["mp4"], max_pixels=96 * 64 - 1) == "too_large"
     assert error_of(b"") == "empty"
-    for data in (b"this is text", small_media.encode_sound(small_media.tone()), small_media.encode_picture(small_media.picture())):
+    for data in (
+        b"this is text",
+        small_media.encode_sound(small_media.tone()),
+        small_media.encode_picture(small_media.picture()),
+    ):
         assert error_of(data) == "unsupported_format"
 
 
@@ -86,7 +90,8 @@ def test_no_partial_film(name):
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=150)
 @hypothesis.given(
-    name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=6)
+    name=st.sampled_from(sorted(GOOD)),
+    changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=6),
 )
 def test_mutations_never_crash(name, changes):
     data = bytearray(GOOD[name])

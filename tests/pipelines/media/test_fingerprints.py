@@ -8,16 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.media.fingerprints import _cells, fingerprint, hamming, perceptual_hash, to_hex
-from tasks.hashing import mix64
+from castor.pipelines.media.fingerprints import _cells, fingerprint, hamming, perceptual_hash, to_hex
+from castor.tasks.hashing import mix64
 
 
 def picture(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
     """uint8 [height, width, 3]: patches of colour, as photographs have them, from a generator of our own that no library changes."""
     y, x = np.mgrid[0:height, 0:width]
     result = np.zeros((height, width, 3), np.int64)
-    for left, top, across, down, *colour in (mix64(np.arange(12 * 7) + 1000 * seed) % np.uint64(256)).astype(int).reshape(12, 7):
-        inside = (x * 320 // width >= left) & (x * 320 // width < left + across) & (y * 256 // height >= top) & (y * 256 // height < top + down)
+    for left, top, across, down, *colour in (
+        (mix64(np.arange(12 * 7) + 1000 * seed) % np.uint64(256)).astype(int).reshape(12, 7)
+    ):
+        inside = (
+            (x * 320 // width >= left)
+            & (x * 320 // width < left + across)
+            & (y * 256 // height >= top)
+            & (y * 256 // height < top + down)
+        )
         result[inside] = colour
     return (result + (x + y)[..., None] % 7).clip(0, 255).astype(np.uint8)
 
@@ -45,7 +52,9 @@ def test_the_same_picture_in_another_dress(seed):
 
 
 def test_other_pictures_are_far():
-    hashes = [perceptual_hash(picture(seed)) for seed in range(12)] + [perceptual_hash(np.ascontiguousarray(picture(0)[:, ::-1]))]
+    hashes = [perceptual_hash(picture(seed)) for seed in range(12)] + [
+        perceptual_hash(np.ascontiguousarray(picture(0)[:, ::-1]))
+    ]
     assert min(hamming(a, b) for i, a in enumerate(hashes) for b in hashes[:i]) > 10
 
 
@@ -53,7 +62,9 @@ def test_other_pictures_are_far():
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
 def test_cells_are_means_by_area(height, width, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    fine = np.repeat(np.repeat(pixels @ np.array([299, 587, 114]), 32, axis=0), 32, axis=1)  # each pixel as 32 x 32: every side divides
+    fine = np.repeat(
+        np.repeat(pixels @ np.array([299, 587, 114]), 32, axis=0), 32, axis=1
+    )  # each pixel as 32 x 32: every side divides
     expected = fine.reshape(32, height, 32, width).sum(axis=(1, 3)) // (height * width)
     assert (_cells(pixels) == expected).all()
 

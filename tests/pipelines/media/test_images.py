@@ -9,8 +9,8 @@ import PIL.ImageOps
 import pytest
 import small_media
 
-from pipelines.document import BadInput
-from pipelines.media import images
+from castor.pipelines.document import BadInput
+from castor.pipelines.media import images
 
 GOOD = {
     "JPEG": small_media.encode_picture(small_media.picture(), "JPEG", quality=90),
@@ -66,13 +66,20 @@ def test_sixteen_bits_are_scaled_not_clipped():
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(mode):
     buffer = io.BytesIO()
-    PIL.Image.fromarray(small_media.picture()).convert(mode).save(buffer, format="JPEG" if mode in ("CMYK", "YCbCr") else "PNG")
+    PIL.Image.fromarray(small_media.picture()).convert(mode).save(
+        buffer, format="JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    )
     assert images.decode_image(buffer.getvalue()).shape == (48, 64, 3)
 
 
 def test_size_is_judged_by_the_header():
     header = (60_000).to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
-    bomb = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000))) + png_chunk(b"IEND", b"")
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + png_chunk(b"IEND", b"")
+    )
     assert error_of(bomb) == "too_large"
     assert error_of(GOOD["PNG"], max_pixels=64 * 48 - 1) == "too_large"
     assert images.decode_image(GOOD["PNG"], max_pixels=64 * 48).shape == (48, 64, 3)
@@ -120,7 +127,8 @@ def test_every_flipped_bit_of_a_png_is_found(bit):
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=300)
 @hypothesis.given(
-    name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8)
+    name=st.sampled_from(sorted(GOOD)),
+    changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
 )
 def test_mutations_never_crash(name, changes):
     data = bytearray(GOOD[name])

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import small_media
 
-from pipelines.document import BadInput, Document
-from pipelines.media import measures, sounds
+from castor.pipelines.document import BadInput, Document
+from castor.pipelines.media import measures, sounds
 
 
 def document(data, modality):
@@ -33,7 +33,11 @@ def test_film_facts():
 
 
 def test_damage_is_bad_input():
-    for measure, modality in ((measures.MeasureImage(), "image"), (measures.MeasureSound(), "audio"), (measures.MeasureClip(), "video")):
+    for measure, modality in (
+        (measures.MeasureImage(), "image"),
+        (measures.MeasureSound(), "audio"),
+        (measures.MeasureClip(), "video"),
+    ):
         with pytest.raises(BadInput):
             measure(document(b"<html>", modality))
 
@@ -44,4 +48,6 @@ def test_ratios():
     assert measures.silence_ratio(np.full(800, 0.009, np.float32), -40) == 1.0
     assert measures.clipping_ratio(np.array([0.5, 1.0, -1.0, 0.0], np.float32)) == 0.5
     assert measures.motion(np.zeros((1, 4, 4, 3), np.uint8)) == 0.0
-    assert measures.motion(np.stack([np.zeros((4, 4, 3)), np.full((4, 4, 3), 255)]).astype(np.uint8)) == pytest.approx(1.0)
+    assert measures.motion(np.stack([np.zeros((4, 4, 3)), np.full((4, 4, 3), 255)]).astype(np.uint8)) == pytest.approx(
+        1.0
+    )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import small_media
 
-from pipelines.document import BadInput
-from pipelines.media import sounds
+from castor.pipelines.document import BadInput
+from castor.pipelines.media import sounds
 
 RATE = 16_000
 
@@ -68,7 +68,9 @@ def test_every_container_gives_the_tone_back(name):
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
 def test_sample_formats_have_one_scale(subtype):
     waveform = sounds.decode_audio(small_media.encode_sound(small_media.tone(0.1), RATE, "WAV", subtype))
-    np.testing.assert_allclose(waveform, small_media.tone(0.1), atol=0.03 if subtype in ("PCM_U8", "ULAW", "ALAW") else 1e-4)
+    np.testing.assert_allclose(
+        waveform, small_media.tone(0.1), atol=0.03 if subtype in ("PCM_U8", "ULAW", "ALAW") else 1e-4
+    )
 
 
 def test_channels_are_averaged():
@@ -145,7 +147,8 @@ def test_every_flipped_bit_behind_a_checksum_is_found(name):
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=250)
 @hypothesis.given(
-    name=st.sampled_from(sorted(GOOD)), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8)
+    name=st.sampled_from(sorted(GOOD)),
+    changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
 )
 def test_mutations_never_crash(name, changes):
     data = bytearray(GOOD[name])

@@ -7,23 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import linear_model
-from pipelines.linear_model import HIGH, LOW, Features, LinearModel
-from tasks.errors import CorpusError
-
+from castor.pipelines.quality import linear_model
+from castor.pipelines.quality.linear_model import HIGH, LOW, Features, LinearModel
+from castor.tasks.errors import CorpusError
 
 GOLDEN = [826549, 460670, 944687, 443980, 119398, 75587, 856325, 374497]
 
 
 def small(bits=8, **changes) -> LinearModel:
     weights = (np.arange(1 << bits) * 37 % 101 - 50).astype(np.int16)
-    return LinearModel(Features(bits=bits), weights, **{"step": 0.125, "bias": -0.5, "keep": HIGH, "threshold": 0.5, **changes})
+    return LinearModel(
+        Features(bits=bits), weights, **{"step": 0.125, "bias": -0.5, "keep": HIGH, "threshold": 0.5, **changes}
+    )
 
 
 def test_features_are_what_they_always_were():
     assert Features(bits=20).of("The Cafe's open, the CAFES closed.").tolist() == GOLDEN
     assert Features(bits=20).of("the cafés OPEN: the cafes closed!").tolist() == GOLDEN
-    assert Features().of(" \n").tolist() == [] and Features(order=1).of("a a a").tolist() == Features(order=1).of("a").tolist()
+    assert (
+        Features().of(" \n").tolist() == []
+        and Features(order=1).of("a a a").tolist() == Features(order=1).of("a").tolist()
+    )
 
 
 def test_numbers_count_as_one_unless_they_are_to_differ():
@@ -56,14 +60,22 @@ def test_which_end_passes():
 def test_quantised_weights_are_near(values):
     weights = np.array(values)
     whole, step = linear_model.quantise(weights)
-    assert np.abs(whole * step - weights).max(initial=0) <= step / 2 and step <= max(np.abs(weights).max(initial=0) / 16000, 1)
+    assert np.abs(whole * step - weights).max(initial=0) <= step / 2 and step <= max(
+        np.abs(weights).max(initial=0) / 16000, 1
+    )
 
 
 def test_saved_and_loaded(tmp_path):
     model = small(facts={"name": "m", "measures": {"auc": 0.9}})
     model.save(str(tmp_path / "m"))
     again = linear_model.load(str(tmp_path / "m"))
-    assert (again.features, again.step, again.bias, again.keep, again.threshold) == (model.features, 0.125, -0.5, HIGH, 0.5)
+    assert (again.features, again.step, again.bias, again.keep, again.threshold) == (
+        model.features,
+        0.125,
+        -0.5,
+        HIGH,
+        0.5,
+    )
     assert np.array_equal(again.weights, model.weights) and again.facts["measures"] == {"auc": 0.9}
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["manifest.json", "weights.bin"]
 
@@ -76,7 +88,10 @@ def test_saved_and_loaded(tmp_path):
         ({"bias": True}, "no finite number"),
         ({"keep": "both"}, "out of range"),
         ({"features": {"bits": 60, "order": 2, "most": 5, "numbers": False, "version": 1, "view": 1}}, "out of range"),
-        ({"features": {"bits": 8, "order": 2, "most": 5, "numbers": False, "version": 99, "view": 1}}, "of features 99 on view 1"),
+        (
+            {"features": {"bits": 8, "order": 2, "most": 5, "numbers": False, "version": 99, "view": 1}},
+            "of features 99 on view 1",
+        ),
         ({"weights": {"file": "../../etc/passwd", "bytes": 512, "sha256": "0" * 64}}, "not what its manifest says"),
         ({"weights": {}}, "KeyError"),
     ],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import logistic
+from castor.pipelines.quality import logistic
 
 
 def problem(count=300, columns=40, seed=0):
@@ -77,4 +77,6 @@ def test_threshold_keeps_at_least_the_share_and_no_more_than_ties_ask(values, sh
 
 def test_table():
     scores, labels = np.array([0.9, 0.8, 0.7, 0.6, 0.2, 0.1]), np.array([True, True, False, True, False, False])
-    assert logistic.table(scores, labels, (0.3,)) == [{"share": 0.3, "threshold": 0.7, "kept": 0.333333, "recall": 0.666667, "precision": 0.666667}]
+    assert logistic.table(scores, labels, (0.3,)) == [
+        {"share": 0.3, "threshold": 0.7, "kept": 0.333333, "recall": 0.666667, "precision": 0.666667}
+    ]

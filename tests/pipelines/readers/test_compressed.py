@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import compressed
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
+from castor.pipelines.readers import compressed
 
 
 def members_of(data, name):
@@ -26,7 +26,11 @@ def noise(count, seed=0):
     return random.Random(seed).randbytes(count)
 
 
-PACK = {"x.gz": lambda b: gzip.compress(b, mtime=0), "x.zst": zstandard.ZstdCompressor(write_checksum=True).compress, "x": bytes}
+PACK = {
+    "x.gz": lambda b: gzip.compress(b, mtime=0),
+    "x.zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "x": bytes,
+}
 
 
 @pytest.mark.parametrize("name", ["x.gz", "x.zst"])
@@ -85,7 +89,11 @@ def test_bombs_stop_at_the_limit():
         with pytest.raises(BadInput, match="too_large"):
             compressed.read_whole(members_of(PACK[name](bytes(200 << 20)), name), 1 << 20)
     bomb = bytes(50 << 20)
-    for encoding, pack in (("gzip", gzip.compress), ("deflate", zlib.compress), ("br", lambda b: brotli.compress(b, quality=1))):
+    for encoding, pack in (
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("br", lambda b: brotli.compress(b, quality=1)),
+    ):
         with pytest.raises(BadInput, match="too_large"):
             compressed.inflate(pack(bomb), encoding, 1 << 20)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 << 10  # KiB; the 200 MB plaintext is ours
@@ -95,9 +103,12 @@ def test_bombs_stop_at_the_limit():
 def test_content_encodings(encoding):
     content = noise(5000) + b"text " * 1000
     raw = zlib.compressobj(wbits=-15)
-    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "raw": lambda b: raw.compress(b) + raw.flush(), "br": brotli.compress}[
-        encoding
-    ](content)
+    packed = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "raw": lambda b: raw.compress(b) + raw.flush(),
+        "br": brotli.compress,
+    }[encoding](content)
     name = "deflate" if encoding == "raw" else encoding
     assert compressed.inflate(packed, name, 1 << 20) == content
     with pytest.raises(BadInput, match="truncated_body|corrupt_body"):

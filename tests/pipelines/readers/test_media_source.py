@@ -4,8 +4,8 @@ import tarfile
 import pytest
 import small_media
 
-from pipelines.document import DeadLetter, Document
-from pipelines.samples import Samples
+from castor.pipelines.document import DeadLetter, Document
+from castor.pipelines.readers.media_source import Samples
 
 JPEG = small_media.encode_picture(small_media.picture())
 
@@ -22,7 +22,13 @@ def summary(found):
 def test_a_sound_tar(tmp_path):
     (tmp_path / "s.tar").write_bytes(
         small_media.tar(
-            [("x/0.jpg", JPEG), ("x/0.txt", b"a caption"), ("x/0.json", b'{"license": "MIT"}'), ("x/0.cls", b"7"), ("x/1.png", b"p")]
+            [
+                ("x/0.jpg", JPEG),
+                ("x/0.txt", b"a caption"),
+                ("x/0.json", b'{"license": "MIT"}'),
+                ("x/0.cls", b"7"),
+                ("x/1.png", b"p"),
+            ]
         )
     )
     first, second = elements(tmp_path)
@@ -91,7 +97,9 @@ def test_everything_in_a_broken_tar_is_accounted_for(tmp_path):
 
 
 def test_two_media_files_of_one_sample_are_two_records(tmp_path):
-    (tmp_path / "s.tar").write_bytes(small_media.tar([("0.left.jpg", JPEG), ("0.right.jpg", JPEG), ("0.txt", b"two views")]))
+    (tmp_path / "s.tar").write_bytes(
+        small_media.tar([("0.left.jpg", JPEG), ("0.right.jpg", JPEG), ("0.txt", b"two views")])
+    )
     found = elements(tmp_path)
     assert [e.text for e in found] == ["two views"] * 2 and found[0].id != found[1].id
 
@@ -101,7 +109,9 @@ def test_a_torn_member_takes_its_sample_along_and_no_other(tmp_path):
     (tmp_path / "cut.tar").write_bytes(data[: data.rindex(JPEG) + len(JPEG) // 2])
     found = elements(tmp_path)
     assert [e.text for e in found if isinstance(e, Document)] == ["a"]
-    assert [(e.error, e.source.partition("#")[2]) for e in found if isinstance(e, DeadLetter)] == [("truncated", "member=1.jpg")]
+    assert [(e.error, e.source.partition("#")[2]) for e in found if isinstance(e, DeadLetter)] == [
+        ("truncated", "member=1.jpg")
+    ]
 
 
 def test_a_folder_of_media_with_sidecars(tmp_path):
@@ -117,7 +127,12 @@ def test_a_folder_of_media_with_sidecars(tmp_path):
     documents = {e.source.rpartition("/")[2]: e for e in found if isinstance(e, Document)}
     assert {name: e.text for name, e in documents.items()} == {"a.mp4": "A\nhello", "a.webm": "hello", "b.MP4": "B"}
     letters = {e.source.rpartition("/")[2]: e.error for e in found if isinstance(e, DeadLetter)}
-    assert letters == {"alone.vtt": "missing_media", "c.avi": "unsupported_format", "noext": "unsupported_format", "bad.mkv": "bad_json"}
+    assert letters == {
+        "alone.vtt": "missing_media",
+        "c.avi": "unsupported_format",
+        "noext": "unsupported_format",
+        "bad.mkv": "bad_json",
+    }
 
 
 def test_files_over_the_limit_stay_unread(tmp_path):

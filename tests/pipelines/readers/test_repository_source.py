@@ -7,11 +7,11 @@ import tarfile
 
 import pytest
 
-from pipelines import licences
-from pipelines.document import BadInput, Document, Rejection
-from pipelines.filters import licence
-from pipelines.repositories import RepositorySource
-from pipelines.sourcecode import Parse, decode
+from castor.pipelines.document import BadInput, Document, Rejection
+from castor.pipelines.filters import licence
+from castor.pipelines.readers.repository_source import RepositorySource
+from castor.pipelines.sourcecode import licences
+from castor.pipelines.sourcecode.parse import Parse, decode
 
 MIT = """MIT License
 
@@ -35,9 +35,7 @@ LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
 OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
 SOFTWARE.
 """
-GPL_NOTICE = (
-    "This program is free software: you can redistribute it under the terms of the GNU General Public License as published by the FSF."
-)
+GPL_NOTICE = "This program is free software: you can redistribute it under the terms of the GNU General Public License as published by the FSF."
 CODE = "def lend(book, reader):\n    reader.books.append(book)\n    return reader\n"
 
 
@@ -64,7 +62,13 @@ def fates(elements):
     for e in elements:
         d = e.document if isinstance(e, Rejection) else e
         key = d.source.partition("member=")[2] or d.source.rpartition("/")[2]
-        result[key] = tuple(e.metadata["licences"]) if isinstance(e, Document) else e.reason if isinstance(e, Rejection) else e.error
+        result[key] = (
+            tuple(e.metadata["licences"])
+            if isinstance(e, Document)
+            else e.reason
+            if isinstance(e, Rejection)
+            else e.error
+        )
     return result
 
 
@@ -162,7 +166,9 @@ def test_folders(tmp_path):
     )
     (tmp_path / "LICENSE").write_text(MIT)  # of the root: governs what has none of its own
     again = [
-        e.metadata.get("licences") for e in read(tmp_path, f"{tmp_path}/two/") if isinstance(e, Document) and e.source.endswith("b.py")
+        e.metadata.get("licences")
+        for e in read(tmp_path, f"{tmp_path}/two/")
+        if isinstance(e, Document) and e.source.endswith("b.py")
     ]
     assert again == [["MIT"]]
 
@@ -197,7 +203,14 @@ def test_licence_files(path, folder):
 
 
 def test_what_is_no_licence_file():
-    for path in ("r/license.py", "r/licensed.txt", "r/licenses/AUTHORS.rst", "r/NOTICE", "r/license_check.sh", "r/src/a.py"):
+    for path in (
+        "r/license.py",
+        "r/licensed.txt",
+        "r/licenses/AUTHORS.rst",
+        "r/NOTICE",
+        "r/license_check.sh",
+        "r/src/a.py",
+    ):
         assert not licences.is_licence_file(path)
 
 
@@ -222,7 +235,9 @@ def test_expressions(expression, verdict):
 
 
 def source_document(text, path="r/a.py", language="python", licences_=("MIT",)):
-    return Document("0" * 32, "s", "code", text, None, {"path": path, "language": language, "licences": list(licences_)})
+    return Document(
+        "0" * 32, "s", "code", text, None, {"path": path, "language": language, "licences": list(licences_)}
+    )
 
 
 def test_licence_rule():
@@ -260,10 +275,20 @@ def test_language_by_name_and_content(path, data, language):
 def test_encodings_and_binaries():
     assert parse("a.cs", "class A {}".encode("utf-16")).text == "class A {}"
     assert parse("a.c", b"/* caf\xe9 */ int x;").text == "/* caf\xe9 */ int x;"
-    assert decode("# -*- coding: cp1251 -*-\n# привет мир\n".encode("cp1251")) == ("# -*- coding: cp1251 -*-\n# привет мир\n", "cp1251")
+    assert decode("# -*- coding: cp1251 -*-\n# привет мир\n".encode("cp1251")) == (
+        "# -*- coding: cp1251 -*-\n# привет мир\n",
+        "cp1251",
+    )
     assert parse("a.py", b"a\r\nb\rc\n").text == "a\nb\nc\n"
-    assert parse("a.py", b"\x00\x01\x02\x03\x04 binary").reason == "code.binary" == parse("a.py", b"abc" * 5000 + b"\0").reason
-    assert parse("a.py", b"\x01\x02\x03\x04").reason == "code.binary" and parse("a.py", b"\x01\x02\x03\x04").measure == "4 control characters"
+    assert (
+        parse("a.py", b"\x00\x01\x02\x03\x04 binary").reason
+        == "code.binary"
+        == parse("a.py", b"abc" * 5000 + b"\0").reason
+    )
+    assert (
+        parse("a.py", b"\x01\x02\x03\x04").reason == "code.binary"
+        and parse("a.py", b"\x01\x02\x03\x04").measure == "4 control characters"
+    )
     assert parse("a.py", b"\x00\x01\x02\x03\x04 binary").measure == "1 zero bytes"
     assert parse("a.unheardof", b"text").reason == "code.unknown_language"
     with pytest.raises(BadInput, match="charset"):

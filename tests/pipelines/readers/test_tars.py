@@ -7,10 +7,15 @@ import hypothesis.strategies as st
 import pytest
 import small_media
 
-from pipelines import tars
+from castor.pipelines.readers import tars
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
-CONTENT = [("a/000000.jpg", b"x" * 700), ("a/000000.txt", b"caption"), ("a/000001.jpg", b""), ("a/000001.txt", b"y" * 512)]
+CONTENT = [
+    ("a/000000.jpg", b"x" * 700),
+    ("a/000000.txt", b"caption"),
+    ("a/000001.jpg", b""),
+    ("a/000001.txt", b"y" * 512),
+]
 
 
 def read(data, limit=1 << 20):
@@ -39,7 +44,10 @@ def test_members_come_back_as_written(format):
 @hypothesis.given(
     format=st.sampled_from(FORMATS),
     content=st.lists(
-        st.tuples(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=150), st.binary(max_size=1500)),
+        st.tuples(
+            st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=150),
+            st.binary(max_size=1500),
+        ),
         max_size=6,
     ),
     tail=st.integers(0, 3),
@@ -99,9 +107,13 @@ def test_what_is_no_archive():
 
 
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=300)
-@hypothesis.given(format=st.sampled_from(FORMATS), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=12))
+@hypothesis.given(
+    format=st.sampled_from(FORMATS), changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=12)
+)
 def test_mutations_never_crash(format, changes):
-    data = bytearray(small_media.tar([*CONTENT, ("g" * 200 + ".jpg" if format != tarfile.USTAR_FORMAT else "g", b"z")], format))
+    data = bytearray(
+        small_media.tar([*CONTENT, ("g" * 200 + ".jpg" if format != tarfile.USTAR_FORMAT else "g", b"z")], format)
+    )
     used = 512 * 12
     for place, value in changes:
         data[int(place * used)] = value

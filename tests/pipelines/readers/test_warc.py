@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from pipelines import compressed, warc
+from castor.pipelines.readers import compressed, warc
 
 
 def record(body, length=None, kind="response", uri="http://example.org/", extra=b"", end=b"\r\n\r\n"):
@@ -38,7 +38,10 @@ def packings():
     yield "x.warc", blocks
     yield "x.warc.gz", b"".join(map(gzip.compress, records))
     yield "x.warc.gz", gzip.compress(blocks)
-    yield "x.warc.gz", b"".join(gzip.compress(blocks[i : i + 1000]) for i in range(0, len(blocks), 1000))  # as bgzip cuts
+    yield (
+        "x.warc.gz",
+        b"".join(gzip.compress(blocks[i : i + 1000]) for i in range(0, len(blocks), 1000)),
+    )  # as bgzip cuts
 
 
 @pytest.mark.parametrize("name, data", list(packings()), ids=["plain", "a member a record", "one member", "blocks"])
@@ -46,7 +49,11 @@ def test_every_packing_gives_the_same_records(tmp_path, name, data):
     items = read(tmp_path, data, name)
     assert bodies(items) == BODIES and not faults(items)
     assert len({i.key for i in items}) == 3
-    assert items[0].headers == {"warc-type": "response", "warc-target-uri": "http://example.org/", "content-length": str(len(BODIES[0]))}
+    assert items[0].headers == {
+        "warc-type": "response",
+        "warc-target-uri": "http://example.org/",
+        "content-length": str(len(BODIES[0])),
+    }
 
 
 def test_keys_are_offsets_of_members(tmp_path):
@@ -69,7 +76,10 @@ def test_a_record_that_lies_about_its_length_costs_itself_alone(tmp_path, length
 
 def test_lengths_that_end_in_another_member(tmp_path):
     items = read(
-        tmp_path, b"".join(gzip.compress(r) for r in [record(b"before"), record(BODIES[0], len(BODIES[0]) + 500), record(BODIES[1])])
+        tmp_path,
+        b"".join(
+            gzip.compress(r) for r in [record(b"before"), record(BODIES[0], len(BODIES[0]) + 500), record(BODIES[1])]
+        ),
     )
     assert bodies(items) == [b"before", BODIES[1]] and faults(items) == ["short_record"]
 
@@ -98,13 +108,18 @@ def test_garbage_and_headers_without_end(tmp_path):
     items = read(tmp_path, gzip.compress(huge + b"\r\n\r\n" + record(BODIES[0])))
     assert faults(items) == ["huge_header"] and bodies(items) == BODIES[:1]
     assert faults(read(tmp_path, b"")) == ["empty"]
-    items = read(tmp_path, gzip.compress(record(BODIES[0])) + b"\x1f\x8b\x08 not really" + gzip.compress(record(BODIES[1])))
+    items = read(
+        tmp_path, gzip.compress(record(BODIES[0])) + b"\x1f\x8b\x08 not really" + gzip.compress(record(BODIES[1]))
+    )
     assert bodies(items) == BODIES[:2] and faults(items)
 
 
 def test_header_lines_are_judged(tmp_path):
     items = read(
-        tmp_path, gzip.compress(record(b"x", extra=b"X-Bad: \xff\xfe\r\n") + record(BODIES[1], uri="http://a/\x00b") + record(BODIES[2]))
+        tmp_path,
+        gzip.compress(
+            record(b"x", extra=b"X-Bad: \xff\xfe\r\n") + record(BODIES[1], uri="http://a/\x00b") + record(BODIES[2])
+        ),
     )
     assert faults(items) == ["bad_header", "bad_header"] and bodies(items) == BODIES[2:]
     [item] = read(tmp_path, record(b"x", extra=b"X-Folded: a\r\n  b\r\nx-folded: second\r\n"), "x.warc")
@@ -118,7 +133,11 @@ def test_a_page_about_warc_is_a_page(tmp_path):
 
 def test_arc(tmp_path):
     def arc(uri, body, length=None):
-        return f"{uri} 127.0.0.1 20140216050221 text/html {len(body) if length is None else length}\n".encode() + body + b"\n"
+        return (
+            f"{uri} 127.0.0.1 20140216050221 text/html {len(body) if length is None else length}\n".encode()
+            + body
+            + b"\n"
+        )
 
     sound = [
         arc("filedesc://x.arc", b"1 0 x\n"),
@@ -129,7 +148,9 @@ def test_arc(tmp_path):
         items = read(tmp_path, data, "x.arc.gz" if data[:2] == b"\x1f\x8b" else "x.arc", warc.read_arc)
         assert [i.headers["warc-type"] for i in items] == ["warcinfo", "response", "response"]
         assert items[2].headers["warc-target-uri"] == "http://b/ c" and items[2].body.endswith(b"two")
-    items = read(tmp_path, sound[0] + b"http://bad 1.2.3.4 null text/html 5\nhello\n" + sound[1], "x.arc", warc.read_arc)
+    items = read(
+        tmp_path, sound[0] + b"http://bad 1.2.3.4 null text/html 5\nhello\n" + sound[1], "x.arc", warc.read_arc
+    )
     assert faults(items) == ["not_arc"] and len(bodies(items)) == 2
 
 
@@ -141,5 +162,7 @@ def test_a_record_cut_short_costs_itself_alone_where_borders_are_all_there_is(tm
 
 
 def test_a_header_without_end_at_the_end_is_one_fault(tmp_path):
-    items = read(tmp_path, record(BODIES[0]) + b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://x", "x.warc")
+    items = read(
+        tmp_path, record(BODIES[0]) + b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://x", "x.warc"
+    )
     assert bodies(items) == BODIES[:1] and faults(items) == ["short_header"]

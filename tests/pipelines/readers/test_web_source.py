@@ -6,8 +6,8 @@ import json
 import pytest
 import zstandard
 
-from pipelines.document import DeadLetter, Document, Rejection, document_id
-from pipelines.pages import PageSource
+from castor.pipelines.document import DeadLetter, Document, Rejection, document_id
+from castor.pipelines.readers.web_source import PageSource
 
 
 def source(tmp_path, *patterns, **options):
@@ -27,7 +27,11 @@ def warc(*records):
     out = b""
     for kind, uri, content_type, body in records:
         head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {uri}\r\nWARC-Date: 2020-01-02T03:04:05Z\r\n"
-        out += gzip.compress((head + f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n").encode() + body + b"\r\n\r\n")
+        out += gzip.compress(
+            (head + f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n").encode()
+            + body
+            + b"\r\n\r\n"
+        )
     return out
 
 
@@ -99,7 +103,10 @@ def test_lines(tmp_path, name):
     pack = {"gz": gzip.compress, "zst": zstandard.compress}.get(name.rpartition(".")[2], bytes)
     elements = read(tmp_path, name, pack(data), max_page_bytes=2000)
     assert fates(elements) == [fate for line, fate in LINES if len(line) < 50_000]
-    assert elements[0].id == document_id("web", f"{name}#line=1") and elements[0].metadata == {"url": "http://a/", "id": 5}
+    assert elements[0].id == document_id("web", f"{name}#line=1") and elements[0].metadata == {
+        "url": "http://a/",
+        "id": 5,
+    }
     assert elements[-1].source == f"{tmp_path}/{name}#line={len(elements)}"
 
 
@@ -132,9 +139,9 @@ def test_single_pages_and_unknown_files(tmp_path):
     [page] = read(tmp_path, "a.HTML", b"<p>x")
     assert (page.bytes, page.id, page.source) == (b"<p>x", document_id("web", "a.HTML"), f"{tmp_path}/a.HTML")
     assert fates(read(tmp_path, "b.html.gz", gzip.compress(bytes(3000)), max_page_bytes=2000)) == ["too_large"]
-    assert fates(read(tmp_path, "c.pdf", b"%PDF")) == ["unsupported_format"] and fates(read(tmp_path, "noextension", b"x")) == [
-        "unsupported_format"
-    ]
+    assert fates(read(tmp_path, "c.pdf", b"%PDF")) == ["unsupported_format"] and fates(
+        read(tmp_path, "noextension", b"x")
+    ) == ["unsupported_format"]
     assert fates(read(tmp_path, "d.html", b"")) == ["empty"]
 
 

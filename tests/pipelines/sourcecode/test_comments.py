@@ -7,7 +7,7 @@ import tokenize
 
 import pytest
 
-from pipelines.comments import _LANGUAGES, comment_share
+from castor.pipelines.sourcecode.comments import _LANGUAGES, comment_share
 
 
 def counted(text, language):
@@ -42,13 +42,24 @@ def test_comments_by_language(language, text, comments):
 
 
 def test_where_comments_cannot_be_told():
-    assert comment_share("a b c", "text") is None and comment_share("{}", "json") is None and comment_share("", "python") is None
+    assert (
+        comment_share("a b c", "text") is None
+        and comment_share("{}", "json") is None
+        and comment_share("", "python") is None
+    )
 
 
 def by_parser(text):
-    total = sum(len(token.string) for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type == tokenize.COMMENT)
+    total = sum(
+        len(token.string)
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    )
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
             total += len(ast.get_source_segment(text, node.body[0].value))
     return total / len(text)
 
@@ -61,7 +72,9 @@ def test_agrees_with_the_parser_on_real_files():
         assert comment_share(text, "python") == pytest.approx(by_parser(text), abs=0.02), file.name
 
 
-@pytest.mark.parametrize("unit", ['"', "'", "'''", "`", "/*", "*/", "//", "#", "\\", "--[[", "{-", "(*", "<!--", "-", "\n", " "])
+@pytest.mark.parametrize(
+    "unit", ['"', "'", "'''", "`", "/*", "*/", "//", "#", "\\", "--[[", "{-", "(*", "<!--", "-", "\n", " "]
+)
 def test_traps_end_and_stay_within_the_text(unit):
     for languages in _LANGUAGES.values():
         for text in (unit * 100_000, f"x = 1\n{unit}"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.imports import dependencies
+from castor.pipelines.sourcecode.imports import dependencies
 
 
 def needs(language, files, path):
@@ -48,7 +48,20 @@ def test_what_a_file_needs(language, files, path, expected):
 @pytest.mark.parametrize("language", ["python", "javascript", "c", "go", "java", "rust", "ruby"])
 @pytest.mark.parametrize(
     "unit",
-    ["import ", "from . import (", "from '", "#include <", "use crate::", "import a.", "\n", " ", "require('", "mod a;\n", '"a/b/c" ', "import a\n"],
+    [
+        "import ",
+        "from . import (",
+        "from '",
+        "#include <",
+        "use crate::",
+        "import a.",
+        "\n",
+        " ",
+        "require('",
+        "mod a;\n",
+        '"a/b/c" ',
+        "import a\n",
+    ],
 )
 def test_traps_end(language, unit):
     assert set(needs(language, {"r/x.py": unit * (100_000 // len(unit)), "r/a.py": ""}, "r/x.py")) <= {"r/a.py"}

@@ -2,12 +2,14 @@
 
 import pytest
 
-from pipelines import licences
-from pipelines.licence_files import NOTHING, Governing, speaks
+from castor.pipelines.sourcecode import licences
+from castor.pipelines.sourcecode.licence_files import NOTHING, Governing, speaks
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files"
 APACHE = "Apache License\nVersion 2.0, January 2004\n"
-GPL = "GNU GENERAL PUBLIC LICENSE\nEveryone is permitted to copy and distribute verbatim copies of this license document"
+GPL = (
+    "GNU GENERAL PUBLIC LICENSE\nEveryone is permitted to copy and distribute verbatim copies of this license document"
+)
 
 
 def governing(**files):
@@ -66,7 +68,9 @@ def test_nothing_decides_without_files():
 
 
 def test_ids_are_those_of_the_expression():
-    assert governing(LICENSE="SPDX-License-Identifier: MIT OR (GPL-2.0-only WITH Classpath-exception-2.0 AND ISC)").of("a").ids == (
+    assert governing(LICENSE="SPDX-License-Identifier: MIT OR (GPL-2.0-only WITH Classpath-exception-2.0 AND ISC)").of(
+        "a"
+    ).ids == (
         "GPL-2.0-only",
         "ISC",
         "MIT",
@@ -74,10 +78,17 @@ def test_ids_are_those_of_the_expression():
 
 
 def test_a_pattern_of_stars_is_not_slow():
-    stars = governing(**{"REUSE.toml": '[[annotations]]\npath = "' + "*a" * 200 + '"\nSPDX-License-Identifier = "MIT"\n'})
+    stars = governing(
+        **{"REUSE.toml": '[[annotations]]\npath = "' + "*a" * 200 + '"\nSPDX-License-Identifier = "MIT"\n'}
+    )
     assert stars.of("a" * 3000 + "b") == NOTHING
 
 
 def test_what_speaks():
-    assert all(map(speaks, ("LICENSE", "a/COPYING", "x.py.license", "sub/REUSE.toml", ".reuse/dep5", "web/package.json", "Cargo.toml")))
+    assert all(
+        map(
+            speaks,
+            ("LICENSE", "a/COPYING", "x.py.license", "sub/REUSE.toml", ".reuse/dep5", "web/package.json", "Cargo.toml"),
+        )
+    )
     assert not any(map(speaks, ("a.py", "README.md", "license.py", "dep5")))

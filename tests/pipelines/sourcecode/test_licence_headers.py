@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipelines import licence_headers, licences
-from pipelines.document import Document
-from pipelines.licence_headers import PROPRIETARY, PUBLIC_DOMAIN, declared
+from castor.pipelines.document import Document
+from castor.pipelines.sourcecode import licence_headers, licences
+from castor.pipelines.sourcecode.licence_headers import PROPRIETARY, PUBLIC_DOMAIN, declared
 
 BSD = """Redistribution and use in source and binary forms, with or without
 modification, are permitted provided that the following conditions are met: ..."""
@@ -61,9 +61,17 @@ def header(text, mark="# "):
     ],
 )  # fmt: skip
 def test_what_headers_declare(expression, text):
-    found = {declared(header(text)), declared(header(text, "// ")), declared("/*\n * " + text.replace("\n", "\n * ") + "\n */\nint x;")}
+    found = {
+        declared(header(text)),
+        declared(header(text, "// ")),
+        declared("/*\n * " + text.replace("\n", "\n * ") + "\n */\nint x;"),
+    }
     sides = {frozenset(e.split(" OR ")) if e and " OR " in e and "(" not in e else e for e in found}
-    assert sides == {frozenset(expression.split(" OR ")) if expression and " OR " in expression and "(" not in expression else expression}
+    assert sides == {
+        frozenset(expression.split(" OR "))
+        if expression and " OR " in expression and "(" not in expression
+        else expression
+    }
 
 
 def test_only_the_first_comment_counts():
@@ -75,10 +83,20 @@ def test_only_the_first_comment_counts():
 
 
 def test_the_word_of_the_file_replaces_the_repository_s():
-    facts = {"path": "r/a.py", "language": "python", "licence": "MIT", "licences": ["MIT"], "licence_from": ["r/LICENSE"]}
+    facts = {
+        "path": "r/a.py",
+        "language": "python",
+        "licence": "MIT",
+        "licences": ["MIT"],
+        "licence_from": ["r/LICENSE"],
+    }
     document = Document("0" * 32, "s", "code", header(GPL.format("", 2)), None, facts)
     own = licence_headers.Declare()(document).metadata
-    assert (own["licence"], own["licences"], own["licence_from"]) == ("GPL-2.0-or-later", ["GPL-2.0-or-later"], ["r/a.py"])
+    assert (own["licence"], own["licences"], own["licence_from"]) == (
+        "GPL-2.0-or-later",
+        ["GPL-2.0-or-later"],
+        ["r/a.py"],
+    )
     assert licence_headers.Declare()(document.replace(text="x = 1")) is not None
     assert licence_headers.Declare()(document.replace(text="x = 1")).metadata == facts
     prose = document.replace(text=MIT).with_metadata(language="markdown")  # a README that quotes a licence is no header
@@ -86,14 +104,28 @@ def test_the_word_of_the_file_replaces_the_repository_s():
 
 
 def test_ids_and_case():
-    assert licences.ids("(MIT OR GPL-2.0-only) AND Apache-2.0 WITH LLVM-exception") == ["MIT", "GPL-2.0-only", "Apache-2.0"]
+    assert licences.ids("(MIT OR GPL-2.0-only) AND Apache-2.0 WITH LLVM-exception") == [
+        "MIT",
+        "GPL-2.0-only",
+        "Apache-2.0",
+    ]
     assert licences.allows("mit", frozenset({"MIT"})) and licences.allows("LGPL-2.1-or-later", frozenset({"LGPL-2.1"}))
     assert not licences.allows("GPL-2.0-or-later", frozenset(licences.PERMISSIVE))
 
 
 @pytest.mark.parametrize(
     "unit",
-    ["# license ", "licensed under ", "\n", "# ", "SPDX-License-Identifier:", "gnu general public license ", "/*", '"""', "may not be copied "],
+    [
+        "# license ",
+        "licensed under ",
+        "\n",
+        "# ",
+        "SPDX-License-Identifier:",
+        "gnu general public license ",
+        "/*",
+        '"""',
+        "may not be copied ",
+    ],
 )
 def test_traps_end(unit):
     assert declared("# copyright\n" + unit * 50_000) is None or declared("# copyright\n" + unit * 50_000)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.document import BadInput, Document, Rejection
-from pipelines.notebooks import Notebooks
-from pipelines.sourcecode import Parse
+from castor.pipelines.document import BadInput, Document, Rejection
+from castor.pipelines.sourcecode.notebooks import Notebooks
+from castor.pipelines.sourcecode.parse import Parse
 
 NOTEBOOK = {
     "cells": [
@@ -53,7 +53,12 @@ def test_layout():
 
 def test_outputs_on_request_and_cut():
     script = Notebooks(outputs=True).script(json.dumps(NOTEBOOK))[0]
-    assert "print(x)\n# > 1\n# > 2\n# > <A>\n\n" in script and "# ls\n# > E: bad\n" in script and "warning" not in script and "iVBOR" not in script
+    assert (
+        "print(x)\n# > 1\n# > 2\n# > <A>\n\n" in script
+        and "# ls\n# > E: bad\n" in script
+        and "warning" not in script
+        and "iVBOR" not in script
+    )
     assert "# > 1\n# > 2...\n" in Notebooks(outputs=True, max_output_characters=6).script(json.dumps(NOTEBOOK))[0]
     assert Notebooks(outputs=True, max_outputs_characters=7).script(json.dumps(NOTEBOOK))[0].count("# > ") == 3
 
@@ -61,7 +66,12 @@ def test_outputs_on_request_and_cut():
 def test_other_kernels_and_the_old_format():
     old = {
         "worksheets": [
-            {"cells": [{"cell_type": "heading", "level": 2, "source": "H"}, {"cell_type": "code", "language": "python", "input": ["a\n", "b"]}]}
+            {
+                "cells": [
+                    {"cell_type": "heading", "level": 2, "source": "H"},
+                    {"cell_type": "code", "language": "python", "input": ["a\n", "b"]},
+                ]
+            }
         ]
     }
     assert Notebooks().script(json.dumps(old)) == ("# %% [markdown]\n# ## H\n\n# %%\na\nb\n", "python")
@@ -94,9 +104,16 @@ def test_cells_of_odd_make_are_passed_over():
     cells = [
         {},
         {"cell_type": 1, "source": {"a": 1}},
-        {"cell_type": "code", "source": ["a", 1, None], "outputs": [1, {"output_type": "stream"}, {"output_type": "display_data", "data": 3}]},
+        {
+            "cell_type": "code",
+            "source": ["a", 1, None],
+            "outputs": [1, {"output_type": "stream"}, {"output_type": "display_data", "data": 3}],
+        },
     ]
-    assert Notebooks(outputs=True).script(json.dumps({"cells": cells, "metadata": [], "nbformat": "x"})) == ("# %%\na\n", "python")
+    assert Notebooks(outputs=True).script(json.dumps({"cells": cells, "metadata": [], "nbformat": "x"})) == (
+        "# %%\na\n",
+        "python",
+    )
     assert Notebooks().script('{"cells": [{"cell_type": "code", "source": "\\ud800"}]}')[0] == "# %%\n\ufffd\n"
 
 

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import code, corpus, fates, job, repository_documents
-from pipelines.document import Document, document_id
-from pipelines.filters import licence
-from pipelines.repository_layout import Layout, cut, dependencies_first
-from tasks.errors import ConfigurationError
+from castor.pipelines import code
+from castor.pipelines.corpus import corpus, outcomes
+from castor.pipelines.document import Document, document_id
+from castor.pipelines.execution import job
+from castor.pipelines.filters import licence
+from castor.pipelines.sourcecode import repository_documents
+from castor.pipelines.sourcecode.repository_layout import Layout, cut, dependencies_first
+from castor.tasks.errors import ConfigurationError
 
 TWO_WORKERS = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
@@ -45,7 +48,11 @@ def test_layout_to_the_character():
         "<repo_name>r<file_sep>r/README\nWords.\n<file_sep>r/util.py\nx = 1<file_sep>r/lib.py\nimport r.util\n"
         "<file_sep>r/main.py\nimport r.lib\nimport r.util\n"
     )
-    assert (document.id, document.source, document.modality) == (document_id("c", "repository=r/r.tar.gz#"), "/in/r.tar.gz", "code")
+    assert (document.id, document.source, document.modality) == (
+        document_id("c", "repository=r/r.tar.gz#"),
+        "/in/r.tar.gz",
+        "code",
+    )
     facts = document.metadata
     assert {k: facts[k] for k in ("repository", "language", "languages", "licences", "secrets")} == {
         "repository": "r", "language": "python", "languages": {"text": 7, "python": 46}, "licences": ["MIT"], "secrets": {"jwt": 2}
@@ -71,7 +78,9 @@ def test_parts_hold_whole_files_and_cut_what_fits_nowhere():
     members = [m for p in parts for m in p.metadata["members"]]
     assert [(m["path"][2], m.get("piece")) for m in members] == [("a", None), ("b", 0), ("b", 1), ("b", 2), ("c", None)]
     pieces = [p.text[m["start"] : m["end"]] for p in parts for m in p.metadata["members"]]
-    assert pieces[0] == files[0].text and "".join(pieces[1:4]) == files[1].text and all(p.endswith("\n") for p in pieces)
+    assert (
+        pieces[0] == files[0].text and "".join(pieces[1:4]) == files[1].text and all(p.endswith("\n") for p in pieces)
+    )
     assert sum(p.records for p in parts) == 3 and [p.metadata["part"] for p in parts] == list(range(len(parts)))
     assert parts[1].source == "/in/r.tar.gz#part=1"
 
@@ -140,19 +149,26 @@ def raw(tmp_path_factory):
 
 def make(raw, output, **changes):
     rules = tuple(f for f in code.Job.__dataclass_fields__["filters"].default if not isinstance(f, licence.Filter))
-    return code.Job(name="code", input_root=str(raw), inputs=("**",), output=str(output), num_shards=3, filters=rules, **changes)
+    return code.Job(
+        name="code", input_root=str(raw), inputs=("**",), output=str(output), num_shards=3, filters=rules, **changes
+    )
 
 
 def files_of(directory):
     return {
-        str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(pathlib.Path(directory).rglob("*")) if p.is_file()
+        str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(pathlib.Path(directory).rglob("*"))
+        if p.is_file()
     }
 
 
 def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):
     apart = job.run(make(raw, tmp_path / "apart"), quiet=True)
     together = job.run(make(raw, tmp_path / "together", repositories=Layout()), quiet=True)
-    assert together["funnel"] == apart["funnel"] and together["documents"] == 3 < together["funnel"]["kept"] == apart["documents"]
+    assert (
+        together["funnel"] == apart["funnel"]
+        and together["documents"] == 3 < together["funnel"]["kept"] == apart["documents"]
+    )
     assert together["funnel"]["duplicates"] == {"exact": 2} and together["funnel"]["rejected"] == {"stack.short": 2}
     files = {d.id: d for d in corpus.read_corpus(str(tmp_path / "apart"))}
     documents = list(corpus.read_corpus(str(tmp_path / "together")))
@@ -160,16 +176,24 @@ def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):
     assert sorted(m["id"] for m, _ in members) == sorted(files)  # each kept file once, and nothing else
     assert all(d.text[m["start"] : m["end"]] == files[m["id"]].text for m, d in members)
     for identifier, file in files.items():  # a file's fate can still be told, and where it stands
-        [fate] = fates.find(str(tmp_path / "together"), id=identifier)
-        assert fate.fate == "kept" and fate.source == file.source and fate.measure in {f"stands in {d.id}" for d in documents}
+        [fate] = outcomes.find(str(tmp_path / "together"), id=identifier)
+        assert (
+            fate.fate == "kept"
+            and fate.source == file.source
+            and fate.measure in {f"stands in {d.id}" for d in documents}
+        )
     assert {d.metadata["repository"] for d in documents} == {"one/r", "two/r", "three"}
     first = next(d for d in documents if d.metadata["repository"] in ("one/r", "two/r"))
-    assert [m["path"] for m in first.metadata["members"] if "/m" in m["path"]] == [f"p/m{i}.py" for i in range(5, -1, -1)]
+    assert [m["path"] for m in first.metadata["members"] if "/m" in m["path"]] == [
+        f"p/m{i}.py" for i in range(5, -1, -1)
+    ]
 
 
 def test_parts_in_the_job_are_the_same_bytes_with_two_workers(raw, tmp_path):
     layout = Layout(max_characters=120)
     manifest = job.run(make(raw, tmp_path / "a", repositories=layout), quiet=True)
-    assert manifest["documents"] > 5 and manifest["funnel"]["kept"] == sum(d.records for d in corpus.read_corpus(str(tmp_path / "a")))
+    assert manifest["documents"] > 5 and manifest["funnel"]["kept"] == sum(
+        d.records for d in corpus.read_corpus(str(tmp_path / "a"))
+    )
     job.run(make(raw, tmp_path / "b", repositories=layout), TWO_WORKERS, quiet=True)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")

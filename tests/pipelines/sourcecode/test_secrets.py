@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import secrets
-from pipelines.document import Document
+from castor.pipelines.document import Document
+from castor.pipelines.sourcecode import secrets
 
 _LETTERS = "aB3dE6gH9jK2mN5pQ8sT1vW4xY7zC0fR"
 _UPPER = "Q3RT6YUI2OPA5SDF7GHJ4KLZ"
@@ -70,7 +70,9 @@ def test_formats_in_their_places(kind, place):
 
 
 def test_every_format_is_tested():
-    assert set(SECRETS) | {"azure_key", "private_key", "url_password", "aws_secret_key", "password", "secret"} == set(secrets.KINDS)
+    assert set(SECRETS) | {"azure_key", "private_key", "url_password", "aws_secret_key", "password", "secret"} == set(
+        secrets.KINDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,9 +159,14 @@ def test_private_keys_go_and_the_code_stays():
 
 
 def test_documents_carry_the_counts():
-    document = Document("0" * 32, "s", "code", f"a = '{SECRETS['jwt']}'\nb = '{SECRETS['jwt']}'\n", None, {"path": "a.py"})
+    document = Document(
+        "0" * 32, "s", "code", f"a = '{SECRETS['jwt']}'\nb = '{SECRETS['jwt']}'\n", None, {"path": "a.py"}
+    )
     cleaned = secrets.Remove()(document)
-    assert cleaned.metadata == {"path": "a.py", "secrets": {"jwt": 2}} and cleaned.text == "a = 'REDACTED_JWT'\nb = 'REDACTED_JWT'\n"
+    assert (
+        cleaned.metadata == {"path": "a.py", "secrets": {"jwt": 2}}
+        and cleaned.text == "a = 'REDACTED_JWT'\nb = 'REDACTED_JWT'\n"
+    )
     assert secrets.Remove()(document.replace(text="a = 1")).metadata == {"path": "a.py"}
     assert secrets.Remove(kinds=("github_token",))(document) == document
 
@@ -192,14 +199,33 @@ PIECES = st.sampled_from(
 def test_any_text(text):
     """Spans are in order and inside; what is between them is untouched; nothing is left to find in what formats and blocks replaced."""
     spans = secrets.find(text, secrets.KINDS)
-    assert all(0 <= s.start < s.end <= len(text) for s in spans) and all(a.end <= b.start for a, b in itertools.pairwise(spans))
+    assert all(0 <= s.start < s.end <= len(text) for s in spans) and all(
+        a.end <= b.start for a, b in itertools.pairwise(spans)
+    )
     cleaned, counts = secrets.replace(text)
     assert sum(counts.values()) == len(secrets.find(text)) and (cleaned == text) == (not counts)
 
 
 @pytest.mark.parametrize(
     "unit",
-    ["a", "a.", "a@", "://", "x:y@", "::", "1.", 'key="', "password=", "\n-", BEGIN, "eyJ", "sk-", ":AA", "\\n", 'api_key="A1b2C3d4E5f6G7h8J9" '],
+    [
+        "a",
+        "a.",
+        "a@",
+        "://",
+        "x:y@",
+        "::",
+        "1.",
+        'key="',
+        "password=",
+        "\n-",
+        BEGIN,
+        "eyJ",
+        "sk-",
+        ":AA",
+        "\\n",
+        'api_key="A1b2C3d4E5f6G7h8J9" ',
+    ],
 )
 def test_traps_end(unit):
     for text in (unit * (100_000 // len(unit)), (unit + "\n") * 2000):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines import charset
-from pipelines.document import BadInput
+from castor.pipelines.document import BadInput
+from castor.pipelines.text import charset
 
 TEXTS = {
     "ja": "日本語の文章です。これはテストのためのページで、いくつかの文が含まれています。東京は日本の首都である。",
@@ -24,7 +24,15 @@ TEXTS = {
 ENCODINGS = [
     *((language, encoding) for language in TEXTS for encoding in ("utf-8", "utf-8-sig", "utf-16-le", "utf-16")),
     *(("ja", e) for e in ("cp932", "euc_jp", "iso2022_jp")),
-    *(("ko", "cp949"), ("zh", "gb18030"), ("zh-tw", "big5"), ("ru", "cp1251"), ("ru", "koi8-r"), ("el", "iso8859-7"), ("el", "cp1253")),
+    *(
+        ("ko", "cp949"),
+        ("zh", "gb18030"),
+        ("zh-tw", "big5"),
+        ("ru", "cp1251"),
+        ("ru", "koi8-r"),
+        ("el", "iso8859-7"),
+        ("el", "cp1253"),
+    ),
     *((language, "cp1252") for language in ("fr", "de", "es", "is")),
     *((language, encoding) for language in ("pl", "cs") for encoding in ("cp1250", "iso8859-2")),
     *(("hu", "cp1250"), ("tr", "cp1254")),
@@ -56,8 +64,14 @@ def test_declarations():
     assert charset.decode("中文".encode("gb18030"), ["GB2312"]) == ("中文", "gb18030")
     assert charset.decode("déjà".encode(), ["latin-1"])[0] == "déjà"  # valid UTF-8 is UTF-8, whatever is declared
     head = b'<?xml version="1.0" encoding="euc-jp"?><html>'
-    assert charset.decode_html(head + "日本".encode("euc-jp")) == ('<?xml version="1.0" encoding="euc-jp"?><html>日本', "euc_jp")
-    assert charset.decode_html("<META HTTP-EQUIV=x CONTENT='text/html; charset=windows-1251'>да".encode("cp1251"))[1] == "cp1251"
+    assert charset.decode_html(head + "日本".encode("euc-jp")) == (
+        '<?xml version="1.0" encoding="euc-jp"?><html>日本',
+        "euc_jp",
+    )
+    assert (
+        charset.decode_html("<META HTTP-EQUIV=x CONTENT='text/html; charset=windows-1251'>да".encode("cp1251"))[1]
+        == "cp1251"
+    )
     for label in ("", "no such thing", "hex", "base64", "rot13", "\x00", "undefined"):
         assert charset.decode("déjà".encode(), [label])[1] == "utf-8"
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.document import BadInput, Document, Rejection, document_id
-from pipelines.functions import Chain
-from pipelines.html import Extract, _long_pieces, has_tag_of_attributes
-from pipelines.language import Identify, identify
-from pipelines.sandbox import Child, Sandbox, SandboxError
-from tasks.errors import ConfigurationError
+from castor.pipelines.core.functions import Chain
+from castor.pipelines.core.sandbox import Child, Sandbox, SandboxError
+from castor.pipelines.document import BadInput, Document, Rejection, document_id
+from castor.pipelines.text.html import Extract, _long_pieces, has_tag_of_attributes
+from castor.pipelines.text.language import Identify, identify
+from castor.tasks.errors import ConfigurationError
 
 BODY = "<p>" + "The library keeps every book that was ever lent to it. " * 8 + "</p>"
 
@@ -62,7 +62,11 @@ def test_trafilatura_is_an_extra():
             Child(extract).call(page(b"<p>x"))
     else:
         extract.prepare()
-        found = extract(page(f"<html><head><title>T</title></head><body><main><article>{BODY}</article></main></body></html>".encode()))
+        found = extract(
+            page(
+                f"<html><head><title>T</title></head><body><main><article>{BODY}</article></main></body></html>".encode()
+            )
+        )
         assert found.text.startswith("The library keeps") and found.metadata["title"] == "T"
 
 
@@ -109,7 +113,11 @@ def test_hostile_pages_end_in_time_and_sound_ones_go_on():
     started = time.monotonic()
     expected = child.call(sound)
     assert expected.metadata["language"] == "en"
-    for hostile in (b"<div>" * 100_000 + b"x", b"<b><i>" * 100_000, b"<p " + b" ".join(b"a%d=1" % i for i in range(200_000)) + b">x</p>"):
+    for hostile in (
+        b"<div>" * 100_000 + b"x",
+        b"<b><i>" * 100_000,
+        b"<p " + b" ".join(b"a%d=1" % i for i in range(200_000)) + b">x</p>",
+    ):
         try:
             child.call(page(hostile))
         except BadInput as error:

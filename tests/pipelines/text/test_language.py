@@ -4,14 +4,14 @@ import functools
 import math
 
 import pytest
-from filters.prose import GOOD, PROSE, document
 from hypothesis import given
 from hypothesis import strategies as st
+from prose import GOOD, PROSE, document
 from py3langid import langid
 
-from pipelines import language, language_scores
-from pipelines.document import Rejection
-from pipelines.language import Identify, by_script, identify, sample, temperature_of
+from castor.pipelines.document import Rejection
+from castor.pipelines.text import language, language_scores
+from castor.pipelines.text.language import Identify, by_script, identify, sample, temperature_of
 
 
 @pytest.mark.parametrize("code", PROSE)
@@ -45,7 +45,13 @@ def test_short_texts_say_that_they_are_not_sure():
     assert identify(GOOD[:30])[1] < identify(GOOD)[1]
 
 
-@given(st.one_of(st.text(max_size=300), st.sampled_from(sorted(PROSE.values())), st.text("aeinrstAEINRST \u00e9\u0438\u0430\u0648", max_size=900)))
+@given(
+    st.one_of(
+        st.text(max_size=300),
+        st.sampled_from(sorted(PROSE.values())),
+        st.text("aeinrstAEINRST \u00e9\u0438\u0430\u0648", max_size=900),
+    )
+)
 def test_scores_are_those_of_py3langid_to_the_last_bit(text):
     mine, peer = language_scores.scores(), py3langid_model()
     found = dict(reversed(list(zip(mine.languages, mine.of(text).tolist()))))  # the first of two columns

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines import languages
-from pipelines.view import TextView
+from castor.pipelines.text import languages
+from castor.pipelines.text.tokenized_text import TextView
 
 OF_A_CRAWL = "de en zh es fr ru uk pl sv pt ro ja hu it ar ko tr no cs hi bg el nl da fi id vi th fa he ca gl".split()
 
@@ -19,4 +19,6 @@ def test_a_stop_word_set_apart_is_one_token(language):
 
 
 def test_terminal_marks_are_single_and_no_letters():
-    assert len(set(languages.TERMINAL)) == len(languages.TERMINAL) and not any(c.isalnum() or c.isspace() for c in languages.TERMINAL)
+    assert len(set(languages.TERMINAL)) == len(languages.TERMINAL) and not any(
+        c.isalnum() or c.isspace() for c in languages.TERMINAL
+    )

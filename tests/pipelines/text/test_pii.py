@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import pii
-from pipelines.document import Document
+from castor.pipelines.document import Document
+from castor.pipelines.text import pii
 
 PLANTED = {
     "email": ["joe.doe+x@mail.example.co.uk", "a@b.io", "o'neil_7@uni-koeln.de", "x@xn--bcher-kva.com", "A.B@SHOUT.ORG"],
@@ -19,7 +19,15 @@ PLANTED = {
         "+41.31.322.55.11", "+4915208649244", "+49 431 – 5 36 22 67", "+44 20 7946 0958",
     ],
 }  # fmt: skip
-LABELLED = ["Tel.: 030 / 123 45 67", "Telefon: 0228-999582-5777", "Fax: (030) 78 95 47 79", "电话：010-65363263", "Mobil 0171 1234567", "手机号15013099168", "传真：0731-88854265"]
+LABELLED = [
+    "Tel.: 030 / 123 45 67",
+    "Telefon: 0228-999582-5777",
+    "Fax: (030) 78 95 47 79",
+    "电话：010-65363263",
+    "Mobil 0171 1234567",
+    "手机号15013099168",
+    "传真：0731-88854265",
+]
 INNOCENT = [
     "git@github.com:castor/castor", "logo@2x.png", "a name @handle", "joe@localhost", "x@example.com", "@scope/package@1.2.3", "a@b", "@",
     "192.168.1.1 10.0.0.1 127.0.0.1 255.255.255.255 224.0.0.1 192.0.2.1", "version 1.2.3.4", "v1.2.3.4", "1.2.3.4.5", "1.2.3", "256.1.1.1", "§ 8.8.8.8",
@@ -55,7 +63,9 @@ def test_checks():
 
 
 def test_several_in_one_text_and_neighbours():
-    text, counts = pii.replace("a@b.io, 8.8.8.8; +49 30 1234567 +1 202 555 0143 202-555-0199 IBAN DE89 3704 0044 0532 0130 00 EUR")
+    text, counts = pii.replace(
+        "a@b.io, 8.8.8.8; +49 30 1234567 +1 202 555 0143 202-555-0199 IBAN DE89 3704 0044 0532 0130 00 EUR"
+    )
     assert text == "email@example.com, 192.0.2.1; [phone number] [phone number] [phone number] IBAN [IBAN] EUR"
     assert counts == {"email": 1, "iban": 1, "ip": 1, "phone": 3}
 
@@ -69,9 +79,16 @@ def test_a_document_says_how_many():
 
 
 PIECES = st.sampled_from(
-    [value for values in PLANTED.values() for value in values] + LABELLED + INNOCENT + list(pii.PLACEHOLDERS.values()) + list(" .,:;@+-/()\n")
+    [value for values in PLANTED.values() for value in values]
+    + LABELLED
+    + INNOCENT
+    + list(pii.PLACEHOLDERS.values())
+    + list(" .,:;@+-/()\n")
 )
-TEXTS = st.lists(st.one_of(PIECES, st.text(alphabet="0123456789abcdefAZ.@:+-() /[]é电", max_size=12), st.text(max_size=5)), max_size=12).map("".join)
+TEXTS = st.lists(
+    st.one_of(PIECES, st.text(alphabet="0123456789abcdefAZ.@:+-() /[]é电", max_size=12), st.text(max_size=5)),
+    max_size=12,
+).map("".join)
 
 
 @given(TEXTS)
@@ -91,7 +108,25 @@ def test_idempotent_bounded_and_nothing_else_touched(text):
     assert rest == ""
 
 
-HOSTILE = ["1", "1 ", "+1 ", "a@", "a.", "1.1.", ":1", "(1) ", "tel. 1", "DE11 AAAA ", "a.b-", "2001:", "+1(((((1", "tel 1 - 1 - ", "4111 1111 1111 ", "1-1", "Tel.:(1)"]
+HOSTILE = [
+    "1",
+    "1 ",
+    "+1 ",
+    "a@",
+    "a.",
+    "1.1.",
+    ":1",
+    "(1) ",
+    "tel. 1",
+    "DE11 AAAA ",
+    "a.b-",
+    "2001:",
+    "+1(((((1",
+    "tel 1 - 1 - ",
+    "4111 1111 1111 ",
+    "1-1",
+    "Tel.:(1)",
+]
 
 
 @pytest.mark.parametrize("unit", HOSTILE)

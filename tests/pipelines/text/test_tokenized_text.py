@@ -9,14 +9,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.view import LETTER, SOLO, TextView, hash_tokens, ngrams, view
+from castor.pipelines.text.tokenized_text import LETTER, SOLO, TextView, hash_tokens, ngrams, view
 
-PIECES = st.sampled_from([*"ab Z9_.,\n\t-'", "\n\n", "\u2019", "\u00e9", "e\u0301", "\u0e01\u0e34", "\u0e34", "\u4e2d", "\u3042", "\ud55c", "\u0939\u093f", "\U0001f600", "\x1c", "\u2028"])
+PIECES = st.sampled_from(
+    [
+        *"ab Z9_.,\n\t-'",
+        "\n\n",
+        "\u2019",
+        "\u00e9",
+        "e\u0301",
+        "\u0e01\u0e34",
+        "\u0e34",
+        "\u4e2d",
+        "\u3042",
+        "\ud55c",
+        "\u0939\u093f",
+        "\U0001f600",
+        "\x1c",
+        "\u2028",
+    ]
+)
 TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=40).map("".join))
 
 
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-MARKS = "".join(c for c in map(chr, [*range(0xE00, 0xF00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800)]) if unicodedata.category(c)[0] == "M")
+MARKS = "".join(
+    c
+    for c in map(chr, [*range(0xE00, 0xF00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800)])
+    if unicodedata.category(c)[0] == "M"
+)
 WORD = re.compile(f"[{UNSPACED}][{MARKS}]*|[^\\s{UNSPACED}]+")
 
 
@@ -33,7 +54,9 @@ def test_words_and_lines_are_those_of_plain_python(text):
     seen = TextView(text)
     assert spans(text, seen.word_starts, seen.word_ends) == WORD.findall(text)
     assert spans(text, seen.line_starts, seen.line_ends) == plain_lines(text)
-    assert seen.unspaced_share == pytest.approx(len([c for c in text if solo(c)]) / max(1, len([c for c in text if not c.isspace()])))
+    assert seen.unspaced_share == pytest.approx(
+        len([c for c in text if solo(c)]) / max(1, len([c for c in text if not c.isspace()]))
+    )
     assert np.diff(seen.words_before_line).tolist() == [len(WORD.findall(line)) for line in plain_lines(text)]
 
 
@@ -58,7 +81,10 @@ def test_paragraphs_are_lines_without_a_blank_line_between(text):
 def test_all_lines_joined_are_the_text_with_its_blanks_in_order(text):
     seen = TextView(text)
     whole = seen.joined(np.ones(seen.num_lines, bool))
-    assert plain_lines(whole) == plain_lines(text) and TextView(whole).paragraph_hashes.tolist() == seen.paragraph_hashes.tolist()
+    assert (
+        plain_lines(whole) == plain_lines(text)
+        and TextView(whole).paragraph_hashes.tolist() == seen.paragraph_hashes.tolist()
+    )
 
 
 def test_some_lines_joined():
@@ -81,7 +107,9 @@ def test_hashes_of_spans_are_equal_where_the_spans_are(one, other):
         for string, value in zip(spans(text, starts, ends), hashes.tolist()):
             assert by_string.setdefault(string, value) == value
         assert len(set(by_string.values())) == len(by_string)
-    assert TextView(other).word_hashes.tolist() == seen.word_hashes[seen.num_words - TextView(other).num_words :].tolist()
+    assert (
+        TextView(other).word_hashes.tolist() == seen.word_hashes[seen.num_words - TextView(other).num_words :].tolist()
+    )
 
 
 @pytest.mark.parametrize(

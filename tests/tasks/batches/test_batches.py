@@ -9,10 +9,11 @@ import small_caches as caches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks
-from tasks import cache, hashing
-from tasks.batches import Batches
-from tasks.errors import CacheError, CastorError, ConfigurationError, VocabularyError
+from castor import tasks
+from castor.tasks import hashing
+from castor.tasks.batches.batches import Batches
+from castor.tasks.cache import layout
+from castor.tasks.errors import CacheError, CastorError, ConfigurationError, VocabularyError
 
 LENGTH = 48
 COUNTS = {"web": 60, "code": 25, "image": 4}
@@ -58,7 +59,12 @@ def test_a_batch_is_a_pure_function(mixture, steps, seed):
 def test_golden_batch(mixture):
     """The order of training data of this toy mixture; if this fails, every run ever trained has changed."""
     batches = make(mixture, batch_size=4)
-    drawn = [(span.domain, span.record, span.start, span.stop) for step in (0, 1000) for row in batches.lineage(step) for span in row]
+    drawn = [
+        (span.domain, span.record, span.start, span.stop)
+        for step in (0, 1000)
+        for row in batches.lineage(step)
+        for span in row
+    ]
     assert drawn == GOLDEN
 
 
@@ -111,7 +117,11 @@ def test_domains_come_by_their_weights(mixture):
 def test_the_arrays_say_the_same_thing(mixture, step):
     batches = make(mixture)
     batch = batches.batch(step)
-    targets, inputs, weights = batch["decoder_target_tokens"], batch["decoder_input_tokens"], batch["decoder_loss_weights"]
+    targets, inputs, weights = (
+        batch["decoder_target_tokens"],
+        batch["decoder_input_tokens"],
+        batch["decoder_loss_weights"],
+    )
     segments, positions, domain = batch["decoder_segment_ids"], batch["decoder_positions"], batch["domain"]
     assert all(a.shape == (12, LENGTH) for a in batch.values())
     assert {name: str(a.dtype) for name, a in batch.items()} == {
@@ -128,14 +138,18 @@ def test_the_arrays_say_the_same_thing(mixture, step):
             assert (span.row, span.segment, span.row_start) == (row, number, offset)
             size, offset = span.stop - span.start, span.row_stop
             here = slice(span.row_start, span.row_stop)
-            record = batches.components[batches.domains.index(span.domain)].reader[span.record]["targets"][span.start : span.stop]
+            record = batches.components[batches.domains.index(span.domain)].reader[span.record]["targets"][
+                span.start : span.stop
+            ]
             assert targets[row, here].tolist() == record.tolist() == span.targets().tolist()
             assert inputs[row, here].tolist() == [0, *record.tolist()[:-1]]
             assert segments[row, here].tolist() == [number] * size
             assert positions[row, here].tolist() == list(range(size))
             assert weights[row, here].tolist() == [1.0] * size
             assert domain[row, here].tolist() == [batches.domains.index(span.domain)] * size
-            assert span.document == batches.components[batches.domains.index(span.domain)].reader.document(span.record)[0]
+            assert (
+                span.document == batches.components[batches.domains.index(span.domain)].reader.document(span.record)[0]
+            )
         for array, padding in ((targets, 0), (inputs, 0), (segments, 0), (positions, 0), (weights, 0), (domain, -1)):
             assert (array[row, offset:] == padding).all()
 
@@ -143,7 +157,9 @@ def test_the_arrays_say_the_same_thing(mixture, step):
 def test_order_does_not_depend_on_batch_size_but_on_seed_and_split(mixture):
     small, large = make(mixture, batch_size=4), make(mixture, batch_size=12)
     same({k: np.concatenate([small.batch(s)[k] for s in (3, 4, 5)]) for k in small.batch(0)}, large.batch(1))
-    assert not np.array_equal(make(mixture, seed=8).batch(0)["decoder_target_tokens"], make(mixture).batch(0)["decoder_target_tokens"])
+    assert not np.array_equal(
+        make(mixture, seed=8).batch(0)["decoder_target_tokens"], make(mixture).batch(0)["decoder_target_tokens"]
+    )
 
 
 def test_the_fingerprint_names_what_batches_depend_on(mixture, tasks_dir):
@@ -210,7 +226,9 @@ def test_an_empty_split_is_refused_and_named(mixture):
 
 
 def test_a_missing_component_is_refused_and_named(tasks_dir):
-    with pytest.raises(CacheError, match="mixture 'm': there is no task cache 'webs' in .* mean 'web'.*castor tasks list"):
+    with pytest.raises(
+        CacheError, match="mixture 'm': there is no task cache 'webs' in .* mean 'web'.*castor tasks list"
+    ):
         make(tasks.Mixture("m", {"code": 1, "webs": 1}, (tasks_dir,)))
 
 
@@ -242,7 +260,10 @@ def test_a_sidecar_of_other_lengths_is_refused_before_it_is_planned(tmp_path):
 
 def test_vocabularies_must_agree(tmp_path, tasks_dir):
     caches.make_cache(
-        tmp_path / "other", caches.make_records(5), name="other", vocabulary={"path": "", "fingerprint": "g", "size": 1 << 21}
+        tmp_path / "other",
+        caches.make_records(5),
+        name="other",
+        vocabulary={"path": "", "fingerprint": "g", "size": 1 << 21},
     )
     with pytest.raises(VocabularyError, match="other was made with vocabulary g, cache .*web has vocabulary f"):
         make(tasks.Mixture("m", {"web": 1, str(tmp_path / "other"): 1}, (tasks_dir,)))
@@ -252,7 +273,9 @@ def test_vocabularies_must_agree(tmp_path, tasks_dir):
 
 
 def test_tokens_outside_the_vocabulary_are_refused(tmp_path):
-    caches.make_cache(tmp_path / "toy", caches.make_records(5), name="toy", vocabulary={"path": "", "fingerprint": "f", "size": 10})
+    caches.make_cache(
+        tmp_path / "toy", caches.make_records(5), name="toy", vocabulary={"path": "", "fingerprint": "f", "size": 10}
+    )
     with pytest.raises(CacheError, match="toy.* record .* outside its vocabulary of 10"):
         make(str(tmp_path / "toy")).batch(0)
 
@@ -294,7 +317,9 @@ def test_every_value_of_every_feature_comes_once_an_epoch_beside_its_document(tm
     features = {**caches.DENSE, "patches": {"dtype": "int32", "rank": 3, "shape": [None, 2, 3]}}
     records = []
     for number, record in enumerate(caches.make_records(70)):
-        tokens, frames, patches = (hashing.key64("length", part, number) % most for part, most in (("t", 90), ("f", 12), ("p", 9)))
+        tokens, frames, patches = (
+            hashing.key64("length", part, number) % most for part, most in (("t", 90), ("f", 12), ("p", 9))
+        )
         arrays = {
             "targets": 1000 * number + 2 + np.arange(tokens * (number % 5 > 0)),
             "mel": (1000.0 * number + np.arange(4 * frames, dtype=np.float32)).reshape(frames, 4),
@@ -302,14 +327,21 @@ def test_every_value_of_every_feature_comes_once_an_epoch_beside_its_document(tm
         }
         records.append(dataclasses.replace(record, features=arrays))
     caches.make_cache(tmp_path / "all", records, features, name="all", splits=("train",))
-    batches = make(str(tmp_path / "all"), batch_size=1, lengths={"targets": 40, "mel": 5, "patches": 3}, packing=packing)
+    batches = make(
+        str(tmp_path / "all"), batch_size=1, lengths={"targets": 40, "mel": 5, "patches": 3}, packing=packing
+    )
     seen = {name: [] for name in features}
     for step in range(batches.components[0].rows):
         batch = {name: array[0] for name, array in batches.batch(step).items()}
         ids = {"targets": "decoder_segment_ids", "mel": "mel_segment_ids", "patches": "patches_segment_ids"}
         for segment in range(1, 1 + max(int(batch[name].max()) for name in ids.values())):
-            parts = {name: batch[name if name != "targets" else "decoder_target_tokens"][batch[key] == segment] for name, key in ids.items()}
-            assert len({int(value) // 1000 for part in parts.values() for value in part.ravel()}) == 1, "one document in all features"
+            parts = {
+                name: batch[name if name != "targets" else "decoder_target_tokens"][batch[key] == segment]
+                for name, key in ids.items()
+            }
+            assert len({int(value) // 1000 for part in parts.values() for value in part.ravel()}) == 1, (
+                "one document in all features"
+            )
             for name, part in parts.items():
                 seen[name] += part.ravel().tolist()
     for name, values in seen.items():
@@ -344,8 +376,8 @@ def test_microbatches_are_the_batch_in_parts(mixture):
 
 
 def test_records_longer_than_a_row_are_cut_only_there(tmp_path):
-    record = cache.Record("0" * 32, "long", {"targets": np.arange(2, 2 + 3 * LENGTH + 5)})
-    short = cache.Record("1" * 32, "short", {"targets": np.arange(2, 12)})
+    record = layout.Record("0" * 32, "long", {"targets": np.arange(2, 2 + 3 * LENGTH + 5)})
+    short = layout.Record("1" * 32, "short", {"targets": np.arange(2, 12)})
     caches.make_cache(tmp_path / "toy", [record, short], name="toy", num_shards=1)
     batches = make(str(tmp_path / "toy"), batch_size=4)
     assert batches.components[0].rows == 4

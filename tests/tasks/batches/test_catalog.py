@@ -3,13 +3,15 @@
 import subprocess
 import sys
 
-import gin
 import pytest
 import small_caches as caches
 
-import tasks
-from tasks import cache, cache_writer, catalog, configuration
-from tasks.errors import CacheError, ConfigurationError, VocabularyError
+import gin
+from castor import tasks
+from castor.tasks import configuration
+from castor.tasks.batches import catalog
+from castor.tasks.cache import layout, writer
+from castor.tasks.errors import CacheError, ConfigurationError, VocabularyError
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def tasks_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("out") / "tasks"
     for name in ("web", "code", "en/books"):
         caches.make_cache(directory / name, caches.make_records(6), name=name.split("/")[-1])
-    cache_writer.begin(str(directory / "half"))
+    writer.begin(str(directory / "half"))
     (directory / "other").mkdir()
     (directory / "other" / "manifest.json").write_text('{"kind": "corpus", "format": 1}')
     return str(directory)
@@ -31,7 +33,12 @@ def clean_gin():
 
 def test_find_caches(tasks_dir):
     found = catalog.find_caches(tasks_dir)
-    assert [(f.name, bool(f.manifest)) for f in found] == [("code", True), ("en:books", True), ("half", False), ("web", True)]
+    assert [(f.name, bool(f.manifest)) for f in found] == [
+        ("code", True),
+        ("en:books", True),
+        ("half", False),
+        ("web", True),
+    ]
     assert "half-written" in found[2].problem
     assert [f.name for f in catalog.find_caches(f"{tasks_dir}/web")] == ["web"]
     assert catalog.find_caches(f"{tasks_dir}/nothing") == []
@@ -50,7 +57,8 @@ def test_names_directories_and_dictionaries(tasks_dir):
 
 def test_what_is_missing_is_named_with_the_remedy(tasks_dir):
     with pytest.raises(
-        CacheError, match=f"mixture 'm': there is no task cache 'wep' in {tasks_dir}. Did you mean 'web'.*castor tasks list {tasks_dir}"
+        CacheError,
+        match=f"mixture 'm': there is no task cache 'wep' in {tasks_dir}. Did you mean 'web'.*castor tasks list {tasks_dir}",
     ):
         tasks.resolve_mixture(tasks.Mixture("m", {"web": 1, "wep": 1}), tasks_dir)
     with pytest.raises(CacheError, match="half is half-written"):
@@ -87,7 +95,7 @@ def test_a_mixture_bound_in_gin_is_found_by_its_scope(tasks_dir):
 def test_stages_and_weighting_from_gin(tasks_dir):
     gin.parse_config(
         """
-        import tasks.weights
+        import castor.tasks.mixing.weights
         late/tasks.MixtureStage.start = 100
         late/tasks.MixtureStage.weights = {'web': 1}
         two/tasks.Mixture.components = {'web': 1, 'code': 2}
@@ -128,17 +136,25 @@ def test_all_weights_zero(tasks_dir):
 
 def test_the_vocabulary_is_found_where_it_was_or_beside_the_cache(tmp_path):
     vocabulary = caches.make_vocabulary()
-    facts = {"path": str(tmp_path / "a/vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
+    facts = {
+        "path": str(tmp_path / "a/vocabulary"),
+        "fingerprint": vocabulary.fingerprint,
+        "size": vocabulary.vocab_size,
+    }
     caches.make_cache(tmp_path / "a/tasks/web", [], name="web", vocabulary=facts)
     with pytest.raises(VocabularyError, match=str(tmp_path / "a/vocabulary")):
-        catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "a/tasks/web")))
+        catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "a/tasks/web")))
     vocabulary.save(str(tmp_path / "a/vocabulary"))
-    assert catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "a/tasks/web"))) == str(tmp_path / "a/vocabulary")
+    assert catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "a/tasks/web"))) == str(
+        tmp_path / "a/vocabulary"
+    )
     (tmp_path / "a").rename(tmp_path / "b")
-    assert catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "b/tasks/web"))) == str(tmp_path / "b/vocabulary")
+    assert catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "b/tasks/web"))) == str(
+        tmp_path / "b/vocabulary"
+    )
     caches.make_cache(tmp_path / "b/tasks/web", [], name="web", vocabulary={**facts, "fingerprint": "another"})
     with pytest.raises(VocabularyError, match="is not the vocabulary another"):
-        catalog.find_vocabulary(cache.load_manifest(str(tmp_path / "b/tasks/web")))
+        catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "b/tasks/web")))
 
 
 def test_public_names():
@@ -150,7 +166,8 @@ def test_public_names():
 
 def test_the_training_path_imports_nothing_heavy():
     program = (
-        "import sys, tasks; tasks.Batches, tasks.Mixture, tasks.CacheReader, tasks.Vocabulary; import tasks.verify, tasks.preview; "
+        "import sys; from castor import tasks; tasks.Batches, tasks.Mixture, tasks.CacheReader, tasks.Vocabulary; "
+        "import castor.tasks.cache.verify, castor.tasks.integrations.preview; "
         "print(sorted({'tensorflow', 'apache_beam', 'jax', 'seqio'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

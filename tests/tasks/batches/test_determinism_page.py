@@ -16,11 +16,13 @@ import small_caches as caches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks
-from tasks import cache, hashing, mixing, packing, permutation, schedule
-from tasks.errors import CacheError
+from castor import tasks
+from castor.tasks import hashing
+from castor.tasks.cache import layout
+from castor.tasks.errors import CacheError
+from castor.tasks.mixing import mixing, packing, permutation, schedule
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "determinism.md"
+PAGE = pathlib.Path(__file__).parents[3] / "docs" / "determinism.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
@@ -142,7 +144,7 @@ def flip(directory, name, at=None):
 
 def shard(directory):
     """The largest shard's file, relative to the cache."""
-    return max((entry["bytes"], entry["file"]) for entry in cache.load_manifest(directory).shards("train"))[1]
+    return max((entry["bytes"], entry["file"]) for entry in layout.load_manifest(directory).shards("train"))[1]
 
 
 def lineage(directory):
@@ -162,7 +164,7 @@ def replace_while_in_use(directory):
 
 def damage_a_plan(directory):
     before = read(directory)
-    plans = list(pathlib.Path(directory, cache.PLANS_FOLDER).rglob("*.plan"))
+    plans = list(pathlib.Path(directory, layout.PLANS_FOLDER).rglob("*.plan"))
     assert plans
     for plan in plans:
         flip(directory, plan)
@@ -196,7 +198,7 @@ def remove(directory, name):
 
 
 DAMAGES = {
-    "a manifest that says something else": after(flip, cache.MANIFEST, b'"seed": '),
+    "a manifest that says something else": after(flip, layout.MANIFEST, b'"seed": '),
     "a shard cut short, or longer": after(cut, shard),
     "a shard missing": after(remove, shard),
     "a flipped bit in a shard": after(flip, shard),

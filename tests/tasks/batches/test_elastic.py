@@ -9,7 +9,7 @@ import small_caches as caches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks
+from castor import tasks
 
 COUNTS = {"web": 50, "code": 20, "image": 7}
 NAMES = list(COUNTS)
@@ -40,7 +40,9 @@ def runs(draw):
         stages.append((step, weights(), ramp))
         step += ramp
     unit = draw(st.sampled_from([1, 2, 6, 12]))
-    sizes = {0: unit} | {draw(st.integers(1, 20)): unit * draw(st.integers(1, 3)) for _ in range(draw(st.integers(0, 2)))}
+    sizes = {0: unit} | {
+        draw(st.integers(1, 20)): unit * draw(st.integers(1, 3)) for _ in range(draw(st.integers(0, 2)))
+    }
     skips = tuple((start, start + draw(st.integers(1, 4))) for start in draw(st.lists(st.integers(0, 15), max_size=2)))
     options = {
         "batch_size": sizes if len(sizes) > 1 else unit,
@@ -98,7 +100,9 @@ def test_no_row_is_lost_or_repeated_through_ramps_stages_and_epochs(tasks_dir, r
     for start, later, ramp in mixture["stages"]:
         following = [s for s, _, _ in mixture["stages"] if s > start]
         first, last = whole.batch_sizes.position(start + ramp), whole.batch_sizes.position(min([*following, STEPS]))
-        assert set(names[first:last]) <= {name for name, weight in later.items() if weight}, "a stage's weights hold from its first row on"
+        assert set(names[first:last]) <= {name for name, weight in later.items() if weight}, (
+            "a stage's weights hold from its first row on"
+        )
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
@@ -112,7 +116,9 @@ def test_lineage_leads_both_ways(tasks_dir, run, data):
     for document in data.draw(st.lists(st.sampled_from(sorted(by_document)), min_size=1, max_size=4)):
         assert [(found.step, found.span) for found in whole.occurrences(document, STEPS)] == by_document[document]
         first = [found for found in whole.occurrences(document) if found.step < STEPS]
-        assert [(found.step, found.span) for found in first] == [(s, span) for s, span in by_document[document] if span.epoch == 0]
+        assert [(found.step, found.span) for found in first] == [
+            (s, span) for s, span in by_document[document] if span.epoch == 0
+        ]
     assert not list(whole.occurrences("f" * 32, STEPS)) and not list(whole.occurrences("f" * 32))
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import small_caches as caches
 
-from tasks import packing, storage
-from tasks.batches import Batches
-from tasks.cache_reader import CacheReader
-from tasks.errors import CacheError
-from tasks.plans import Plans
+from castor.tasks.batches.batches import Batches
+from castor.tasks.batches.plans import Plans
+from castor.tasks.cache.reader import CacheReader
+from castor.tasks.errors import CacheError
+from castor.tasks.mixing import packing
+from castor.tasks.storage import storage
 
 LENGTH = 64
 
@@ -35,7 +36,11 @@ def files(cache):
 
 
 def all_plans(opened):
-    return [opened.plan(group, block) for group in range(len(opened.groups)) for block in range(len(opened.block_rows(group)))]
+    return [
+        opened.plan(group, block)
+        for group in range(len(opened.groups))
+        for block in range(len(opened.block_rows(group)))
+    ]
 
 
 def same(a, b):
@@ -60,7 +65,14 @@ def test_small_shards_are_packed_together(cache, tmp_path, monkeypatch):
     assert together.groups == [(0, 8)] and len(together.block_rows(0)) == 1
     assert together.group_rows.sum() < alone.group_rows.sum()
     assert together.plan(0, 0).values() == int(CacheReader(str(tmp_path / "same")).lengths().sum())
-    assert packing.groups([10000, 6000, 385, 16384, 0, 1, 40000, 2, 3]) == [(0, 2), (2, 3), (3, 5), (5, 6), (6, 7), (7, 9)]
+    assert packing.groups([10000, 6000, 385, 16384, 0, 1, 40000, 2, 3]) == [
+        (0, 2),
+        (2, 3),
+        (3, 5),
+        (5, 6),
+        (6, 7),
+        (7, 9),
+    ]
     assert packing.groups([]) == []
 
 
@@ -85,7 +97,9 @@ def test_a_kept_plan_is_the_plan(cache):
     assert {name: (cache / "plans" / name).stat().st_mtime_ns for name in kept} == before
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:50], lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:], lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:50], lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:], lambda data: b""]
+)
 def test_a_damaged_plan_is_made_again(cache, damage):
     first = all_plans(plans(cache, capacities={"targets": 37}))
     for name in files(cache):
@@ -98,7 +112,9 @@ def test_a_damaged_plan_is_made_again(cache, damage):
 
 def test_plans_of_another_cache_are_not_taken(cache, tmp_path):
     all_plans(plans(cache, capacities={"targets": 37}))
-    other = pathlib.Path(caches.make_cache(tmp_path / "other", caches.make_records(80, seed=9), name="toy", num_shards=8))
+    other = pathlib.Path(
+        caches.make_cache(tmp_path / "other", caches.make_records(80, seed=9), name="toy", num_shards=8)
+    )
     expected = all_plans(plans(other, capacities={"targets": 37}))
     for name in files(cache):
         (other / "plans" / name).write_bytes((cache / "plans" / name).read_bytes())
@@ -124,7 +140,10 @@ def test_rows_are_counted_once_where_the_manifest_does_not_tell_them(cache):
 
 def test_a_full_disk_is_an_error_that_names_the_file(cache):
     opened = plans(cache)
-    with caches.full_disk(64), pytest.raises(CacheError, match=r"00002-of-00008.0000.plan cannot be written: File too large"):
+    with (
+        caches.full_disk(64),
+        pytest.raises(CacheError, match=r"00002-of-00008.0000.plan cannot be written: File too large"),
+    ):
         opened.plan(2, 0)
     assert not files(cache), "and nothing is left of it"
     assert opened.plan(2, 0).num_rows == opened.block_rows(2)[0] and len(files(cache)) == 1

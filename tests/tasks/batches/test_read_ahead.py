@@ -1,4 +1,4 @@
-"""tasks/readahead.py: the values of a plain loop, whatever the threads; errors where they belong; an end that never hangs."""
+"""tasks/batches/read_ahead.py: the values of a plain loop, whatever the threads; errors where they belong; an end that never hangs."""
 
 import itertools
 import threading
@@ -10,10 +10,10 @@ import small_caches as caches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks
-from tasks import readahead
-from tasks.errors import ConfigurationError
-from tasks.readahead import ReadAhead
+from castor import tasks
+from castor.tasks.batches import read_ahead
+from castor.tasks.batches.read_ahead import ReadAhead
+from castor.tasks.errors import ConfigurationError
 
 
 def alive():
@@ -173,7 +173,7 @@ def test_closing_early_ends_the_threads(taken, workers):
 
 
 def test_closing_does_not_wait_for_ever_for_a_maker_that_hangs(monkeypatch):
-    monkeypatch.setattr(readahead, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(read_ahead, "_PATIENCE_S", 0.05)
     stuck, release = threading.Event(), threading.Event()
 
     def make(step):

@@ -6,11 +6,13 @@ import small_caches as caches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks
-from tasks import skips
-from tasks.errors import ConfigurationError
+from castor import tasks
+from castor.tasks.batches import skips
+from castor.tasks.errors import ConfigurationError
 
-RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 15)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=4)
+RANGES = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(1, 15)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,9 @@ def tasks_dir(tmp_path_factory):
 
 
 def batches(tasks_dir, weights=None, **left_out):
-    return tasks.Batches(tasks.Mixture("two", weights or {"web": 2, "code": 1}, (tasks_dir,), **left_out), 6, {"targets": 48}, seed=2)
+    return tasks.Batches(
+        tasks.Mixture("two", weights or {"web": 2, "code": 1}, (tasks_dir,), **left_out), 6, {"targets": 48}, seed=2
+    )
 
 
 @settings(derandomize=True, deadline=None)

@@ -6,18 +6,19 @@ import os
 import pytest
 from small_caches import make_cache, make_records
 
-from tasks import cache, cache_reader, cache_writer
-from tasks.errors import CacheError
+from castor.tasks.cache import layout, writer
+from castor.tasks.cache import reader as cache_reader
+from castor.tasks.errors import CacheError
 
 
 def test_missing_and_half_written_caches_say_so(tmp_path):
     with pytest.raises(CacheError, match="no task cache at"):
-        cache.load_manifest(str(tmp_path / "nothing"))
+        layout.load_manifest(str(tmp_path / "nothing"))
     with pytest.raises(CacheError, match="holds no task cache"):
-        cache.load_manifest(str(tmp_path))
-    cache_writer.begin(str(tmp_path))
+        layout.load_manifest(str(tmp_path))
+    writer.begin(str(tmp_path))
     with pytest.raises(CacheError, match="half-written"):
-        cache.load_manifest(str(tmp_path))
+        layout.load_manifest(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,12 @@ def test_missing_and_half_written_caches_say_so(tmp_path):
         lambda m: {**m, "kind": "corpus"},
         lambda m: {**m, "seed": "0"},
         lambda m: {**m, "splits": {"train": {}}},
-        lambda m: {**m, "splits": {"train": {"shards": [{**m["splits"]["train"]["shards"][0], "file": "../../etc/passwd"}], "records": 1}}},
+        lambda m: {
+            **m,
+            "splits": {
+                "train": {"shards": [{**m["splits"]["train"]["shards"][0], "file": "../../etc/passwd"}], "records": 1}
+            },
+        },
         lambda m: {**m, "splits": {"train": {"shards": m["splits"]["train"]["shards"][:2], "records": 1}}},
         lambda m: {**m, "features": {"targets": {"dtype": "O", "rank": 1}}},
         lambda m: {**m, "features": 7},
@@ -75,10 +81,10 @@ def test_malformed_shards_are_refused(tmp_path, change):
     directory = make_cache(tmp_path, make_records(20))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     change(manifest["splits"]["train"]["shards"][1])
-    manifest["checksum"] = cache.checksum(manifest)
+    manifest["checksum"] = layout.checksum(manifest)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CacheError, match="manifest.json is malformed"):
-        cache.load_manifest(directory)
+        layout.load_manifest(directory)
 
 
 def test_a_flipped_bit_anywhere_in_the_manifest_is_found(tmp_path):
@@ -88,34 +94,36 @@ def test_a_flipped_bit_anywhere_in_the_manifest_is_found(tmp_path):
     for place in range(0, len(data), 23):
         path.write_bytes(data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :])
         with pytest.raises(CacheError, match=str(tmp_path)):
-            cache.load_manifest(directory)
+            layout.load_manifest(directory)
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CacheError, match="manifest.json cannot be read"):
-        cache.load_manifest(directory)
+        layout.load_manifest(directory)
     path.write_bytes(data)
     manifest = json.loads(data)
     del manifest["checksum"]
     path.write_text(json.dumps(manifest))
     with pytest.raises(CacheError, match="manifest.json is not as it was written"):
-        cache.load_manifest(directory)
+        layout.load_manifest(directory)
 
 
 def test_a_manifest_that_has_not_changed_is_parsed_once(tmp_path):
     directory = make_cache(tmp_path, make_records(20))
     path = tmp_path / "manifest.json"
-    assert cache.load_manifest(directory) is not cache.load_manifest(directory)  # just written: it could change and look the same
+    assert layout.load_manifest(directory) is not layout.load_manifest(
+        directory
+    )  # just written: it could change and look the same
     os.utime(path, (1e9, 1e9))
-    loaded = cache.load_manifest(directory)
-    assert cache.load_manifest(directory) is loaded and cache_reader.CacheReader(directory).manifest is loaded
+    loaded = layout.load_manifest(directory)
+    assert layout.load_manifest(directory) is loaded and cache_reader.CacheReader(directory).manifest is loaded
     data = path.read_bytes()
     path.write_bytes(data.replace(b'"toy"', b'"tox"'))
     with pytest.raises(CacheError, match="its own checksum differs"):
-        cache.load_manifest(directory)
+        layout.load_manifest(directory)
     path.unlink()
     with pytest.raises(CacheError, match="half-written"):
-        cache.load_manifest(directory)
+        layout.load_manifest(directory)
     make_cache(tmp_path, make_records(30))
-    assert cache.load_manifest(directory).records("train") == 30
+    assert layout.load_manifest(directory).records("train") == 30
 
 
 def test_caches_that_count_no_rows_are_caches(tmp_path):
@@ -129,15 +137,17 @@ def test_caches_that_count_no_rows_are_caches(tmp_path):
                 del shard["rows"], shard["blocks"]
             else:
                 shard["rows"]["64"] = shard["blocks"]["targets"] = [1, 2, 3, 4]
-        manifest["checksum"] = cache.checksum(manifest)
+        manifest["checksum"] = layout.checksum(manifest)
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         reader = cache_reader.CacheReader(directory)
         assert reader.rows(64) is None and reader.block_tokens() is None and len(reader) == 20
 
 
 def test_names_of_files():
-    assert cache.shard_file("train", 3, 10) == "train.tfrecord-00003-of-00010"
-    assert cache.lineage_file("train", 3, 10) == "lineage/train-00003-of-00010.parquet"
-    assert cache.is_own_file("lineage/train-00003-of-00010.parquet") and cache.is_own_file("info.train.json")
-    assert not cache.is_own_file("card.html") and not cache.is_own_file("lineage/card.html")
-    assert cache.looks_like_cache(["train.tfrecord-00003-of-00010"]) and not cache.looks_like_cache(["manifest.json", "plans"])
+    assert layout.shard_file("train", 3, 10) == "train.tfrecord-00003-of-00010"
+    assert layout.lineage_file("train", 3, 10) == "lineage/train-00003-of-00010.parquet"
+    assert layout.is_own_file("lineage/train-00003-of-00010.parquet") and layout.is_own_file("info.train.json")
+    assert not layout.is_own_file("card.html") and not layout.is_own_file("lineage/card.html")
+    assert layout.looks_like_cache(["train.tfrecord-00003-of-00010"]) and not layout.looks_like_cache(
+        ["manifest.json", "plans"]
+    )

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from small_caches import DENSE, make_cache, make_records
 
-from tasks import cache_reader, hashing, packing, storage
-from tasks.cache_reader import CacheReader
-from tasks.errors import CacheError, ConfigurationError
+from castor.tasks import hashing
+from castor.tasks.cache import reader as cache_reader
+from castor.tasks.cache.reader import CacheReader
+from castor.tasks.errors import CacheError, ConfigurationError
+from castor.tasks.mixing import packing
+from castor.tasks.storage import storage
 
 SHARD = "train.tfrecord-00000-of-00003"
 
@@ -64,7 +67,12 @@ def test_reader_refuses_what_disagrees_with_the_manifest(tmp_path):
         CacheReader(directory)[0]
     shard.write_bytes(data)
     index = tmp_path / "train.tfrecord-00000-of-00003.idx"
-    for damaged in (b"", b"\x93NUMPY garbage", index.read_bytes()[:-4], (tmp_path / "train.tfrecord-00001-of-00003.idx").read_bytes()):
+    for damaged in (
+        b"",
+        b"\x93NUMPY garbage",
+        index.read_bytes()[:-4],
+        (tmp_path / "train.tfrecord-00001-of-00003.idx").read_bytes(),
+    ):
         index.write_bytes(damaged)
         with pytest.raises(CacheError, match=r"00000-of-00003.idx"):
             CacheReader(directory).lengths("targets")
@@ -79,7 +87,9 @@ def test_a_flipped_bit_anywhere_and_a_cut_are_found_and_named(tmp_path, name):
     directory = make_cache(tmp_path, make_records(12))
     path = tmp_path / name
     data = path.read_bytes()
-    damaged = [data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :] for place in range(0, len(data), 3)]
+    damaged = [
+        data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :] for place in range(0, len(data), 3)
+    ]
     for content in (*damaged, data[:-1], data[: len(data) // 2], b"", data + b"\0"):
         path.write_bytes(content)
         with pytest.raises(CacheError, match=name):
@@ -119,9 +129,16 @@ def test_a_cache_replaced_under_an_open_reader(tmp_path):
         lambda r: r.check(2),
     )
     for read in reads:
-        with pytest.raises(CacheError, match="tfrecord-0000[02]-of-00003 was changed or replaced while in use. Start again"):
+        with pytest.raises(
+            CacheError, match="tfrecord-0000[02]-of-00003 was changed or replaced while in use. Start again"
+        ):
             read(reader)
-    first_touches = (lambda r: r.data(0), lambda r: r.index(0), lambda r: r.document(0), lambda r: r.find(records[0].id))
+    first_touches = (
+        lambda r: r.data(0),
+        lambda r: r.index(0),
+        lambda r: r.document(0),
+        lambda r: r.find(records[0].id),
+    )
     for read in (*reads, *first_touches):
         with pytest.raises(CacheError, match="was changed or replaced while in use|is damaged or of another cache"):
             read(fresh)
@@ -242,10 +259,14 @@ def test_rows_and_block_tokens(tmp_path):
     reader = CacheReader(make_cache(tmp_path, make_records(60, DENSE), DENSE))
     for length in packing.STANDARD_LENGTHS:
         rows = reader.rows(length)
-        assert [r.tolist() for r in rows] == [[packing.count_rows(reader.lengths("targets", s), length)] for s in range(3)]
+        assert [r.tolist() for r in rows] == [
+            [packing.count_rows(reader.lengths("targets", s), length)] for s in range(3)
+        ]
         assert {r.dtype for r in rows} == {np.dtype(np.int64)}
     for feature in ("targets", "mel"):
-        assert [b.tolist() for b in reader.block_tokens(feature)] == [[int(reader.lengths(feature, s).sum())] for s in range(3)]
+        assert [b.tolist() for b in reader.block_tokens(feature)] == [
+            [int(reader.lengths(feature, s).sum())] for s in range(3)
+        ]
     assert reader.rows(100) is None and reader.block_tokens("inputs") is None
 
 
@@ -294,4 +315,7 @@ def test_threads_share_a_reader(tmp_path, monkeypatch):
             list(pool.map(read, range(0, 120, 5)))
     finally:
         sys.setswitchinterval(interval)
-    assert len(reader._tokens) <= 6 and sum(len(reader._tokens.get(shard)[3]) for shard in list(reader._tokens._entries)) <= 20
+    assert (
+        len(reader._tokens) <= 6
+        and sum(len(reader._tokens.get(shard)[3]) for shard in list(reader._tokens._entries)) <= 20
+    )

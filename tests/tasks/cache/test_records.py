@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import records
-from tasks.errors import CacheError
+from castor.tasks.cache import records
+from castor.tasks.errors import CacheError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -24,24 +24,38 @@ def test_bytes_are_tensorflows():
 @settings(derandomize=True, deadline=None)
 @given(st.lists(INT64, max_size=40), st.lists(st.floats(width=32, allow_nan=False), max_size=10), st.text(max_size=5))
 def test_examples_come_back(integers, floats, name):
-    payload = records.encode_example({"targets": np.array(integers, np.int64), "f" + name: np.array(floats, np.float32)})
+    payload = records.encode_example(
+        {"targets": np.array(integers, np.int64), "f" + name: np.array(floats, np.float32)}
+    )
     decoded = records.decode_example(payload)
     assert decoded["targets"].tolist() == integers
     assert decoded["f" + name].tolist() == floats
-    assert payload == records.encode_example({"f" + name: np.array(floats, np.float32), "targets": np.array(integers, np.int64)})
+    assert payload == records.encode_example(
+        {"f" + name: np.array(floats, np.float32), "targets": np.array(integers, np.int64)}
+    )
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.one_of(INT64, st.integers(0, 300)), max_size=40), st.integers(0, 45), st.one_of(st.none(), st.integers(0, 45)))
+@given(
+    st.lists(st.one_of(INT64, st.integers(0, 300)), max_size=40),
+    st.integers(0, 45),
+    st.one_of(st.none(), st.integers(0, 45)),
+)
 def test_slices_are_decoded_alone(integers, start, stop):
-    payload = records.encode_example({"a": np.array([1.0]), "targets": np.array(integers, np.int64), "z": np.array([9])})
+    payload = records.encode_example(
+        {"a": np.array([1.0]), "targets": np.array(integers, np.int64), "z": np.array([9])}
+    )
     assert records.decode_int64(payload, "targets", start, stop).tolist() == integers[start:stop]
     assert records.decode_int64(payload, "z").tolist() == [9]
     assert records.decode_int64(payload, "missing").tolist() == []
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.floats(width=32, allow_nan=False), max_size=40), st.integers(0, 45), st.one_of(st.none(), st.integers(0, 45)))
+@given(
+    st.lists(st.floats(width=32, allow_nan=False), max_size=40),
+    st.integers(0, 45),
+    st.one_of(st.none(), st.integers(0, 45)),
+)
 def test_slices_of_floats_too(floats, start, stop):
     payload = records.encode_example({"a": np.array([300]), "mel": np.array(floats, np.float32), "z": np.array([9.5])})
     values = records.decode_float32(payload, "mel", start, stop)
@@ -68,7 +82,11 @@ def test_unpacked_examples_are_read_too():
 @settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_no_example_or_a_clear_error(data):
-    for read in (records.decode_example, lambda d: records.decode_int64(d, "targets"), lambda d: records.decode_float32(d, "mel")):
+    for read in (
+        records.decode_example,
+        lambda d: records.decode_int64(d, "targets"),
+        lambda d: records.decode_float32(d, "mel"),
+    ):
         try:
             read(data)
         except CacheError as error:
@@ -124,7 +142,9 @@ def test_offsets_outside_the_file_are_errors():
             records.read_record(data, offset, "f")
 
 
-@pytest.mark.parametrize("name", ["tfrecord_bad_crc.tfrecord", "tfrecord_huge_length.tfrecord", "tfrecord_truncated.tfrecord"])
+@pytest.mark.parametrize(
+    "name", ["tfrecord_bad_crc.tfrecord", "tfrecord_huge_length.tfrecord", "tfrecord_truncated.tfrecord"]
+)
 def test_bad_files(real_data, name):
     data = (real_data / "bad" / name).read_bytes()
     with pytest.raises(CacheError, match=name):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import small_caches as caches
 
-from tasks import cache, records, storage
-from tasks.verify import Problem, verify
+from castor.tasks.cache import layout, records
+from castor.tasks.cache.verify import Problem, verify
+from castor.tasks.storage import storage
 
 SHARD = "train.tfrecord-00001-of-00003"
 
@@ -60,7 +61,9 @@ def test_a_missing_file_is_found_and_named(directory):
         (directory.parent / "aside").rename(path)
 
 
-@pytest.mark.parametrize("name", ["train.tfrecord-00003-of-00004", "lineage/test-00000-of-00001.parquet", "notes.txt", ".staging-abc"])
+@pytest.mark.parametrize(
+    "name", ["train.tfrecord-00003-of-00004", "lineage/test-00000-of-00001.parquet", "notes.txt", ".staging-abc"]
+)
 def test_a_stale_file_is_found_and_named(directory, name):
     (directory / name).write_bytes(b"x")
     assert kinds(directory) == {(name, "stale")}
@@ -98,7 +101,7 @@ def test_a_whole_shard_of_other_records_under_a_rewritten_manifest(directory):
     (directory / SHARD).write_bytes(data)
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["splits"]["train"]["shards"][1].update(sha256=storage.sha256(directory / SHARD), bytes=len(data))
-    manifest["checksum"] = cache.checksum(manifest)
+    manifest["checksum"] = layout.checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
     expected = {(f"{SHARD}.idx", "sidecar"), (f"{SHARD}.tokens", "tokens"), (SHARD, "record"), (SHARD, "stats")}
     assert kinds(directory) == expected
@@ -114,12 +117,12 @@ def test_plans_are_no_part_of_a_cache(directory):
 def test_wrong_counts_of_blocks_under_a_rewritten_manifest(directory, table, key):
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["splits"]["train"]["shards"][1][table][key][0] += 1
-    manifest["checksum"] = cache.checksum(manifest)
+    manifest["checksum"] = layout.checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
     (problem,) = verify(str(directory))
     assert (problem.file, problem.kind) == (SHARD, "stats") and f"{table} of {key}" in problem.message
     manifest["packing"] = {"version": 0}  # counted by another packing: nothing to compare with
-    manifest["checksum"] = cache.checksum(manifest)
+    manifest["checksum"] = layout.checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
     assert verify(str(directory)) == []
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from small_caches import DENSE, make_cache, make_records
 
-import tasks
-from tasks import cache, storage
-from tasks import export as exports
-from tasks.errors import CacheError, ConfigurationError
+from castor import tasks
+from castor.tasks.cache import layout
+from castor.tasks.errors import CacheError, ConfigurationError
+from castor.tasks.integrations import export as exports
+from castor.tasks.storage import storage
 
 WIDE = {
     "targets": {"dtype": "int64", "rank": 1},
@@ -28,17 +29,23 @@ def wide_records(count):
         n = int(record.id[:4], 16) % 7
         patches = np.arange(n * 6, dtype=np.float32).reshape(n, 2, 3, 1) / 7
         codes = -np.arange(n * 5).reshape(n, 5)
-        result.append(cache.Record(record.id, record.source, {**record.features, "patches": patches, "codes": codes}))
+        result.append(layout.Record(record.id, record.source, {**record.features, "patches": patches, "codes": codes}))
     return result
 
 
-CACHES = {"tokens": (make_records, cache.TARGETS), "dense": (lambda n: make_records(n, DENSE), DENSE), "wide": (wide_records, WIDE)}
+CACHES = {
+    "tokens": (make_records, layout.TARGETS),
+    "dense": (lambda n: make_records(n, DENSE), DENSE),
+    "wide": (wide_records, WIDE),
+}
 
 
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory):
     directory = tmp_path_factory.mktemp("caches")
-    return {name: make_cache(directory / name, make(60), features, name=name) for name, (make, features) in CACHES.items()}
+    return {
+        name: make_cache(directory / name, make(60), features, name=name) for name, (make, features) in CACHES.items()
+    }
 
 
 def files_of(directory):
@@ -47,7 +54,9 @@ def files_of(directory):
 
 def same(got, expected):
     """A nested list or array of a reader against the cache's array."""
-    got = np.array(got.tolist() if isinstance(got, np.ndarray) and got.dtype != object else nested(got), dtype=expected.dtype)
+    got = np.array(
+        got.tolist() if isinstance(got, np.ndarray) and got.dtype != object else nested(got), dtype=expected.dtype
+    )
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
     assert got.size == expected.size
 
@@ -76,7 +85,9 @@ def test_parquet_in_pandas_and_duckdb(caches, tmp_path, name):
         for column, feature in enumerate(sorted(arrays), start=2):
             same(frame[feature][record], arrays[feature])
             same(rows[record][column], arrays[feature])
-    assert duckdb.sql(f"select sum(len(targets)) from '{tmp_path / 'out'}/*.parquet'").fetchall() == [(reader.manifest.tokens("train"),)]
+    assert duckdb.sql(f"select sum(len(targets)) from '{tmp_path / 'out'}/*.parquet'").fetchall() == [
+        (reader.manifest.tokens("train"),)
+    ]
 
 
 def test_parquet_schema_says_shape_and_type(caches, tmp_path):
@@ -143,10 +154,16 @@ def test_same_bytes_and_the_manifest_knows_them(caches, tmp_path, to):
     first, second = (exports.export(caches["dense"], tmp_path / out, to) for out in "ab")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b") and first.manifest == second.manifest
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    source = cache.load_manifest(caches["dense"])
-    assert (manifest["kind"], manifest["format"], manifest["content_fingerprint"]) == ("export", to, source.content_fingerprint)
+    source = layout.load_manifest(caches["dense"])
+    assert (manifest["kind"], manifest["format"], manifest["content_fingerprint"]) == (
+        "export",
+        to,
+        source.content_fingerprint,
+    )
     listed = [file for split in manifest["splits"].values() for file in split["files"]]
-    assert sorted([f["file"] for f in listed] + ["manifest.json"]) == sorted(files_of(tmp_path / "a")), "and nothing else is left there"
+    assert sorted([f["file"] for f in listed] + ["manifest.json"]) == sorted(files_of(tmp_path / "a")), (
+        "and nothing else is left there"
+    )
     for file in listed:
         path = tmp_path / "a" / file["file"]
         assert (path.stat().st_size, storage.sha256(path)) == (file["bytes"], file["sha256"])
@@ -196,7 +213,7 @@ def test_killed_it_goes_on(tmp_path, how):
     directory = make_cache(tmp_path / "cache", make_records(400), num_shards=40, splits=("train",))
     program = (
         "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "from tasks import export; write = export._write_parquet; left = [None] * 5\n"
+        "from castor.tasks.integrations import export; write = export._write_parquet; left = [None] * 5\n"
         "def slow(*a): print('shard', flush=True); left.pop() if left else time.sleep(600); write(*a)\n"
         "export._write_parquet = slow\n"
         "export.export(sys.argv[1], sys.argv[2], 'parquet')"
@@ -245,13 +262,33 @@ def test_progress_adds_up(caches, tmp_path):
 @pytest.mark.parametrize(
     "prepare, match",
     [
-        (lambda caches, out: exports.export(caches["dense"], out, "parquet"), "holds an export of dense with other content than .*tokens"),
-        (lambda caches, out: exports.export(caches["tokens"], out, "arrayrecord"), "holds an export of format arrayrecord"),
+        (
+            lambda caches, out: exports.export(caches["dense"], out, "parquet"),
+            "holds an export of dense with other content than .*tokens",
+        ),
+        (
+            lambda caches, out: exports.export(caches["tokens"], out, "arrayrecord"),
+            "holds an export of format arrayrecord",
+        ),
         (lambda caches, out: make_cache(out, make_records(3)), "holds a cache, not an export"),
-        (lambda caches, out: storage.write_bytes_atomic(out / "notes.txt", b"mine"), "is not empty and holds no export"),
-        (lambda caches, out: storage.write_bytes_atomic(out / "manifest.json", b"[1]"), "holds a manifest.json, not an export"),
-        (lambda caches, out: storage.write_bytes_atomic(out / "manifest.json", b"\xff{"), "holds a manifest.json, not an export"),
-        (lambda caches, out: (out / ".export").mkdir() or (out / ".export" / "plan.json").write_text('{"kind": "other"}'), "holds a other"),
+        (
+            lambda caches, out: storage.write_bytes_atomic(out / "notes.txt", b"mine"),
+            "is not empty and holds no export",
+        ),
+        (
+            lambda caches, out: storage.write_bytes_atomic(out / "manifest.json", b"[1]"),
+            "holds a manifest.json, not an export",
+        ),
+        (
+            lambda caches, out: storage.write_bytes_atomic(out / "manifest.json", b"\xff{"),
+            "holds a manifest.json, not an export",
+        ),
+        (
+            lambda caches, out: (
+                (out / ".export").mkdir() or (out / ".export" / "plan.json").write_text('{"kind": "other"}')
+            ),
+            "holds a other",
+        ),
     ],
 )
 def test_it_overwrites_nothing_else(caches, tmp_path, prepare, match):
@@ -278,7 +315,7 @@ def test_bad_use(caches, tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match=r"castor\[arrayrecord\]"):
         exports.export(caches["tokens"], tmp_path / "out", "arrayrecord")
     features = {"id": {"dtype": "int32", "rank": 1}}
-    named = make_cache(tmp_path / "named", [cache.Record("0" * 32, "s", {"id": np.array([3, 1])})], features)
+    named = make_cache(tmp_path / "named", [layout.Record("0" * 32, "s", {"id": np.array([3, 1])})], features)
     with pytest.raises(ConfigurationError, match="feature 'id'"):
         exports.export(named, tmp_path / "out", "parquet")
     assert not (tmp_path / "out").exists()
@@ -306,12 +343,16 @@ def test_a_cache_replaced_under_it_stops_it(tmp_path, monkeypatch):
         if len(calls) == 3:
             original(*arguments)
         if len(calls) in (2, 3):
-            make_cache(directory, [cache.Record(r.id, r.source + "x" * len(calls), r.features) for r in make_records(60)])
+            make_cache(
+                directory, [layout.Record(r.id, r.source + "x" * len(calls), r.features) for r in make_records(60)]
+            )
         if len(calls) != 3:
             original(*arguments)
 
     monkeypatch.setattr(exports, "_write_parquet", replacing)
-    with pytest.raises(CacheError, match="lineage/train-00001-of-00003.parquet is damaged or of another cache|was changed or replaced"):
+    with pytest.raises(
+        CacheError, match="lineage/train-00001-of-00003.parquet is damaged or of another cache|was changed or replaced"
+    ):
         exports.export(directory, tmp_path / "out", "parquet")
     monkeypatch.setattr(exports, "_SHARDS_PER_READER", 1)
     with pytest.raises(CacheError, match="was made anew during its export"):

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import small_caches as caches
 
-import tasks
-from tasks.errors import CacheError, ConfigurationError
+from castor import tasks
+from castor.tasks.errors import CacheError, ConfigurationError
 
 grain = pytest.importorskip("grain", reason="castor[grain] is not installed")
 
-import tasks.grain
+from castor.tasks.integrations import grain as castor_grain
 
 OPTIONS = {"batch_size": 6, "lengths": {"targets": 48}, "seed": 4}
 STEPS = range(100, 112)
 HERE = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # more threads at once trip over CPython 3.11.7's ast.parse
+AHEAD = grain.ReadOptions(
+    num_threads=1, prefetch_buffer_size=2
+)  # more threads at once trip over CPython 3.11.7's ast.parse
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +42,27 @@ def same(a, b):
 
 
 def test_element_i_is_the_batch_of_step_i(web, batches):
-    source = tasks.grain.BatchSource(web, STEPS, **OPTIONS)
+    source = castor_grain.BatchSource(web, STEPS, **OPTIONS)
     assert isinstance(source, grain.sources.RandomAccessDataSource) and len(source) == len(STEPS)
     for index in (0, 11, -1, np.int64(3)):
         same(source[index], batches.batch(STEPS[index]))
-    same(tasks.grain.BatchSource(web, 5, **OPTIONS)[4], batches.batch(4))
+    same(castor_grain.BatchSource(web, 5, **OPTIONS)[4], batches.batch(4))
     with pytest.raises(IndexError):
         source[12]
 
 
 def test_travels_as_its_arguments(web, batches):
-    source = tasks.grain.BatchSource(web, STEPS, **OPTIONS)
+    source = castor_grain.BatchSource(web, STEPS, **OPTIONS)
     first = pickle.dumps(source)
     source[0]
     assert pickle.dumps(source) == first and len(first) < 1000
     copy = pickle.loads(first)
     same(copy[7], batches.batch(107))
     assert repr(copy) == repr(source) == f"BatchSource(fingerprint='{batches.fingerprint}', steps=range(100, 112))"
-    half = tasks.grain.BatchSource(web, STEPS, **OPTIONS, shard=1, num_shards=2)
+    half = castor_grain.BatchSource(web, STEPS, **OPTIONS, shard=1, num_shards=2)
     assert repr(half) == repr(source)
     same({k: v[3:] for k, v in source[0].items()}, half[0])
-    assert repr(tasks.grain.BatchSource(web, STEPS, **{**OPTIONS, "seed": 5})) != repr(source)
+    assert repr(castor_grain.BatchSource(web, STEPS, **{**OPTIONS, "seed": 5})) != repr(source)
 
 
 def test_a_name_bound_in_gin_needs_no_gin_in_the_worker(web, batches):
@@ -68,14 +70,14 @@ def test_a_name_bound_in_gin_needs_no_gin_in_the_worker(web, batches):
 
     try:
         gin.parse_config(f"five/tasks.Mixture.components = {{'{web}': 1}}")
-        frozen = pickle.dumps(tasks.grain.BatchSource("five", STEPS, **OPTIONS))
+        frozen = pickle.dumps(castor_grain.BatchSource("five", STEPS, **OPTIONS))
     finally:
         gin.clear_config()
     same(pickle.loads(frozen)[0], batches.batch(100))
 
 
 def test_map_dataset(web, batches):
-    dataset = grain.MapDataset.source(tasks.grain.BatchSource(web, STEPS, **OPTIONS))
+    dataset = grain.MapDataset.source(castor_grain.BatchSource(web, STEPS, **OPTIONS))
     same(dataset[5], batches.batch(105))
     iterator = iter(dataset.to_iter_dataset(HERE))
     for step in STEPS[:4]:
@@ -95,9 +97,11 @@ def test_data_loader_with_workers_and_its_state_on_other_hosts(web, batches):
     sampler = grain.samplers.SequentialSampler(num_records=len(STEPS), shard_options=grain.sharding.NoSharding())
 
     def loader(worker_count, **shard):
-        source = tasks.grain.BatchSource(web, STEPS, **OPTIONS, **shard)
+        source = castor_grain.BatchSource(web, STEPS, **OPTIONS, **shard)
         options = AHEAD if worker_count else HERE
-        return iter(grain.DataLoader(data_source=source, sampler=sampler, worker_count=worker_count, read_options=options))
+        return iter(
+            grain.DataLoader(data_source=source, sampler=sampler, worker_count=worker_count, read_options=options)
+        )
 
     for step, batch in zip(STEPS, loader(2), strict=True):
         same(batch, batches.batch(step))
@@ -113,7 +117,7 @@ def test_data_loader_with_workers_and_its_state_on_other_hosts(web, batches):
 
 
 def test_threads_get_the_same_batches(web, batches):
-    source = pickle.loads(pickle.dumps(tasks.grain.BatchSource(web, STEPS, **OPTIONS)))
+    source = pickle.loads(pickle.dumps(castor_grain.BatchSource(web, STEPS, **OPTIONS)))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for index, batch in enumerate(pool.map(source.__getitem__, [*range(len(STEPS))] * 4)):
             same(batch, batches.batch(STEPS[index % len(STEPS)]))
@@ -122,14 +126,14 @@ def test_threads_get_the_same_batches(web, batches):
 def test_bad_arguments_are_refused_at_once(web, tmp_path):
     for steps in (1.5, True, [1, 2], range(-2, 3), "3"):
         with pytest.raises(ConfigurationError, match="steps"):
-            tasks.grain.BatchSource(web, steps, **OPTIONS)
+            castor_grain.BatchSource(web, steps, **OPTIONS)
     with pytest.raises(ConfigurationError, match="BATCH_SIZE"):
-        tasks.grain.BatchSource(web, 3, **{**OPTIONS, "batch_size": 0})
+        castor_grain.BatchSource(web, 3, **{**OPTIONS, "batch_size": 0})
     with pytest.raises(CacheError):
-        tasks.grain.BatchSource(str(tmp_path / "none"), 3, **OPTIONS)
+        castor_grain.BatchSource(str(tmp_path / "none"), 3, **OPTIONS)
 
 
 def test_the_missing_library_is_named():
-    program = "import sys; sys.modules['grain'] = None; import tasks.grain"
+    program = "import sys; sys.modules['grain'] = None; import castor.tasks.integrations.grain"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "ConfigurationError" in done.stderr and "castor[grain]" in done.stderr

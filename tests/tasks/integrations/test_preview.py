@@ -10,7 +10,10 @@ import pytest
 import small_caches as caches
 from PIL import Image
 
-from tasks import cache, cache_reader, preview, streams
+from castor.tasks.cache import layout
+from castor.tasks.cache import reader as cache_reader
+from castor.tasks.integrations import preview
+from castor.tasks.vocabulary import streams
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" </pre>'
 
@@ -32,9 +35,14 @@ def reader(tmp_path_factory, vocabulary):
         "video": [*streams.video_span(v, [pixels, pixels], [0.0, 1.0], sound, 64), v.eos_id],
         "odd": [v.control("<image>"), v.control("</image>"), v.vocab_size - 1, 100, 3],
     }
-    records = [cache.Record(f"{i:032x}", source, {"targets": np.array(ids)}) for i, (source, ids) in enumerate(documents.items())]
+    records = [
+        layout.Record(f"{i:032x}", source, {"targets": np.array(ids)})
+        for i, (source, ids) in enumerate(documents.items())
+    ]
     facts = {"path": "", "fingerprint": v.fingerprint, "size": v.vocab_size}
-    return cache_reader.CacheReader(caches.make_cache(tmp_path_factory.mktemp("preview"), records, name="mixed", vocabulary=facts))
+    return cache_reader.CacheReader(
+        caches.make_cache(tmp_path_factory.mktemp("preview"), records, name="mixed", vocabulary=facts)
+    )
 
 
 class Tags(html.parser.HTMLParser):
@@ -66,7 +74,24 @@ def test_everything_is_shown_and_nothing_is_loaded(reader, vocabulary):
             assert 7000 < file.getnframes() < 9000
     assert all(a[name].startswith("data:") for _, a in seen for name in ("src", "href") if name in a)
     assert {tag for tag, _ in seen} <= {
-        *("html", "head", "meta", "title", "style", "body", "h1", "p", "code", "table", "tr", "th", "td", "article", "div", "b"),
+        *(
+            "html",
+            "head",
+            "meta",
+            "title",
+            "style",
+            "body",
+            "h1",
+            "p",
+            "code",
+            "table",
+            "tr",
+            "th",
+            "td",
+            "article",
+            "div",
+            "b",
+        ),
         *("pre", "span", "figure", "figcaption", "img", "audio", "details", "summary"),
     }
     assert "a grey block" in page and "a tone" in page and "empty image" in page
@@ -95,8 +120,10 @@ def test_dense_features(tmp_path):
 
 def test_long_records_are_cut_on_the_page_only(tmp_path, monkeypatch, vocabulary):
     monkeypatch.setattr(preview, "MAX_TOKENS", 50)
-    record = cache.Record("0" * 32, "long", {"targets": np.full(80, 300)})
-    reader = cache_reader.CacheReader(caches.make_cache(tmp_path, [record], vocabulary={"path": "", "fingerprint": "", "size": 0}))
+    record = layout.Record("0" * 32, "long", {"targets": np.full(80, 300)})
+    reader = cache_reader.CacheReader(
+        caches.make_cache(tmp_path, [record], vocabulary={"path": "", "fingerprint": "", "size": 0})
+    )
     assert "and 30 tokens more" in preview.render(reader, [0], vocabulary)
 
 

@@ -13,23 +13,27 @@ import subprocess
 import sys
 import types
 
-import gin
 import numpy as np
 import pytest
 import small_caches as caches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks
-import tasks.t5x
-from tasks import configuration
-from tasks.errors import CacheError, CheckpointError, ConfigurationError
+import gin
+from castor import tasks
+from castor.tasks import configuration
+from castor.tasks.errors import CacheError, CheckpointError, ConfigurationError
+from castor.tasks.integrations import t5x
 
 dataset_iterator = pytest.importorskip("clu.data.dataset_iterator", reason="T5X's iterators are clu's")
 
 BATCH, LENGTH = 12, 48
-DecoderConverter = types.SimpleNamespace(MODEL_FEATURES={"decoder_target_tokens": 0, "decoder_causal_attention": 0}, __name__="Decoder")
-EncoderConverter = types.SimpleNamespace(MODEL_FEATURES={"encoder_input_tokens": 0, "decoder_target_tokens": 0}, __name__="EncDec")
+DecoderConverter = types.SimpleNamespace(
+    MODEL_FEATURES={"decoder_target_tokens": 0, "decoder_causal_attention": 0}, __name__="Decoder"
+)
+EncoderConverter = types.SimpleNamespace(
+    MODEL_FEATURES={"encoder_input_tokens": 0, "decoder_target_tokens": 0}, __name__="EncDec"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,9 @@ def whole(tasks_dir):
 
 
 def open_door(tasks_dir, shard=0, num_shards=1, converter=DecoderConverter, name="web", start_step=0, **fields):
-    return tasks.t5x.get_dataset(DatasetConfig(name, **fields), shard, num_shards, converter, tasks_dir=tasks_dir, start_step=start_step)
+    return t5x.get_dataset(
+        DatasetConfig(name, **fields), shard, num_shards, converter, tasks_dir=tasks_dir, start_step=start_step
+    )
 
 
 def same(a, b):
@@ -161,7 +167,10 @@ def test_resumes_on_any_number_of_hosts(tasks_dir, whole, tmp_path_factory, orba
 
 def test_the_first_checkpoint_says_one_and_resumes_at_zero(tasks_dir, whole, tmp_path):
     T5X(tasks_dir, tmp_path, 2, orbax=False).train(0)
-    assert [(tmp_path / "checkpoint_0" / f"train_ds-{host:03}-of-002").read_text() for host in range(2)] == ["1\n", "1\n"]
+    assert [(tmp_path / "checkpoint_0" / f"train_ds-{host:03}-of-002").read_text() for host in range(2)] == [
+        "1\n",
+        "1\n",
+    ]
     same(T5X(tasks_dir, tmp_path, 3, orbax=False).train(1)[0], without_domain(whole.batch(0)))
 
 
@@ -237,12 +246,14 @@ def test_what_contradicts_the_stream_is_named_with_its_binding(tasks_dir, fields
 
 def test_epochs_are_refused_and_the_clock_is_no_seed(tasks_dir):
     with pytest.raises(ConfigurationError, match="TRAIN_STEPS"):
-        tasks.t5x.get_dataset(DatasetConfig("web"), 0, 1, DecoderConverter, num_epochs=2, tasks_dir=tasks_dir)
+        t5x.get_dataset(DatasetConfig("web"), 0, 1, DecoderConverter, num_epochs=2, tasks_dir=tasks_dir)
     same(next(open_door(tasks_dir, seed=None)), next(open_door(tasks_dir, seed=0)))
     assert open_door(tasks_dir, seed=5).batches.seed == 5
 
 
-@pytest.mark.parametrize("name", ["web", "DIRECTORY", types.SimpleNamespace(name="web"), tasks.Mixture("m", {"web": 1}), {"web": 2}])
+@pytest.mark.parametrize(
+    "name", ["web", "DIRECTORY", types.SimpleNamespace(name="web"), tasks.Mixture("m", {"web": 1}), {"web": 2}]
+)
 def test_the_mixture_by_name_directory_or_object(tasks_dir, whole, name):
     name = f"{tasks_dir}/web" if name == "DIRECTORY" else name
     same(next(open_door(tasks_dir, name=name)), without_domain(whole.batch(0)))
@@ -266,7 +277,7 @@ def test_one_gin_line(tasks_dir):
         )
         train()
         assert taken[0].batches.domains == ("web", "code")
-        assert tasks.t5x.StepIterator is type(taken[0])
+        assert t5x.StepIterator is type(taken[0])
     finally:
         gin.clear_config()
 
@@ -345,7 +356,10 @@ def test_the_ready_gin_file_under_dynamic_registration(tmp_path):
     vocabulary.save(str(tmp_path / "vocabulary"))
     facts = {"path": str(tmp_path / "vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}
     for name in ("web", "code"):
-        records = [dataclasses.replace(r, features={"targets": r.features["targets"] % 600 + 2}) for r in caches.make_records(20)]
+        records = [
+            dataclasses.replace(r, features={"targets": r.features["targets"] % 600 + 2})
+            for r in caches.make_records(20)
+        ]
         caches.make_cache(tmp_path / "tasks" / name, records, name=name, vocabulary=facts)
     (tmp_path / "t5x").mkdir()
     (tmp_path / "t5x" / "__init__.py").write_text("")
@@ -353,7 +367,7 @@ def test_the_ready_gin_file_under_dynamic_registration(tmp_path):
     (tmp_path / "train.py").write_text(TRAIN_SCRIPT)
     (tmp_path / "pretrain.gin").write_text(PRETRAIN)
     (tmp_path / "mine.gin").write_text(
-        "import tasks.catalog\nMIXTURE_OR_TASK_NAME = @both/tasks.Mixture()\nboth/tasks.Mixture.name = 'both'\n"
+        "import castor.tasks.batches.catalog\nMIXTURE_OR_TASK_NAME = @both/tasks.Mixture()\nboth/tasks.Mixture.name = 'both'\n"
         "both/tasks.Mixture.components = {'web': 2, 'code': 1}\nTASK_FEATURE_LENGTHS = {'targets': 48}\n"
         f"TASKS_DIR = '{tmp_path}/tasks'\n"
     )
@@ -367,7 +381,9 @@ def test_the_ready_gin_file_under_dynamic_registration(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    batches = tasks.Batches(tasks.Mixture("both", {"web": 2, "code": 1}, (str(tmp_path / "tasks"),)), 4, {"targets": 48})
+    batches = tasks.Batches(
+        tasks.Mixture("both", {"web": 2, "code": 1}, (str(tmp_path / "tasks"),)), 4, {"targets": 48}
+    )
     batch = without_domain(batches.batch(0))
     assert said["digest"] == hashlib.sha256(batch["decoder_target_tokens"].tobytes()).hexdigest()
     assert (said["name"], said["save_dataset"], said["seed"]) == ("both", True, 0)

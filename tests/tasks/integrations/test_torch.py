@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import small_caches as caches
 
-import tasks
-from tasks.errors import ConfigurationError
+from castor import tasks
+from castor.tasks.errors import ConfigurationError
 
 
 def test_the_missing_library_is_named():
-    program = "import sys; sys.modules['torch'] = None; import tasks.torch"
+    program = "import sys; sys.modules['torch'] = None; import castor.tasks.integrations.torch"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "ConfigurationError" in done.stderr and "castor[torch]" in done.stderr
 
@@ -30,9 +30,9 @@ def torch():
 
 @pytest.fixture(scope="module")
 def door(torch):
-    import tasks.torch
+    from castor.tasks.integrations import torch
 
-    return tasks.torch
+    return torch
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def test_map_style(torch, door, web, batches):
     dataset = door.BatchDataset(web, range(50, 60), **OPTIONS)
     assert len(dataset) == 10 and isinstance(dataset, torch.utils.data.Dataset)
     same(dataset[9], batches.batch(59))
-    for step, batch in zip(range(50, 60), torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2), strict=True):
+    for step, batch in zip(
+        range(50, 60), torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2), strict=True
+    ):
         same(batch, batches.batch(step))
 
 
@@ -101,7 +103,9 @@ def test_torchdata_resumes(door, web, batches, workers, taken):
     loaders = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
 
     def loader():
-        return loaders.StatefulDataLoader(door.BatchStream(web, start=5, stop=20, **OPTIONS), batch_size=None, num_workers=workers)
+        return loaders.StatefulDataLoader(
+            door.BatchStream(web, start=5, stop=20, **OPTIONS), batch_size=None, num_workers=workers
+        )
 
     first = loader()
     iterator = iter(first)

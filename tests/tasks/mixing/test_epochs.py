@@ -4,20 +4,26 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.epochs import EpochOrder
+from castor.tasks.mixing.epochs import EpochOrder
 
-GROUPS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=6).filter(lambda groups: sum(map(sum, groups)) > 0)
+GROUPS = st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=6).filter(
+    lambda groups: sum(map(sum, groups)) > 0
+)
 
 
 def order_of(groups, name="web", seed=0):
-    return EpochOrder(name, seed, np.array([sum(blocks) for blocks in groups]), lambda group: np.array(groups[group], dtype=np.int64))
+    return EpochOrder(
+        name, seed, np.array([sum(blocks) for blocks in groups]), lambda group: np.array(groups[group], dtype=np.int64)
+    )
 
 
 @settings(derandomize=True, deadline=None)
 @given(GROUPS, st.integers(0, 10**9), st.integers(0, 10**6))
 def test_every_row_exactly_once_an_epoch_and_back(groups, seed, epoch):
     order = order_of(groups, seed=seed)
-    everything = sorted((g, b, r) for g, blocks in enumerate(groups) for b, rows in enumerate(blocks) for r in range(rows))
+    everything = sorted(
+        (g, b, r) for g, blocks in enumerate(groups) for b, rows in enumerate(blocks) for r in range(rows)
+    )
     assert order.rows == len(everything)
     places = [order.place(epoch * order.rows + i) for i in range(order.rows)]
     assert all(place[0] == epoch for place in places)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.errors import ConfigurationError
-from tasks.mixing import BLOCK, Mixing, max_deviation
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.mixing.mixing import BLOCK, Mixing, max_deviation
 
 NAMES = [f"c{i}" for i in range(9)]
-WEIGHTS = st.lists(st.one_of(st.floats(1e-9, 1e3), st.integers(0, 50)), min_size=1, max_size=9).filter(lambda w: sum(w) > 0)
+WEIGHTS = st.lists(st.one_of(st.floats(1e-9, 1e3), st.integers(0, 50)), min_size=1, max_size=9).filter(
+    lambda w: sum(w) > 0
+)
 
 
 @st.composite
@@ -43,7 +45,9 @@ def block_ends(mixing, last):
     """Positions at which a block ends, up to the first beyond `last`."""
     ends = []
     for segment in mixing.segments:
-        length = segment.length if segment.length is not None else max(BLOCK, last - segment.start + BLOCK) // BLOCK * BLOCK
+        length = (
+            segment.length if segment.length is not None else max(BLOCK, last - segment.start + BLOCK) // BLOCK * BLOCK
+        )
         ends += [segment.start + min(offset, length) for offset in range(0, length + BLOCK, BLOCK)]
     return sorted(set(ends))
 
@@ -59,12 +63,17 @@ def test_golden_vectors():
 def test_golden_order_of_nine_components():
     """Long enough that whoever cuts the tree or rounds in another way fails here."""
     first = {name: number + 0.1 for number, name in enumerate(NAMES, start=1)}
-    stages = [(1000, 500, {name: 2.0**-number for number, name in enumerate(NAMES)}), (2000, 0, {name: 1 for name in NAMES[2:]})]
+    stages = [
+        (1000, 500, {name: 2.0**-number for number, name in enumerate(NAMES)}),
+        (2000, 0, {name: 1 for name in NAMES[2:]}),
+    ]
     mixing = Mixing.of(first, 5, stages)
     found = []
     for position in (0, 10**12):
         components, indices = mixing.at(position, 3000)
-        found.append(hashlib.sha256(components.astype("<i8").tobytes() + indices.astype("<i8").tobytes()).hexdigest()[:16])
+        found.append(
+            hashlib.sha256(components.astype("<i8").tobytes() + indices.astype("<i8").tobytes()).hexdigest()[:16]
+        )
     assert [mixing.counts(position) for position in (500, 1250, 1999, 2500)] == GOLDEN_NINE_COUNTS
     assert found == GOLDEN_NINE
 
@@ -112,7 +121,9 @@ def test_long_schedules_are_exact_too(schedule, scale):
             position = segment.start + max(0, offset)
             counts, due = mixing.counts(position), mixing.integral(position)
             after = mixing.counts(position + 1)
-            assert sum(counts) == position and sorted(b - a for a, b in zip(counts, after)) == [0] * (len(counts) - 1) + [1]
+            assert sum(counts) == position and sorted(b - a for a, b in zip(counts, after)) == [0] * (
+                len(counts) - 1
+            ) + [1]
             assert all(abs(count - d) <= 1 + max_deviation(len(counts)) for count, d in zip(counts, due))
             (component,), (index,) = mixing.at(position, 1)
             assert mixing.position(int(component), int(index)) == position
@@ -131,7 +142,11 @@ def test_a_component_without_weight_in_a_segment_gets_nothing_in_it(schedule):
 def test_a_stage_switches_exactly():
     mixing = Mixing.of({"a": 1, "b": 1}, 0, [(101, 0, {"c": 1, "d": 2}), (333, 0, {"a": 1})])
     components = "".join(mixing.names[c] for c in mixing.at(0, 400)[0])
-    assert set(components[:101]) == {"a", "b"} and set(components[101:333]) == {"c", "d"} and set(components[333:]) == {"a"}
+    assert (
+        set(components[:101]) == {"a", "b"}
+        and set(components[101:333]) == {"c", "d"}
+        and set(components[333:]) == {"a"}
+    )
 
 
 def test_a_ramp_is_a_straight_line():
@@ -173,7 +188,10 @@ def test_errors_do_not_add_up_over_stages():
     for stages in (turns, single, ramps):
         mixing = Mixing.of({"a": 1, "b": 1}, 0, stages)
         for segment in mixing.segments:
-            assert all(abs(count - due) <= 2 for count, due in zip(mixing.counts(segment.start), mixing.integral(segment.start)))
+            assert all(
+                abs(count - due) <= 2
+                for count, due in zip(mixing.counts(segment.start), mixing.integral(segment.start))
+            )
 
 
 def test_a_weight_of_zero_keeps_its_place_and_gets_nothing():
@@ -202,7 +220,18 @@ def test_weights_are_exact():
 
 
 @pytest.mark.parametrize(
-    "weights", [{}, {"a": 0}, {"a": -1}, {"a": float("nan")}, {"a": float("inf")}, {"a": "x"}, {"a": True}, {"a": None}, {"a": "1/0"}]
+    "weights",
+    [
+        {},
+        {"a": 0},
+        {"a": -1},
+        {"a": float("nan")},
+        {"a": float("inf")},
+        {"a": "x"},
+        {"a": True},
+        {"a": None},
+        {"a": "1/0"},
+    ],
 )
 def test_weights_that_are_no_shares_are_refused(weights):
     with pytest.raises(ConfigurationError):
@@ -226,7 +255,17 @@ GOLDEN_INDICES = [
     19, 20, 21, 26, 22, 23, 24, 25, 26, 27, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
 ]
 # fmt: on
-GOLDEN_COUNTS = [(1, 0, 0), (1, 1, 0), (3, 1, 1), (16, 10, 6), (20, 12, 8), (24, 14, 12), (26, 15, 19), (27, 15, 28), (27, 999945, 28)]
+GOLDEN_COUNTS = [
+    (1, 0, 0),
+    (1, 1, 0),
+    (3, 1, 1),
+    (16, 10, 6),
+    (20, 12, 8),
+    (24, 14, 12),
+    (26, 15, 19),
+    (27, 15, 28),
+    (27, 999945, 28),
+]
 GOLDEN_NINE_COUNTS = [
     (12, 23, 34, 45, 56, 66, 77, 88, 99),
     (60, 70, 88, 110, 134, 159, 184, 210, 235),

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import hashing, packing
+from castor.tasks import hashing
+from castor.tasks.mixing import packing
 
 LENGTHS = st.lists(st.integers(0, 70), max_size=60)
 PAIRS = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 20)), max_size=50)
@@ -42,7 +43,9 @@ def check(made, lengths, cut_only_if_longer=True):
     capacities = list(made.capacities.values())
     seen = {}
     for segment, record in enumerate(made.record.tolist()):
-        seen.setdefault(record, []).append([(int(s), int(s + n)) for s, n in zip(made.start[:, segment], made.size[:, segment])])
+        seen.setdefault(record, []).append(
+            [(int(s), int(s + n)) for s, n in zip(made.start[:, segment], made.size[:, segment])]
+        )
     assert set(seen) == {i for i in range(len(lengths[0])) if any(feature[i] for feature in lengths)}
     for record, pieces in seen.items():
         pieces.sort()
@@ -60,7 +63,13 @@ def check(made, lengths, cut_only_if_longer=True):
 
 def test_golden_vectors():
     lengths = [5, 12, 3, 0, 4, 2, 8, 1, 1]
-    assert rows_of(plan(lengths, 8)) == [[(1, 0, 8)], [(6, 0, 8)], [(0, 0, 5), (2, 0, 3)], [(1, 8, 4), (4, 0, 4)], [(5, 0, 2), (7, 0, 1), (8, 0, 1)]]
+    assert rows_of(plan(lengths, 8)) == [
+        [(1, 0, 8)],
+        [(6, 0, 8)],
+        [(0, 0, 5), (2, 0, 3)],
+        [(1, 8, 4), (4, 0, 4)],
+        [(5, 0, 2), (7, 0, 1), (8, 0, 1)],
+    ]
     assert rows_of(plan(lengths, 8, "first_fit")) == [
         [(1, 0, 8)],
         [(0, 0, 5), (2, 0, 3)],
@@ -85,7 +94,10 @@ def test_golden_vectors():
 def test_golden_plans_of_a_thousand_records(method):
     """Long enough that rows compete for records: whoever breaks ties in another way fails here."""
     noise = hashing.mix64(np.arange(1000, dtype=np.uint64))
-    lengths = {"targets": (noise % np.uint64(97)).astype(np.int64), "frames": (noise >> np.uint64(40)).astype(np.int64) % 30}
+    lengths = {
+        "targets": (noise % np.uint64(97)).astype(np.int64),
+        "frames": (noise >> np.uint64(40)).astype(np.int64) % 30,
+    }
     capacities = {"targets": 80} if method == "concat_and_split" else {"targets": 80, "frames": 25}
     found = []
     for features in ({"targets": 80}, capacities):
@@ -179,7 +191,10 @@ def test_rows_are_full():
 GOLDEN_TWO = (
     [0, 1, 3, 5, 9, 11],
     [1, 1, 4, 3, 6, 0, 1, 5, 7, 2, 8],
-    [[[0, 8, 0, 0, 0, 0, 12, 0, 0, 0, 0], [0, 4, 0, 0, 0, 0, 8, 0, 0, 0, 0]], [[8, 4, 4, 0, 8, 5, 0, 2, 1, 3, 1], [4, 4, 0, 2, 0, 0, 1, 3, 0, 1, 2]]],
+    [
+        [[0, 8, 0, 0, 0, 0, 12, 0, 0, 0, 0], [0, 4, 0, 0, 0, 0, 8, 0, 0, 0, 0]],
+        [[8, 4, 4, 0, 8, 5, 0, 2, 1, 3, 1], [4, 4, 0, 2, 0, 0, 1, 3, 0, 1, 2]],
+    ],
 )
 GOLDEN_LONG = {
     "best_fit": [(606, "d9dec657066163ac"), (662, "9975960b2a112ba5")],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import permutation
+from castor.tasks.mixing import permutation
 
 MASK = (1 << 64) - 1
 KEYS = st.integers(0, MASK)
@@ -57,7 +57,8 @@ def test_it_is_a_bijection_with_its_inverse(size, key):
 def test_vectors_of_sizes_and_keys_agree_with_the_reference(rows):
     rows = [(index % size, size, key) for index, size, key in rows]
     index, size, key = (
-        np.array(column, dtype=t) for column, t in zip(zip(*rows) if rows else ((), (), ()), (np.int64, np.int64, np.uint64))
+        np.array(column, dtype=t)
+        for column, t in zip(zip(*rows) if rows else ((), (), ()), (np.int64, np.int64, np.uint64))
     )
     assert permutation.permute(index, size, key).tolist() == [reference(*row) for row in rows]
 
@@ -69,7 +70,9 @@ def test_shapes_broadcast():
 
 def test_small_orders_all_occur():
     for size in (2, 3, 4):
-        counts = collections.Counter(tuple(permutation.permute(np.arange(size), size, key).tolist()) for key in range(1200))
+        counts = collections.Counter(
+            tuple(permutation.permute(np.arange(size), size, key).tolist()) for key in range(1200)
+        )
         assert set(counts) == set(itertools.permutations(range(size)))
         assert min(counts.values()) > 0.4 * 1200 / len(counts)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import schedule
-from tasks.errors import ConfigurationError
-from tasks.schedule import BatchSizes, MixtureStage
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.mixing import schedule
+from castor.tasks.mixing.schedule import BatchSizes, MixtureStage
 
 RAMPS = st.dictionaries(st.integers(1, 60), st.integers(1, 9), max_size=5).flatmap(
     lambda later: st.integers(1, 9).map(lambda first: {0: first, **later})
@@ -48,7 +48,9 @@ def test_bad_batch_sizes(bad):
         BatchSizes.of(bad)
 
 
-@pytest.mark.parametrize("arguments", [(0, {"a": 1}), (1.5, {"a": 1}), (True, {"a": 1}), (5, {}), (5, None), (5, {"a": 1}, -1)])
+@pytest.mark.parametrize(
+    "arguments", [(0, {"a": 1}), (1.5, {"a": 1}), (True, {"a": 1}), (5, {}), (5, None), (5, {"a": 1}, -1)]
+)
 def test_bad_stages(arguments):
     with pytest.raises(ConfigurationError, match="tage"):
         MixtureStage(*arguments)
@@ -56,4 +58,8 @@ def test_bad_stages(arguments):
 
 def test_a_float_means_the_decimal_it_prints_as():
     assert schedule.exact("a", 0.1) == fractions.Fraction(1, 10)
-    assert schedule.shares({"a": 0.1, "c": 0.3}, ["a", "b", "c"]) == (fractions.Fraction(1, 4), 0, fractions.Fraction(3, 4))
+    assert schedule.shares({"a": 0.1, "c": 0.3}, ["a", "b", "c"]) == (
+        fractions.Fraction(1, 4),
+        0,
+        fractions.Fraction(3, 4),
+    )

@@ -5,23 +5,28 @@ import subprocess
 import sys
 import types
 
-import gin
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import weights
-from tasks.errors import ConfigurationError
+import gin
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.mixing import weights
 
 F = fractions.Fraction
-COUNTS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 10**13), min_size=1).filter(lambda c: any(c.values()))
+COUNTS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 10**13), min_size=1).filter(
+    lambda c: any(c.values())
+)
 SETTINGS = settings(derandomize=True, deadline=None)
 WEIGHTINGS = st.one_of(
     st.just(weights.Proportional()),
     st.builds(weights.Temperature, st.floats(0.5, 100)),
     st.builds(weights.UniMax, st.integers(1, 10**14), st.floats(0.01, 100)),
     st.builds(
-        weights.ExampleRates, st.one_of(st.none(), st.integers(1, 10**9)), st.floats(1e-6, 1e6), st.one_of(st.just(1.0), st.floats(0.5, 10))
+        weights.ExampleRates,
+        st.one_of(st.none(), st.integers(1, 10**9)),
+        st.floats(1e-6, 1e6),
+        st.one_of(st.just(1.0), st.floats(0.5, 10)),
     ),
 )
 
@@ -46,7 +51,12 @@ def test_shares_add_up_and_do_not_depend_on_order(weighting, counts, random):
 
 def test_golden_vectors():
     counts = {"web": 2_741_000_000_000, "code": 95_000_000_000, "books": 26_000_000_000, "none": 0}
-    assert weights.Proportional().weights(counts) == {"web": F(2741, 2862), "code": F(95, 2862), "books": F(26, 2862), "none": 0}
+    assert weights.Proportional().weights(counts) == {
+        "web": F(2741, 2862),
+        "code": F(95, 2862),
+        "books": F(26, 2862),
+        "none": 0,
+    }
     roots = {"web": F("13994.8960987"), "code": F("4562.90263539"), "books": F("2962.49606841"), "none": F(0)}
     assert weights.Temperature(3).weights(counts) == {name: root / sum(roots.values()) for name, root in roots.items()}
     assert weights.ExampleRates(maximum=2**20, temperature=1.5).rates({"a": 10**9, "b": 12345, "c": 3}) == {
@@ -54,30 +64,43 @@ def test_golden_vectors():
         "b": F("534.146921236"),
         "c": F("2.08008382305"),
     }
-    assert weights.UniMax(10**12, 4).weights(counts) == {"web": F(516, 1000), "code": F(380, 1000), "books": F(104, 1000), "none": 0}
+    assert weights.UniMax(10**12, 4).weights(counts) == {
+        "web": F(516, 1000),
+        "code": F(380, 1000),
+        "books": F(104, 1000),
+        "none": 0,
+    }
 
 
 def test_temperature_one_is_proportional_and_a_high_one_nearly_uniform():
     counts = {"a": 3, "b": 10**12 + 7}
-    assert weights.Temperature(1).weights(counts) == weights.Temperature(1.0).weights(counts) == weights.Proportional().weights(counts)
+    assert (
+        weights.Temperature(1).weights(counts)
+        == weights.Temperature(1.0).weights(counts)
+        == weights.Proportional().weights(counts)
+    )
     assert abs(weights.Temperature(1e6).weights(counts)["a"] - F(1, 2)) < F(1, 10**4)
 
 
 def test_a_power_that_is_exact_is_exact():
     assert weights.ExampleRates(temperature=3).rates({"a": 8, "b": 10**12}) == {"a": 2, "b": 10**4}
-    assert weights.ExampleRates(temperature=2).rates({"a": 1234567890125**2}) == {"a": 1234567890120}, "a tie goes to the even digit"
+    assert weights.ExampleRates(temperature=2).rates({"a": 1234567890125**2}) == {"a": 1234567890120}, (
+        "a tie goes to the even digit"
+    )
     assert weights.ExampleRates(temperature=0.5).rates({"a": 7}) == {"a": 49}
 
 
 def test_the_decimal_module_of_pure_python_gives_the_same():
     program = (
-        "{block}import decimal, fractions; from tasks import weights; F = fractions.Fraction\n"
+        "{block}import decimal, fractions; from castor.tasks.mixing import weights; F = fractions.Fraction\n"
         "bases = [F(b) for b in (2, 3, 10, 95, 4096, 12345, 10**9 + 7, 1234567890125**2, '1/3', '0.001')]\n"
         "exponents = [F(e) for e in ('1/2', '1/3', '2/3', '3/10', '10/7', '2')]\n"
         "print(type(decimal.Context.power).__name__, [str(weights._power(b, e)) for b in bases for e in exponents])"
     )
     fast, pure = (
-        subprocess.run([sys.executable, "-c", program.format(block=block)], capture_output=True, text=True, check=True).stdout.split(" ", 1)
+        subprocess.run(
+            [sys.executable, "-c", program.format(block=block)], capture_output=True, text=True, check=True
+        ).stdout.split(" ", 1)
         for block in ("", "import sys; sys.modules['_decimal'] = None; ")
     )
     assert fast[0] != pure[0] and fast[1] == pure[1]
@@ -110,7 +133,9 @@ def test_unimax_as_its_paper_writes_it():
         left -= uncapped[name]
     total = sum(uncapped.values())
     shares = weights.UniMax(budget, cap).weights(counts)
-    assert {n: float(s) for n, s in shares.items()} == pytest.approx({n: u / total for n, u in uncapped.items()}, rel=1e-12)
+    assert {n: float(s) for n, s in shares.items()} == pytest.approx(
+        {n: u / total for n, u in uncapped.items()}, rel=1e-12
+    )
     assert shares == {"a": F(20, 3000), "b": F(400, 3000), "c": F(1290, 3000), "d": F(1290, 3000)}
 
 
@@ -132,7 +157,9 @@ def test_example_rates_are_seqios():
     ):
         mine = weights.ExampleRates(**arguments).rates({str(c): c for c in counts})
         for count in counts:
-            task = types.SimpleNamespace(cache_dir="cached", get_cached_stats=lambda split, count=count: {"examples": count}, name="t")
+            task = types.SimpleNamespace(
+                cache_dir="cached", get_cached_stats=lambda split, count=count: {"examples": count}, name="t"
+            )
             assert float(mine[str(count)]) == pytest.approx(seqio.mixing_rate_num_examples(task, **arguments), rel=1e-9)
 
 
@@ -179,7 +206,7 @@ def test_bad_use(make, match):
 
 
 def test_gin():
-    gin.parse_config("import tasks.weights\ntasks.weights.Temperature.temperature = 3")
+    gin.parse_config("import castor.tasks.mixing.weights\ntasks.weights.Temperature.temperature = 3")
     gin.parse_config("b/tasks.weights.UniMax.budget = 10\nb/UniMax.max_epochs = 2")
     assert weights.Temperature() == weights.Temperature(3)
     assert (weights.Temperature.unit, weights.ExampleRates.unit) == ("tokens", "examples")
@@ -190,5 +217,5 @@ def test_gin():
 
 
 def test_the_module_needs_nothing_heavy():
-    program = "import sys, tasks.weights; print(sorted({'tensorflow', 'seqio', 'jax', 'numpy'} & set(sys.modules)))"
+    program = "import sys, castor.tasks.mixing.weights; print(sorted({'tensorflow', 'seqio', 'jax', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"

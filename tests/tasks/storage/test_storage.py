@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_caches import full_disk
 
-from tasks import storage
+from castor.tasks.storage import storage
 
 
 def test_atomic_writes_leave_the_old_file_or_the_new(tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
-"""tasks/audio.py: the spectrogram is where the tone is, blocks do not show, and sound comes back."""
+"""tasks/vocabulary/audio.py: the spectrogram is where the tone is, blocks do not show, and sound comes back."""
 
 import numpy as np
 import pytest
 
-from tasks import audio
+from castor.tasks.vocabulary import audio
 
 
 def tone(hertz: float, seconds: float, amplitude: float = 0.5) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""tasks/codecs.py: exact arithmetic, optimal allocation, fits that add up in any order, files that prove themselves."""
+"""tasks/vocabulary/codecs.py: exact arithmetic, optimal allocation, fits that add up in any order, files that prove themselves."""
 
 import itertools
 import math
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import audio, codecs
-from tasks.errors import VocabularyError
+from castor.tasks.errors import VocabularyError
+from castor.tasks.vocabulary import audio, codecs
 
 PATCH = (8, 8, 3)
 

@@ -1,11 +1,11 @@
-"""tasks/image.py: grids under the budget, of the picture's shape, never enlarged."""
+"""tasks/vocabulary/image.py: grids under the budget, of the picture's shape, never enlarged."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import image
+from castor.tasks.vocabulary import image
 
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(0, 20_000))
@@ -21,7 +21,13 @@ def test_grid_keeps_budget_and_bounds(height, width, budget):
 
 @pytest.mark.parametrize(
     "height,width,budget,expected",
-    [(533, 400, 256, (18, 14)), (532, 800, 1024, (26, 39)), (64, 64, 1024, (8, 8)), (8, 8, 1, (1, 1)), (1, 5000, 64, (1, 64))],
+    [
+        (533, 400, 256, (18, 14)),
+        (532, 800, 1024, (26, 39)),
+        (64, 64, 1024, (8, 8)),
+        (8, 8, 1, (1, 1)),
+        (1, 5000, 64, (1, 64)),
+    ],
 )
 def test_golden_grids(height, width, budget, expected):
     assert image.grid_for(height, width, budget) == expected

@@ -1,4 +1,4 @@
-"""tasks/sentencepieces.py: text survives exactly, training is deterministic, bounded, and forgiving of small samples."""
+"""tasks/vocabulary/sentencepieces.py: text survives exactly, training is deterministic, bounded, and forgiving of small samples."""
 
 import hashlib
 import inspect
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import sentencepieces
-from tasks.errors import ConfigurationError, VocabularyError
+from castor.tasks.errors import ConfigurationError, VocabularyError
+from castor.tasks.vocabulary import sentencepieces
 
 TEXTS = [inspect.getsource(random), inspect.getsource(inspect), "Grüße aus Köln, 你好世界, привет мир. " * 50]
 
@@ -68,7 +68,7 @@ def test_a_long_word_neither_blows_up_nor_changes(pieces):
 
 def test_training_gives_the_same_bytes_in_another_process():
     script = (
-        "import hashlib, inspect, random; from tasks import sentencepieces; "
+        "import hashlib, inspect, random; from castor.tasks.vocabulary import sentencepieces; "
         "print(hashlib.sha256(sentencepieces.train([inspect.getsource(random)] * 2, 700)).hexdigest())"
     )
     here = hashlib.sha256(sentencepieces.train([inspect.getsource(random)] * 2, 700)).hexdigest()
@@ -76,7 +76,9 @@ def test_training_gives_the_same_bytes_in_another_process():
     assert other.stdout.strip() == here
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["a"], ["\n\n\t"], ["".join(map(chr, range(0x4E00, 0x5E00)))], ["\0\u2581"]])
+@pytest.mark.parametrize(
+    "texts", [[], [""], ["a"], ["\n\n\t"], ["".join(map(chr, range(0x4E00, 0x5E00)))], ["\0\u2581"]]
+)
 def test_a_small_or_odd_sample_is_no_obstacle(texts):
     pieces = sentencepieces.Pieces(sentencepieces.train(texts, 512))
     assert len(pieces) <= 512

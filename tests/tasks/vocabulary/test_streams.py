@@ -1,13 +1,13 @@
-"""tasks/streams.py: each modality's span and back, and a reader that takes anything."""
+"""tasks/vocabulary/streams.py: each modality's span and back, and a reader that takes anything."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import audio, codecs, sentencepieces, streams
-from tasks.errors import VocabularyError
-from tasks.vocabulary import Vocabulary
+from castor.tasks.errors import VocabularyError
+from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 
 def picture(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -68,7 +68,9 @@ def test_described_document_goes_both_ways(vocabulary):
         identifier = f"{number:032x}"
         ids = streams.described_document(vocabulary, identifier, "a caption", span)
         order = tuple(kinds(vocabulary.segments(ids)))
-        assert order == (("image", "text", "control") if streams.span_first(identifier) else ("text", "image", "control"))
+        assert order == (
+            ("image", "text", "control") if streams.span_first(identifier) else ("text", "image", "control")
+        )
         seen.add(order)
         assert vocabulary.decode(ids) == "a caption"
     assert len(seen) == 2
@@ -117,7 +119,11 @@ def test_damaged_spans(vocabulary):
     assert kinds(surplus) == ["image"] and surplus[0].value.shape == (32, 40, 3)
     assert v.segments([v.control("<image>"), v.control("</image>")])[0].value is None
     assert v.segments([v.control("<audio>"), v.eos_id])[0].value is None
-    assert kinds(v.segments([v.control("<video>"), v.control("<size_3>"), v.control("</video>")])) == ["video", "control", "control"]
+    assert kinds(v.segments([v.control("<video>"), v.control("<size_3>"), v.control("</video>")])) == [
+        "video",
+        "control",
+        "control",
+    ]
     assert kinds(v.segments([0, 0, 0, 1, 0])) == ["control"] * 3
     assert v.segments([-5, v.vocab_size + 7])[0].value == "<invalid_-5>"
 

@@ -1,4 +1,4 @@
-"""tasks/vocabulary.py: the layout that may never drift, the directory that proves itself, SeqIO's view of it."""
+"""tasks/vocabulary/vocabulary.py: the layout that may never drift, the directory that proves itself, SeqIO's view of it."""
 
 import inspect
 import json
@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from tasks import audio, codecs, sentencepieces, streams
-from tasks.errors import VocabularyError
-from tasks.vocabulary import CONTROLS, Vocabulary
+from castor.tasks.errors import VocabularyError
+from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary.vocabulary import CONTROLS, Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def model() -> bytes:
 def vocabulary(model) -> Vocabulary:
     random = np.random.default_rng(0)
     image_codec = codecs.fit([random.integers(0, 256, (32, 32, 3), dtype=np.uint8)], (8, 8, 3), 100)
-    audio_codec = codecs.fit([random.normal(-50, 10, (40, 80))], (streams.AUDIO_FRAMES, 80, 1), 50, audio.FLOOR_DB, audio.STEP_DB)
+    audio_codec = codecs.fit(
+        [random.normal(-50, 10, (40, 80))], (streams.AUDIO_FRAMES, 80, 1), 50, audio.FLOOR_DB, audio.STEP_DB
+    )
     return Vocabulary(model, image_codec, audio_codec, 700)
 
 
@@ -57,7 +59,11 @@ def test_text_round_trip_and_text_never_becomes_control(vocabulary):
 
 def test_names(vocabulary):
     assert vocabulary.name(956) == "<image_code_0>" and vocabulary.name(1056) == "<audio_code_0>"
-    assert vocabulary.name(955) == "<unused_955>" and vocabulary.name(100) == "<unused_100>" and vocabulary.name(-3) == "<invalid_-3>"
+    assert (
+        vocabulary.name(955) == "<unused_955>"
+        and vocabulary.name(100) == "<unused_100>"
+        and vocabulary.name(-3) == "<invalid_-3>"
+    )
     with pytest.raises(KeyError):
         vocabulary.control("<nothing>")
 
@@ -90,7 +96,9 @@ def test_a_vocabulary_of_text_alone_leaves_no_codec_behind(vocabulary, model, tm
     assert not (tmp_path / "image_codec.npz").exists()
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "vocabulary.json", "sentencepiece.model", "image_codec.npz", "audio_codec.npz"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "vocabulary.json", "sentencepiece.model", "image_codec.npz", "audio_codec.npz"]
+)
 def test_damage_is_named(vocabulary, tmp_path, name):
     vocabulary.save(str(tmp_path))
     path = tmp_path / name
@@ -115,7 +123,7 @@ def test_files_of_two_vocabularies_do_not_mix(vocabulary, model, tmp_path):
 def test_loads_without_tensorflow_beam_or_jax(vocabulary, tmp_path):
     vocabulary.save(str(tmp_path))
     script = (
-        "import sys; from tasks.vocabulary import Vocabulary; v = Vocabulary.load(sys.argv[1]); v.segments(v.encode('a')); "
+        "import sys; from castor.tasks.vocabulary.vocabulary import Vocabulary; v = Vocabulary.load(sys.argv[1]); v.segments(v.encode('a')); "
         "print([m for m in ('tensorflow', 'apache_beam', 'jax', 'seqio', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -126,7 +134,7 @@ def test_is_a_seqio_vocabulary(vocabulary, tmp_path):
     import seqio
     import tensorflow as tf
 
-    from tasks.seqio_vocabulary import SeqIOVocabulary
+    from castor.tasks.integrations.seqio_vocabulary import SeqIOVocabulary
 
     vocabulary.save(str(tmp_path))
     loaded = SeqIOVocabulary.load(str(tmp_path))

@@ -1,4 +1,4 @@
-"""train/checkpoints.py: what is saved comes back; what does not fit is named; what was cut off is never seen."""
+"""train/checkpoints/checkpoints.py: what is saved comes back; what does not fit is named; what was cut off is never seen."""
 
 import contextlib
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.errors import CheckpointError
-from train.checkpoints import Checkpoints, CheckpointStore, DamagedCheckpoint
+from castor.tasks.errors import CheckpointError
+from castor.train.checkpoints.checkpoints import Checkpoints, CheckpointStore, DamagedCheckpoint
 
 FACTS = {"mixture": "m1", "vocabulary": "v1"}
 PARAMETERS = {"layers": {"query": jnp.arange(12.0).reshape(3, 4)}, "embedding": jnp.ones((5, 2))}
@@ -43,7 +43,10 @@ def test_what_is_saved_comes_back(saved, tmp_path):
 
 def test_another_shape_is_named(saved):
     other = PARAMETERS | {"embedding": jnp.ones((6, 2))}
-    with pytest.raises(CheckpointError, match=r"parameter embedding as float32\[5, 2\]; this run has float32\[6, 2\].*another MODEL_DIR"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"parameter embedding as float32\[5, 2\]; this run has float32\[6, 2\].*another MODEL_DIR",
+    ):
         saved.restore(5, abstract(other))
     with pytest.raises(CheckpointError, match="lacks the parameter extra"):
         saved.restore(5, abstract(PARAMETERS | {"extra": jnp.ones(1)}))
@@ -76,7 +79,9 @@ def test_a_save_that_was_cut_off_is_neither_seen_nor_kept(saved, tmp_path):
 
 def damage(directory, how) -> None:
     """To the largest data file of the parameters: emptied, cut in half, one bit turned, removed; or to the facts."""
-    path = max((part for part in (directory / "parameters").rglob("*") if part.is_file()), key=lambda part: part.stat().st_size)
+    path = max(
+        (part for part in (directory / "parameters").rglob("*") if part.is_file()), key=lambda part: part.stat().st_size
+    )
     if how == "facts":
         path = next((directory / "facts").iterdir())
     data = bytearray(path.read_bytes())
@@ -131,7 +136,9 @@ def test_the_best_by_held_out_loss_stay(tmp_path):
             store.save(step, PARAMETERS, OPTIMIZER, FACTS, loss)
         store.wait()
         assert kept(tmp_path) == [4, 8, 12]
-    with contextlib.closing(CheckpointStore(str(tmp_path), Checkpoints(keep=1, keep_best=2))) as again:  # the losses are known to the next start too
+    with contextlib.closing(
+        CheckpointStore(str(tmp_path), Checkpoints(keep=1, keep_best=2))
+    ) as again:  # the losses are known to the next start too
         again.save(14, PARAMETERS, OPTIMIZER, FACTS, 1.5)
         again.wait()
         assert kept(tmp_path) == [4, 14]

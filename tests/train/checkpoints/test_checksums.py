@@ -1,4 +1,4 @@
-"""train/checksums.py: the same number wherever an array lies, another one for another content, and values that never drift."""
+"""train/checkpoints/checksums.py: the same number wherever an array lies, another one for another content, and values that never drift."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.checksums import checksums, digest
+from castor.train.checkpoints.checksums import checksums, digest
 
 
 def test_golden_values():

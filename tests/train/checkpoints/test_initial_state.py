@@ -1,4 +1,4 @@
-"""train/beginnings.py: a damaged checkpoint costs a stretch of the run and changes nothing; a warm start takes parameters and nothing else."""
+"""train/checkpoints/initial_state.py: a damaged checkpoint costs a stretch of the run and changes nothing; a warm start takes parameters and nothing else."""
 
 import json
 import re
@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-import tasks
-from train.beginnings import WarmStart
+from castor import tasks
+from castor.train.checkpoints.initial_state import WarmStart
 
 
 def rows(path):
@@ -15,10 +15,12 @@ def rows(path):
 
 
 def parameters_of(model_dir, step):
-    from train.checkpoints import CheckpointStore
+    from castor.train.checkpoints.checkpoints import CheckpointStore
 
     store = CheckpointStore(str(model_dir), read_only=True)
-    tree = store._manager.restore(step, args=store._ocp.args.Composite(parameters=store._ocp.args.StandardRestore()))["parameters"]
+    tree = store._manager.restore(step, args=store._ocp.args.Composite(parameters=store._ocp.args.StandardRestore()))[
+        "parameters"
+    ]
     store.close()
     return tree
 
@@ -39,7 +41,12 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_on_from_the_one_before(ca
         if part.is_file():
             part.write_bytes(part.read_bytes()[:-7])
     code, _, err = castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=6, CHECKPOINT_PERIOD=2, EVAL_PERIOD=0))
-    assert code == 0 and "checkpoint_6 cannot be read" in err and "goes on from step 4" in err and "2 steps that no checkpoint holds" in err, err
+    assert (
+        code == 0
+        and "checkpoint_6 cannot be read" in err
+        and "goes on from step 4" in err
+        and "2 steps that no checkpoint holds" in err
+    ), err
     assert "other metrics" not in err
     assert (tmp_path / "m" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
     assert (tmp_path / "m" / "COMPLETED").read_bytes() == (trained / "COMPLETED").read_bytes()
@@ -74,7 +81,9 @@ def test_warm_starts_that_cannot_be(castor, trained, tmp_path):
 
 
 def test_a_grown_vocabulary_keeps_what_was_learned(castor, trained, world, tmp_path):
-    wider = castor.bindings(tmp_path / "w", TRAIN_STEPS=1, EVAL_PERIOD=0, LEARNING_RATE=0.0, **{"Transformer.vocab_size": 1536})
+    wider = castor.bindings(
+        tmp_path / "w", TRAIN_STEPS=1, EVAL_PERIOD=0, LEARNING_RATE=0.0, **{"Transformer.vocab_size": 1536}
+    )
     code, _, err = castor("train", f"--warm_start={trained}", *wider)
     assert code == 2 and "embedding" in err, err
     code, _, err = castor("train", f"--warm_start={trained}", "--grow_vocabulary", *wider)
@@ -87,4 +96,8 @@ def test_a_grown_vocabulary_keeps_what_was_learned(castor, trained, world, tmp_p
 
 
 def test_a_source_with_and_without_a_step():
-    assert WarmStart.of("a/b@12") == WarmStart("a/b", 12) and WarmStart.of("a@b/c") == WarmStart("a@b/c") and WarmStart.of("m", True).grow_vocabulary
+    assert (
+        WarmStart.of("a/b@12") == WarmStart("a/b", 12)
+        and WarmStart.of("a@b/c") == WarmStart("a@b/c")
+        and WarmStart.of("m", True).grow_vocabulary
+    )

@@ -8,12 +8,12 @@ import pytest
 
 pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
 
-from tasks.errors import ConfigurationError
-from train import aot
-from train.chips import CHIPS, GIB, Topology
-from train.collectives import Fabric
-from train.hlo import parse
-from train.predict import predict
+from castor.tasks.errors import ConfigurationError
+from castor.train.compiler import aot
+from castor.train.compiler.chips import CHIPS, GIB, Topology
+from castor.train.compiler.collectives import Fabric
+from castor.train.compiler.hlo import parse
+from castor.train.compiler.predict import predict
 
 aot.quiet()
 
@@ -47,8 +47,16 @@ def test_a_slice_that_does_not_exist_is_refused_in_one_line():
 @pytest.mark.parametrize(
     ("message", "needed", "granted"),
     [
-        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (480.00G) exceeds available HBM (15.75G).", 480, 15.75),
-        ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm by 4.35G.", 20.1, 15.75),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (480.00G) exceeds available HBM (15.75G).",
+            480,
+            15.75,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm by 4.35G.",
+            20.1,
+            15.75,
+        ),
     ],
 )
 def test_refusals_say_how_much_was_asked_for(message, needed, granted):
@@ -59,15 +67,33 @@ def test_refusals_say_how_much_was_asked_for(message, needed, granted):
 
 def test_no_device_holds_the_whole_batch_where_context_and_sequence_cut_it_together():
     """Left to itself the compiler gathers all rows for the gradients of weights, and the whole table for an embedding's lookup."""
-    from train.model import Transformer
-    from train.optimizers import AdamW
-    from train.partitioning import Partitioner
-    from train.step import Trainer
+    from castor.train.model.decoder import Transformer
+    from castor.train.optimizers import AdamW
+    from castor.train.partitioning import Partitioner
+    from castor.train.step import Trainer
 
     rows, length = 4, 512
-    model = Transformer(vocab_size=2048, embed=256, layers=2, heads=2, head_dim=128, mlp=512, dtype="bfloat16", remat="full", loss_chunk=128)
+    model = Transformer(
+        vocab_size=2048,
+        embed=256,
+        layers=2,
+        heads=2,
+        head_dim=128,
+        mlp=512,
+        dtype="bfloat16",
+        remat="full",
+        loss_chunk=128,
+    )
     partitioner = Partitioner.create({"fsdp": 2, "context": 2, "sequence": 2}, aot.devices(Topology.of("v5e:2x4")))
     compiled = aot.compile_step(Trainer(model, AdamW(), partitioner, num_domains=1), rows, length)
-    arrays = [array for body in parse(io.StringIO(compiled.text)).computations.values() for each in body.instructions.values() for array in each.arrays]
+    arrays = [
+        array
+        for body in parse(io.StringIO(compiled.text)).computations.values()
+        for each in body.instructions.values()
+        for array in each.arrays
+    ]
     floating = [array.shape for array in arrays if array.dtype in ("bf16", "f32")]
-    assert len(floating) > 1000 and max(map(math.prod, floating)) < model.vocab_size * model.embed == rows * length * model.embed
+    assert (
+        len(floating) > 1000
+        and max(map(math.prod, floating)) < model.vocab_size * model.embed == rows * length * model.embed
+    )

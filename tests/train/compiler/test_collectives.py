@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 
-from train.chips import CHIPS, Topology
-from train.collectives import Fabric, describe, replica_groups
-from train.hlo import parse
-from tasks.errors import ConfigurationError
+from castor.tasks.errors import ConfigurationError
+from castor.train.compiler.chips import CHIPS, Topology
+from castor.train.compiler.collectives import Fabric, describe, replica_groups
+from castor.train.compiler.hlo import parse
 
 AXES = ("data", "fsdp", "sequence", "tensor")
 
@@ -17,7 +17,13 @@ def fabric(name: str, sizes: tuple[int, ...], num_slices: int = 1) -> Fabric:
     """A mesh over the torus in its natural order, slices outermost."""
     topology = Topology.of(name, num_slices)
     within = np.arange(topology.size) % topology.slice_size
-    return Fabric(topology, AXES, sizes, np.stack(np.unravel_index(within, topology.shape), -1), np.arange(topology.size) // topology.slice_size)
+    return Fabric(
+        topology,
+        AXES,
+        sizes,
+        np.stack(np.unravel_index(within, topology.shape), -1),
+        np.arange(topology.size) // topology.slice_size,
+    )
 
 
 def collective(line: str, operand: str, where: Fabric, partitions: int):
@@ -42,7 +48,9 @@ def collective(line: str, operand: str, where: Fabric, partitions: int):
     ],
 )
 def test_notations_of_groups(notation, first, number):
-    groups = replica_groups(f", channel_id=3, replica_groups={notation}, dimensions={{1}}, use_global_device_ids=true", 8)
+    groups = replica_groups(
+        f", channel_id=3, replica_groups={notation}, dimensions={{1}}, use_global_device_ids=true", 8
+    )
     assert groups[0].tolist() == first and len(groups) == number
     assert sorted(groups.ravel().tolist()) == sorted(range(groups.size))
 
@@ -59,10 +67,17 @@ def test_an_all_gather_along_fsdp_inside_a_slice():
 
 def test_an_all_reduce_over_two_slices_crosses_the_data_centre_network():
     where = fabric("v5p:4x4x4", (2, 64, 1, 1), num_slices=2)
-    found = collective("f32[1024]{0} all-reduce(%a), channel_id=2, replica_groups=[64,2]<=[2,64]T(1,0), to_apply=%add", "f32[1024]{0}", where, 128)
+    found = collective(
+        "f32[1024]{0} all-reduce(%a), channel_id=2, replica_groups=[64,2]<=[2,64]T(1,0), to_apply=%add",
+        "f32[1024]{0}",
+        where,
+        128,
+    )
     assert (found.axes, found.network, found.group) == (("data",), "DCN", 2)
     assert found.seconds == pytest.approx(4096 / CHIPS["v5p"].dcn)
-    both = collective("f32[1024]{0} all-reduce(%a), channel_id=2, replica_groups={}, to_apply=%add", "f32[1024]{0}", where, 128)
+    both = collective(
+        "f32[1024]{0} all-reduce(%a), channel_id=2, replica_groups={}, to_apply=%add", "f32[1024]{0}", where, 128
+    )
     assert both.axes == ("data", "fsdp") and both.network == "ICI+DCN"
     # Inside the slice the sum is scattered, so only a part of each chip crosses.
     assert both.seconds == pytest.approx(2 * 4096 * 63 / 64 / (6 * 100e9) + 4096 / 64 / CHIPS["v5p"].dcn)
@@ -83,7 +98,11 @@ def test_a_permute_takes_one_link_and_its_own_lane():
         ((1, 64, 1, 8), np.arange(0, 512, 8), 4.0),  # two closed sides of a v5p cube
         ((1, 64, 1, 8), np.arange(8), 2.0),  # one
         ((1, 64, 1, 8), np.arange(4), 1.0),  # half of one: a line
-        ((1, 64, 1, 8), np.arange(0, 8, 4), 1.0),  # two chips four apart share the links between them, yet one is the least
+        (
+            (1, 64, 1, 8),
+            np.arange(0, 8, 4),
+            1.0,
+        ),  # two chips four apart share the links between them, yet one is the least
         ((1, 512, 1, 1), np.arange(512), 6.0),
     ],
 )
@@ -103,4 +122,9 @@ def test_what_is_no_topology_is_refused(name):
 
 
 def test_clocks_are_those_of_the_chips():
-    assert {name: round(chip.clock / 1e6) for name, chip in CHIPS.items()} == {"v4": 1049, "v5e": 1503, "v5p": 1751, "v6e": 1751}
+    assert {name: round(chip.clock / 1e6) for name, chip in CHIPS.items()} == {
+        "v4": 1049,
+        "v5e": 1503,
+        "v5p": 1751,
+        "v6e": 1751,
+    }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train import hlo
+from castor.train.compiler import hlo
 
 SCAN = """HloModule jit_step, is_scheduled=true, num_partitions=8
 
@@ -112,7 +112,14 @@ def test_text_that_is_no_module_is_refused():
 
 
 def test_products():
-    assert product("f32[64,32]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}", "f32[64,128]{1,0}", "f32[128,32]{1,0}") == 2 * 64 * 128 * 32
+    assert (
+        product(
+            "f32[64,32]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}",
+            "f32[64,128]{1,0}",
+            "f32[128,32]{1,0}",
+        )
+        == 2 * 64 * 128 * 32
+    )
     line = "bf16[64,32]{1,0} convolution(%a, %b), dim_labels=bf_io->bf"
     assert product(line, "bf16[64,128]{1,0}", "bf16[128,32]{1,0}") == 2 * 64 * 128 * 32
     # How the TPU compiler writes a batched product: a window over the batch of which only the diagonal meets the input.
@@ -123,7 +130,9 @@ def test_products():
 @given(*[st.integers(1, 6)] * 3, st.integers(-3, 6), *[st.integers(1, 4)] * 3)
 def test_meeting_pairs_are_what_counting_finds(size, kernel, outputs, low, stride, dilation, kernel_dilation):
     inputs = {low + element * dilation for element in range(size)}
-    counted = sum(output * stride + element * kernel_dilation in inputs for output in range(outputs) for element in range(kernel))
+    counted = sum(
+        output * stride + element * kernel_dilation in inputs for output in range(outputs) for element in range(kernel)
+    )
     assert hlo.meeting_pairs(size, kernel, outputs, low, stride, dilation, kernel_dilation) == counted
 
 

@@ -6,30 +6,32 @@ import math
 
 import pytest
 
-from launch import compile as compile_lib
-from launch import search as command
-from tasks.configuration import Flags
-from train import search
-from train.chips import Topology
-from train.partitioning import MESH_AXES
+from castor.launch.commands import compile as compile_lib
+from castor.launch.commands import mesh_search as command
+from castor.tasks.configuration import Flags
+from castor.train.compiler import mesh_search
+from castor.train.compiler.chips import Topology
+from castor.train.partitioning import MESH_AXES
 
 TOPOLOGY = Topology.of("v5e:4x4")
 
 
 @pytest.fixture(scope="module")
 def run():
-    flags = Flags(("models/small.gin", "runs/pretrain.gin"), ("BATCH_SIZE = 64", "TASK_FEATURE_LENGTHS = {'targets': 2048}"))
+    flags = Flags(
+        ("models/small.gin", "runs/pretrain.gin"), ("BATCH_SIZE = 64", "TASK_FEATURE_LENGTHS = {'targets': 2048}")
+    )
     planned = compile_lib.plan(flags)
     return dataclasses.replace(planned, model=dataclasses.replace(planned.model, vocab_size=32128))
 
 
 @pytest.fixture(scope="module")
 def ways(run):
-    return search.candidates(run, run.model, TOPOLOGY, ("none", "full"))
+    return mesh_search.candidates(run, run.model, TOPOLOGY, ("none", "full"))
 
 
 def test_meshes_are_the_factorings_of_the_chips_with_slices_along_data():
-    found = list(search.meshes(Topology.of("v5e:4x4", 2), MESH_AXES))
+    found = list(mesh_search.meshes(Topology.of("v5e:4x4", 2), MESH_AXES))
     assert all(math.prod(mesh.values()) == 32 and mesh["data"] % 2 == 0 for mesh in found)
     assert len({tuple(mesh.items()) for mesh in found}) == len(found) > 10
 
@@ -41,7 +43,7 @@ def test_ways_divide_the_model_and_the_batch(run, ways):
         assert math.prod(mesh.values()) == 16
         assert 64 % (mesh["data"] * mesh["fsdp"] * way.accumulate) == 0
         assert 12 % (mesh["tensor"] * mesh["sequence"]) == 0
-        assert way.bytes <= search.SLACK * TOPOLOGY.chip.usable
+        assert way.bytes <= mesh_search.SLACK * TOPOLOGY.chip.usable
     assert len({way.name for way in ways}) == len(ways)
     assert [way.mesh for way in ways[:5]].count(ways[0].mesh) < 5  # other meshes get their turn
 
@@ -77,7 +79,9 @@ def test_results_on_disk_are_taken_up_and_the_quickest_that_fits_is_best(ways, t
 
 
 def test_a_compiler_that_dies_is_said_and_the_search_goes_on(ways, tmp_path, capsys):
-    assert command.compile_way(ways[0], tmp_path / "a", ["sh", "-c", "echo it broke >&2; kill -9 $$"], limit=30.0) is None
+    assert (
+        command.compile_way(ways[0], tmp_path / "a", ["sh", "-c", "echo it broke >&2; kill -9 $$"], limit=30.0) is None
+    )
     assert "it broke" in capsys.readouterr().err
 
 

@@ -1,13 +1,13 @@
-"""train/plan.py: the laws against the tables of their papers, and arithmetic that can be checked by hand."""
+"""train/compiler/plan.py: the laws against the tables of their papers, and arithmetic that can be checked by hand."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tasks
-from tasks.errors import ConfigurationError
-from tasks.schedule import BatchSizes
-from train import plan
+from castor import tasks
+from castor.tasks.errors import ConfigurationError
+from castor.tasks.mixing.schedule import BatchSizes
+from castor.train.compiler import plan
 
 # Hoffmann et al. (arXiv 2203.15556): parameters -> FLOPs and tokens, table 3 (approach 1) and table A3 (approaches 2 and 3). Table A3 prints
 # 1.26e+24 for approach 3 at 175 billion; 6 N D of the same row says 1.26e+25.
@@ -30,7 +30,9 @@ def test_the_tables_of_hoffmann_et_al(parameters):
     for law, (flops, tokens), tolerance in zip(plan.LAWS, TABLES[parameters], (0.03, 0.08, 0.2)):
         found = law.of_parameters(parameters)
         assert found.flops == pytest.approx(flops, rel=tolerance), law.name
-        assert found.tokens == pytest.approx(tokens, rel=tolerance + 0.05), law.name  # parameters and tokens are printed rounded
+        assert found.tokens == pytest.approx(tokens, rel=tolerance + 0.05), (
+            law.name
+        )  # parameters and tokens are printed rounded
         assert law.optimum(flops).parameters == pytest.approx(parameters, rel=tolerance), law.name
 
 
@@ -86,14 +88,20 @@ def test_numbers_that_are_none():
 
 
 def test_what_a_budget_means_for_a_run(castor, tmp_path):
-    bindings = castor.bindings(tmp_path / "m", TRAIN_STEPS=100, **{"three/tasks.Mixture.stages": [(50, {"words": 1, "counts": 3})]})
+    bindings = castor.bindings(
+        tmp_path / "m", TRAIN_STEPS=100, **{"three/tasks.Mixture.stages": [(50, {"words": 1, "counts": 3})]}
+    )
     code, out, err = castor("train", "--plan", *bindings)
     assert code == 0 and not (tmp_path / "m").exists(), err
     assert "what TRAIN_STEPS = 100 cost" in out and "Besiroglu et al." in out and "v5p chip-days at MFU 0.5" in out
     # Rows: 4 of 64 tokens a step. 50 steps at 2 : 1 : 1, then 50 at 1 : 3 : 0. 120 documents of counts hold 31 tokens each.
     (counts,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["counts"]]
     seen = (50 * 4 / 4 + 50 * 4 * 3 / 4) * 64
-    assert counts[1:4] == ["3,720", "50.0%", "12,800"] and seen == 12_800 and float(counts[4]) == pytest.approx(seen / 3720, rel=0.01)
+    assert (
+        counts[1:4] == ["3,720", "50.0%", "12,800"]
+        and seen == 12_800
+        and float(counts[4]) == pytest.approx(seen / 3720, rel=0.01)
+    )
     # What training really passes: a row of 64 holds two documents of 31.
     components, stages = {"words": 2, "counts": 1, "pictures": 1}, [(50, {"words": 1, "counts": 3})]
     mixture = tasks.Mixture("three", components, (str(castor.world / "tasks"),), stages)
@@ -103,7 +111,9 @@ def test_what_a_budget_means_for_a_run(castor, tmp_path):
 def test_a_budget_in_chips_and_days_and_a_run_without_data(castor):
     files = ("--gin_file=models/nano2.gin", "--gin_file=runs/pod.gin", "--gin_file=mixtures/five.gin")
     code, out, err = castor("train", "--plan", *files, "--topology=v5e:16x16", "--days=30", "--mfu=0.4")
-    assert code == 0 and "256 chips of v5e:16x16 for 30 days at an MFU of 0.4" in out and "there is no task cache" in out, err
+    assert (
+        code == 0 and "256 chips of v5e:16x16 for 30 days at an MFU of 0.4" in out and "there is no task cache" in out
+    ), err
     for bad, match in (
         (("--days=3",), "--days alone is no budget"),
         (("--days=3", "--flops=1e20"), "two budgets"),

@@ -5,12 +5,12 @@ import io
 import numpy as np
 import pytest
 
-from train import kernels
-from train.chips import CHIPS, Topology
-from train.collectives import Fabric
-from train.hlo import parse
-from train.predict import model_flops, predict
-from train.traffic import Traffic
+from castor.train.compiler import kernels
+from castor.train.compiler.chips import CHIPS, Topology
+from castor.train.compiler.collective_traffic import Traffic
+from castor.train.compiler.collectives import Fabric
+from castor.train.compiler.hlo import parse
+from castor.train.compiler.predict import model_flops, predict
 
 CYCLES = 1_000_000  # of the matrix product below: far above its roofline
 CHIP = CHIPS["v5e"]
@@ -90,14 +90,26 @@ def test_loops_multiply_and_what_lies_behind_compute_is_told_from_what_does_not(
     product = CYCLES / CHIP.clock
     assert product > GATHER
     assert told.compute == pytest.approx(12 * product, rel=1e-3) and told.communication == pytest.approx(12 * GATHER)
-    assert told.scheduled == pytest.approx(told.compute) and told.exposed == pytest.approx(0, abs=1e-9) and told.overlapped == pytest.approx(12 * GATHER)
+    assert (
+        told.scheduled == pytest.approx(told.compute)
+        and told.exposed == pytest.approx(0, abs=1e-9)
+        and told.overlapped == pytest.approx(12 * GATHER)
+    )
     assert told.flops == 12 * 2 * 128**3
     (row,) = told.collectives
-    assert (row["kind"], row["axes"], row["network"], row["runs"], row["wire_bytes"]) == ("all-gather", ["fsdp"], "ICI", 12, 12 * 15 * 2**20)
+    assert (row["kind"], row["axes"], row["network"], row["runs"], row["wire_bytes"]) == (
+        "all-gather",
+        ["fsdp"],
+        "ICI",
+        12,
+        12 * 15 * 2**20,
+    )
     assert told.loops == ({"loop": "loop", "inside": "main", "trips": 12, "runs": 1},)
     # With a tenth of the compute the wire is waited for.
     short = predict(parse(io.StringIO(PROGRAM.replace("CYCLES", str(CYCLES // 10)))), fabric())
-    assert short.scheduled == pytest.approx(12 * GATHER, rel=1e-3) and short.exposed == pytest.approx(12 * (GATHER - product / 10), rel=1e-3)
+    assert short.scheduled == pytest.approx(12 * GATHER, rel=1e-3) and short.exposed == pytest.approx(
+        12 * (GATHER - product / 10), rel=1e-3
+    )
 
 
 def test_a_collective_fused_into_compute_counts_once_from_its_start_to_its_end():
@@ -108,7 +120,14 @@ def test_a_collective_fused_into_compute_counts_once_from_its_start_to_its_end()
 
 
 def test_a_loop_of_unknown_length_is_counted_once_and_said():
-    told = predict(parse(io.StringIO(PROGRAM.replace("CYCLES", "1000").replace("%limit = s32[] constant(12)", "%limit = s32[] negate(%i.1)"))), fabric())
+    told = predict(
+        parse(
+            io.StringIO(
+                PROGRAM.replace("CYCLES", "1000").replace("%limit = s32[] constant(12)", "%limit = s32[] negate(%i.1)")
+            )
+        ),
+        fabric(),
+    )
     assert told.loops[0]["trips"] is None and "loop" in told.warnings[0]
 
 
@@ -122,19 +141,33 @@ def test_traffic_is_what_must_pass():
     big = "  %a = f32[100,1000]{1,0} parameter(0)\n"
     assert traffic(big + "  ROOT %r = f32[100,1000]{1,0} negate(%a)") == 800_000
     assert traffic(big + "  ROOT %r = f32[100,1000]{1,0:S(1)} negate(%a)") == 400_000
-    assert traffic(big + "  %i = s32[] parameter(1)\n  ROOT %r = f32[1,1000]{1,0} dynamic-slice(%a, %i, %i), dynamic_slice_sizes={1,1000}") == 8_000
+    assert (
+        traffic(
+            big
+            + "  %i = s32[] parameter(1)\n  ROOT %r = f32[1,1000]{1,0} dynamic-slice(%a, %i, %i), dynamic_slice_sizes={1,1000}"
+        )
+        == 8_000
+    )
     inner = (
         "%inner (p: f32[100,1000], i: s32[]) -> f32[1,1000] {\n  %p = f32[100,1000]{1,0} parameter(0)\n  %i.1 = s32[] parameter(1)\n"
         "  ROOT %s = f32[1,1000]{1,0} dynamic-slice(%p, %i.1, %i.1), dynamic_slice_sizes={1,1000}\n}\n"
     )
-    assert traffic(big + "  %i = s32[] parameter(1)\n  ROOT %r = f32[1,1000]{1,0} fusion(%a, %i), kind=kLoop, calls=%inner", inner) == 8_004  # and the index
+    assert (
+        traffic(
+            big + "  %i = s32[] parameter(1)\n  ROOT %r = f32[1,1000]{1,0} fusion(%a, %i), kind=kLoop, calls=%inner",
+            inner,
+        )
+        == 8_004
+    )  # and the index
     update = (
         "%inner (p: f32[100,1000], u: f32[1,1000], i: s32[]) -> f32[100,1000] {\n  %p = f32[100,1000]{1,0} parameter(0)\n"
         "  %u = f32[1,1000]{1,0} parameter(1)\n  %i.1 = s32[] parameter(2)\n"
         "  ROOT %s = f32[100,1000]{1,0} dynamic-update-slice(%p, %u, %i.1, %i.1)\n}\n"
     )
     body = big + "  %u.1 = f32[1,1000]{1,0} parameter(1)\n  %i = s32[] parameter(2)\n"
-    assert traffic(body + "  ROOT %r = f32[100,1000]{1,0} fusion(%a, %u.1, %i), kind=kLoop, calls=%inner", update) == 8_004
+    assert (
+        traffic(body + "  ROOT %r = f32[100,1000]{1,0} fusion(%a, %u.1, %i), kind=kLoop, calls=%inner", update) == 8_004
+    )
 
 
 def splash(kind: str, rows: int, columns: int, results: str, metadata: str) -> float | None:
@@ -168,17 +201,17 @@ SPLASH_OF_ONE_ROW = r"""ENTRY %main () -> f32[1] {
 def test_splash_attention_is_counted_by_whole_blocks_under_the_diagonal():
     out, block = "(bf16[2,8,4096,256]{3,2,1,0}, f32[2,8,4096,128]{3,2,1,0})", 2 * 1024 * 1024 * 256
     blocks = 4 * 5 // 2 * 2 * 8
-    assert splash("fwd", 4096, 4096, out, r'\"block_q\": 1024, \"block_kv\": 1024') == 2 * blocks * block
-    assert splash("dq", 4096, 4096, out, r'\"block_q_dq\": 1024, \"block_kv_dq\": 1024') == 3 * blocks * block
+    assert splash("fwd", 4096, 4096, out, r"\"block_q\": 1024, \"block_kv\": 1024") == 2 * blocks * block
+    assert splash("dq", 4096, 4096, out, r"\"block_q_dq\": 1024, \"block_kv_dq\": 1024") == 3 * blocks * block
     two = "(bf16[2,4096,256]{2,1,0}, bf16[2,4096,256]{2,1,0})"
-    assert splash("dkv", 4096, 4096, two, r'\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024') == 4 * blocks * block
+    assert splash("dkv", 4096, 4096, two, r"\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024") == 4 * blocks * block
     three = "(bf16[2,4,8,4096,256]{4,3,2,1,0}, bf16[2,4096,256]{2,1,0}, bf16[2,4096,256]{2,1,0})"
-    assert splash("dkv", 4096, 4096, three, r'\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024') == 5 * blocks * block
+    assert splash("dkv", 4096, 4096, three, r"\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024") == 5 * blocks * block
     # One row a device comes without an axis for rows; a quarter of the queries has a quarter of the triangle.
     text = SPLASH_OF_ONE_ROW
     main = parse(io.StringIO(text)).computations["main"]
     assert kernels.flops(main, main.root) == 2 * blocks / 2 * block
-    assert splash("fwd", 1024, 4096, out, r'\"block_q\": 1024, \"block_kv\": 1024') == 2 * blocks / 4 * block
+    assert splash("fwd", 1024, 4096, out, r"\"block_q\": 1024, \"block_kv\": 1024") == 2 * blocks / 4 * block
 
 
 def test_model_flops():

@@ -1,25 +1,25 @@
-"""train/placement.py and `castor train --explain_sharding`: bytes counted by hand, the state as it really lies, and the page, written out.
+"""train/compiler/sharding_report.py and `castor train --explain_sharding`: bytes counted by hand, the state as it really lies, and the page, written out.
 
-A change that is meant: `CASTOR_WRITE_GOLDEN=1 python -m pytest tests/train/test_placement.py`, and read the diff.
+A change that is meant: `CASTOR_WRITE_GOLDEN=1 python -m pytest tests/train/compiler/test_sharding_report.py`, and read the diff.
 """
 
 import dataclasses
 import os
 import pathlib
 
-import gin
 import jax
 import numpy as np
 import pytest
 
-from launch.command import main
-from train import placement
-from train.model import Transformer
-from train.optimizers import Adafactor, AdamW
-from train.partitioning import Partitioner
-from train.step import Trainer
+import gin
+from castor.launch.command import main
+from castor.train.compiler import sharding_report
+from castor.train.model.decoder import Transformer
+from castor.train.optimizers import Adafactor, AdamW
+from castor.train.partitioning import Partitioner
+from castor.train.step import Trainer
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "explain_sharding.txt"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "explain_sharding.txt"
 MODEL = Transformer(vocab_size=256, embed=32, layers=2, heads=4, head_dim=8, mlp=64, dtype="bfloat16")
 
 
@@ -28,7 +28,12 @@ def trainer_on(mesh, devices, optimizer=AdamW()):
 
 
 def test_bytes_a_device_by_hand():
-    rows = {row.name: row for row in placement.state(trainer_on({"data": 2, "fsdp": 2, "context": 2, "sequence": 2, "tensor": 2}, 32))}
+    rows = {
+        row.name: row
+        for row in sharding_report.state(
+            trainer_on({"data": 2, "fsdp": 2, "context": 2, "sequence": 2, "tensor": 2}, 32)
+        )
+    }
     gate = rows["layers/gate"]  # [2, 32, 64] float32, embed in 4 parts and mlp in 4, two copies along data
     assert gate.axes == ("layers", "embed", "mlp") and gate.cut == ("", "fsdp=2 context=2", "sequence=2 tensor=2")
     assert (gate.total, gate.local, gate.copies, gate.whole) == (16384, 1024, 2, False)
@@ -41,8 +46,10 @@ def test_bytes_a_device_by_hand():
 def test_adafactors_rows_and_columns_are_cut_as_what_they_are_of():
     wide = dataclasses.replace(MODEL, embed=128, mlp=256)  # what is smaller, Adafactor keeps whole
     trainer = dataclasses.replace(trainer_on({"fsdp": 4, "tensor": 2}, 8, Adafactor()), model=wide)
-    rows = {row.name: row for row in placement.state(trainer)}
-    of_gate = {row.axes: row.cut for name, row in rows.items() if name.endswith("layers/gate") and row.kind == "optimizer"}
+    rows = {row.name: row for row in sharding_report.state(trainer)}
+    of_gate = {
+        row.axes: row.cut for name, row in rows.items() if name.endswith("layers/gate") and row.kind == "optimizer"
+    }
     assert of_gate[("layers", "embed")] == ("", "fsdp=4") and of_gate[("layers", "mlp")] == ("", "tensor=2")
 
 
@@ -50,23 +57,39 @@ def test_the_state_lies_as_it_is_told():
     trainer = Trainer(MODEL, AdamW(), Partitioner.create({}, jax.devices()[:1]), 1)
     state = trainer.init()
     arrays = [*jax.tree.leaves(state.parameters), *jax.tree.leaves(state.optimizer)]
-    told = placement.state(trainer)
-    assert [(row.shape, row.dtype, row.local) for row in told] == [(a.shape, str(a.dtype), a.addressable_shards[0].data.nbytes) for a in arrays]
-    sums = placement.totals(told)
+    told = sharding_report.state(trainer)
+    assert [(row.shape, row.dtype, row.local) for row in told] == [
+        (a.shape, str(a.dtype), a.addressable_shards[0].data.nbytes) for a in arrays
+    ]
+    sums = sharding_report.totals(told)
     assert sums["parameters"][0] == sum(np.asarray(a).nbytes for a in jax.tree.leaves(state.parameters))
 
 
 def test_activations_of_a_part_of_the_batch():
-    trainer = Trainer(MODEL, AdamW(), Partitioner.abstract({"fsdp": 2, "context": 2, "sequence": 2}, 8), 1, accumulate=2)
-    inputs, queries, keys, _ = placement.activations(trainer, rows=8, length=16)
-    assert (inputs.shape, inputs.local) == ((2, 4, 16, 32), 2 * 2 * 4 * 32 * 2)  # [2, 4, 16, 32] bfloat16: rows in 2, length in 4
+    trainer = Trainer(
+        MODEL, AdamW(), Partitioner.abstract({"fsdp": 2, "context": 2, "sequence": 2}, 8), 1, accumulate=2
+    )
+    inputs, queries, keys, _ = sharding_report.activations(trainer, rows=8, length=16)
+    assert (inputs.shape, inputs.local) == (
+        (2, 4, 16, 32),
+        2 * 2 * 4 * 32 * 2,
+    )  # [2, 4, 16, 32] bfloat16: rows in 2, length in 4
     assert queries.local == 2 * 8 * 2 * 8 * 2 and keys.local == 2 * 16 * 1 * 8 * 2
 
 
 @pytest.fixture
 def castor(capsys):
     def run(*arguments):
-        code = main(["train", "--explain_sharding", "--gin_file=models/tiny.gin", "--gin_file=runs/pretrain.gin", "--vocab_size=1024", *arguments])
+        code = main(
+            [
+                "train",
+                "--explain_sharding",
+                "--gin_file=models/tiny.gin",
+                "--gin_file=runs/pretrain.gin",
+                "--vocab_size=1024",
+                *arguments,
+            ]
+        )
         gin.clear_config()
         return code, capsys.readouterr()
 
@@ -88,8 +111,14 @@ def test_what_is_printed(castor):
         (("--cpu_devices=8", "--gin.MESH={'tensor': 8}"), "Transformer.heads = 4 is not a multiple of 8"),
         (("--topology=v5e:4x4", "--num_slices=2", "--gin.MESH={'data': 1, 'fsdp': -1}"), "would cross the 2 slices"),
         (("--topology=v5e:4x4", "--gin.MESH={'fsdp': 3}"), "does not fit the 16 device"),
-        (("--cpu_devices=8", "--gin.MESH={'context': 8}", "--gin.TASK_FEATURE_LENGTHS={'targets': 100}"), r"TASK_FEATURE_LENGTHS\['targets'\] = 100"),
-        (("--cpu_devices=2", "--vocab_size=1023", "--gin.MESH={'tensor': 2}"), "vocab_size = 1023 is not a multiple of 2"),
+        (
+            ("--cpu_devices=8", "--gin.MESH={'context': 8}", "--gin.TASK_FEATURE_LENGTHS={'targets': 100}"),
+            r"TASK_FEATURE_LENGTHS\['targets'\] = 100",
+        ),
+        (
+            ("--cpu_devices=2", "--vocab_size=1023", "--gin.MESH={'tensor': 2}"),
+            "vocab_size = 1023 is not a multiple of 2",
+        ),
     ],
 )
 def test_meshes_that_cannot_be(castor, arguments, match):

@@ -1,4 +1,4 @@
-"""train/metric_tasks.py: SeqIO's own evaluator with our answers; the command; a run that measures tasks while it trains."""
+"""train/evaluation/metric_tasks.py: SeqIO's own evaluator with our answers; the command; a run that measures tasks while it trains."""
 
 import functools
 import json
@@ -9,11 +9,11 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from tasks.errors import ConfigurationError, VocabularyError
-from tasks.seqio_vocabulary import SeqIOVocabulary
-from train.inference import Model, Request, Sampling
-from train.grammar import Grammar
-from train.metric_tasks import TaskMetrics
+from castor.tasks.errors import ConfigurationError, VocabularyError
+from castor.tasks.integrations.seqio_vocabulary import SeqIOVocabulary
+from castor.train.evaluation.metric_tasks import TaskMetrics
+from castor.train.inference.grammar import Grammar
+from castor.train.inference.inference import Model, Request, Sampling
 
 INPUTS = ["the red square", "one two", "", "the " * 100]
 TARGETS = ["sees", "three and two", "a house", "and then"]
@@ -74,15 +74,24 @@ def test_metrics_get_what_seqio_promises(model, seqio_vocabulary, tmp_path):
     v = model.vocabulary
     assert SEEN["targets"] == [text.upper() for text in TARGETS]
     longest = max(len(v.encode(text)) + 1 for text in TARGETS)
-    requests = [Request(v.encode(text)[-(model.max_length - longest) :], Grammar.anything(), Sampling(0), longest) for text in INPUTS]
+    requests = [
+        Request(v.encode(text)[-(model.max_length - longest) :], Grammar.anything(), Sampling(0), longest)
+        for text in INPUTS
+    ]
     answers = model.answer(requests)
     assert SEEN["predictions"] == [v.decode(ids).upper() for ids in answers]
     targets = [[*v.encode(text), v.eos_id] for text in TARGETS]
     scores = model.scorer([(v.encode(i)[-(model.max_length - len(t)) :], t) for i, t in zip(INPUTS, targets)])
     np.testing.assert_allclose(SEEN["scores"], [score.total for score in scores], rtol=1e-5)
-    np.testing.assert_allclose(SEEN["aux"], [s.total for s in model.scorer([(r.prompt, ids) for r, ids in zip(requests, answers)])], rtol=1e-5)
-    assert results["echo"].keys() == {"exact", "log_likelihood", "sureness"} and isinstance(results["echo"]["log_likelihood"], float)
-    assert metrics.prompts_cut == 4, "the last prompt was cut for predictions, scores, and predictions with their scores"
+    np.testing.assert_allclose(
+        SEEN["aux"], [s.total for s in model.scorer([(r.prompt, ids) for r, ids in zip(requests, answers)])], rtol=1e-5
+    )
+    assert results["echo"].keys() == {"exact", "log_likelihood", "sureness"} and isinstance(
+        results["echo"]["log_likelihood"], float
+    )
+    assert metrics.prompts_cut == 4, (
+        "the last prompt was cut for predictions, scores, and predictions with their scores"
+    )
     assert metrics(model) == results
     assert any("prediction" in line for file in tmp_path.glob("*.jsonl") for line in file.read_text().splitlines())
 
@@ -108,7 +117,7 @@ def module(world, tmp_path, monkeypatch):
         textwrap.dedent(f"""
             import seqio
             import tensorflow as tf
-            from tasks.seqio_vocabulary import SeqIOVocabulary
+            from castor.tasks.integrations.seqio_vocabulary import SeqIOVocabulary
 
             def source(split, shuffle_files=False, seed=None):
                 return tf.data.Dataset.from_tensor_slices({{"inputs": ["the red", "one"], "targets": ["house", "two"]}})
@@ -129,7 +138,14 @@ def module(world, tmp_path, monkeypatch):
 
 def test_the_command_measures_a_users_task(castor, trained, module, tmp_path):
     output = tmp_path / "metrics.jsonl"
-    command = ["evaluate", f"--model_dir={trained}", "--tasks=users", "--metrics", f"--module_import={module}", f"--output={output}"]
+    command = [
+        "evaluate",
+        f"--model_dir={trained}",
+        "--tasks=users",
+        "--metrics",
+        f"--module_import={module}",
+        f"--output={output}",
+    ]
     code, out, err = castor(*command)
     assert code == 0 and "exact" in out and "users" in out, err
     (row,) = map(json.loads, output.read_text().splitlines())
@@ -161,7 +177,10 @@ def test_a_pod_answers_as_one_host_does(castor, module, tmp_path):
     pod = castor.start(*command, *castor.bindings(tmp_path / "pod", MESH={"data": 2, "tensor": 2}, **macros), more)
     _, err = pod.communicate(timeout=500)
     assert pod.returncode == 0, err
-    one, two = ([json.loads(line) for line in (tmp_path / name / "evaluation.jsonl").read_text().splitlines()] for name in ("m", "pod"))
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "evaluation.jsonl").read_text().splitlines()]
+        for name in ("m", "pod")
+    )
     for here, there in zip(one, two, strict=True):
         assert here.keys() == there.keys() and there["users/exact"] == here["users/exact"]
         np.testing.assert_allclose([there[key] for key in here], list(here.values()), rtol=1e-4)

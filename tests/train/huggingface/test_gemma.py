@@ -1,4 +1,4 @@
-"""train/huggingface.py, interchange.py and safetensors_files.py: one model in both worlds, and folders from strangers."""
+"""train/huggingface/gemma.py, interchange.py and safetensors_files.py: one model in both worlds, and folders from strangers."""
 
 import dataclasses
 import functools
@@ -15,12 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.errors import CheckpointError, ConfigurationError, VocabularyError
-from train import huggingface, inference, interchange, safetensors_files
-from train.model import Decoder, Transformer, abstract_parameters
+from castor.tasks.errors import CheckpointError, ConfigurationError, VocabularyError
+from castor.train.huggingface import gemma as huggingface
+from castor.train.huggingface import interchange, safetensors_files
+from castor.train.inference import inference
+from castor.train.model.decoder import Decoder, Transformer, abstract_parameters
 
 MODEL = Transformer(vocab_size=128, embed=24, layers=3, heads=4, kv_heads=1, head_dim=8, mlp=40)
-MODELS = [MODEL, dataclasses.replace(MODEL, kv_heads=2, rope_theta=500.0), dataclasses.replace(MODEL, mup_base_embed=6, mup_base_head_dim=2)]
+MODELS = [
+    MODEL,
+    dataclasses.replace(MODEL, kv_heads=2, rope_theta=500.0),
+    dataclasses.replace(MODEL, mup_base_embed=6, mup_base_head_dim=2),
+]
 
 
 @functools.cache
@@ -61,7 +67,9 @@ def write(folder, model: Transformer, parameters, **options) -> None:
     """An exported folder without a tokenizer."""
     folder.mkdir()
     sizes = {name: int(np.prod(shape)) for name, shape in huggingface.shapes(model).items()}
-    safetensors_files.write(folder, sizes, huggingface.to_state_dict(parameters, model), **{"dtype": "float32", **options})
+    safetensors_files.write(
+        folder, sizes, huggingface.to_state_dict(parameters, model), **{"dtype": "float32", **options}
+    )
     (folder / "config.json").write_text(json.dumps(huggingface.to_config(model, 64)))
 
 
@@ -83,12 +91,22 @@ def stored(model_dir, model: Transformer):
 @settings(deadline=None, max_examples=20)
 @given(*(st.integers(1, 3) for _ in range(5)), st.booleans())
 def test_there_and_back_is_the_same(layers, groups, per_group, half, mlp, wide):
-    model = Transformer(vocab_size=7, embed=5 + wide, layers=layers, heads=groups * per_group, kv_heads=groups, head_dim=2 * half, mlp=mlp)
+    model = Transformer(
+        vocab_size=7,
+        embed=5 + wide,
+        layers=layers,
+        heads=groups * per_group,
+        kv_heads=groups,
+        head_dim=2 * half,
+        mlp=mlp,
+    )
     random = np.random.default_rng(layers)
     abstract = nn.unbox(abstract_parameters(model))
     parameters = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), abstract)
     state = dict(huggingface.to_state_dict(parameters, model))
-    assert {name: tensor.shape for name, tensor in state.items()} == huggingface.shapes(model) and list(state) == list(huggingface.shapes(model))
+    assert {name: tensor.shape for name, tensor in state.items()} == huggingface.shapes(model) and list(state) == list(
+        huggingface.shapes(model)
+    )
     again = huggingface.from_state_dict(state.__getitem__, set(state), model)
     jax.tree.map(np.testing.assert_array_equal, again, parameters)
     assert huggingface.from_config(huggingface.to_config(model, 99)) == (model, 99)
@@ -120,7 +138,13 @@ def test_a_model_of_transformers_is_read(tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch: pip install castor[huggingface]")
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install castor[huggingface]")
     config = transformers.GemmaConfig(
-        vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1, head_dim=16
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
     )
     torch.manual_seed(0)
     model = transformers.GemmaForCausalLM(config)
@@ -138,9 +162,24 @@ def sentencepiece_model(texts, **options) -> bytes:
     import sentencepiece
 
     buffer = io.BytesIO()
-    gemma = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "byte_fallback": True, "normalization_rule_name": "identity"}
-    plain = {"add_dummy_prefix": False, "remove_extra_whitespaces": False, "minloglevel": 2, "vocab_size": 320, "model_type": "bpe"}
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=buffer, **gemma | plain | options)
+    gemma = {
+        "pad_id": 0,
+        "eos_id": 1,
+        "bos_id": 2,
+        "unk_id": 3,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+    }
+    plain = {
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "minloglevel": 2,
+        "vocab_size": 320,
+        "model_type": "bpe",
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=buffer, **gemma | plain | options
+    )
     return buffer.getvalue()
 
 
@@ -160,13 +199,20 @@ def test_a_model_from_elsewhere_brings_its_tokenizer(tmp_path):
     ours = inference.Model.load(str(tmp_path / "m"))
     text, pieces = "the  tree runs\n\tü", len(theirs)
     ids = theirs.encode(text)
-    assert ours.vocabulary.encode(text) == [256 + i for i in ids] and ours.vocabulary.decode(ours.vocabulary.encode(text)) == text
-    assert ours.config.vocab_size == ours.vocabulary.vocab_size == 640 and isinstance(ours.write("the", max_tokens=3), str)
+    assert (
+        ours.vocabulary.encode(text) == [256 + i for i in ids]
+        and ours.vocabulary.decode(ours.vocabulary.encode(text)) == text
+    )
+    assert ours.config.vocab_size == ours.vocabulary.vocab_size == 640 and isinstance(
+        ours.write("the", max_tokens=3), str
+    )
     kept = stored(tmp_path / "m", ours.config)
     embedding = kept["embedding"]
     np.testing.assert_array_equal(embedding[256 : 256 + pieces], parameters["embedding"][:pieces])
     np.testing.assert_array_equal(embedding[:2], parameters["embedding"][[2, 1]])
-    np.testing.assert_allclose(embedding[[2, 255, 639]], np.tile(parameters["embedding"].mean(axis=0), (3, 1)), atol=1e-6)
+    np.testing.assert_allclose(
+        embedding[[2, 255, 639]], np.tile(parameters["embedding"].mean(axis=0), (3, 1)), atol=1e-6
+    )
     found = our_logits(ours.config, kept, np.array([[0, *(256 + i for i in ids)]], np.int32))
     expected = our_logits(model, parameters, np.array([[2, *ids]], np.int32))
     np.testing.assert_allclose(found[:, :, 256 : 256 + pieces], expected[:, :, :pieces], atol=2e-5)
@@ -193,15 +239,24 @@ def test_a_checkpoint_goes_out_and_comes_back(castor, trained, vocabulary, tmp_p
     code, out, err = castor("import", f"--from={tmp_path / 'out'}", f"--model_dir={tmp_path / 'back'}")
     assert code == 0 and "checkpoint 0" in out, (out, err)
     before, after = inference.Model.load(str(trained)), inference.Model.load(str(tmp_path / "back"))
-    assert dataclasses.replace(before.config, attention="auto") == dataclasses.replace(after.config, remat=before.config.remat, attention="auto")
+    assert dataclasses.replace(before.config, attention="auto") == dataclasses.replace(
+        after.config, remat=before.config.remat, attention="auto"
+    )
     parameters = stored(trained, before.config)
     jax.tree.map(np.testing.assert_array_equal, stored(tmp_path / "back", after.config), parameters)
-    assert after.write("the red", max_tokens=5) == before.write("the red", max_tokens=5) and after.max_length == before.max_length
+    assert (
+        after.write("the red", max_tokens=5) == before.write("the red", max_tokens=5)
+        and after.max_length == before.max_length
+    )
     assert castor("import", f"--from={tmp_path / 'out'}", f"--model_dir={trained}")[0] == 2  # nor over a run
 
-    code, _, err = castor("train", f"--warm_start={tmp_path / 'back'}", *castor.bindings(tmp_path / "next", TRAIN_STEPS=1, EVAL_PERIOD=0))
+    code, _, err = castor(
+        "train", f"--warm_start={tmp_path / 'back'}", *castor.bindings(tmp_path / "next", TRAIN_STEPS=1, EVAL_PERIOD=0)
+    )
     assert code == 0, err
-    first, goes_on = (json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (trained, tmp_path / "next"))
+    first, goes_on = (
+        json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (trained, tmp_path / "next")
+    )
     assert goes_on["loss"] < first["loss"] - 0.05  # the same batch, by a model that has seen four
     # Its own checkpoint is no run to go on from: the error says what there is.
     code, _, err = castor("train", *castor.bindings(tmp_path / "back", TRAIN_STEPS=1, EVAL_PERIOD=0))
@@ -302,8 +357,16 @@ NORM = "model.layers.1.input_layernorm.weight"
         (replace(NORM, np.zeros(23, np.float32)), CheckpointError, rf"{NORM} is \[23\]; config.json asks for \[24\]"),
         (replace(NORM, np.full(24, np.nan, np.float32)), CheckpointError, rf"{NORM} has values that are not finite"),
         (replace(NORM, np.zeros(24, np.int8)), CheckpointError, rf"{NORM} holds int8, not floats"),
-        (replace("model.layers.3.mlp.up_proj.weight", np.zeros(24, np.float32)), CheckpointError, r"hold model.layers.3.mlp.up_proj.weight, which"),
-        (replace("lm_head.weight", np.zeros((128, 24), np.float32)), CheckpointError, r"lm_head.weight is another matrix"),
+        (
+            replace("model.layers.3.mlp.up_proj.weight", np.zeros(24, np.float32)),
+            CheckpointError,
+            r"hold model.layers.3.mlp.up_proj.weight, which",
+        ),
+        (
+            replace("lm_head.weight", np.zeros((128, 24), np.float32)),
+            CheckpointError,
+            r"lm_head.weight is another matrix",
+        ),
         (configured(model_type="llama"), ConfigurationError, r"model_type = 'llama'"),
         (configured(hidden_act="silu"), ConfigurationError, r"hidden_act = 'silu'"),
         (configured(num_hidden_layers=10**9), ConfigurationError, r"num_hidden_layers = 1000000000"),

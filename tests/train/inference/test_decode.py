@@ -1,4 +1,4 @@
-"""train/decode.py: a batch says what its rows would say alone, in one chunk or many, on one device or a mesh; a session what a whole prompt says."""
+"""train/inference/decode.py: a batch says what its rows would say alone, in one chunk or many, on one device or a mesh; a session what a whole prompt says."""
 
 import functools
 
@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from tasks.errors import ConfigurationError
-from train import decode, grammar
-from train.decode import Generator, Request, Session
-from train.grammar import Grammar
-from train.model import Decoder, Transformer
-from train.partitioning import Partitioner
-from train.sampling import Sampling
+from castor.tasks.errors import ConfigurationError
+from castor.train.inference import decode, grammar
+from castor.train.inference.decode import Generator, Request, Session
+from castor.train.inference.grammar import Grammar
+from castor.train.inference.sampling import Sampling
+from castor.train.model.decoder import Decoder, Transformer
+from castor.train.partitioning import Partitioner
 
 MAX_LENGTH = 96
 
@@ -26,7 +26,10 @@ def config(vocabulary):
 @pytest.fixture(scope="module")
 def parameters(config):
     tokens = np.zeros((1, 8), np.int32)
-    return jax.tree.map(lambda leaf: leaf * 3, nn.unbox(jax.jit(Decoder(config).init)(jax.random.key(1), tokens, tokens, tokens)["params"]))
+    return jax.tree.map(
+        lambda leaf: leaf * 3,
+        nn.unbox(jax.jit(Decoder(config).init)(jax.random.key(1), tokens, tokens, tokens)["params"]),
+    )
 
 
 def generator(config, parameters, vocabulary, **options) -> Generator:
@@ -44,7 +47,10 @@ def requests(vocabulary):
 
     ways = [Sampling(0), Sampling(1.0, 0, 1), Sampling(0.7, 5, 2), Sampling(1.3, 0, 3, 0.7)]
     found = [Request(prompt(length), Grammar.text(), ways[i % 4], 12) for i, length in enumerate((0, 3, 17, 40, 70))]
-    found += [Request([*prompt(length), v.control("<image>")], Grammar.picture(12), ways[i % 4]) for i, length in enumerate((2, 9))]
+    found += [
+        Request([*prompt(length), v.control("<image>")], Grammar.picture(12), ways[i % 4])
+        for i, length in enumerate((2, 9))
+    ]
     found += [Request(prompt(5), Grammar.anything(), ways[1], 30), Request(prompt(90), Grammar.text(), ways[2])]
     return [*found, Request(prompt(4), Grammar.text(), ways[0], 0)]
 
@@ -99,7 +105,9 @@ def test_few_programs_are_compiled(config, parameters, vocabulary):
     before = many._write._cache_size(), many._read._cache_size()
     for length in range(1, 60, 7):
         many([Request([300] * length, Grammar.text(), Sampling(0), 3)] * (1 + length % 4))
-    assert many._write._cache_size() - before[0] <= 2 and many._read._cache_size() - before[1] <= 4, "1 or 4 rows, chunks of 32 or 128"
+    assert many._write._cache_size() - before[0] <= 2 and many._read._cache_size() - before[1] <= 4, (
+        "1 or 4 rows, chunks of 32 or 128"
+    )
 
 
 def test_a_session_goes_on_where_it_was(config, parameters, vocabulary):
@@ -122,7 +130,9 @@ def test_a_session_goes_on_from_the_last_token_after_an_eos(config, parameters, 
     g = generator(config, parameters, vocabulary)
     prompt, ways = [300, 301], [Sampling(1.0, 0, seed) for seed in range(64)]
     answers = g([Request(prompt, Grammar.text(), way) for way in ways])
-    way, said = next((way, ids) for way, ids in zip(ways, answers) if ids[-1] == vocabulary.eos_id and 4 < len(ids) < 60)
+    way, said = next(
+        (way, ids) for way, ids in zip(ways, answers) if ids[-1] == vocabulary.eos_id and 4 < len(ids) < 60
+    )
     session = Session(g)
     session.read(prompt)
     assert [i for ids in session.write(Grammar.text(), way) for i in ids] == said

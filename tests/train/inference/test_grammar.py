@@ -1,11 +1,11 @@
-"""train/grammar.py: whatever allowed ids are taken, what comes out is what the grammar promised."""
+"""train/inference/grammar.py: whatever allowed ids are taken, what comes out is what the grammar promised."""
 
 import jax
 import numpy as np
 import pytest
 
-from train import grammar
-from train.grammar import Grammar, State, Table
+from castor.train.inference import grammar
+from castor.train.inference.grammar import Grammar, State, Table
 
 
 def walk(table: Table, grammars: list[Grammar], size: int, seed: int, steps: int = 40) -> list[list[int]]:
@@ -27,7 +27,14 @@ def walk(table: Table, grammars: list[Grammar], size: int, seed: int, steps: int
 @pytest.mark.parametrize("seed", range(5))
 def test_every_row_keeps_its_own_grammar(vocabulary, seed):
     v, table = vocabulary, Table.of(vocabulary)
-    grammars = [Grammar.picture(20), Grammar.picture(20, (2, 3)), Grammar.text(), Grammar.anything(), None, Grammar.picture(1)]
+    grammars = [
+        Grammar.picture(20),
+        Grammar.picture(20, (2, 3)),
+        Grammar.text(),
+        Grammar.anything(),
+        None,
+        Grammar.picture(1),
+    ]
     free, fixed, text, anything, nothing, tiny = walk(table, grammars, v.vocab_size, seed)
     for drawn in (free, fixed, tiny):
         rows, columns = (i - v.size_range.start + 1 for i in drawn[:2])

@@ -1,4 +1,4 @@
-"""train/inference.py and castor infer: text, a picture that always decodes, a caption; the same for the same seed."""
+"""train/inference/inference.py and castor infer: text, a picture that always decodes, a caption; the same for the same seed."""
 
 import io
 import json
@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tasks.errors import CheckpointError, ConfigurationError, VocabularyError
-from train.grammar import Grammar
-from train.inference import Model, Sampling
+from castor.tasks.errors import CheckpointError, ConfigurationError, VocabularyError
+from castor.train.inference.grammar import Grammar
+from castor.train.inference.inference import Model, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def test_sampling_is_a_function_of_its_seed(model):
     wild = Sampling(temperature=1.0, top_k=0, seed=1)
     assert model.write("the red", wild) == model.write("the red", wild)
     assert model.write("the red", wild) != model.write("the red", Sampling(temperature=1.0, top_k=0, seed=2))
-    assert model.write("the red", Sampling(temperature=0)) == model.write("the red", Sampling(temperature=1.0, top_k=1, seed=5))
+    assert model.write("the red", Sampling(temperature=0)) == model.write(
+        "the red", Sampling(temperature=1.0, top_k=1, seed=5)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -64,8 +66,8 @@ def test_what_does_not_fit_is_refused(model, trained, tmp_path):
 
 
 def test_another_vocabulary_is_refused(model, trained, tmp_path):
-    import tasks
-    from tasks import sentencepieces
+    from castor import tasks
+    from castor.tasks.vocabulary import sentencepieces
 
     tasks.Vocabulary(sentencepieces.train(["other words"], sentencepieces.MIN_PIECES)).save(str(tmp_path / "other"))
     with pytest.raises(VocabularyError, match="was trained with vocabulary"):
@@ -74,7 +76,9 @@ def test_another_vocabulary_is_refused(model, trained, tmp_path):
 
 def test_a_moved_model_needs_nothing_else(castor, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "moved")
-    code, out, err = castor("infer", f"--model_dir={tmp_path / 'moved'}", "--text=the red", "--temperature=0", "--max_tokens=3")
+    code, out, err = castor(
+        "infer", f"--model_dir={tmp_path / 'moved'}", "--text=the red", "--temperature=0", "--max_tokens=3"
+    )
     assert code == 0 and out.startswith("the red"), err
 
 
@@ -85,7 +89,15 @@ def test_the_command_writes_draws_and_describes(castor, trained, tmp_path):
     assert PIL.Image.open(drawn).size == (24, 16)
     code, out, err = castor("infer", f"--model_dir={trained}", f"--describe={drawn}", "--max_tokens=4")
     assert code == 0 and out, err
-    code, _, err = castor("infer", f"--model_dir={trained}", f"--samples={tmp_path / 's'}", "--text=the", "--draw=a", "--draw=b", "--size=2x2")
+    code, _, err = castor(
+        "infer",
+        f"--model_dir={trained}",
+        f"--samples={tmp_path / 's'}",
+        "--text=the",
+        "--draw=a",
+        "--draw=b",
+        "--size=2x2",
+    )
     assert code == 0, err
     rows = json.loads((tmp_path / "s" / "samples.json").read_text())
     assert [sorted(row) for row in rows] == [["prompt", "text"], ["image", "prompt"], ["image", "prompt"]]
@@ -102,22 +114,34 @@ def test_questions_by_the_command(castor, trained, tmp_path):
     rows = [{"question": "the red", "choices": ["house", "tree"], "answer": i % 2} for i in range(4)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = tmp_path / "results.jsonl"
-    code, out, err = castor("evaluate", f"--model_dir={trained}", f"--questions={tmp_path / 'q.jsonl'}", "--shots=1", f"--output={output}")
+    code, out, err = castor(
+        "evaluate", f"--model_dir={trained}", f"--questions={tmp_path / 'q.jsonl'}", "--shots=1", f"--output={output}"
+    )
     assert code == 0 and "accuracy_by_token" in out, err
     row = json.loads(output.read_text())
-    assert row["task"] == "q" and row["questions"] == 4 and row["accuracy"] == 0.5 == row["chance"] and row["step"] == 40
+    assert (
+        row["task"] == "q" and row["questions"] == 4 and row["accuracy"] == 0.5 == row["chance"] and row["step"] == 40
+    )
 
 
 def test_a_mesh_answers_as_one_device_does(castor, trained, model, tmp_path):
     rows = [{"prompt": "the red", "seed": 1}, {"prompt": "a", "temperature": 0}, {"draw": "a red square", "seed": 2}]
     rows.append({"prompt": "one two three", "top_p": 0.7, "seed": 3})
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["infer", f"--model_dir={trained}", f"--prompts={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}", "--max_tokens=9"]
+    command = [
+        "infer",
+        f"--model_dir={trained}",
+        f"--prompts={tmp_path / 'in.jsonl'}",
+        f"--output={tmp_path / 'out.jsonl'}",
+        "--max_tokens=9",
+    ]
     child = castor.start(*command, "--cpu_devices=8", "--mesh=data=2,fsdp=2,tensor=2")
     _, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     one, two, drawn, three = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert one["text"] == model.write("the red", Sampling(seed=1), 9) and two["text"] == model.write("a", Sampling(0), 9)
+    assert one["text"] == model.write("the red", Sampling(seed=1), 9) and two["text"] == model.write(
+        "a", Sampling(0), 9
+    )
     assert three["text"] == model.write("one two three", Sampling(seed=3, top_p=0.7), 9)
     pixels = np.asarray(PIL.Image.open(tmp_path / drawn["image"]))
     np.testing.assert_array_equal(pixels, model.draw("a red square", Sampling(seed=2)))

@@ -1,4 +1,4 @@
-"""train/sampling.py: the tokens kept are those that sorting would keep; noise is the row's own."""
+"""train/inference/sampling.py: the tokens kept are those that sorting would keep; noise is the row's own."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.errors import ConfigurationError
-from train import sampling
-from train.sampling import Sampling, Settings
+from castor.tasks.errors import ConfigurationError
+from castor.train.inference import sampling
+from castor.train.inference.sampling import Sampling, Settings
 
 logits = st.lists(st.floats(-30, 30, width=32), min_size=16, max_size=16).map(lambda row: np.array(row, np.float32))
 top_k = jax.jit(sampling.top_k)
@@ -33,7 +33,9 @@ def test_the_nucleus_is_the_fewest_that_hold_p(row, p):
     assert row[kept].min() >= row[~kept].max(initial=-np.inf)
     assert p == 1 or mass[kept].sum() >= p - 1e-5
     least = kept & (row == row[kept].min())
-    assert p == 1 or mass[kept & ~least].sum() < p + 1e-5, "without the least likely of them (ties count as one) they hold less"
+    assert p == 1 or mass[kept & ~least].sum() < p + 1e-5, (
+        "without the least likely of them (ties count as one) they hold less"
+    )
 
 
 def test_infinities_and_zeros_are_in_order():
@@ -45,7 +47,9 @@ def test_infinities_and_zeros_are_in_order():
 @hypothesis.given(logits, st.integers(1, 20), st.sampled_from([0.3, 0.9, 1.0]), st.integers(0, 2**32 - 1))
 def test_picking_a_few_first_chooses_what_looking_at_all_does(row, k, p, seed):
     alone = Settings.of([Sampling(0.9, k, seed, p)])
-    with_another = Settings.of([Sampling(0.9, k, seed, p), Sampling(1.0, 0, 1)])  # a row that samples from all makes the batch look at all
+    with_another = Settings.of(
+        [Sampling(0.9, k, seed, p), Sampling(1.0, 0, 1)]
+    )  # a row that samples from all makes the batch look at all
     allowed, at = np.arange(16) % 5 > 0, np.array([3, 3], np.int32)
     few = choose(row[None], allowed[None], at[:1], alone)
     assert few[0] == choose(np.stack([row, row]), np.stack([allowed, allowed]), at, with_another)[0]
@@ -55,7 +59,13 @@ def test_a_row_chooses_alike_in_any_company():
     random = np.random.default_rng(0)
     rows = random.normal(0, 2, (5, 300)).astype(np.float32)
     allowed = random.random((5, 300)) < 0.5
-    settings = [Sampling(1.0, 0, 7), Sampling(0.7, 5, 8), Sampling(0), Sampling(1.5, 0, 9, 0.6), Sampling(1.2, 50, 2**40 + 3, 0.9)]
+    settings = [
+        Sampling(1.0, 0, 7),
+        Sampling(0.7, 5, 8),
+        Sampling(0),
+        Sampling(1.5, 0, 9, 0.6),
+        Sampling(1.2, 50, 2**40 + 3, 0.9),
+    ]
     positions = np.array([3, 9, 1, 30, 4], np.int32)
     together = np.asarray(choose(rows, allowed, positions, Settings.of(settings)))
     for i, one in enumerate(settings):
@@ -77,10 +87,14 @@ def test_tokens_come_as_often_as_their_probability():
     np.testing.assert_allclose(shares(Sampling(1.0, 0)), [0.5, 0.25, 0.15, 0.1], atol=0.015)
     np.testing.assert_allclose(shares(Sampling(1.0, 2)), [2 / 3, 1 / 3, 0, 0], atol=0.015)
     np.testing.assert_allclose(shares(Sampling(1.0, 0, top_p=0.8)), [5 / 9, 2.5 / 9, 1.5 / 9, 0], atol=0.015)
-    np.testing.assert_allclose(shares(Sampling(0.5, 0)), np.square(np.exp(row)) / np.sum(np.square(np.exp(row))), atol=0.015)
+    np.testing.assert_allclose(
+        shares(Sampling(0.5, 0)), np.square(np.exp(row)) / np.sum(np.square(np.exp(row))), atol=0.015
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"temperature": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"temperature": float("nan")}]
+)
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ConfigurationError, match="top_"):
         Sampling(**wrong)

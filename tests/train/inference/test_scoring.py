@@ -1,4 +1,4 @@
-"""train/scoring.py: log-probabilities are those of reading one row alone, whatever the batch; shares of all answers add up to one."""
+"""train/inference/scoring.py: log-probabilities are those of reading one row alone, whatever the batch; shares of all answers add up to one."""
 
 import flax.linen as nn
 import jax
@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.errors import ConfigurationError
-from train import scoring
-from train.model import Decoder, Transformer
-from train.scoring import Scorer
+from castor.tasks.errors import ConfigurationError
+from castor.train.inference import scoring
+from castor.train.inference.scoring import Scorer
+from castor.train.model.decoder import Decoder, Transformer
 
 CONFIG = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
 
@@ -17,18 +17,26 @@ CONFIG = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, ml
 @pytest.fixture(scope="module")
 def parameters():
     tokens = np.zeros((1, 8), np.int32)
-    return jax.tree.map(lambda leaf: leaf * 3, nn.unbox(jax.jit(Decoder(CONFIG).init)(jax.random.key(1), tokens, tokens, tokens)["params"]))
+    return jax.tree.map(
+        lambda leaf: leaf * 3,
+        nn.unbox(jax.jit(Decoder(CONFIG).init)(jax.random.key(1), tokens, tokens, tokens)["params"]),
+    )
 
 
 @pytest.fixture(scope="module")
 def pairs():
     random = np.random.default_rng(0)
-    return [(random.integers(0, 128, a).tolist(), random.integers(0, 128, b).tolist()) for a, b in ((0, 3), (5, 1), (60, 30), (7, 0), (20, 9), (1, 1))]
+    return [
+        (random.integers(0, 128, a).tolist(), random.integers(0, 128, b).tolist())
+        for a, b in ((0, 3), (5, 1), (60, 30), (7, 0), (20, 9), (1, 1))
+    ]
 
 
 @jax.jit
 def read(parameters, row):
-    return jax.nn.log_softmax(Decoder(CONFIG).apply({"params": parameters}, row, jnp.arange(row.shape[1])[None], jnp.ones_like(row))[0])
+    return jax.nn.log_softmax(
+        Decoder(CONFIG).apply({"params": parameters}, row, jnp.arange(row.shape[1])[None], jnp.ones_like(row))[0]
+    )
 
 
 def alone(parameters, prompt, continuation) -> np.ndarray:
@@ -48,7 +56,9 @@ def test_scores_are_those_of_each_row_alone(parameters, pairs, monkeypatch):
         if continuation:
             wanted = alone(parameters, prompt, continuation)
             np.testing.assert_allclose(score.log_probabilities, wanted, atol=2e-5)
-            assert score.total == pytest.approx(wanted.sum(), abs=1e-3) and score.mean == pytest.approx(wanted.mean(), abs=1e-4)
+            assert score.total == pytest.approx(wanted.sum(), abs=1e-3) and score.mean == pytest.approx(
+                wanted.mean(), abs=1e-4
+            )
         else:
             assert score.total == score.mean == 0 and len(score.log_probabilities) == 0
     scoring._program.cache_clear()

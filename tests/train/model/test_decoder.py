@@ -1,4 +1,4 @@
-"""train/model.py against plain oracles: packing, the decode path, the losses; and golden numbers that only a change of numerics moves."""
+"""train/model/decoder.py against plain oracles: packing, the decode path, the losses; and golden numbers that only a change of numerics moves."""
 
 import dataclasses
 import functools
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.errors import ConfigurationError
-from train import losses, model
-from train.model import Decoder, KVCache, Transformer
+from castor.tasks.errors import ConfigurationError
+from castor.train.model import decoder, losses
+from castor.train.model.decoder import Decoder, KVCache, Transformer
 
 SMALL = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
 
@@ -55,11 +55,13 @@ def test_rope_depends_on_distance_alone_and_keeps_lengths():
     q, k = random.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
 
     def score(i, j):
-        turned = [model.rope(jnp.asarray(x), jnp.array([[p]]), 10_000.0)[0, 0, 0] for x, p in ((q, i), (k, j))]
+        turned = [decoder.rope(jnp.asarray(x), jnp.array([[p]]), 10_000.0)[0, 0, 0] for x, p in ((q, i), (k, j))]
         return float(turned[0] @ turned[1])
 
     assert score(3, 1) == pytest.approx(score(53, 51), abs=1e-4) and score(3, 1) != pytest.approx(score(3, 2), abs=1e-3)
-    assert np.linalg.norm(model.rope(jnp.asarray(q), jnp.array([[77]]), 10_000.0)) == pytest.approx(np.linalg.norm(q), rel=1e-5)
+    assert np.linalg.norm(decoder.rope(jnp.asarray(q), jnp.array([[77]]), 10_000.0)) == pytest.approx(
+        np.linalg.norm(q), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("width", [8, 256])
@@ -70,7 +72,7 @@ def test_rope_and_its_gradient_in_bfloat16_are_those_in_float32(width):
     positions = jnp.arange(100, 105)[None]
 
     def both(x, dy):
-        y, back = jax.vjp(lambda x: model.rope(x, positions, 10_000.0), x)
+        y, back = jax.vjp(lambda x: decoder.rope(x, positions, 10_000.0), x)
         return y, *back(dy)
 
     found, expected = both(x, dy), both(x.astype(jnp.float32), dy.astype(jnp.float32))
@@ -78,14 +80,16 @@ def test_rope_and_its_gradient_in_bfloat16_are_those_in_float32(width):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_array_equal(a, b.astype(jnp.bfloat16))
     # Back by the same angle: the gradient of a rotation of unit vectors.
-    np.testing.assert_allclose(model.rope(expected[1], positions, 10_000.0), dy.astype(jnp.float32), atol=1e-5)
+    np.testing.assert_allclose(decoder.rope(expected[1], positions, 10_000.0), dy.astype(jnp.float32), atol=1e-5)
 
 
 def test_a_packed_segment_is_read_as_if_alone():
     batch = packed_batch(np.random.default_rng(1))
     parameters = parameters_of(SMALL)
     packed = logits_of(SMALL, parameters, batch)[0, 5:12]
-    alone = {name: array[:1, 5:12] for name, array in batch.items()} | {"decoder_segment_ids": np.ones((1, 7), np.int32)}
+    alone = {name: array[:1, 5:12] for name, array in batch.items()} | {
+        "decoder_segment_ids": np.ones((1, 7), np.int32)
+    }
     np.testing.assert_allclose(packed, logits_of(SMALL, parameters, alone)[0], atol=2e-5)
 
 
@@ -137,19 +141,23 @@ def test_every_remat_policy_gives_the_same_gradients():
     batch = packed_batch(np.random.default_rng(5))
     parameters = parameters_of(SMALL)
     found = {}
-    for remat in model.REMAT_POLICIES:
+    for remat in decoder.REMAT_POLICIES:
         config = dataclasses.replace(SMALL, remat=remat)
-        found[remat] = jax.jit(jax.grad(lambda p, c=config: losses.losses(logits_of(c, p, batch), batch, 3).nll))(parameters)
-    for remat in model.REMAT_POLICIES:
+        found[remat] = jax.jit(jax.grad(lambda p, c=config: losses.losses(logits_of(c, p, batch), batch, 3).nll))(
+            parameters
+        )
+    for remat in decoder.REMAT_POLICIES:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found["none"], found[remat])
 
 
 def test_remat_policies_keep_what_they_name():
     batch, counts = packed_batch(np.random.default_rng(5)), {}
     parameters = parameters_of(SMALL)
-    for remat in model.REMAT_POLICIES:
+    for remat in decoder.REMAT_POLICIES:
         config = dataclasses.replace(SMALL, remat=remat)
-        program = jax.make_jaxpr(jax.grad(lambda p, c=config: losses.losses(logits_of(c, p, batch), batch, 3).nll))(parameters)
+        program = jax.make_jaxpr(jax.grad(lambda p, c=config: losses.losses(logits_of(c, p, batch), batch, 3).nll))(
+            parameters
+        )
         counts[remat] = str(program).count("dot_general")
     # Products that run again: those to q, k, v, two of attention (whose plain kernel names no residuals), out, gate and up.
     assert {name: count - counts["none"] for name, count in counts.items()} == {
@@ -165,10 +173,14 @@ def test_the_gradient_of_the_gated_product_is_that_of_what_it_computes(optimized
         return jnp.sum(jnp.sin((jax.nn.gelu(gate, approximate=True) * up) @ down))
 
     def ours(*arguments):
-        return jnp.sum(jnp.sin(model.product_of_gated_gelu(*arguments)))
+        return jnp.sum(jnp.sin(decoder.product_of_gated_gelu(*arguments)))
 
     expected = jax.value_and_grad(plain, (0, 1, 2))(3 * gate, up, down)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), jax.value_and_grad(ours, (0, 1, 2))(3 * gate, up, down), expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
+        jax.value_and_grad(ours, (0, 1, 2))(3 * gate, up, down),
+        expected,
+    )
 
 
 def test_bfloat16_is_close_and_its_parameters_stay_float32():
@@ -187,21 +199,34 @@ def test_dropout_is_a_function_of_its_key():
 
     @jax.jit
     def run(seed):
-        return Decoder(config, train=True).apply({"params": parameters}, *inputs, rngs={"dropout": jax.random.key(seed)})
+        return Decoder(config, train=True).apply(
+            {"params": parameters}, *inputs, rngs={"dropout": jax.random.key(seed)}
+        )
 
     np.testing.assert_array_equal(run(0), run(0))
     assert not np.allclose(run(0), run(1)) and not np.allclose(run(0), logits_of(config, parameters, batch))
 
 
 def test_every_parameter_names_its_axes():
-    axes = model.logical_axes(SMALL)
+    axes = decoder.logical_axes(SMALL)
     assert axes["embedding"] == ("vocab", "embed") and axes["layers/query"] == ("layers", "embed", "heads", "head")
-    shapes = {model.parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parameters_of(SMALL))}
+    shapes = {
+        decoder.parameter_name(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(parameters_of(SMALL))
+    }
     assert {name: len(a) for name, a in axes.items()} == {name: len(s) for name, s in shapes.items()}
-    assert model.count_parameters(SMALL) == sum(map(math.prod, shapes.values())) == 21_664
+    assert decoder.count_parameters(SMALL) == sum(map(math.prod, shapes.values())) == 21_664
 
 
-@pytest.mark.parametrize("wrong, match", [({"dtype": "float16"}, "dtype"), ({"remat": "some"}, "remat"), ({"heads": 3, "kv_heads": 2}, "kv_heads"), ({"head_dim": 7}, "odd")])
+@pytest.mark.parametrize(
+    "wrong, match",
+    [
+        ({"dtype": "float16"}, "dtype"),
+        ({"remat": "some"}, "remat"),
+        ({"heads": 3, "kv_heads": 2}, "kv_heads"),
+        ({"head_dim": 7}, "odd"),
+    ],
+)
 def test_shapes_that_cannot_be(wrong, match):
     with pytest.raises(ConfigurationError, match=match):
         Transformer(**wrong)
@@ -209,9 +234,9 @@ def test_shapes_that_cannot_be(wrong, match):
 
 def test_golden_losses():
     """Four updates of the shrunken default configuration. Only a change of numerics may change these numbers, and then says why."""
-    from train.optimizers import AdamW, WarmupCosine
-    from train.partitioning import Partitioner
-    from train.step import Trainer
+    from castor.train.optimizers import AdamW, WarmupCosine
+    from castor.train.partitioning import Partitioner
+    from castor.train.step import Trainer
 
     optimizer = AdamW(WarmupCosine(peak=1e-2, warmup_steps=2, total_steps=4))
     trainer = Trainer(SMALL, optimizer, Partitioner.create({}, jax.devices()[:1]), num_domains=3)

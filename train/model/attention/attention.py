@@ -1,13 +1,13 @@
 """Segment-masked causal attention: what a query may see, which kernel computes it, and how it is cut over the mesh.
 
-`packed` reads whole packed rows, `cached` the next tokens of sequences whose keys and values lie in a cache. Shapes as in train/model.py.
+`packed` reads whole packed rows, `cached` the next tokens of sequences whose keys and values lie in a cache. Shapes as in train/model/decoder.py.
 
 `packed` runs one of these on every device, with the device's part of batch, length and heads:
 
     full       scores of a whole row at once, float32 softmax: the oracle, and the fastest where rows are short
-    blockwise  a running softmax over blocks (train/blockwise.py): memory linear in the length on any device
-    splash     Pallas's kernels for TPU (train/splash.py)
-    triton     Pallas's kernels for GPU (train/triton.py)
+    blockwise  a running softmax over blocks (train/model/attention/blockwise.py): memory linear in the length on any device
+    splash     Pallas's kernels for TPU (train/model/attention/splash.py)
+    triton     Pallas's kernels for GPU (train/model/attention/triton.py)
 
 docs/attention.md tells which is taken where, and what each costs.
 """
@@ -18,9 +18,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from tasks.errors import ConfigurationError
-from train import blockwise, context, splash, triton
-from train.partitioning import Partitioner
+from castor.tasks.errors import ConfigurationError
+from castor.train.model.attention import blockwise, context, splash, triton
+from castor.train.partitioning import Partitioner
 
 MASKED = blockwise.MASKED
 KERNELS = ("auto", "full", "blockwise", "splash", "triton")
@@ -60,12 +60,18 @@ def packed(
         select_heads=kv_heads > 1 and not kv_heads_cut,
     )
     cut = jax.shard_map(
-        device.attend, mesh=partitioner.mesh, in_specs=(q_spec, kv_spec, kv_spec, segments_spec), out_specs=q_spec, check_vma=False
+        device.attend,
+        mesh=partitioner.mesh,
+        in_specs=(q_spec, kv_spec, kv_spec, segments_spec),
+        out_specs=q_spec,
+        check_vma=False,
     )
     return cut(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
 
 
-def choose(kernel: str, platform: str, length: int, head_dim: int = 128, dtype=jnp.bfloat16, length_parts: int = 1) -> str:
+def choose(
+    kernel: str, platform: str, length: int, head_dim: int = 128, dtype=jnp.bfloat16, length_parts: int = 1
+) -> str:
     """The kernel that "auto" means for rows of `length` tokens, cut into `length_parts`, on `platform`; any other, itself.
 
     Rows shorter than a tile have `full` alone. Raises ConfigurationError for a kernel that there is not, or that cannot do this.
@@ -74,9 +80,18 @@ def choose(kernel: str, platform: str, length: int, head_dim: int = 128, dtype=j
         raise ConfigurationError(f"Transformer.attention = {kernel!r}.", f"Choose one of {', '.join(KERNELS)}.")
     for_triton = head_dim <= triton.MOST_HEAD_DIM and jnp.dtype(dtype).itemsize == 2 and length_parts == 1
     if kernel == "triton" and length_parts > 1:
-        raise ConfigurationError("Transformer.attention = 'triton' reads whole rows; MESH cuts them.", "Choose 'blockwise', or cut no length.")
+        raise ConfigurationError(
+            "Transformer.attention = 'triton' reads whole rows; MESH cuts them.",
+            "Choose 'blockwise', or cut no length.",
+        )
     if kernel == "auto":
-        kernel = "splash" if platform == "tpu" else "triton" if platform in ("gpu", "cuda", "rocm") and for_triton else "blockwise"
+        kernel = (
+            "splash"
+            if platform == "tpu"
+            else "triton"
+            if platform in ("gpu", "cuda", "rocm") and for_triton
+            else "blockwise"
+        )
     return "full" if length < splash.LANES else kernel
 
 
@@ -111,7 +126,15 @@ class _Device:
         k_BxLxGxK, v_BxLxGxK = self._own_heads(q_BxLxHxK, k_BxLxGxK), self._own_heads(q_BxLxHxK, v_BxLxGxK)
         length = q_BxLxHxK.shape[1]
         if self.length_parts == 1:
-            return self._run(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL, segment_ids_BxL, jnp.arange(length, dtype=jnp.int32), 1)
+            return self._run(
+                q_BxLxHxK,
+                k_BxLxGxK,
+                v_BxLxGxK,
+                segment_ids_BxL,
+                segment_ids_BxL,
+                jnp.arange(length, dtype=jnp.int32),
+                1,
+            )
         axes, parts = self.length_axes, self.length_parts
         k_BxMxGxK, v_BxMxGxK = context.gather(k_BxLxGxK, axes), context.gather(v_BxLxGxK, axes)
         segments_BxM = jax.lax.all_gather(segment_ids_BxL, axes, axis=1, tiled=True)
@@ -121,7 +144,9 @@ class _Device:
         if not balanced:
             return self._run(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, segment_ids_BxL, segments_BxM, index_L, 1)
         q_BxLxHxK = context.balance(q_BxLxHxK, axes, parts)
-        o_BxLxHxK = self._run(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, jnp.take(segments_BxM, index_L, axis=1), segments_BxM, index_L, 2)
+        o_BxLxHxK = self._run(
+            q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, jnp.take(segments_BxM, index_L, axis=1), segments_BxM, index_L, 2
+        )
         return context.unbalance(o_BxLxHxK, axes, parts)
 
     def _own_heads(self, q_BxLxHxK, k_BxLxGxK) -> jax.Array:
@@ -138,12 +163,18 @@ class _Device:
     def _run(self, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, runs: int) -> jax.Array:
         if self.kernel == "splash":
             interpret = self.platform != "tpu"
-            return splash.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, self.blocks, runs, interpret)
+            return splash.attend(
+                q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L, self.blocks, runs, interpret
+            )
         if self.kernel == "triton":
-            return triton.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, interpret=self.platform not in ("gpu", "cuda", "rocm"))
+            return triton.attend(
+                q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, interpret=self.platform not in ("gpu", "cuda", "rocm")
+            )
         if self.kernel == "blockwise":
             sizes = blockwise.CPU_BLOCKS if self.platform == "cpu" else blockwise.BLOCKS
-            return blockwise.attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L[None], runs, *sizes)
+            return blockwise.attend(
+                q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, q_segments_BxL, kv_segments_BxM, index_L[None], runs, *sizes
+            )
         return attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, packed_mask(q_segments_BxL, kv_segments_BxM, index_L))
 
 
@@ -164,7 +195,12 @@ def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mas
     B, L, H, K = q_BxLxHxK.shape
     G = k_BxMxGxK.shape[2]
     # The R queries of a position stand side by side, so that one key-value head is one matrix product without transposing the scores.
-    q_BxGxLRxK = (q_BxLxHxK * (1.0 / math.sqrt(K))).reshape(B, L, G, H // G, K).transpose(0, 2, 1, 3, 4).reshape(B, G, L * (H // G), K)
+    q_BxGxLRxK = (
+        (q_BxLxHxK * (1.0 / math.sqrt(K)))
+        .reshape(B, L, G, H // G, K)
+        .transpose(0, 2, 1, 3, 4)
+        .reshape(B, G, L * (H // G), K)
+    )
     scores_BxGxLRxM = jnp.einsum("bgqk,bmgk->bgqm", q_BxGxLRxK, k_BxMxGxK, preferred_element_type=jnp.float32)
     scores_BxGxLxRxM = jnp.where(mask_BxLxM[:, None, :, None], scores_BxGxLRxM.reshape(B, G, L, H // G, -1), MASKED)
     weights_BxGxLRxM = jax.nn.softmax(scores_BxGxLxRxM, axis=-1).astype(v_BxMxGxK.dtype).reshape(scores_BxGxLRxM.shape)

@@ -2,7 +2,7 @@
 
 For each block of queries one loop runs over the blocks of keys that it may see: none beyond the diagonal, none of segments that have ended before.
 The softmax is kept as its running maximum and sum (arXiv 1805.02867; in blocks arXiv 2112.05682); the backward pass computes the weights anew from
-output and log-sum-exp (arXiv 2205.14135). Sums are float32. Shapes as in train/model.py; Q and C are the sizes of a block of queries and of keys.
+output and log-sum-exp (arXiv 2205.14135). Sums are float32. Shapes as in train/model/decoder.py; Q and C are the sizes of a block of queries and of keys.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 BLOCKS = (512, 512)  # tokens: a block of queries, a block of keys
 CPU_BLOCKS = (128, 128)  # the scores of a block stay in the cache
 RESIDUALS = "attention"  # the name of output and log-sum-exp for remat policies: where saved, the backward pass does not compute them again
-MASKED = -2.0**30
+MASKED = -(2.0**30)
 UNUSED = -1  # the segment of padding that blocks are filled up with; nothing sees it
 
 
@@ -39,18 +39,32 @@ def attend(
     q_block, kv_block = min(q_block, L) if runs == 1 else math.gcd(q_block, L // runs), min(kv_block, M)
     index_BxL = jnp.broadcast_to(q_index_BxL, (B, L))
     q_BxLxHxK = q_BxLxHxK * (1.0 / math.sqrt(K))
-    q, q_segments, index = (_fill(x, q_block, fill) for x, fill in ((q_BxLxHxK, 0), (q_segments_BxL, UNUSED), (index_BxL, 0)))
-    k, v, kv_segments = (_fill(x, kv_block, fill) for x, fill in ((k_BxMxGxK, 0), (v_BxMxGxK, 0), (kv_segments_BxM, UNUSED - 1)))
+    q, q_segments, index = (
+        _fill(x, q_block, fill) for x, fill in ((q_BxLxHxK, 0), (q_segments_BxL, UNUSED), (index_BxL, 0))
+    )
+    k, v, kv_segments = (
+        _fill(x, kv_block, fill) for x, fill in ((k_BxMxGxK, 0), (v_BxMxGxK, 0), (kv_segments_BxM, UNUSED - 1))
+    )
     # The R queries of a position that share a key-value head are rows of one matrix: [N, B, G, R * Q, K], N blocks.
     N, R = q.shape[1] // q_block, H // G
     q_NxBxGxRQxK = q.reshape(B, N, q_block, G, R, K).transpose(1, 0, 3, 4, 2, 5).reshape(N, B, G, R * q_block, K)
-    o_NxBxGxRQxK = _blocks(q_NxBxGxRQxK, k, v, q_segments.reshape(B, N, q_block).swapaxes(0, 1), kv_segments, index.reshape(B, N, q_block).swapaxes(0, 1), kv_block)
+    o_NxBxGxRQxK = _blocks(
+        q_NxBxGxRQxK,
+        k,
+        v,
+        q_segments.reshape(B, N, q_block).swapaxes(0, 1),
+        kv_segments,
+        index.reshape(B, N, q_block).swapaxes(0, 1),
+        kv_block,
+    )
     o = o_NxBxGxRQxK.reshape(N, B, G, R, q_block, K).transpose(1, 0, 4, 2, 3, 5).reshape(B, N * q_block, H, K)
     return o[:, :L]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _blocks(q_NxBxGxRQxK, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block: int) -> jax.Array:
+def _blocks(
+    q_NxBxGxRQxK, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block: int
+) -> jax.Array:
     return _forward(q_NxBxGxRQxK, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block)[0]
 
 
@@ -63,16 +77,24 @@ def _forward(q_NxBxGxRQxK, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_B
 
         def add(j, carry):
             m_BxGxRQ, l_BxGxRQ, o_BxGxRQxK = carry
-            k_BxCxGxK, v_BxCxGxK, mask = _keys(j, k_BxMxGxK, v_BxMxGxK, kv_segments_BxM, q_segments_BxQ, index_BxQ, kv_block, q_BxGxRQxK)
+            k_BxCxGxK, v_BxCxGxK, mask = _keys(
+                j, k_BxMxGxK, v_BxMxGxK, kv_segments_BxM, q_segments_BxQ, index_BxQ, kv_block, q_BxGxRQxK
+            )
             s_BxGxRQxC = jnp.where(mask, _scores(q_BxGxRQxK, k_BxCxGxK), MASKED)
             m_next = jnp.maximum(m_BxGxRQ, jnp.max(s_BxGxRQxC, axis=-1))
             p_BxGxRQxC = jnp.where(mask, jnp.exp(s_BxGxRQxC - m_next[..., None]), 0.0)
             scale = jnp.exp(m_BxGxRQ - m_next)
-            product = jnp.einsum("bgqm,bmgk->bgqk", p_BxGxRQxC.astype(v_BxCxGxK.dtype), v_BxCxGxK, preferred_element_type=jnp.float32)
+            product = jnp.einsum(
+                "bgqm,bmgk->bgqk", p_BxGxRQxC.astype(v_BxCxGxK.dtype), v_BxCxGxK, preferred_element_type=jnp.float32
+            )
             return m_next, l_BxGxRQ * scale + jnp.sum(p_BxGxRQxC, axis=-1), o_BxGxRQxK * scale[..., None] + product
 
         rows = q_BxGxRQxK.shape[:-1]
-        start = (jnp.full(rows, MASKED, jnp.float32), jnp.zeros(rows, jnp.float32), jnp.zeros(q_BxGxRQxK.shape, jnp.float32))
+        start = (
+            jnp.full(rows, MASKED, jnp.float32),
+            jnp.zeros(rows, jnp.float32),
+            jnp.zeros(q_BxGxRQxK.shape, jnp.float32),
+        )
         m, l, o = jax.lax.fori_loop(first, end, add, start)
         o = o / jnp.where(l > 0, l, 1.0)[..., None]
         return o.astype(q_BxGxRQxK.dtype), m + jnp.log(jnp.where(l > 0, l, 1.0))
@@ -92,9 +114,13 @@ def _backward(kv_block: int, residuals, do_NxBxGxRQxK):
 
         def add(j, carry):
             dq_BxGxRQxK, dk_BxMxGxK, dv_BxMxGxK = carry
-            k_BxCxGxK, v_BxCxGxK, mask = _keys(j, k_BxMxGxK, v_BxMxGxK, kv_segments_BxM, q_segments_BxQ, index_BxQ, kv_block, q_BxGxRQxK)
+            k_BxCxGxK, v_BxCxGxK, mask = _keys(
+                j, k_BxMxGxK, v_BxMxGxK, kv_segments_BxM, q_segments_BxQ, index_BxQ, kv_block, q_BxGxRQxK
+            )
             p_BxGxRQxC = jnp.where(mask, jnp.exp(_scores(q_BxGxRQxK, k_BxCxGxK) - logsumexp_BxGxRQ[..., None]), 0.0)
-            dv = jnp.einsum("bgqm,bgqk->bmgk", p_BxGxRQxC.astype(do_BxGxRQxK.dtype), do_BxGxRQxK, preferred_element_type=jnp.float32)
+            dv = jnp.einsum(
+                "bgqm,bgqk->bmgk", p_BxGxRQxC.astype(do_BxGxRQxK.dtype), do_BxGxRQxK, preferred_element_type=jnp.float32
+            )
             dp_BxGxRQxC = _scores(do_BxGxRQxK, v_BxCxGxK)
             ds_BxGxRQxC = (p_BxGxRQxC * (dp_BxGxRQxC - delta_BxGxRQ[..., None])).astype(q_BxGxRQxK.dtype)
             dk = jnp.einsum("bgqm,bgqk->bmgk", ds_BxGxRQxC, q_BxGxRQxK, preferred_element_type=jnp.float32)
@@ -105,16 +131,24 @@ def _backward(kv_block: int, residuals, do_NxBxGxRQxK):
         return tuple(gradients), dq.astype(q_BxGxRQxK.dtype)
 
     zeros = (jnp.zeros(k_BxMxGxK.shape, jnp.float32), jnp.zeros(v_BxMxGxK.shape, jnp.float32))
-    (dk, dv), dq = jax.lax.scan(of_block, zeros, (q, do_NxBxGxRQxK, logsumexp, delta_NxBxGxRQ, q_segments_NxBxQ, index_NxBxQ, first_N, end_N))
+    (dk, dv), dq = jax.lax.scan(
+        of_block, zeros, (q, do_NxBxGxRQxK, logsumexp, delta_NxBxGxRQ, q_segments_NxBxQ, index_NxBxQ, first_N, end_N)
+    )
     return dq, dk.astype(k_BxMxGxK.dtype), dv.astype(v_BxMxGxK.dtype), None, None, None
 
 
 _blocks.defvjp(_forward, _backward)
 
 
-def seen(q_segments_NxBxQ: jax.Array, kv_segments_BxM: jax.Array, index_NxBxQ: jax.Array, kv_block: int) -> tuple[jax.Array, jax.Array]:
+def seen(
+    q_segments_NxBxQ: jax.Array, kv_segments_BxM: jax.Array, index_NxBxQ: jax.Array, kv_block: int
+) -> tuple[jax.Array, jax.Array]:
     """For every block of queries the first block of keys that any of its rows sees and the one after the last: int32 [N], [N]."""
-    needed_BxNxJ = needed(q_segments_NxBxQ.swapaxes(0, 1), kv_segments_BxM.reshape(kv_segments_BxM.shape[0], -1, kv_block), index_NxBxQ.swapaxes(0, 1))
+    needed_BxNxJ = needed(
+        q_segments_NxBxQ.swapaxes(0, 1),
+        kv_segments_BxM.reshape(kv_segments_BxM.shape[0], -1, kv_block),
+        index_NxBxQ.swapaxes(0, 1),
+    )
     needed_NxJ = jnp.any(needed_BxNxJ, axis=0)
     blocks = needed_NxJ.shape[1]
     end_N = jnp.where(jnp.any(needed_NxJ, axis=1), blocks - jnp.argmax(needed_NxJ[:, ::-1], axis=1), 0)
@@ -129,7 +163,10 @@ def needed(q_segments_BxNxQ: jax.Array, kv_segments_BxJxC: jax.Array, index_BxNx
     C = kv_segments_BxJxC.shape[2]
     starts_J = jnp.arange(kv_segments_BxJxC.shape[1], dtype=jnp.int32) * C
     causal_BxNxJ = starts_J <= jnp.max(index_BxNxQ, axis=-1)[:, :, None]
-    (q_low, q_high), (kv_low, kv_high) = ((jnp.min(x, axis=-1), jnp.max(x, axis=-1)) for x in (_padding_last(q_segments_BxNxQ), _padding_last(kv_segments_BxJxC)))
+    (q_low, q_high), (kv_low, kv_high) = (
+        (jnp.min(x, axis=-1), jnp.max(x, axis=-1))
+        for x in (_padding_last(q_segments_BxNxQ), _padding_last(kv_segments_BxJxC))
+    )
     return causal_BxNxJ & (q_low[:, :, None] <= kv_high[:, None, :]) & (kv_low[:, None, :] <= q_high[:, :, None])
 
 
@@ -139,7 +176,9 @@ def _padding_last(segments: jax.Array) -> jax.Array:
 
 def _keys(j, k_BxMxGxK, v_BxMxGxK, kv_segments_BxM, q_segments_BxQ, index_BxQ, kv_block: int, q_BxGxRQxK):
     """Block j of keys and values [B, C, G, K], and which of its keys the queries see: bool [B, 1, R * Q, C]."""
-    k_BxCxGxK, v_BxCxGxK, kv_segments_BxC = (jax.lax.dynamic_slice_in_dim(x, j * kv_block, kv_block, 1) for x in (k_BxMxGxK, v_BxMxGxK, kv_segments_BxM))
+    k_BxCxGxK, v_BxCxGxK, kv_segments_BxC = (
+        jax.lax.dynamic_slice_in_dim(x, j * kv_block, kv_block, 1) for x in (k_BxMxGxK, v_BxMxGxK, kv_segments_BxM)
+    )
     causal_BxQxC = j * kv_block + jnp.arange(kv_block) <= index_BxQ[:, :, None]
     mask_BxQxC = causal_BxQxC & (q_segments_BxQ[:, :, None] == kv_segments_BxC[:, None, :])
     return k_BxCxGxK, v_BxCxGxK, jnp.tile(mask_BxQxC, (1, q_BxGxRQxK.shape[2] // index_BxQ.shape[1], 1))[:, None]

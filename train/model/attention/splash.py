@@ -3,19 +3,19 @@
 The kernels are JAX's (jax.experimental.pallas.ops.tpu.splash_attention). This room chooses their blocks, brings arrays into their shape, and
 writes their table of blocks to visit, from the indices of the queries: so one program serves every shard of a row cut along its length.
 
-Shapes as in train/model.py; i and j number blocks of queries and of keys.
+Shapes as in train/model/decoder.py; i and j number blocks of queries and of keys.
 """
 
 import dataclasses
 import functools
 import math
 
-import gin
 import jax
 import jax.numpy as jnp
 
-from tasks.errors import ConfigurationError
-from train import blockwise
+import gin
+from castor.tasks.errors import ConfigurationError
+from castor.train.model.attention import blockwise
 
 LANES = 128  # the kernels' blocks are multiples of the vector unit's width
 RESIDUALS = blockwise.RESIDUALS
@@ -50,7 +50,10 @@ class Blocks:
             value = getattr(self, field.name)
             least, step = (0, 1) if field.name in ("fused", "sparse_from") else (LANES, LANES)
             if isinstance(value, bool) or not isinstance(value, int) or value < least or value % step:
-                raise ConfigurationError(f"Blocks.{field.name} = {value!r}.", f"Tiles are multiples of {LANES} tokens; fused and sparse_from whole numbers.")
+                raise ConfigurationError(
+                    f"Blocks.{field.name} = {value!r}.",
+                    f"Tiles are multiples of {LANES} tokens; fused and sparse_from whole numbers.",
+                )
 
 
 def fit(block: int, length: int) -> int:
@@ -86,7 +89,9 @@ def attend(
         if M < blocks.sparse_from:  # one table for all rows
             needed_BxNxJ = blockwise.needed(jnp.zeros_like(index_1xNxQ), jnp.zeros_like(kv_starts[:1]), index_1xNxQ)
         else:
-            needed_BxNxJ = blockwise.needed(q_segments_BxL.reshape(-1, index_1xNxQ.shape[1], q_block), kv_starts, index_1xNxQ)
+            needed_BxNxJ = blockwise.needed(
+                q_segments_BxL.reshape(-1, index_1xNxQ.shape[1], q_block), kv_starts, index_1xNxQ
+            )
         return visits(needed_BxNxJ, keys_outside)
 
     fused = sizes["use_fused_bwd_kernel"]
@@ -108,7 +113,9 @@ def attend(
     return jnp.swapaxes(o_BxHxLxK, 1, 2)[:, :L]
 
 
-def _row(q_HxLxK, k_GxMxK, v_GxMxK, q_segments_L, kv_segments_M, tables, q_index_L, sizes, interpret: bool) -> jax.Array:
+def _row(
+    q_HxLxK, k_GxMxK, v_GxMxK, q_segments_L, kv_segments_M, tables, q_index_L, sizes, interpret: bool
+) -> jax.Array:
     """One row: [H, L, K]."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
@@ -117,7 +124,13 @@ def _row(q_HxLxK, k_GxMxK, v_GxMxK, q_segments_L, kv_segments_M, tables, q_index
         if table is None:
             return None
         following_NxJ, needed_NxJ = table
-        return MaskInfo(data_next=following_NxJ[None], mask_next=None, block_mask=needed_NxJ[None], partial_mask_blocks=None, q_sequence=q_index_L)
+        return MaskInfo(
+            data_next=following_NxJ[None],
+            mask_next=None,
+            block_mask=needed_NxJ[None],
+            partial_mask_blocks=None,
+            q_sequence=q_index_L,
+        )
 
     kernel = kernels.SplashAttentionKernel(
         *map(information, tables),
@@ -148,7 +161,9 @@ def visits(needed_BxNxJ: jax.Array, keys_outside: bool) -> tuple[jax.Array, jax.
     places = jnp.arange(outer * inner, dtype=jnp.int32)
     needed_BxP = needed.reshape(-1, outer * inner)
     following_BxP = jax.lax.cummin(jnp.where(needed_BxP, places, outer * inner), axis=1, reverse=True)
-    following_BxP = jnp.where(following_BxP < outer * inner, following_BxP, jnp.argmax(needed_BxP, axis=1, keepdims=True).astype(jnp.int32))
+    following_BxP = jnp.where(
+        following_BxP < outer * inner, following_BxP, jnp.argmax(needed_BxP, axis=1, keepdims=True).astype(jnp.int32)
+    )
     following = (following_BxP % inner).reshape(needed.shape)
     if keys_outside:
         following = jnp.swapaxes(following, 1, 2)
@@ -159,7 +174,11 @@ def tiles(q_run: int, kv_length: int, blocks: Blocks) -> dict[str, int | bool | 
     """The kernels' block sizes for queries in runs of `q_run` and `kv_length` keys, both multiples of 128."""
     # Of four tiles a side the diagonal's masked halves waste a fifth of the work, of two a third; tiles under 512 pay more for their own start.
     most = max(512, kv_length // 4)
-    q, kv, kv_backward = fit(min(blocks.q, most), q_run), fit(min(blocks.kv, most), kv_length), fit(blocks.kv_backward, kv_length)
+    q, kv, kv_backward = (
+        fit(min(blocks.q, most), q_run),
+        fit(min(blocks.kv, most), kv_length),
+        fit(blocks.kv_backward, kv_length),
+    )
     fused = kv_length // kv_backward <= blocks.fused
     return {
         "block_q": q,

@@ -1,7 +1,7 @@
 """Attention on GPU: Pallas's fused attention kernels on Triton, which read segment ids, stop at the diagonal and never write a T x T array.
 
 The kernels are JAX's (jax.experimental.pallas.ops.gpu.attention). cuDNN's, which jax.nn.dot_product_attention(implementation="cudnn") calls, take
-packed rows only as a mask of T x T or with a fixed number of segments a row. Shapes as in train/model.py.
+packed rows only as a mask of T x T or with a fixed number of segments a row. Shapes as in train/model/decoder.py.
 """
 
 import math
@@ -15,7 +15,13 @@ MOST_HEAD_DIM = 128  # wider heads do not fit the shared memory of a multiproces
 PADDING = -1  # the segment of what fills up the last tile; it stands behind every token and so is seen by none
 
 
-def attend(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array, segment_ids_BxL: jax.Array, interpret: bool = False) -> jax.Array:
+def attend(
+    q_BxLxHxK: jax.Array,
+    k_BxLxGxK: jax.Array,
+    v_BxLxGxK: jax.Array,
+    segment_ids_BxL: jax.Array,
+    interpret: bool = False,
+) -> jax.Array:
     """[B, L, H, K]: every token sees its own segment up to itself. interpret: run the kernels' Python on any device; slow, for tests."""
     from jax.experimental.pallas.ops.gpu import attention as kernels
 
@@ -30,7 +36,16 @@ def attend(q_BxLxHxK: jax.Array, k_BxLxGxK: jax.Array, v_BxLxGxK: jax.Array, seg
         block_kv_dq=BACKWARD_BLOCK,
     )
     scale = 1.0 / math.sqrt(K)
-    o = kernels.mha(q, k, v, _lengthen(segment_ids_BxL, PADDING), sm_scale=scale, causal=True, block_sizes=sizes, interpret=interpret)
+    o = kernels.mha(
+        q,
+        k,
+        v,
+        _lengthen(segment_ids_BxL, PADDING),
+        sm_scale=scale,
+        causal=True,
+        block_sizes=sizes,
+        interpret=interpret,
+    )
     return o[:, :L]
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
 
-from pipelines import maintext
+from castor.pipelines.text.maintext import main_text as maintext
 
 A = "The library keeps every book that was ever lent to it, and lends each of them to whoever asks for it. "
 B = "Its oldest shelves hold the ledgers of the guild, written by hands that nobody living would recognise. "
@@ -54,7 +54,9 @@ def test_teasers_of_other_articles_go_and_a_linked_title_stays():
 
 def test_a_name_is_not_believed_if_it_holds_the_text():
     assert A.strip() in extract(f"<body><div class='sidebar widget'>{article((A, B, C))}</div><p>{B}</p>")
-    assert A.strip() in extract(f"<body><div class='promo'><h1>Title</h1>{article((A, B, C))}</div><div class=other>{article((C,) * 30)}</div>")
+    assert A.strip() in extract(
+        f"<body><div class='promo'><h1>Title</h1>{article((A, B, C))}</div><div class=other>{article((C,) * 30)}</div>"
+    )
 
 
 def test_pieces_of_a_text_in_several_elements_of_one_class():
@@ -70,7 +72,16 @@ def test_headings_lists_tables_and_code():
         <h2>Table</h2><table><tr><th>a<th>b<tr><td>1<td>2</table><h3>Code</h3><pre>if x:\n    y()</pre><dl><dt>term<dd>meaning</dl><p>{B * 2}</p>
         <h2>See also</h2><ul><li><a href=/x>Another page</a></ul></article>"""
     )
-    parts = ["Title", (A * 2).strip(), "List", "- first item\n- second item\n- nested", "Table", "a | b\n1 | 2", "Code", "if x:\n    y()"]
+    parts = [
+        "Title",
+        (A * 2).strip(),
+        "List",
+        "- first item\n- second item\n- nested",
+        "Table",
+        "a | b\n1 | 2",
+        "Code",
+        "if x:\n    y()",
+    ]
     assert found == "\n\n".join([*parts, "term\nmeaning", (B * 2).strip()])
 
 
@@ -86,7 +97,12 @@ def test_short_pages_are_judged_by_all_their_text():
 
 
 def test_pages_without_text():
-    assert extract("") == extract("<frameset><frame src=x></frameset>") == extract("<body><nav><a href=/>Home</a></nav>") == ""
+    assert (
+        extract("")
+        == extract("<frameset><frame src=x></frameset>")
+        == extract("<body><nav><a href=/>Home</a></nav>")
+        == ""
+    )
     assert extract("<body><nav>Home</nav><footer>Imprint</footer>") == ""
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.maintext import hints
+from castor.pipelines.text.maintext import hints
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from resiliparse.parse.html import HTMLTree
 
-from pipelines.maintext import render, stream
+from castor.pipelines.text.maintext import render, stream
 
 LONG = "A column of a layout holds more text than a cell of data would. " * 4
 
@@ -33,4 +33,6 @@ def test_render(html, text):
 
 def test_what_is_not_chosen_leaves_no_trace():
     page = stream.read(stream.canonical(HTMLTree.parse("<ul><li>a<li>b<li>c</ul><p>d")))
-    assert render.render(page, [0, 2]) == "- a\n- c" and render.render(page, [3]) == "d" and render.render(page, []) == ""
+    assert (
+        render.render(page, [0, 2]) == "- a\n- c" and render.render(page, [3]) == "d" and render.render(page, []) == ""
+    )

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
 
-from pipelines.maintext import stream
+from castor.pipelines.text.maintext import stream
 
 
 def read(html, **options):
@@ -25,8 +25,12 @@ def test_what_is_not_shown_is_no_text():
     hidden = "<!-- <p>no</p> --><noscript>no</noscript><select><option>no</select>"
     assert read(f"<body><script>if (a<b) x('<p>no</p>')</script><style>p{{}}</style><p>yes{hidden}").text == ["yes"]
     assert read("<p>a<span class='x sr-only'>no</span>b").text == ["ab"]
-    assert read("<p>a<span class='sr-only'>no</span>b<sup class='sr-only'>c</sup><span class='sr-only'>no</span>d").text == ["abcd"]
-    assert read("<p>a<sup class='reference'>no</sup>b<span class='reference'>c</span><sup class='reference'>no</sup>d").text == ["abcd"]
+    assert read(
+        "<p>a<span class='sr-only'>no</span>b<sup class='sr-only'>c</sup><span class='sr-only'>no</span>d"
+    ).text == ["abcd"]
+    assert read(
+        "<p>a<sup class='reference'>no</sup>b<span class='reference'>c</span><sup class='reference'>no</sup>d"
+    ).text == ["abcd"]
 
 
 @pytest.mark.parametrize("blank", [" ", "  ", "\n", "\t ", "\x1c", "\x85", "\u2003", "\u2028", "\u3000"])
@@ -35,7 +39,9 @@ def test_blanks_of_any_kind_are_one_space(blank):
 
 
 def test_what_is_behind_hidden_elements_and_stray_quotes_is_read():
-    assert read("<p>a <object><object>no</object>no</object>b <span class='sr-only'>no<span>no</span></span>c").text == ["a b c"]
+    assert read(
+        "<p>a <object><object>no</object>no</object>b <span class='sr-only'>no<span>no</span></span>c"
+    ).text == ["a b c"]
     assert read('<p>one <a href="/x" ""="">two</a> three').text == ["one two three"]
     assert read("<p>a <script>x = '<!--'</script>b <!-- <script> -->c").text == ["a b c"]
 
@@ -47,7 +53,9 @@ def test_attribute_values_with_brackets_and_entities():
 
 def test_breaks_and_preformatted_text():
     assert read("<p>a<br>b<br> <br>c<br>").text == ["a\nb", "c"]
-    assert read("<pre>\ndef f():\n    return 1\n\n    # x &lt; y</pre>").text == ["def f():\n    return 1\n\n    # x < y"]
+    assert read("<pre>\ndef f():\n    return 1\n\n    # x &lt; y</pre>").text == [
+        "def f():\n    return 1\n\n    # x < y"
+    ]
 
 
 def test_soft_hyphens_go_and_links_within_the_page_are_none():
@@ -67,9 +75,18 @@ ANNOTATION = "<annotation encoding='application/x-tex'>"
 @pytest.mark.parametrize(
     "html, text",
     [
-        (r'<span style="display:none"><math alttext="{\displaystyle x^{2}}"><mi>x</mi></math></span><img alt=x>', "a $x^{2}$ b"),
-        (rf"<math display=block><semantics><mi>y</mi>{ANNOTATION}\frac{{y}}{{2}}</annotation></semantics></math>", r"a $$\frac{y}{2}$$ b"),
-        (f"<span><span class=katex-mathml><math>{ANNOTATION}z</annotation></math></span><span class=katex-html>z</span></span>", "a $z$ b"),
+        (
+            r'<span style="display:none"><math alttext="{\displaystyle x^{2}}"><mi>x</mi></math></span><img alt=x>',
+            "a $x^{2}$ b",
+        ),
+        (
+            rf"<math display=block><semantics><mi>y</mi>{ANNOTATION}\frac{{y}}{{2}}</annotation></semantics></math>",
+            r"a $$\frac{y}{2}$$ b",
+        ),
+        (
+            f"<span><span class=katex-mathml><math>{ANNOTATION}z</annotation></math></span><span class=katex-html>z</span></span>",
+            "a $z$ b",
+        ),
         ('<script type="math/tex; mode=display">a &lt; b < c</script>', "a $$a &lt; b < c$$ b"),
         ("<math><mi>q</mi></math><script type=text/javascript>q</script>", "a b"),
         ("<template><math alttext=t></math></template><svg><math alttext=s></math></svg>", "a b"),
@@ -85,7 +102,21 @@ TAGS = (
 )
 PIECES = st.sampled_from(
     [f"<{tag}>" for tag in TAGS.split("|")]
-    + ["-->", "<", ">", '"', "'", "&", "&nbsp;", "\n", "\v", "\xad", "\0", "A sentence of some length, ended as usual.", "字。"]
+    + [
+        "-->",
+        "<",
+        ">",
+        '"',
+        "'",
+        "&",
+        "&nbsp;",
+        "\n",
+        "\v",
+        "\xad",
+        "\0",
+        "A sentence of some length, ended as usual.",
+        "字。",
+    ]
 )
 
 
@@ -94,7 +125,9 @@ PIECES = st.sampled_from(
 def test_any_markup_gives_nested_nodes_over_ordered_blocks(pieces):
     page = read("".join(pieces))
     count = len(page.text)
-    assert len(page.link) == len(page.node) == count and len(page.tag) == len(page.parent) == len(page.first) == len(page.last)
+    assert len(page.link) == len(page.node) == count and len(page.tag) == len(page.parent) == len(page.first) == len(
+        page.last
+    )
     assert all(text.strip() and 0 <= link <= len(text) for text, link in zip(page.text, page.link))
     for node in range(1, len(page.tag)):
         parent = page.parent[node]

@@ -1,4 +1,4 @@
-"""train/attention.py: every kernel against the same plain oracle, packed rows and gradients included; programs for TPU without a T x T array."""
+"""train/model/attention/attention.py: every kernel against the same plain oracle, packed rows and gradients included; programs for TPU without a T x T array."""
 
 import dataclasses
 import json
@@ -10,11 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.errors import ConfigurationError
-from train import attention, splash, triton
-from train.partitioning import Partitioner
+from castor.tasks.errors import ConfigurationError
+from castor.train.model.attention import attention, splash, triton
+from castor.train.partitioning import Partitioner
 
-SMALL_BLOCKS = splash.Blocks(q=128, kv=128, kv_compute=128, q_backward=128, kv_backward=256, kv_compute_backward=128, q_dq=128, kv_dq=128, fused=0)
+SMALL_BLOCKS = splash.Blocks(
+    q=128,
+    kv=128,
+    kv_compute=128,
+    q_backward=128,
+    kv_backward=256,
+    kv_compute_backward=128,
+    q_dq=128,
+    kv_dq=128,
+    fused=0,
+)
 
 
 def segment_ids(random, rows: int, length: int) -> np.ndarray:
@@ -72,7 +82,9 @@ def output_and_gradients(kernel, q, k, v, segments, w, **options):
 )
 def test_every_kernel_equals_the_oracle(kernel, B, L, H, G, K, options):
     q, k, v, segments, w = arrays(0, B, L, H, G, K)
-    o, gradients = output_and_gradients(kernel, q, k, v, segments, w, blocks=dataclasses.replace(SMALL_BLOCKS, **options))
+    o, gradients = output_and_gradients(
+        kernel, q, k, v, segments, w, blocks=dataclasses.replace(SMALL_BLOCKS, **options)
+    )
     np.testing.assert_allclose(o, oracle(q, k, v, segments), atol=1e-5)
     if kernel != "full":
         _, expected = output_and_gradients("full", q, k, v, segments, w)
@@ -113,14 +125,21 @@ def test_queries_to_a_cache_see_what_stands_before_them(L):
     positions = np.array([[0], [96 - L]], np.int32) + np.arange(L, dtype=np.int32)
     found = jax.jit(attention.cached)(q, k, v, positions)
     for row, start in enumerate((0, 96 - L)):
-        here = oracle(np.concatenate([np.zeros((1, start, 4, 16)), q[row : row + 1]], axis=1), k[row : row + 1, : start + L], v[row : row + 1, : start + L], np.ones((1, start + L)))
+        here = oracle(
+            np.concatenate([np.zeros((1, start, 4, 16)), q[row : row + 1]], axis=1),
+            k[row : row + 1, : start + L],
+            v[row : row + 1, : start + L],
+            np.ones((1, start + L)),
+        )
         np.testing.assert_allclose(found[row], here[0, start:], atol=1e-5)
 
 
 def test_a_prompt_reads_its_cache_without_all_scores(optimized):
     L, M = 2048, 8192
     q, k = jax.ShapeDtypeStruct((1, L, 2, 16), jnp.float32), jax.ShapeDtypeStruct((1, M, 1, 16), jnp.float32)
-    memory = jax.jit(attention.cached).lower(q, k, k, jax.ShapeDtypeStruct((1, L), jnp.int32)).compile().memory_analysis()
+    memory = (
+        jax.jit(attention.cached).lower(q, k, k, jax.ShapeDtypeStruct((1, L), jnp.int32)).compile().memory_analysis()
+    )
     assert memory.temp_size_in_bytes < L * M
 
 
@@ -156,7 +175,9 @@ def test_the_program_for_tpu_holds_no_square_of_the_length():
     text = compiled.as_text()
     assert "splash_mha_fwd" in text and "collective-permute" in text
     assert f"{L},{L}" not in text and f"{L // 4},{L}" not in text
-    assert compiled.memory_analysis().temp_size_in_bytes < L * L // 2  # of 2 rows, a bit a score would already be as much
+    assert (
+        compiled.memory_analysis().temp_size_in_bytes < L * L // 2
+    )  # of 2 rows, a bit a score would already be as much
 
 
 def test_rows_and_heads_cut_over_eight_devices_give_what_one_device_gives():
@@ -189,7 +210,9 @@ def differences() -> dict[str, float]:
         found = output_and_gradients(kernel, q, k, v, segments, w, partitioner=place, blocks=SMALL_BLOCKS)
         text = str(jax.make_jaxpr(lambda *x: attention.packed(*x, kernel, place, SMALL_BLOCKS))(q, k, v, segments))
         assert ("ppermute" in text) == balanced, (kernel, mesh)
-        result[f"{kernel} {mesh} {shape}"] = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)))
+        result[f"{kernel} {mesh} {shape}"] = max(
+            float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected))
+        )
     return result
 
 

@@ -1,4 +1,4 @@
-"""train/blockwise.py: any lengths, segments, orders and blocks give what the whole square of scores gives, and no block that is seen is skipped."""
+"""train/model/attention/blockwise.py: any lengths, segments, orders and blocks give what the whole square of scores gives, and no block that is seen is skipped."""
 
 import functools
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from train import attention, blockwise
+from castor.train.model.attention import attention, blockwise
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))
@@ -20,7 +20,11 @@ rows = st.lists(st.integers(0, 3), min_size=24, max_size=24)
 
 
 @hypothesis.settings(max_examples=25)
-@hypothesis.given(kv=st.tuples(rows, rows), index=st.permutations(range(24)), shape=st.sampled_from([(24, 24, 24), (24, 8, 4), (24, 5, 7), (1, 16, 9)]))
+@hypothesis.given(
+    kv=st.tuples(rows, rows),
+    index=st.permutations(range(24)),
+    shape=st.sampled_from([(24, 24, 24), (24, 8, 4), (24, 5, 7), (1, 16, 9)]),
+)
 def test_any_segments_and_any_order_of_queries(kv, index, shape):
     length, *blocks = shape
     random = np.random.default_rng(0)
@@ -29,7 +33,9 @@ def test_any_segments_and_any_order_of_queries(kv, index, shape):
     k, v = random.normal(size=(2, 2, 24, 2, 8)).astype(np.float32)
     segments = kv_segments[:, index]
     found = in_blocks(q, k, v, segments, kv_segments, index[None], *blocks)
-    np.testing.assert_allclose(found, attention.attend(q, k, v, attention.packed_mask(segments, kv_segments, index)), atol=2e-5)
+    np.testing.assert_allclose(
+        found, attention.attend(q, k, v, attention.packed_mask(segments, kv_segments, index)), atol=2e-5
+    )
 
 
 @hypothesis.given(kv=rows, q=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 23)), min_size=12, max_size=12))
@@ -54,7 +60,9 @@ def test_packed_rows_skip_what_cannot_be_seen():
 def test_a_query_without_keys_gets_zeros_and_no_gradient():
     q = jnp.ones((1, 4, 1, 8))
     segments, others = jnp.ones((1, 4), jnp.int32), jnp.full((1, 4), 2, jnp.int32)
-    o, gradients = jax.value_and_grad(lambda q, k: blockwise.attend(q, k, k, segments, others, jnp.arange(4)[None]).sum(), (0, 1))(q, q)
+    o, gradients = jax.value_and_grad(
+        lambda q, k: blockwise.attend(q, k, k, segments, others, jnp.arange(4)[None]).sum(), (0, 1)
+    )(q, q)
     assert o == 0 and not any(np.any(np.asarray(g)) for g in gradients)
 
 

@@ -1,4 +1,4 @@
-"""train/splash.py: tiles that fit, and tables that fetch every tile in time. That the kernels compute attention is tests/train/test_attention.py's."""
+"""train/model/attention/splash.py: tiles that fit, and tables that fetch every tile in time. That the kernels compute attention is tests/train/model/attention/test_attention.py's."""
 
 import hypothesis
 import jax
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from tasks.errors import ConfigurationError
-from train import splash
+from castor.tasks.errors import ConfigurationError
+from castor.train.model.attention import splash
 
 visits = jax.jit(splash.visits, static_argnums=1)
 
@@ -24,8 +24,18 @@ def test_blocks_fit_the_length():
 
 def test_tiles_go_by_the_length():
     short, long = splash.tiles(2048, 2048, splash.Blocks()), splash.tiles(32768, 32768, splash.Blocks())
-    assert (short["block_q"], short["block_kv"], short["block_kv_dkv"], short["use_fused_bwd_kernel"]) == (512, 512, 1024, True)
-    assert (long["block_q"], long["block_kv"], long["block_q_dq"], long["use_fused_bwd_kernel"]) == (1024, 1024, 1024, False)
+    assert (short["block_q"], short["block_kv"], short["block_kv_dkv"], short["use_fused_bwd_kernel"]) == (
+        512,
+        512,
+        1024,
+        True,
+    )
+    assert (long["block_q"], long["block_kv"], long["block_q_dq"], long["use_fused_bwd_kernel"]) == (
+        1024,
+        1024,
+        1024,
+        False,
+    )
     of_a_shard = splash.tiles(256, 32768, splash.Blocks())
     assert of_a_shard["block_q"] == of_a_shard["block_q_dkv"] == 256 and of_a_shard["block_kv"] == 1024
 
@@ -33,7 +43,9 @@ def test_tiles_go_by_the_length():
 @hypothesis.given(st.sampled_from([(1, 4), (3, 3), (4, 2)]), st.data())  # a program for each shape
 def test_tables_name_the_tile_that_is_needed_next(shape, data):
     outer, inner = shape
-    needed = np.array(data.draw(st.lists(st.lists(st.booleans(), min_size=inner, max_size=inner), min_size=outer, max_size=outer)))
+    needed = np.array(
+        data.draw(st.lists(st.lists(st.booleans(), min_size=inner, max_size=inner), min_size=outer, max_size=outer))
+    )
     for keys_outside in (False, True):
         table, run = (np.asarray(x)[0] for x in visits((needed.T if keys_outside else needed)[None], keys_outside))
         table, run = (table.T, run.T) if keys_outside else (table, run)

@@ -1,0 +1,1 @@
+"""Benchmarks kept out of a corpus: their files, the index of their passages, matching, and the report."""

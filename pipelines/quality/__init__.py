@@ -1,0 +1,1 @@
+"""Linear models of text quality and safety: features, fitting, the rows they are trained on, and the report."""

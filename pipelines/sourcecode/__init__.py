@@ -1,0 +1,1 @@
+"""Source code: parsing, licences, imports, notebooks, comments, secrets, and repositories laid out as single documents."""

@@ -1,0 +1,1 @@
+"""Main text of a parsed page, step by step; main_text.py is the entry."""

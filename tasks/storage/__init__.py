@@ -1,0 +1,1 @@
+"""Files on local disk and at gs://, through one small set of functions (storage.py)."""

@@ -1,8 +1,0 @@
-"""Makes small_caches importable by name."""
-
-import pathlib
-import sys
-
-HERE = str(pathlib.Path(__file__).parent)
-if HERE not in sys.path:
-    sys.path.append(HERE)

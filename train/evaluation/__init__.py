@@ -1,0 +1,1 @@
+"""Held-out loss by domain and kind, SeqIO metric tasks, multiple-choice benchmarks."""

@@ -1,0 +1,1 @@
+"""Decoding: the model of a MODEL_DIR, batched generation, sampling, grammars, scoring."""
