@@ -33,7 +33,7 @@ from castor.pipelines import code
 from castor.pipelines.corpus import corpus
 from castor.pipelines.deduplication import duplicates_table, minhash, rules
 from castor.pipelines.document import BadInput, Document
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.filters import generated, licence, santacoder, stack
 from castor.pipelines.readers.repository_source import RepositorySource
 from castor.pipelines.sourcecode import licence_headers, parse, secrets
@@ -196,7 +196,7 @@ def whole(folder: str, output: str) -> dict:
         duplicates=(rules.ByText(), NEAR),
     )
     before, wall = _cpu(), time.monotonic()
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     funnel = manifest["funnel"]
     spent = _cpu() - before
     kept, origins, licences_, removed = (

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from castor.pipelines.core.functions import apply
 from castor.pipelines.document import Document
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.quality import linear_model
 from castor.pipelines.quality.linear_model import Features
 from castor.pipelines.quality_train import Job
@@ -118,7 +118,7 @@ def main() -> None:
         }
         for name, made in runs.items():
             begin = time.perf_counter()
-            measures = job.run(made, quiet=True)["measures"]
+            measures = launcher.run(made, quiet=True)["measures"]
             result[name] = {
                 key: measures[key]
                 for key in (
@@ -133,7 +133,7 @@ def main() -> None:
             result[name]["held_out"] = measures["documents"]["held_out"]
             result[name]["seconds"] = round(time.perf_counter() - begin, 1)
         again = dataclasses.replace(base, output=str(work / "two"))
-        job.run(again, ["--direct_running_mode=multi_processing", "--direct_num_workers=2"], quiet=True)
+        launcher.run(again, ["--direct_running_mode=multi_processing", "--direct_num_workers=2"], quiet=True)
         result["identical"] = digest(work / "one") == digest(work / "two")
         model = linear_model.load(str(work / "one"))
         result["score_ms"] = {

@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace, flags) -> int:
     finally:
         gc.freeze()
         gc.enable()
-    from castor.pipelines.execution import job as jobs
+    from castor.pipelines.execution import launcher
 
-    jobs.run(job, arguments.rest)
+    launcher.run(job, arguments.rest)
     return 0
 
 

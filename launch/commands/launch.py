@@ -69,16 +69,15 @@ def run(arguments: argparse.Namespace, flags) -> int:
     if arguments.engine == "dataflow":
         return _dataflow(job, arguments)
     with _engine(arguments) as engine:
-        from castor.pipelines.execution import job as jobs
+        from castor.pipelines.execution import launcher
 
-        jobs.run(job, [*engine.options, *arguments.rest])
+        launcher.run(job, [*engine.options, *arguments.rest])
     return 0
 
 
 def _dataflow(job, arguments: argparse.Namespace) -> int:
     from castor.launch.engines import dataflow
-    from castor.pipelines.execution import detached
-    from castor.pipelines.execution import job as jobs
+    from castor.pipelines.execution import detached, launcher
 
     options = dataflow.options(job.name, arguments.rest)
     dataflow.check_paths(job)
@@ -88,7 +87,7 @@ def _dataflow(job, arguments: argparse.Namespace) -> int:
     elif arguments.detach:
         print(f"sent as {detached.submit(job, options)}. When it is done: castor launch commit {job.output}")
     else:
-        jobs.run(job, options)
+        launcher.run(job, options)
     return 0
 
 

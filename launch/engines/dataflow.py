@@ -96,9 +96,9 @@ def translate(job: Any, beam_args: Sequence[str]) -> Submission:
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
-    from castor.pipelines.execution import job as jobs
+    from castor.pipelines.execution import beam_options, staging
 
-    parsed, _ = jobs.beam_options([*beam_args, "--dry_run=True"])
+    parsed, _ = beam_options.parse([*beam_args, "--dry_run=True"])
     problems = PipelineOptionsValidator(parsed, DataflowRunner()).validate()
     if problems:
         raise ConfigurationError(
@@ -106,7 +106,7 @@ def translate(job: Any, beam_args: Sequence[str]) -> Submission:
         )
     try:
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=parsed)
-        job.build(pipeline, storage.join(job.output, jobs.STAGING + "validated"))
+        job.build(pipeline, storage.join(job.output, staging.PREFIX + "validated"))
         result = pipeline.run()
     except (ValueError, TypeError) as error:
         raise ConfigurationError(

@@ -231,7 +231,7 @@ def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
 
 def _job_is_up_to_date(stage: Stage) -> bool:
     from castor.launch.commands.data import make_job
-    from castor.pipelines.execution.job import up_to_date
+    from castor.pipelines.execution.launcher import up_to_date
 
     configuration.parse(
         configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()))

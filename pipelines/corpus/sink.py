@@ -20,7 +20,7 @@ class WriteCorpus(beam.PTransform):
     With `lines` the documents that stay lose the lines that other ones own, see pipelines/deduplication/shared_lines.py.
 
     This is the one shuffle that documents go through: keyed by shard index (int), packed to bytes. The counts of every Read of the pipeline
-    come along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/execution/job.py).
+    come along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/execution/launcher.py).
     """
 
     def __init__(self, staging: str, num_shards: int, keep_rejects: bool = False, lines: SharedLines | None = None):

@@ -1,1 +1,1 @@
-"""A job from the outside: its configuration, running and committing it, replay, detached submission, and explaining one record."""
+"""A job from the outside: what a job is, its configuration, running and committing, replay, detached submission, explaining one record."""

@@ -8,23 +8,26 @@ asked: each shard's entry is written last, so a job is whole when every entry is
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from castor.pipelines.execution import job as jobs
+from castor.pipelines.execution import beam_options
+from castor.pipelines.execution.job import BaseJob
+from castor.pipelines.execution.job_config import describe, rebuild
+from castor.pipelines.execution.staging import new_staging, staging_folders
 from castor.tasks.errors import CorpusError
 from castor.tasks.storage import storage
 
 NOTE = ".pending.json"
 
 
-def submit(job: jobs.BaseJob, beam_args: Sequence[str]) -> str:
+def submit(job: BaseJob, beam_args: Sequence[str]) -> str:
     """Starts a job and returns the engine's name for it, as far as it has one, without waiting."""
     import apache_beam as beam
 
-    options, runner = jobs.beam_options(beam_args)
-    staging = jobs.new_staging(job.output)
+    options, runner = beam_options.parse(beam_args)
+    staging = new_staging(job.output)
     try:
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline, staging)
-        note = {"job": jobs.describe(job), "fingerprint": job.fingerprint(), "id": ""}
+        note = {"job": describe(job), "fingerprint": job.fingerprint(), "id": ""}
         storage.write_json_atomic(storage.join(staging, NOTE), note)
         result = pipeline.run()
         identifier = result.job_id() if callable(getattr(result, "job_id", None)) else ""
@@ -39,13 +42,13 @@ def commit(output: str) -> Mapping[str, Any]:
     """Commits what a detached job has staged under `output`; returns the manifest. Raises CorpusError if there is none, if it has not written
     everything yet, or if inputs, configuration or code are no longer those it was sent with.
     """
-    staging = next((s for s in _stagings(output) if storage.exists(storage.join(s, NOTE))), None)
+    staging = next((s for s in staging_folders(output) if storage.exists(storage.join(s, NOTE))), None)
     if staging is None:
         raise CorpusError(
             f"no detached job has been sent for {output}.", "Send it: castor launch dataflow JOB ... --submit --detach."
         )
     note = storage.read_json(storage.join(staging, NOTE))
-    job = jobs.rebuild(note["job"], output=output)
+    job = rebuild(note["job"], output=output)
     if job.fingerprint() != note["fingerprint"]:
         raise CorpusError(
             f"the inputs, the configuration or the code of {job.name} changed since job {note['id']} was sent.",
@@ -61,7 +64,3 @@ def commit(output: str) -> Mapping[str, Any]:
     finally:
         if storage.list_files(staging):  # not committed, and not given up either
             storage.write_json_atomic(storage.join(staging, NOTE), note)
-
-
-def _stagings(output: str) -> list[str]:
-    return [storage.join(output, name) for name in storage.list_files(output) if name.startswith(jobs.STAGING)]

@@ -16,7 +16,8 @@ from castor.pipelines.corpus import corpus
 from castor.pipelines.corpus.outcomes import Fate
 from castor.pipelines.deduplication import duplicates_table
 from castor.pipelines.document import Document, Element, Rejection
-from castor.pipelines.execution import job as jobs
+from castor.pipelines.execution import beam_options, staging
+from castor.pipelines.execution.job_config import rebuild
 from castor.tasks import fingerprint, hashing
 from castor.tasks.errors import CorpusError
 from castor.tasks.storage import storage
@@ -91,7 +92,7 @@ def again(directory: str, manifest: Mapping[str, Any], fate: Fate) -> Iterator[S
 
     Raises CorpusError if the record is not there any more. The first Step is the record as its source gives it, named `source`.
     """
-    job = jobs.rebuild(manifest["config"], output=directory)
+    job = rebuild(manifest["config"], output=directory)
     element = _record(job.source(), fate)
     current = element if isinstance(element, Document) else element.document if isinstance(element, Rejection) else None
     yield Step("source", current or Document(fate.id, fate.source, job.modality), element)
@@ -129,8 +130,8 @@ def steps(job: Any) -> list[tuple[str, Any, Any]]:
                     (_step_name(fn.name, function, len(functions)), function, fn.sandbox) for function in functions
                 )
 
-    pipeline = beam.Pipeline(runner=jobs.beam_options([])[1])
-    job.build(pipeline, storage.join(job.output, jobs.STAGING + "explain"))
+    pipeline = beam.Pipeline(runner=beam_options.parse([])[1])
+    job.build(pipeline, storage.join(job.output, staging.PREFIX + "explain"))
     pipeline.visit(Visitor())
     return found
 

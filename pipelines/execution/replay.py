@@ -1,59 +1,8 @@
-"""Dead letters fed through again: a source cut down to the records that an earlier run could not process.
-
-A dead letter brings back its record, and every record of its file that has no fate yet: of a file that was cut or damaged the run never learned
-what else it held. This file knows no Beam.
-"""
-
-import dataclasses
-from collections.abc import Iterator
-from typing import Any
+"""Dead letters fed through again: the job that made a corpus, set to read only its dead letters."""
 
 import gin
-from castor.pipelines.core import dead_letters
-from castor.pipelines.core.sources import unit_of
-from castor.pipelines.corpus import corpus, outcomes
-from castor.pipelines.document import Element, Rejection
-from castor.pipelines.execution import job as jobs
-from castor.tasks.errors import CorpusError
-
-
-@dataclasses.dataclass(frozen=True)
-class Replayed:
-    """`source`, restricted to the files `uris`, in them to the records `records` and those whose fate `directory` does not tell."""
-
-    source: Any
-    directory: str
-    uris: tuple[str, ...]
-    records: frozenset[str]
-
-    @classmethod
-    def of(cls, source: Any, directory: str) -> "Replayed":
-        """The part of `source` that ended in the dead letters of `directory`. Raises CorpusError if there is nothing to replay."""
-        letters = list(dead_letters.read(directory))
-        if not letters:
-            raise CorpusError(f"{directory} has no dead letters.", "There is nothing to replay.")
-        references, units = {letter.source for letter in letters}, source.files()
-        known = frozenset(units)
-        found = {reference: unit_of(reference, known) for reference in references}
-        wanted = frozenset(found.values())
-        uris = tuple(uri for uri in units if uri in wanted)
-        missing = [reference for reference, unit in found.items() if unit is None]
-        if missing:
-            raise CorpusError(
-                f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.",
-                "Put them back.",
-            )
-        return cls(source, directory, uris, frozenset(letter.id for letter in letters))
-
-    def files(self) -> list[str]:
-        return list(self.uris)
-
-    def read(self, uri: str) -> Iterator[Element]:
-        known = outcomes.seen_in(self.directory, self.uris)
-        for element in self.source.read(uri):
-            identifier = element.document.id if isinstance(element, Rejection) else element.id
-            if identifier in self.records or bytes.fromhex(identifier) not in known:
-                yield element
+from castor.pipelines.corpus import corpus
+from castor.pipelines.execution.job_config import rebuild
 
 
 @gin.configurable(module="pipelines.replay")
@@ -63,4 +12,4 @@ def make_job(corpus_directory: str, output: str, dead_letter_threshold: float = 
     Raises CorpusError if the corpus is not whole, was made by another version of the job, or has no dead letters.
     """
     config = corpus.load_manifest(corpus_directory)["config"]
-    return jobs.rebuild(config, output=output, replay_of=corpus_directory, dead_letter_threshold=dead_letter_threshold)
+    return rebuild(config, output=output, replay_of=corpus_directory, dead_letter_threshold=dead_letter_threshold)

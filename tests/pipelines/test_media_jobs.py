@@ -11,7 +11,7 @@ import small_media
 from castor.pipelines import audio, image, video
 from castor.pipelines.core import dead_letters
 from castor.pipelines.corpus.corpus import read_corpus
-from castor.pipelines.execution import job
+from castor.pipelines.execution import job_config, launcher
 from castor.pipelines.filters import image_lists
 from castor.pipelines.filters.datacomp_basic import DataCompBasic
 from castor.pipelines.filters.sound_quality import SoundQuality
@@ -21,7 +21,7 @@ from castor.tasks import configuration
 
 def run(kind, folder, output, **options):
     options = {"num_shards": 2, "dead_letter_threshold": 1.0, **options}
-    return job.run(
+    return launcher.run(
         kind(name="test", input_root=str(folder), inputs=("**/*",), output=str(output), **options), quiet=True
     )
 
@@ -190,7 +190,7 @@ def test_gin_files_configure_the_jobs(name, tmp_path):
     assert (
         made.dead_letter_threshold == 0.5
         and made.rules
-        and job.rebuild(made.config(), output="out") == job.rebuild(made.config(), output="out")
+        and job_config.rebuild(made.config(), output="out") == job_config.rebuild(made.config(), output="out")
     )
     if not name.endswith("loose"):
         published = {"image": image, "audio": audio, "video": video}[name].Job(

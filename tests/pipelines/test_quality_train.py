@@ -16,7 +16,7 @@ from castor.pipelines import web
 from castor.pipelines.core.funnel import Funnel
 from castor.pipelines.corpus import corpus
 from castor.pipelines.document import Document, document_id
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.filters import quality_model
 from castor.pipelines.quality import linear_model, training_rows
 from castor.pipelines.quality_train import Job, without_repeats
@@ -107,7 +107,7 @@ def all_bytes(directory):
 @pytest.fixture(scope="module")
 def done(sets, tmp_path_factory):
     output = tmp_path_factory.mktemp("model") / "quality"
-    return job.run(make(sets, output), quiet=True), output
+    return launcher.run(make(sets, output), quiet=True), output
 
 
 def test_model_and_measures(sets, done):
@@ -154,12 +154,12 @@ def test_report_names_ngrams_and_is_not_alive(sets, done, tmp_path):
     hostile = write_lines(
         tmp_path / "h.jsonl.gz", [f"<script>alert({i})</script> {t}" for i, t in enumerate(texts(WEB, 120, 6))]
     )
-    job.run(make(sets, tmp_path / "m", sample=[hostile]), quiet=True)
+    launcher.run(make(sets, tmp_path / "m", sample=[hostile]), quiet=True)
     assert "<script" not in (tmp_path / "m" / "report.html").read_text()
 
 
 def test_any_way_to_run_gives_the_same_bytes(sets, done, tmp_path):
-    job.run(
+    launcher.run(
         make(sets, tmp_path / "two"), ["--direct_running_mode=multi_processing", "--direct_num_workers=2"], quiet=True
     )
     assert all_bytes(tmp_path / "two") == all_bytes(done[1]) and len(all_bytes(done[1])) == 3
@@ -198,7 +198,7 @@ def test_a_page_that_stands_twice_is_fitted_once():
 def test_quality_and_safety_side_by_side_in_a_web_job(sets, done, tmp_path):
     """The safety model keeps what scores low; both scores stay in the metadata; reasons and measures tell which model it was."""
     safety = make(sets, tmp_path / "safety", name="safety", reference=[sets["soup"]], keep="low", kept_share=0.8)
-    manifest = job.run(safety, quiet=True)
+    manifest = launcher.run(safety, quiet=True)
     assert manifest["measures"]["auc"] > 0.8 and manifest["measures"]["kept_of_reference"] < 0.4
     pages = write_lines(tmp_path / "pages.jsonl.gz", [*texts(GOOD, 6, 11), *texts(WEB, 6, 12), *texts(SOUP, 6, 13)])
     rules = (
@@ -215,7 +215,7 @@ def test_quality_and_safety_side_by_side_in_a_web_job(sets, done, tmp_path):
         keep_rejects=True,
         filters=rules,
     )
-    made = job.run(run, quiet=True)
+    made = launcher.run(run, quiet=True)
     assert (
         set(made["funnel"]["rejected"]) == {"quality_model.score", "safety_model.score"} and made["funnel"]["kept"] >= 4
     )
@@ -250,9 +250,9 @@ def test_bad_use(sets, tmp_path):
     few = write_lines(tmp_path / "few.jsonl", texts(GOOD, 10, 1))
     pathlib.Path(few).write_bytes(gzip.decompress(pathlib.Path(few).read_bytes()))
     with pytest.raises(CorpusError, match="only . different documents of the reference are .*8 is the least"):
-        job.run(make(sets, tmp_path / "m", reference=[few]), quiet=True)
+        launcher.run(make(sets, tmp_path / "m", reference=[few]), quiet=True)
     assert not (tmp_path / "m" / "manifest.json").exists()
     with pytest.raises(CorpusError, match="does not exist"):
-        job.run(make(sets, tmp_path / "m", reference=[str(tmp_path / "absent")]), quiet=True)
+        launcher.run(make(sets, tmp_path / "m", reference=[str(tmp_path / "absent")]), quiet=True)
     with pytest.raises(CorpusError, match="no file under"):
-        job.run(make(sets, tmp_path / "m", reference=[str(tmp_path / "absent*.jsonl")]), quiet=True)
+        launcher.run(make(sets, tmp_path / "m", reference=[str(tmp_path / "absent*.jsonl")]), quiet=True)

@@ -13,7 +13,7 @@ import pytest
 from castor.pipelines.core.funnel import Funnel
 from castor.pipelines.corpus import corpus
 from castor.pipelines.document import BadInput, Document, Rejection, document_id
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.media.images import encode_png
 from castor.pipelines.media.sounds import encode_flac
 from castor.pipelines.tokenization import examples
@@ -107,7 +107,7 @@ def all_bytes(directory: pathlib.Path) -> dict[str, str]:
 
 
 def test_text_to_cache_with_an_exact_funnel(text_corpus, vocabulary, tmp_path):
-    manifest = job.run(make_job(text_corpus, vocabulary, tmp_path), quiet=True)
+    manifest = launcher.run(make_job(text_corpus, vocabulary, tmp_path), quiet=True)
     funnel = Funnel.from_json(manifest["funnel"])
     assert funnel.read == 124 and funnel.adds_up
     assert funnel.rejected == {"tokenize.empty": 2, "tokenize.too_long": 2} and not funnel.dead_letters
@@ -124,7 +124,7 @@ def test_text_to_cache_with_an_exact_funnel(text_corpus, vocabulary, tmp_path):
 
 
 def test_what_is_in_the_cache_decodes_to_the_documents(text_corpus, vocabulary, tmp_path):
-    job.run(make_job(text_corpus, vocabulary, tmp_path), quiet=True)
+    launcher.run(make_job(text_corpus, vocabulary, tmp_path), quiet=True)
     v = Vocabulary.load(vocabulary)
     texts = {d.id: d.text for d in documents("text", 120)}
     found = {**records(tmp_path, "train"), **records(tmp_path, "validation")}
@@ -140,7 +140,7 @@ def test_media(vocabulary, tmp_path, modality):
         Document(document_id(modality, "bad"), "bad", modality, "damaged", b"\xff\xd8\xff nonsense"),
     ]
     directory = write_corpus(tmp_path / "corpus", modality, modality, made)
-    manifest = job.run(make_job(directory, vocabulary, tmp_path / "task", image_token_budget=20), quiet=True)
+    manifest = launcher.run(make_job(directory, vocabulary, tmp_path / "task", image_token_budget=20), quiet=True)
     funnel = Funnel.from_json(manifest["funnel"])
     assert funnel.read == 13 and funnel.kept == 12 and funnel.dead_total == 1 and funnel.adds_up
     v = Vocabulary.load(vocabulary)
@@ -161,17 +161,17 @@ def test_too_many_dead_letters_commit_nothing(vocabulary, tmp_path):
     ]
     directory = write_corpus(tmp_path / "corpus", "image", "image", made)
     with pytest.raises(CorpusError, match="dead letters"):
-        job.run(make_job(directory, vocabulary, tmp_path / "task"), quiet=True)
+        launcher.run(make_job(directory, vocabulary, tmp_path / "task"), quiet=True)
     assert not (tmp_path / "task" / "manifest.json").exists() and not (tmp_path / "task" / "COMPLETED").exists()
 
 
 def test_same_bytes_with_two_worker_processes_and_after_a_second_run(text_corpus, vocabulary, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    job.run(make_job(text_corpus, vocabulary, one), quiet=True)
+    launcher.run(make_job(text_corpus, vocabulary, one), quiet=True)
     first = all_bytes(one)
-    job.run(make_job(text_corpus, vocabulary, one), quiet=True)
+    launcher.run(make_job(text_corpus, vocabulary, one), quiet=True)
     assert all_bytes(one) == first
-    job.run(
+    launcher.run(
         make_job(text_corpus, vocabulary, two),
         ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
         quiet=True,
@@ -180,8 +180,8 @@ def test_same_bytes_with_two_worker_processes_and_after_a_second_run(text_corpus
 
 
 def test_seed_changes_order_and_splits_only(text_corpus, vocabulary, tmp_path):
-    job.run(make_job(text_corpus, vocabulary, tmp_path / "a"), quiet=True)
-    job.run(make_job(text_corpus, vocabulary, tmp_path / "b", seed=1), quiet=True)
+    launcher.run(make_job(text_corpus, vocabulary, tmp_path / "a"), quiet=True)
+    launcher.run(make_job(text_corpus, vocabulary, tmp_path / "b", seed=1), quiet=True)
     a, b = ({**records(tmp_path / x, "train"), **records(tmp_path / x, "validation")} for x in "ab")
     assert a == b and list(a) != list(b)
     assert set(records(tmp_path / "a", "validation")) != set(records(tmp_path / "b", "validation"))
@@ -189,9 +189,9 @@ def test_seed_changes_order_and_splits_only(text_corpus, vocabulary, tmp_path):
 
 def test_bad_use_is_named_before_anything_runs(text_corpus, vocabulary, tmp_path):
     with pytest.raises(CorpusError, match="absent"):
-        job.run(make_job(str(tmp_path / "absent"), vocabulary, tmp_path / "task"), quiet=True)
+        launcher.run(make_job(str(tmp_path / "absent"), vocabulary, tmp_path / "task"), quiet=True)
     with pytest.raises(VocabularyError, match="absent"):
-        job.run(make_job(text_corpus, str(tmp_path / "absent"), tmp_path / "task"), quiet=True)
+        launcher.run(make_job(text_corpus, str(tmp_path / "absent"), tmp_path / "task"), quiet=True)
     for splits in ({"train": 0.5}, {}, {"train": 1.5, "validation": -0.5}):
         with pytest.raises(ConfigurationError, match="SPLITS"):
             make_job(text_corpus, vocabulary, tmp_path, splits=splits)
@@ -199,7 +199,7 @@ def test_bad_use_is_named_before_anything_runs(text_corpus, vocabulary, tmp_path
     Vocabulary(sentencepieces.train(["text"], 512)).save(str(words))
     images = write_corpus(tmp_path / "images", "image", "image", documents("image", 1))
     with pytest.raises(VocabularyError, match="no image codes"):
-        job.run(make_job(images, str(words), tmp_path / "task"), quiet=True)
+        launcher.run(make_job(images, str(words), tmp_path / "task"), quiet=True)
 
 
 def test_fingerprint_follows_inputs_and_configuration_not_places(text_corpus, vocabulary, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from castor.pipelines.core.funnel import Funnel
 from castor.pipelines.corpus import corpus
 from castor.pipelines.document import Document, Rejection, document_id
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.media.images import encode_png
 from castor.pipelines.media.sounds import encode_flac
 from castor.pipelines.tokenization import samples
@@ -90,7 +90,7 @@ def all_bytes(directory: pathlib.Path) -> dict[str, str]:
 def test_whole_with_any_workers_the_same_bytes(corpora, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     made = make_job(corpora.values(), one)
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     funnel = Funnel.from_json(manifest["funnel"])
     assert funnel.read == 104 and funnel.kept == 72 and funnel.rejected == {samples.NOT_DRAWN: 32} and funnel.adds_up
     assert manifest["fingerprint"] == made.fingerprint()
@@ -106,7 +106,7 @@ def test_whole_with_any_workers_the_same_bytes(corpora, tmp_path):
     assert any("PSNR" in line for line in made.report(manifest))
     pixels = picture(99)
     assert codecs.psnr(pixels, vocabulary.decode_image(vocabulary.encode_image(pixels))) > 20
-    job.run(
+    launcher.run(
         make_job(corpora.values(), two),
         ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
         quiet=True,
@@ -116,29 +116,29 @@ def test_whole_with_any_workers_the_same_bytes(corpora, tmp_path):
 
 def test_text_alone_then_with_damage(corpora, tmp_path):
     made = make_job([corpora["text"]], tmp_path / "v")
-    assert job.run(made, quiet=True)["summary"]["image"] == {}
+    assert launcher.run(made, quiet=True)["summary"]["image"] == {}
     vocabulary = Vocabulary.load(str(tmp_path / "v"))
     assert vocabulary.sizes() == {"text": 600, "image": 0, "audio": 0} and vocabulary.image_codec is None
     bad = [*documents("image", 9), Document(document_id("image", "bad"), "bad", "image", None, b"no picture")]
     damaged = write_corpus(tmp_path / "damaged", "image", bad)
-    manifest = job.run(make_job([damaged], tmp_path / "v"), quiet=True)
+    manifest = launcher.run(make_job([damaged], tmp_path / "v"), quiet=True)
     assert Funnel.from_json(manifest["funnel"]).dead_letters == {"prepare.unsupported_format": 1}
     assert (tmp_path / "v" / "dead_letter").is_dir() and Vocabulary.load(str(tmp_path / "v")).sizes()["image"] == 256
     with pytest.raises(CorpusError, match="dead letters"):
-        job.run(make_job([damaged], tmp_path / "w", dead_letter_threshold=0.01), quiet=True)
+        launcher.run(make_job([damaged], tmp_path / "w", dead_letter_threshold=0.01), quiet=True)
     assert not (tmp_path / "w" / "manifest.json").exists()
 
 
 def test_a_corpus_without_documents(tmp_path):
     empty = write_corpus(tmp_path / "empty", "text", [])
-    job.run(make_job([empty], tmp_path / "v"), quiet=True)
+    launcher.run(make_job([empty], tmp_path / "v"), quiet=True)
     vocabulary = Vocabulary.load(str(tmp_path / "v"))
     assert vocabulary.decode(vocabulary.encode("still, any text")) == "still, any text"
 
 
 def test_bad_use(corpora, tmp_path):
     with pytest.raises(CorpusError, match="absent"):
-        job.run(make_job([str(tmp_path / "absent")], tmp_path / "v"), quiet=True)
+        launcher.run(make_job([str(tmp_path / "absent")], tmp_path / "v"), quiet=True)
     for changes, match in (
         ({"pieces": 100}, "VOCAB_SIZE"),
         ({"image_codes": 1}, "IMAGE_CODES"),

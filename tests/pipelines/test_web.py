@@ -10,7 +10,7 @@ from prose import GOOD, PROSE
 import gin
 from castor.pipelines import web
 from castor.pipelines.corpus import corpus
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.filters import c4, refinedweb
 from castor.pipelines.filters.reason import Reason
 from castor.pipelines.text.tokenized_text import view
@@ -47,7 +47,7 @@ def made(tmp_path):
 
 
 def test_funnel_of_the_default_rules(made):
-    funnel = job.run(made, quiet=True)["funnel"]
+    funnel = launcher.run(made, quiet=True)["funnel"]
     assert funnel["rejected"] == {
         "gopher_quality.few_words": 1,
         "gopher_repetition.duplicate_lines": 1,
@@ -71,13 +71,13 @@ def test_funnel_of_the_default_rules(made):
 )
 def test_a_job_put_together_wrongly_says_so_at_once(made, changes, message):
     with pytest.raises(ConfigurationError, match=message):
-        job.run(dataclasses.replace(made, **changes), quiet=True)
+        launcher.run(dataclasses.replace(made, **changes), quiet=True)
 
 
 def test_all_rules_of_a_document_share_one_view(made):
     """Steps fuse and elements go through them one by one, so the view is made once a text; c4.Clean makes another text of one document."""
     view.cache_clear()
-    job.run(
+    launcher.run(
         dataclasses.replace(made, filters=(*made.filters, refinedweb.Clean(max_words_removed=1.0), c4.Clean())),
         quiet=True,
     )
@@ -91,7 +91,7 @@ def test_recipes_as_gin_files(name, reason, tmp_path):
     values = (f"INPUT_ROOT={str(tmp_path)!r}", f"OUTPUT={str(tmp_path / 'out')!r}", "NUM_SHARDS=1")
     configuration.parse(configuration.Flags((f"pipelines/{name}.gin",), values))
     try:
-        manifest = job.run(web.Job(), quiet=True)
+        manifest = launcher.run(web.Job(), quiet=True)
     finally:
         gin.clear_config()
     assert manifest["funnel"]["rejected"] == ({reason: 1} if reason else {})

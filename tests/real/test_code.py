@@ -9,7 +9,7 @@ import pytest
 
 from castor.pipelines import code
 from castor.pipelines.corpus import corpus
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.filters import generated, stack
 from castor.pipelines.sourcecode.repository_layout import Layout
 
@@ -52,7 +52,7 @@ def rejected_in(output):
 
 def test_every_file_of_the_odd_repository_is_rejected_for_its_reason(real_data, tmp_path):
     assert [p.name for p in (real_data / "bad").glob("code_*")] == ["code_repo_odd.tar.gz"]
-    manifest = job.run(odd(real_data, tmp_path), quiet=True)
+    manifest = launcher.run(odd(real_data, tmp_path), quiet=True)
     assert rejected_in(tmp_path) == ODD and manifest["funnel"]["read"] == len(ODD) and manifest["funnel"]["kept"] == 0
     assert not [p for p in tmp_path.rglob("*") if "evil" in p.name]
 
@@ -61,7 +61,7 @@ def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
     """Without the rule on licences: encodings told, the licence that each file is under named, the secret replaced, the funnel the same"
     " when joined."""
     rules = (generated.Filter(), stack.Filter())
-    manifest = job.run(odd(real_data, tmp_path / "files", filters=rules), quiet=True)
+    manifest = launcher.run(odd(real_data, tmp_path / "files", filters=rules), quiet=True)
     documents = {d.metadata["path"].partition("/")[2]: d for d in corpus.read_corpus(str(tmp_path / "files"))}
     assert {*documents, *rejected_in(tmp_path / "files")} == set(ODD)
     assert (
@@ -77,7 +77,7 @@ def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
     gpl = documents["spdx_gpl.py"].metadata
     assert gpl["licence"].startswith("GPL") and gpl["licence_from"] == [gpl["path"]]
     assert secret.metadata["licence"] == "unknown" and secret.metadata["licence_from"] == ["repo-0/LICENSE"]
-    joined = job.run(odd(real_data, tmp_path / "joined", filters=rules, repositories=Layout()), quiet=True)
+    joined = launcher.run(odd(real_data, tmp_path / "joined", filters=rules, repositories=Layout()), quiet=True)
     assert joined["funnel"] == manifest["funnel"] and joined["documents"] == 1
     [document] = corpus.read_corpus(str(tmp_path / "joined"))
     assert {m["id"] for m in document.metadata["members"]} == {d.id for d in documents.values()} and document.metadata[
@@ -97,7 +97,7 @@ def test_installed_packages(tmp_path):
     made = code.Job(
         name="installed", input_root=str(tmp_path), inputs=("*.tar.gz",), output=str(tmp_path / "out"), num_shards=2
     )
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     documents = list(corpus.read_corpus(str(tmp_path / "out")))
     assert manifest["funnel"]["kept"] == len(documents) > 30
     assert {d.metadata["repository"] for d in documents} >= {"jinja2"}
@@ -133,7 +133,7 @@ def test_a_notebook_of_another_project(tmp_path):
         num_shards=1,
         dead_letter_threshold=0.6,
     )
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     documents = list(corpus.read_corpus(str(tmp_path / "out")))
     assert manifest["funnel"]["dead_letters"] == {"parse.notebook": 1} and len(documents) == min(3, len(installed)) + 1
     assert all(d.metadata["language"] == "jupyter" and "# %%" in d.text and '"cells"' not in d.text for d in documents)

@@ -9,7 +9,7 @@ import pytest
 from castor.pipelines import web
 from castor.pipelines.decontamination import benchmark_files
 from castor.pipelines.decontamination.decontaminate import Decontaminate
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +44,7 @@ def test_planted_questions_are_found_and_real_pages_stay(real_data, tmp_path):
         filters=(Decontaminate(root=root),),
         duplicates=(),
     )
-    funnel = job.run(made, quiet=True)["funnel"]
+    funnel = launcher.run(made, quiet=True)["funnel"]
     assert sum(funnel["rejected"].values()) == planted and funnel["kept"] == len(texts)
     report = {
         row["file"]: row for row in json.loads((tmp_path / "out" / "contamination.json").read_text())["benchmarks"]

@@ -7,7 +7,7 @@ import pytest
 from castor.pipelines import audio, image, video
 from castor.pipelines.core import dead_letters
 from castor.pipelines.corpus.corpus import read_corpus
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.filters.clip_quality import ClipQuality
 from castor.pipelines.filters.datacomp_basic import DataCompBasic
 from castor.pipelines.filters.sound_quality import SoundQuality
@@ -31,7 +31,7 @@ def run(kind, data, patterns, output, rules, threshold=0.9):
         dead_letter_threshold=threshold,
         keep_rejects=True,
     )
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     funnel = manifest["funnel"]
     assert funnel["read"] == funnel["kept"] + sum(
         sum(funnel[part].values()) for part in ("rejected", "duplicates", "dead_letters")

@@ -7,7 +7,7 @@ from castor.pipelines.core import dead_letters
 from castor.pipelines.core.sandbox import Sandbox
 from castor.pipelines.corpus import corpus
 from castor.pipelines.document import Document, Rejection
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.readers.web_source import PageSource
 
 pytestmark = pytest.mark.real
@@ -59,7 +59,7 @@ def refined(real_data, tmp_path_factory):
         dead_letter_threshold=0.5,
         sandbox=Sandbox(cpu_seconds=1.0, memory_bytes=1 << 30),
     )
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     return manifest, list(corpus.read_corpus(output)), list(dead_letters.read(output))
 
 

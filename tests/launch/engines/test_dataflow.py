@@ -11,7 +11,7 @@ import small_job
 from castor.launch.command import main
 from castor.launch.commands import launch
 from castor.launch.engines import dataflow
-from castor.pipelines.execution import detached, job
+from castor.pipelines.execution import detached, job_config, launcher
 from castor.tasks.errors import ConfigurationError, CorpusError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
@@ -25,7 +25,7 @@ GIVEN = (
 
 @pytest.fixture
 def lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(job.fingerprint, "ROOMS", (*job.fingerprint.ROOMS, "small_job"))
+    monkeypatch.setattr(job_config.fingerprint, "ROOMS", (*job_config.fingerprint.ROOMS, "small_job"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("one\ntwo\ntwo\nreject me\n")
     return small_job.Job(
@@ -91,7 +91,7 @@ def test_paths_of_this_machine_are_refused(lines):
 
 def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
     """FnApiRunner has done everything when it returns, so the second step finds it whole: the bytes are those of a job that waited."""
-    job.run(dataclasses.replace(lines, output=str(tmp_path / "waited")), quiet=True)
+    launcher.run(dataclasses.replace(lines, output=str(tmp_path / "waited")), quiet=True)
     detached.submit(lines, [])
     assert not (tmp_path / "out" / "manifest.json").exists()
     detached.commit(lines.output)
@@ -99,7 +99,7 @@ def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
         {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()}
         for d in (tmp_path / "out", tmp_path / "waited")
     ]
-    assert files[0] == files[1] and job.up_to_date(lines)
+    assert files[0] == files[1] and launcher.up_to_date(lines)
     with pytest.raises(CorpusError, match="no detached job has been sent"):
         detached.commit(lines.output)
 
@@ -117,7 +117,7 @@ def test_a_detached_job_that_is_not_done_or_not_the_same_is_not_committed(lines,
         detached.commit(lines.output)
     (tmp_path / "in" / "b.txt").unlink()
     detached.commit(lines.output)
-    assert job.up_to_date(lines)
+    assert launcher.up_to_date(lines)
 
 
 def test_bad_use_is_one_line(capsys, tmp_path):
@@ -139,7 +139,7 @@ def test_the_image_is_of_the_locked_version():
     locked = re.search(
         r"^apache-beam(?:\[.*\])?==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE
     ).group(1)
-    text = (REPOSITORY / "launch" / "Dockerfile").read_text()
+    text = (REPOSITORY / "launch" / "engines" / "Dockerfile").read_text()
     assert f"ARG BEAM={locked}\n" in text and "--constraint constraints.txt" in text
     for line in text.splitlines():
         if line.startswith("COPY "):

@@ -10,7 +10,7 @@ import small_job
 from engine_jobs import TOKENIZE, VOCABULARY, WEB, digests, make, say
 
 from castor.launch.recipes.demo_corpus import _write_web
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.tasks.errors import CorpusError, VocabularyError
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -25,9 +25,9 @@ def jobs(tmp_path_factory):
     _write_web(home / "crawl", PAGES)
     web = make("web", INPUT_ROOT=str(home / "crawl"), OUTPUT=str(home / "web"), **WEB)
     made = {"web": web}
-    job.run(web, quiet=True)
+    launcher.run(web, quiet=True)
     made["vocabulary"] = make("vocabulary", CORPORA=[web.output], OUTPUT=str(home / "vocabulary"), **VOCABULARY)
-    job.run(made["vocabulary"], quiet=True)
+    launcher.run(made["vocabulary"], quiet=True)
     made["tokenize"] = make(
         "tokenize",
         NAME="web",
@@ -36,7 +36,7 @@ def jobs(tmp_path_factory):
         OUTPUT=str(home / "tasks"),
         **TOKENIZE,
     )
-    job.run(made["tokenize"], quiet=True)
+    launcher.run(made["tokenize"], quiet=True)
     return {name: (one, digests(one.output)) for name, one in made.items()}
 
 
@@ -44,7 +44,7 @@ def jobs(tmp_path_factory):
 def test_every_engine_writes_the_same_bytes(engine, jobs, name, tmp_path, capsys):
     one, expected = jobs[name]
     say(capsys, "FnApiRunner", name, expected)
-    manifest = job.run(dataclasses.replace(one, output=str(tmp_path / name)), engine.options, quiet=True)
+    manifest = launcher.run(dataclasses.replace(one, output=str(tmp_path / name)), engine.options, quiet=True)
     found = digests(tmp_path / name)
     say(capsys, engine.name, name, found)
     assert found == expected
@@ -55,7 +55,7 @@ def test_an_error_for_the_user_arrives_as_itself(engine, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("vocabulary\n")
     with pytest.raises(VocabularyError, match="^the vocabulary is gone. Bring it back.$"):
-        job.run(lines(tmp_path), engine.options, quiet=True)
+        launcher.run(lines(tmp_path), engine.options, quiet=True)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -63,7 +63,7 @@ def test_too_many_dead_letters_commit_nothing(engine, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("good\nzero\nbad x\n")
     with pytest.raises(CorpusError, match=r"2 of 3 records \(66.7%\) are dead letters .*Nothing was committed"):
-        job.run(lines(tmp_path), engine.options, quiet=True)
+        launcher.run(lines(tmp_path), engine.options, quiet=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".failed"]
 
 

@@ -16,7 +16,7 @@ from castor.launch.engines.gcs import FakeGcs
 from castor.launch.recipes.demo_corpus import _write_web
 from castor.pipelines.core import sources
 from castor.pipelines.corpus import corpus
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.tasks.errors import CacheError, ConfigurationError, CorpusError
 from castor.tasks.storage import gcs, storage
 
@@ -152,9 +152,9 @@ def made(bucket, tmp_path_factory):
     for path in (home / "crawl").iterdir():
         storage.write_bytes_atomic(f"{bucket}/crawl/{path.name}", path.read_bytes())
     web = make("web", INPUT_ROOT=f"{bucket}/crawl", OUTPUT=f"{bucket}/web", **WEB)
-    job.run(web, quiet=True)
+    launcher.run(web, quiet=True)
     vocabulary = make("vocabulary", CORPORA=[web.output], OUTPUT=f"{bucket}/vocabulary", **VOCABULARY)
-    job.run(vocabulary, quiet=True)
+    launcher.run(vocabulary, quiet=True)
     tokenize = make(
         "tokenize",
         NAME="web",
@@ -163,7 +163,7 @@ def made(bucket, tmp_path_factory):
         OUTPUT=f"{bucket}/tasks/web",
         **TOKENIZE,
     )
-    job.run(tokenize, quiet=True)
+    launcher.run(tokenize, quiet=True)
     return web, vocabulary, tokenize
 
 
@@ -179,16 +179,16 @@ def test_jobs_from_a_bucket_into_a_bucket_write_what_they_write_on_disk(made, bu
     """The same job with only its output elsewhere: byte for byte. Nothing of the staging stays in the bucket."""
     for name, one in zip(("web", "vocabulary", "tokenize"), made):
         found = fetched(one.output, tmp_path / "fetched" / name)
-        job.run(dataclasses.replace(one, output=str(tmp_path / "disk" / name)), quiet=True)
+        launcher.run(dataclasses.replace(one, output=str(tmp_path / "disk" / name)), quiet=True)
         say(capsys, "bucket", name, found)
         assert found == digests(tmp_path / "disk" / name)
     assert not [name for name in storage.walk(bucket) if ".staging" in name]
-    assert job.up_to_date(made[0])
+    assert launcher.up_to_date(made[0])
     storage.write_bytes_atomic(
         f"{bucket}/crawl/pages-00000.warc.gz", storage.read_bytes(f"{bucket}/crawl/pages-00000.warc.gz")
     )
     gcs._looks.clear()
-    assert not job.up_to_date(made[0])  # another generation
+    assert not launcher.up_to_date(made[0])  # another generation
 
 
 def test_dataflows_submission_from_the_command(made, bucket, capsys):
@@ -245,7 +245,7 @@ def test_a_run_killed_before_its_manifest_is_no_corpus(made, bucket):
     storage.write_bytes_atomic(f"{bucket}/killed/documents-00000-of-00001.parquet", b"half")
     with pytest.raises(CorpusError, match="not finished.*Run the job"):
         list(corpus.read_corpus(f"{bucket}/killed"))
-    job.run(dataclasses.replace(made[0], output=f"{bucket}/killed"), quiet=True)
+    launcher.run(dataclasses.replace(made[0], output=f"{bucket}/killed"), quiet=True)
     assert [d.id for d in corpus.read_corpus(f"{bucket}/killed")] and not [
         n for n in storage.walk(f"{bucket}/killed") if "staging" in n or "00001.parquet" in n
     ]

@@ -12,7 +12,7 @@ from castor.pipelines.decontamination import report as contamination_report
 from castor.pipelines.decontamination.benchmark_files import Benchmark
 from castor.pipelines.decontamination.decontaminate import Decontaminate
 from castor.pipelines.document import Document, Rejection
-from castor.pipelines.execution import job
+from castor.pipelines.execution import job_config, launcher
 from castor.tasks.errors import ConfigurationError
 
 HOSTILE = f"<script>alert(1)</script> {QUESTION} <img src=x>"
@@ -64,7 +64,7 @@ def test_configuration_is_checked(step):
         Decontaminate()
     with pytest.raises(ConfigurationError, match="reject, cut"):
         dataclasses.replace(step, action="erase")
-    assert job.rebuild(job.describe(step)) == step
+    assert job_config.rebuild(job_config.describe(step)) == step
 
 
 def test_in_a_job_with_its_report(step, tmp_path):
@@ -78,7 +78,7 @@ def test_in_a_job_with_its_report(step, tmp_path):
         num_shards=3,
         filters=(step,),
     )
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     assert manifest["funnel"]["kept"] == 2 and manifest["funnel"]["rejected"] == {"decontamination.ferry": 2}
     report = json.loads((tmp_path / "out" / "contamination.json").read_text())
     [row] = report["benchmarks"]
@@ -94,16 +94,16 @@ def test_in_a_job_with_its_report(step, tmp_path):
         and "contamination.html" in card
     )
     one = dataclasses.replace(made, num_shards=1, output=str(tmp_path / "one"))
-    job.run(one, quiet=True)
+    launcher.run(one, quiet=True)
     assert (tmp_path / "one" / "contamination.json").read_bytes() == (
         tmp_path / "out" / "contamination.json"
     ).read_bytes()
 
-    assert job.up_to_date(made)
+    assert launcher.up_to_date(made)
     with open(tmp_path / "eval" / "ferry_test.jsonl", "a") as file:
         file.write(json.dumps({"question": "Another one."}) + "\n")
-    assert not job.up_to_date(made)
-    job.run(dataclasses.replace(made, filters=()), quiet=True)
+    assert not launcher.up_to_date(made)
+    launcher.run(dataclasses.replace(made, filters=()), quiet=True)
     assert (
         not (tmp_path / "out" / "contamination.json").exists()
         and "Benchmarks" not in (tmp_path / "out" / "card.html").read_text()
@@ -119,13 +119,13 @@ def test_code_and_captions_take_it_too(step, tmp_path):
     made = code.Job(
         name="c", input_root=str(tmp_path), inputs=("repo/**",), output=str(tmp_path / "code"), filters=(step,)
     )
-    assert job.run(made, quiet=True)["funnel"]["rejected"] == {"decontamination.ferry": 1}
+    assert launcher.run(made, quiet=True)["funnel"]["rejected"] == {"decontamination.ferry": 1}
     Image.new("RGB", (300, 300)).save(tmp_path / "repo" / "p.png")
     (tmp_path / "repo" / "p.txt").write_text(QUESTION.upper())
     made = image.Job(
         name="i", input_root=str(tmp_path), inputs=("repo/p.*",), output=str(tmp_path / "image"), rules=(step,)
     )
-    assert job.run(made, quiet=True)["funnel"]["rejected"] == {"decontamination.ferry": 1}
+    assert launcher.run(made, quiet=True)["funnel"]["rejected"] == {"decontamination.ferry": 1}
 
 
 def test_ranges():
@@ -159,7 +159,7 @@ def test_gin_file(step, tmp_path):
     )  # fmt: skip
     configuration.parse(configuration.Flags(("pipelines/web.gin", "pipelines/decontamination.gin"), values))
     try:
-        manifest = job.run(web.Job(), quiet=True)
+        manifest = launcher.run(web.Job(), quiet=True)
     finally:
         gin.clear_config()
     assert manifest["funnel"]["rejected"] == {"decontamination.ferry": 1} and list(manifest["files"].values())

@@ -16,7 +16,7 @@ from castor.pipelines.deduplication.minhash import MinHash
 from castor.pipelines.deduplication.rules import ByText, ByUrl, Longest, Newest, text_key
 from castor.pipelines.deduplication.shared_lines import SharedLines
 from castor.pipelines.document import Document, document_id
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.tasks.errors import ConfigurationError
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -93,7 +93,7 @@ def run(texts, output, beam_args=(), **changes):
     made = duplicates_job.Job(
         name="d", input_root=str(texts), inputs=("*",), output=str(output), **{"num_shards": 3, **changes}
     )
-    return job.run(made, beam_args, quiet=True)
+    return launcher.run(made, beam_args, quiet=True)
 
 
 def files_of(directory):

@@ -11,7 +11,7 @@ from castor.pipelines.deduplication import duplicates_table, near_images
 from castor.pipelines.deduplication.near_images import NearPictures
 from castor.pipelines.deduplication.rules import ByBytes, node
 from castor.pipelines.document import Document, document_id
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.tasks.errors import ConfigurationError
 
 
@@ -112,7 +112,7 @@ def test_image_job_with_near_duplicates(tmp_path):
         rules=(),
         duplicates=rules,
     )
-    manifest = job.run(made, quiet=True)
+    manifest = launcher.run(made, quiet=True)
     assert manifest["funnel"]["kept"] == 3 and manifest["funnel"]["duplicates"] == {"image_near": 6}
     assert manifest["clusters"] == {"image_near": {"2": 3}}
     rows = list(duplicates_table.read(str(tmp_path / "out")))

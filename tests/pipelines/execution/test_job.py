@@ -19,7 +19,7 @@ from castor.pipelines.core.funnel import Funnel
 from castor.pipelines.core.sandbox import Sandbox
 from castor.pipelines.corpus import corpus
 from castor.pipelines.document import document_id
-from castor.pipelines.execution import job, replay
+from castor.pipelines.execution import beam_options, job_config, launcher, replay
 from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
@@ -57,7 +57,7 @@ def files_of(directory):
 @pytest.fixture(scope="module")
 def done(lines, tmp_path_factory):
     output = tmp_path_factory.mktemp("out") / "corpus"
-    return job.run(make(lines, output), quiet=True), output
+    return launcher.run(make(lines, output), quiet=True), output
 
 
 def test_funnel_is_exact_and_says_everything(done):
@@ -105,16 +105,16 @@ def test_dead_letters_and_rejects_are_on_disk(done, lines):
 def test_every_way_to_run_gives_the_same_bytes(lines, done, tmp_path):
     """Two worker processes, a sandbox, and a run that was killed half-way and started again."""
     expected = files_of(done[1])
-    job.run(make(lines, tmp_path / "two"), TWO_WORKERS, quiet=True)
+    launcher.run(make(lines, tmp_path / "two"), TWO_WORKERS, quiet=True)
     assert files_of(tmp_path / "two") == expected
-    job.run(make(lines, tmp_path / "sandboxed", limits=Sandbox()), quiet=True)
+    launcher.run(make(lines, tmp_path / "sandboxed", limits=Sandbox()), quiet=True)
     sandboxed = files_of(tmp_path / "sandboxed")
     different = {name for name in expected if sandboxed[name] != expected[name]}
     assert sandboxed.keys() == expected.keys() and different == {
         "manifest.json",
         "card.html",
     }  # they tell the configuration
-    again = job.run(make(lines, done[1]), quiet=True)
+    again = launcher.run(make(lines, done[1]), quiet=True)
     assert files_of(done[1]) == expected and again == done[0]
 
 
@@ -124,8 +124,8 @@ def test_sigkill_leaves_nothing_visible_and_the_next_run_cleans_up(lines, tmp_pa
     (root / "some.txt").write_text(f"one\ntwo\nwait {tmp_path / 'begun'}\n")
     output = tmp_path / "out"
     script = (
-        f"import small_job\nfrom pipelines import job\nfrom pipelines.sandbox import Sandbox\n"
-        f"job.run(small_job.Job(name='s', input_root={str(root)!r}, inputs=('*',), output={str(output)!r}, num_shards=2, limits=Sandbox()), quiet=True)"
+        f"import small_job\nfrom castor.pipelines.execution import launcher\nfrom castor.pipelines.core.sandbox import Sandbox\n"
+        f"launcher.run(small_job.Job(name='s', input_root={str(root)!r}, inputs=('*',), output={str(output)!r}, num_shards=2, limits=Sandbox()), quiet=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
     while not (tmp_path / "begun").exists():
@@ -137,7 +137,9 @@ def test_sigkill_leaves_nothing_visible_and_the_next_run_cleans_up(lines, tmp_pa
     with pytest.raises(CorpusError, match="not finished.*Run the job"):
         list(corpus.read_corpus(str(output)))
     (root / "some.txt").write_text("one\ntwo\nthree\n")
-    job.run(small_job.Job(name="s", input_root=str(root), inputs=("*",), output=str(output), num_shards=2), quiet=True)
+    launcher.run(
+        small_job.Job(name="s", input_root=str(root), inputs=("*",), output=str(output), num_shards=2), quiet=True
+    )
     assert len(list(corpus.read_corpus(str(output)))) == 3 and not list(output.glob(".staging-*"))
 
 
@@ -147,12 +149,12 @@ def test_too_many_dead_letters_fail_and_leave_the_old_corpus(lines, done):
         CorpusError,
         match=r"10 of 378 records \(2.6%\) are dead letters .*over the threshold of 1.0%.*Nothing was committed",
     ) as caught:
-        job.run(make(lines, done[1], dead_letter_threshold=0.01), quiet=True)
+        launcher.run(make(lines, done[1], dead_letter_threshold=0.01), quiet=True)
     assert str(done[1]) in str(caught.value)
     after = files_of(done[1])
     assert {k: v for k, v in after.items() if not k.startswith(corpus.FAILED)} == before
     assert any(k.startswith(f"{corpus.FAILED}/dead_letter/") for k in after)
-    job.run(make(lines, done[1]), quiet=True)
+    launcher.run(make(lines, done[1]), quiet=True)
     assert files_of(done[1]) == before
 
 
@@ -162,7 +164,7 @@ def test_an_error_for_the_user_stops_the_job_as_itself(tmp_path, arguments):
     root.mkdir()
     (root / "a.txt").write_text("vocabulary\n")
     with pytest.raises(VocabularyError, match="^the vocabulary is gone. Bring it back.$"):
-        job.run(make(root, tmp_path / "out"), arguments, quiet=True)
+        launcher.run(make(root, tmp_path / "out"), arguments, quiet=True)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -172,59 +174,59 @@ def test_an_interrupt_is_one(tmp_path):
     root.mkdir()
     (root / "a.txt").write_text("interrupt\n")
     with pytest.raises(KeyboardInterrupt):
-        job.run(make(root, tmp_path / "out"), quiet=True)
+        launcher.run(make(root, tmp_path / "out"), quiet=True)
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_empty_and_misnamed_input(tmp_path):
     with pytest.raises(CorpusError, match="no file under"):
-        job.run(make(tmp_path, tmp_path / "out", inputs=("*.nothing",)), quiet=True)
+        launcher.run(make(tmp_path, tmp_path / "out", inputs=("*.nothing",)), quiet=True)
     with pytest.raises(CorpusError, match="does not exist"):
-        job.run(make(tmp_path / "absent", tmp_path / "out"), quiet=True)
+        launcher.run(make(tmp_path / "absent", tmp_path / "out"), quiet=True)
     with pytest.raises(ConfigurationError, match="Write a list"):
         make(tmp_path, tmp_path / "out", inputs="*.txt")
 
 
 def test_unknown_options_and_runners(tmp_path):
     with pytest.raises(ConfigurationError, match="--direct_num_worker=2"):
-        job.beam_options(["--direct_num_worker=2"])
+        beam_options.parse(["--direct_num_worker=2"])
     for arguments in ([], ["--runner=DirectRunner"], ["--runner=FnApiRunner"]):
-        assert type(job.beam_options(arguments)[1]).__name__ == "FnApiRunner"
+        assert type(beam_options.parse(arguments)[1]).__name__ == "FnApiRunner"
 
 
 def test_fingerprint_follows_inputs_configuration_and_code(lines, done, tmp_path):
     same = make(lines, tmp_path / "elsewhere")
-    assert job.expected_fingerprint(same) == done[0]["fingerprint"] and job.up_to_date(make(lines, done[1]))
-    assert not job.up_to_date(same)
+    assert same.fingerprint() == done[0]["fingerprint"] and launcher.up_to_date(make(lines, done[1]))
+    assert not launcher.up_to_date(same)
     assert make(lines, done[1], filter=small_job.Short(most=99)).fingerprint() != done[0]["fingerprint"]
     status = (lines / "0.txt").stat()
     os.utime(lines / "0.txt", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     try:
-        assert not job.up_to_date(make(lines, done[1]))
+        assert not launcher.up_to_date(make(lines, done[1]))
     finally:
         os.utime(lines / "0.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_a_job_is_built_again_from_its_manifest(done, lines, monkeypatch):
     with pytest.raises(CorpusError, match="not Castor's"):
-        job.rebuild(done[0]["config"], output="x")
-    monkeypatch.setattr(job.fingerprint, "ROOMS", (*job.fingerprint.ROOMS, "small_job"))
-    rebuilt = job.rebuild(done[0]["config"], output=str(done[1]))
+        job_config.rebuild(done[0]["config"], output="x")
+    monkeypatch.setattr(job_config.fingerprint, "ROOMS", (*job_config.fingerprint.ROOMS, "small_job"))
+    rebuilt = job_config.rebuild(done[0]["config"], output=str(done[1]))
     assert rebuilt == dataclasses.replace(make(lines, done[1]), inputs=("*",))
 
 
 def test_replay_reads_the_dead_letters_alone(tmp_path, lines, monkeypatch):
-    monkeypatch.setattr(job.fingerprint, "ROOMS", (*job.fingerprint.ROOMS, "small_job"))
+    monkeypatch.setattr(job_config.fingerprint, "ROOMS", (*job_config.fingerprint.ROOMS, "small_job"))
     root = tmp_path / "in"
     root.mkdir()
     (root / "a.txt").write_text("good\nzero\nbad x\nalso good\n")
     (root / "b.txt").write_text("fine\nbroken rest\nlost\n")
     (root / "c.txt").write_text("not needed\n")
-    first = job.run(make(root, tmp_path / "out", dead_letter_threshold=1.0), quiet=True)
+    first = launcher.run(make(root, tmp_path / "out", dead_letter_threshold=1.0), quiet=True)
     assert first["funnel"]["kept"] == 5 and sum(first["funnel"]["dead_letters"].values()) == 3
     (root / "a.txt").write_text("good\nmended\nbad x\nalso good\n")
     (root / "b.txt").write_text("fine\nmended too\nlost\n")
-    again = job.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "again")), quiet=True)
+    again = launcher.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "again")), quiet=True)
     # Line 2 of b.txt is in the corpus already; of a damaged file only what was never seen comes back.
     assert [sorted(d.text for d in corpus.read_corpus(str(tmp_path / o))) for o in ("out", "again")][1] == [
         "LOST",
@@ -233,15 +235,15 @@ def test_replay_reads_the_dead_letters_alone(tmp_path, lines, monkeypatch):
     assert again["funnel"]["dead_letters"] == {"shout.bad_word": 1} and again["funnel"]["read"] == 3
     (root / "a.txt").unlink()
     with pytest.raises(CorpusError, match="files that are gone"):
-        job.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "third")), quiet=True)
+        launcher.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "third")), quiet=True)
 
 
 def test_output_never_replaces_what_is_read(lines, done):
     made, output = files_of(done[1]), str(done[1])
     with pytest.raises(ConfigurationError, match="replay_of"):
-        job.run(make(lines, f"{output}/.", replay_of=output), quiet=True)
+        launcher.run(make(lines, f"{output}/.", replay_of=output), quiet=True)
     with pytest.raises(ConfigurationError, match="input_root"):
-        job.run(make(lines, lines), quiet=True)
+        launcher.run(make(lines, lines), quiet=True)
     assert files_of(done[1]) == made
 
 
@@ -249,7 +251,7 @@ def test_card_is_one_page_with_everything_and_nothing_alive(tmp_path):
     root = tmp_path / "in"
     root.mkdir()
     (root / "a.txt").write_text("<script>alert(1)</script>\nreject <img src=x onerror=alert(2)>\n")
-    job.run(make(root, tmp_path / "out"), quiet=True)
+    launcher.run(make(root, tmp_path / "out"), quiet=True)
     page = (tmp_path / "out" / "card.html").read_text()
     assert "&lt;SCRIPT&gt;ALERT(1)" in page and "<SCRIPT>" not in page and "<img" not in page
     assert "shout.asked" in page and "<svg" in page and "http" not in page.split("<style>")[1].split("</style>")[0]

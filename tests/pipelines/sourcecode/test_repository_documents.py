@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from castor.pipelines import code
 from castor.pipelines.corpus import corpus, outcomes
 from castor.pipelines.document import Document, document_id
-from castor.pipelines.execution import job
+from castor.pipelines.execution import launcher
 from castor.pipelines.filters import licence
 from castor.pipelines.sourcecode import repository_documents
 from castor.pipelines.sourcecode.repository_layout import Layout, cut, dependencies_first
@@ -163,8 +163,8 @@ def files_of(directory):
 
 
 def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):
-    apart = job.run(make(raw, tmp_path / "apart"), quiet=True)
-    together = job.run(make(raw, tmp_path / "together", repositories=Layout()), quiet=True)
+    apart = launcher.run(make(raw, tmp_path / "apart"), quiet=True)
+    together = launcher.run(make(raw, tmp_path / "together", repositories=Layout()), quiet=True)
     assert (
         together["funnel"] == apart["funnel"]
         and together["documents"] == 3 < together["funnel"]["kept"] == apart["documents"]
@@ -191,9 +191,9 @@ def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):
 
 def test_parts_in_the_job_are_the_same_bytes_with_two_workers(raw, tmp_path):
     layout = Layout(max_characters=120)
-    manifest = job.run(make(raw, tmp_path / "a", repositories=layout), quiet=True)
+    manifest = launcher.run(make(raw, tmp_path / "a", repositories=layout), quiet=True)
     assert manifest["documents"] > 5 and manifest["funnel"]["kept"] == sum(
         d.records for d in corpus.read_corpus(str(tmp_path / "a"))
     )
-    job.run(make(raw, tmp_path / "b", repositories=layout), TWO_WORKERS, quiet=True)
+    launcher.run(make(raw, tmp_path / "b", repositories=layout), TWO_WORKERS, quiet=True)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
