@@ -7,12 +7,16 @@ checkout, which a wheel installs as `castor/gin/`; both are found without a flag
 
 import dataclasses
 import difflib
+import io
+import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+import tokenize
+from collections.abc import Iterator, Sequence
 
 import gin
+from castor.tasks import former_names
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.fingerprint import ROOMS
 
@@ -101,9 +105,8 @@ def parse(flags: Flags, skip_unknown: bool = False) -> None:
     file binds or uses, which gin itself would accept in silence.
     """
     gin.clear_config()
-    gin.config._FILE_READERS[:] = gin.config._FILE_READERS[
-        :1
-    ]  # plain files only: gin's resource reader fails on namespace packages
+    # Plain files only: gin's resource reader fails on namespace packages.
+    gin.config._FILE_READERS[:] = [(_open, os.path.isfile)]
     own = str(gin_root())
     for path in (*flags.search_paths, own):
         if path not in gin.config._LOCATION_PREFIXES:
@@ -115,7 +118,7 @@ def parse(flags: Flags, skip_unknown: bool = False) -> None:
             gin.parse_config_file(str(path), skip_unknown=skip_unknown)
         for binding in flags.bindings:
             try:
-                gin.parse_config(binding, skip_unknown=skip_unknown)
+                gin.parse_config(with_present_names(binding), skip_unknown=skip_unknown)
             except Exception as error:
                 raise ConfigurationError(f"gin binding {binding!r}: {_first_line(error)}", _hint(error)) from error
     except ConfigurationError:
@@ -135,6 +138,67 @@ def macro(name: str, default=None):
 def operative_config() -> str:
     """The bindings that were used, as gin text."""
     return gin.operative_config_str(max_line_length=120)
+
+
+class _Text(io.StringIO):
+    """A gin file's text for gin's parser, which takes the file's name for its messages from `name`."""
+
+    def __init__(self, text: str, name: str):
+        super().__init__(text)
+        self.name = name
+
+
+def _open(path: str) -> _Text:
+    return _Text(with_present_names(pathlib.Path(path).read_text(encoding="utf-8")), path)
+
+
+def with_present_names(text: str) -> str:
+    """Gin text with the former names of modules in its import statements replaced (tasks/former_names.py)."""
+    lines = text.split("\n")
+    for (row, start), (_, stop), module, is_from in reversed(list(_imports(text))):
+        present = former_names.module(module)
+        if present != module:
+            home, _, name = present.rpartition(".")
+            lines[row - 1] = (
+                lines[row - 1][:start]
+                + (f"from {home} import {name}" if is_from else f"import {present}")
+                + lines[row - 1][stop:]
+            )
+    return "\n".join(lines)
+
+
+def imported_modules(text: str) -> list[str]:
+    """The modules that the import statements of gin text name, by their present names."""
+    return [former_names.module(module) for _, _, module, _ in _imports(text)]
+
+
+def _imports(text: str) -> Iterator[tuple[tuple[int, int], tuple[int, int], str, bool]]:
+    """(start, stop, module, is_from) of every import statement; positions are (row from 1, column from 0).
+
+    Gin reads its files by Python's tokens, and so does this search: a line inside a multi-line string is no statement.
+    """
+    statement: list[tokenize.TokenInfo] = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type in (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER):
+                if found := _import_of(statement):
+                    yield found
+                statement = []
+            elif token.type not in (tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT):
+                statement.append(token)
+    except (tokenize.TokenError, SyntaxError):
+        return  # gin says where
+
+
+def _import_of(statement: list[tokenize.TokenInfo]):
+    """What `_imports` yields for one statement; None if it imports nothing or is continued by a backslash."""
+    words = [token.string for token in statement]
+    if words[:1] not in (["import"], ["from"]):
+        return None
+    end = words.index("as") if "as" in words else len(words)
+    path = "".join("." if word == "import" else word for word in words[1:end])
+    first, last = statement[0], statement[end - 1]
+    return (first.start, last.end, path, words[0] == "from") if first.start[0] == last.end[0] else None
 
 
 def texts(files: Sequence[str], search_paths: Sequence[str] = ()) -> list[str]:

@@ -75,6 +75,7 @@ ROOMS = {
         "storage/",
         "configuration",
         "fingerprint",
+        "former_names",
         "hashing",
         "errors",
     ),

@@ -18,7 +18,7 @@ from castor.pipelines.deduplication import duplicates_table
 from castor.pipelines.document import Document, Element, Rejection
 from castor.pipelines.execution import beam_options, staging
 from castor.pipelines.execution.job_config import rebuild
-from castor.tasks import fingerprint, hashing
+from castor.tasks import fingerprint, former_names, hashing
 from castor.tasks.errors import CorpusError
 from castor.tasks.storage import storage
 
@@ -65,14 +65,14 @@ def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _name_of(kind: str) -> str:
     """The first half of the reasons that a class of Castor gives: its `name`, else the name of its module."""
-    module, _, name = kind.rpartition(".")
-    if module.split(".")[0] not in fingerprint.ROOMS:
+    module, _, name = former_names.class_path(kind).rpartition(".")
+    if not fingerprint.is_own(module):
         return ""
     try:
         found = getattr(getattr(importlib.import_module(module), name, None), "name", None)
     except ImportError:
         return ""
-    return found if isinstance(found, str) else module.rpartition(".")[2]
+    return found if isinstance(found, str) else kind.rpartition(".")[0].rpartition(".")[2]
 
 
 # The record again.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from castor.tasks import fingerprint
+from castor.tasks import fingerprint, former_names
 from castor.tasks.errors import ConfigurationError, CorpusError
 
 
@@ -42,16 +42,17 @@ def describe(value: Any) -> Any:
 def rebuild(value: Any, **changes) -> Any:
     """The inverse of `describe` (lists come back as tuples), with `changes` to the outermost fields.
 
-    Only Castor's own dataclasses are made.
+    Only Castor's own dataclasses are made. Former names of classes and fields are understood (tasks/former_names.py).
     """
     if isinstance(value, list):
         return tuple(rebuild(item) for item in value)
     if not isinstance(value, Mapping):
         return value
-    fields = {key: rebuild(item) for key, item in value.items() if key != "class"}
     if "class" not in value:
-        return fields
-    module, _, name = str(value["class"]).rpartition(".")
+        return {key: rebuild(item) for key, item in value.items()}
+    path = former_names.class_path(str(value["class"]))
+    fields = {former_names.field(path, key): rebuild(item) for key, item in value.items() if key != "class"}
+    module, _, name = path.rpartition(".")
     if not fingerprint.is_own(module):
         raise CorpusError(
             f"a manifest names the class {value['class']!r}, which is not Castor's.", "Do not trust this manifest."
