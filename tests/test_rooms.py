@@ -77,6 +77,7 @@ ROOMS = {
         "fingerprint",
         "former_names",
         "hashing",
+        "checks",
         "errors",
     ),
 }

@@ -25,6 +25,7 @@ from castor.tasks.batches.catalog import Mixture, resolve_mixture
 from castor.tasks.batches.component import FEATURE, Component, Place, Segments, check_tokens, open_component
 from castor.tasks.batches.lineage import Occurrence, Span
 from castor.tasks.cache.layout import REMAKE, Manifest
+from castor.tasks.checks import check_integer, is_integer
 from castor.tasks.errors import CacheError, ConfigurationError, VocabularyError
 from castor.tasks.mixing import epochs, mixing, schedule
 from castor.tasks.mixing import packing as packing_lib
@@ -142,9 +143,7 @@ class Batches:
 
     def data_step(self, step: int) -> int:
         """The data step whose batch a training step gets: the same, but for skipped steps."""
-        if isinstance(step, bool) or int(step) != step or step < 0:
-            raise ConfigurationError(f"a step is a whole number from 0, not {step!r}.")
-        return skips.data_step(int(step), self.mixture.skip_steps)
+        return skips.data_step(check_integer("step", step, at_least=0), self.mixture.skip_steps)
 
     def lineage(self, step: int) -> list[list[Span]]:
         """For each row of this shard at a step, the spans of documents that lie in it, in order."""
@@ -364,30 +363,25 @@ def _by_step(occurrence: Occurrence) -> tuple[int, int, int]:
     return occurrence.step, occurrence.span.row, occurrence.span.segment
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
 def _check_arguments(batch_sizes: schedule.BatchSizes, lengths, seed, shard, num_shards, method) -> None:
     for size in batch_sizes.sizes:
-        if not _whole(num_shards) or num_shards < 1 or size % num_shards:
+        if not is_integer(num_shards, at_least=1) or size % num_shards:
             raise ConfigurationError(
                 f"batch_size {size} does not divide into {num_shards!r} shards.",
                 "Choose BATCH_SIZE as a multiple of the shards.",
             )
-    if not _whole(shard) or not 0 <= shard < num_shards:
+    if not is_integer(shard, at_least=0, at_most=num_shards - 1):
         raise ConfigurationError(f"shard {shard!r} is not one of the {num_shards} shards 0 to {num_shards - 1}.")
     if (
         not isinstance(lengths, Mapping)
         or FEATURE not in lengths
-        or any(not _whole(v) or v < 1 for v in lengths.values())
+        or not all(is_integer(length, at_least=1) for length in lengths.values())
     ):
         raise ConfigurationError(
-            f"lengths are {{'targets': L}}, and a capacity for every other feature, whole numbers from 1 up, not {lengths!r}.",
+            f"lengths are {{'targets': L}}, and a capacity for every other feature, positive integers, not {lengths!r}.",
             "Bind TASK_FEATURE_LENGTHS.",
         )
-    if not _whole(seed):
-        raise ConfigurationError(f"seed is a whole number, not {seed!r}.", "Bind RANDOM_SEED.")
+    check_integer("seed", seed, remedy="Bind RANDOM_SEED to an integer.")
     if method not in packing_lib.METHODS:
         raise ConfigurationError(
             f"packing method {method!r} is unknown.", f"There are {', '.join(packing_lib.METHODS)}."

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from castor.tasks.errors import ConfigurationError
+from castor.tasks.checks import check_integer
 
 Value = TypeVar("Value")
 
@@ -33,8 +33,7 @@ class ReadAhead(Generic[Value]):
 
     def __init__(self, make: Callable[[int], Value], steps: Iterable[int], ahead: int = 2, workers: int = 1):
         for name, value in (("ahead", ahead), ("workers", workers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"ReadAhead: {name} = {value!r}.", "It is a whole number, at least 1.")
+            check_integer(f"ReadAhead: {name}", value, at_least=1)
         self._make, self._steps, self._ahead = make, iter(steps), ahead
         self._changed = threading.Condition()
         self._slots: deque[_Slot] = (

@@ -13,6 +13,7 @@ from typing import Any
 
 from castor.tasks import hashing
 from castor.tasks.cache.reader import CacheReader
+from castor.tasks.checks import is_integer
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.storage import storage
 
@@ -52,8 +53,7 @@ def step_ranges(given: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     ranges: list[tuple[int, int]] = []
     pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else (pair,) for pair in given or ()]
     for pair in pairs:
-        whole = len(pair) == 2 and all(isinstance(value, int) and not isinstance(value, bool) for value in pair)
-        if not whole or not 0 <= pair[0] < pair[1]:
+        if len(pair) != 2 or not all(map(is_integer, pair)) or not 0 <= pair[0] < pair[1]:
             raise ConfigurationError(
                 f"skip_steps holds {pair!r}, which is no range of steps.",
                 "Give pairs (from, to) with 0 <= from < to: ((5000, 5100),).",

@@ -13,6 +13,7 @@ import numpy as np
 
 from castor.tasks.batches.batches import Batches
 from castor.tasks.batches.catalog import Mixture, resolve_mixture
+from castor.tasks.checks import is_integer
 from castor.tasks.errors import ConfigurationError
 
 
@@ -25,7 +26,7 @@ class BatchSource:
     """
 
     def __init__(self, mixture: Mixture | str | Mapping[str, float], steps: range | int, **options: Any):
-        if isinstance(steps, (int, np.integer)) and not isinstance(steps, bool):
+        if is_integer(steps):
             steps = range(steps)
         if not isinstance(steps, range) or (steps and min(steps[0], steps[-1]) < 0):
             raise ConfigurationError(f"steps is a range of steps from 0, or their number, not {steps!r}.")

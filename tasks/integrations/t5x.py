@@ -20,6 +20,7 @@ import numpy as np
 import gin
 from castor.tasks.batches.batches import Batches
 from castor.tasks.batches.catalog import Mixture, resolve_mixture
+from castor.tasks.checks import check_integer
 from castor.tasks.errors import CheckpointError, ConfigurationError
 from castor.tasks.storage import storage
 
@@ -144,10 +145,7 @@ def get_dataset(
         raise ConfigurationError(
             f"num_epochs is {num_epochs!r}; Castor's stream has no end.", "Leave it None and bind TRAIN_STEPS."
         )
-    if isinstance(start_step, bool) or not isinstance(start_step, int) or start_step < 0:
-        raise ConfigurationError(
-            f"start_step is a whole number from 0, not {start_step!r}.", "Bind tasks.t5x.get_dataset.start_step."
-        )
+    check_integer("tasks.t5x.get_dataset.start_step", start_step, at_least=0)
     batches = Batches(
         resolve_mixture(_named(cfg.mixture_or_task_name if mixture is None else mixture), tasks_dir),
         batch_size=cfg.batch_size,

@@ -57,7 +57,7 @@ class BatchStream(torch.utils.data.IterableDataset):
         self, mixture: Mixture | str | Mapping[str, float], start: int = 0, stop: int | None = None, **options: Any
     ):
         self.source = BatchSource(mixture, _FOREVER if stop is None else stop, **options)
-        self._start = _step(start)
+        self._start = check_integer("step", start, at_least=0)
         self._position: int | None = None  # the step that this process gives next, once it has begun
         self._resume: int | None = None  # the first step of this worker's next __iter__, where a state was loaded in it
 
@@ -82,7 +82,7 @@ class BatchStream(torch.utils.data.IterableDataset):
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Goes on at the step of `state`: of this worker where it is called in one, else of the whole stream."""
-        self._position = _step(state["step"])
+        self._position = check_integer("step", state["step"], at_least=0)
         if torch.utils.data.get_worker_info() is None:
             self._start = self._position
         else:
@@ -92,9 +92,3 @@ class BatchStream(torch.utils.data.IterableDataset):
 def _tensors(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Without a copy, except of arrays that may not be written, which torch does not know."""
     return {name: torch.from_numpy(array if array.flags.writeable else array.copy()) for name, array in batch.items()}
-
-
-def _step(step: int) -> int:
-    if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
-        raise ConfigurationError(f"a step is a whole number from 0, not {step!r}.")
-    return int(step)

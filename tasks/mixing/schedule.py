@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gin
+from castor.tasks.checks import check_integer, is_integer
 from castor.tasks.errors import ConfigurationError
 
 Weights = Mapping[str, Any]
@@ -32,11 +33,12 @@ class MixtureStage:
 
     def __post_init__(self):
         for name, least in (("start", 1), ("ramp", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(
-                    f"MixtureStage.{name} = {value!r}.", f"It is a whole number of steps, at least {least}."
-                )
+            check_integer(
+                f"MixtureStage.{name}",
+                getattr(self, name),
+                at_least=least,
+                remedy=f"Give a number of steps, at least {least}.",
+            )
         if not isinstance(self.weights, Mapping) or not self.weights:
             raise ConfigurationError(
                 f"the stage at step {self.start} has no weights.",
@@ -60,11 +62,11 @@ class BatchSizes:
         table = dict(batch_size) if isinstance(batch_size, Mapping) else {0: batch_size}
         if (
             not table
-            or any(not _whole(step, 0) or not _whole(size, 1) for step, size in table.items())
+            or any(not is_integer(step, 0) or not is_integer(size, 1) for step, size in table.items())
             or 0 not in table
         ):
             raise ConfigurationError(
-                f"batch_size is a positive whole number, or a table of them by step that begins at step 0, not {batch_size!r}.",
+                f"batch_size is a positive integer, or a table of them by step that begins at step 0, not {batch_size!r}.",
                 "Bind BATCH_SIZE = 256 or BATCH_SIZE = {0: 64, 1000: 256}.",
             )
         steps = sorted(int(step) for step in table)
@@ -112,7 +114,3 @@ def shares(weights: Weights, names: Iterable[str]) -> tuple[fractions.Fraction, 
             f"all weights of the mixture of {', '.join(names)} are zero.", "Give one a positive weight."
         )
     return tuple(value / total for value in values)
-
-
-def _whole(value: Any, least: int) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__index__") and int(value) >= least

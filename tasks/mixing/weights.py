@@ -15,11 +15,11 @@ import dataclasses
 import decimal
 import fractions
 import numbers
-import operator
 from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 import gin
+from castor.tasks.checks import check_integer
 from castor.tasks.errors import ConfigurationError
 
 _DIGITS = 12
@@ -191,12 +191,7 @@ def _checked(counts: Mapping[str, int]) -> dict[str, fractions.Fraction]:
 def _counts(counts: Mapping[str, int]) -> dict[str, fractions.Fraction]:
     result = {}
     for name, count in counts.items():
-        try:
-            result[name] = fractions.Fraction(operator.index(count))
-        except TypeError:
-            raise ConfigurationError(f"the count of {name!r} is {count!r}.", "Counts are whole numbers.") from None
-        if result[name] < 0:
-            raise ConfigurationError(f"the count of {name!r} is {count}.", "Counts are not negative.")
+        result[name] = fractions.Fraction(check_integer(f"the count of {name!r}", count, at_least=0))
     return result
 
 

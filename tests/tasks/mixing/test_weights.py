@@ -196,8 +196,8 @@ def test_epochs():
         (lambda: weights.Proportional().weights({"a": 0, "b": 0}), "all of a, b are empty"),
         (lambda: weights.UniMax(5, 1).weights({"a": 0}), "all of a are empty"),
         (lambda: weights.Proportional().weights({}), "nothing to count"),
-        (lambda: weights.Proportional().weights({"a": -1}), "count of 'a' is -1"),
-        (lambda: weights.Proportional().weights({"a": 0.5}), "count of 'a' is 0.5"),
+        (lambda: weights.Proportional().weights({"a": -1}), "count of 'a' = -1 is not an integer"),
+        (lambda: weights.Proportional().weights({"a": 0.5}), "count of 'a' = 0.5 is not an integer"),
     ],
 )
 def test_bad_use(make, match):
