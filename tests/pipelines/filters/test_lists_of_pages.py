@@ -64,11 +64,6 @@ def test_an_international_domain_is_known_under_both_names(listed):
     assert rules.check(page(url="http://www.bücher.de/")) == "url_lists.domain"
 
 
-def test_suffixes():
-    assert url_lists.suffixes("www.a.b.org") == ["a.b.org", "b.org", "org"]
-    assert url_lists.split("HTTP://U:P@A.org:80/P?q=1#f") == ("a.org", "/p?q=1")
-
-
 def test_words(listed):
     own = {"en": listed("en", "bad", "very bad thing", "café"), "zh": listed("zh", "坏词"), "*": listed("all", "worst")}
     rules = bad_words.Filter(words=own)

@@ -383,5 +383,5 @@ def test_no_reader_keeps_more_than_a_few_shards(tmp_path, monkeypatch):
 
 
 def test_the_module_needs_nothing_heavy():
-    program = "import sys, tasks.export; print(sorted({'tensorflow', 'seqio', 'jax', 'pyarrow', 'array_record'} & set(sys.modules)))"
+    program = "import sys, castor.tasks.integrations.export; print(sorted({'tensorflow', 'seqio', 'jax', 'pyarrow', 'array_record'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
