@@ -12,9 +12,25 @@ ROOMS = ["launch", "train", "pipelines", "tasks"]
 PACKAGES = setuptools.find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
 GIN_FILES = sorted(str(path.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.gin"))
 
+# The core: reading caches, mixing, batches, vocabularies, `castor tasks`. launch/extras.py says which extra each other module comes with.
+CORE = [
+    "numpy",
+    "pyarrow",
+    "google-crc32c",
+    "protobuf",
+    # Vocabularies, and so token ids, are promised for 0.2.1. From 0.2.2 on its code is generated for protobuf 7, while Beam
+    # and TensorFlow hold protobuf below 7: `import seqio` then fails.
+    "sentencepiece<0.2.2",
+    "gin-config",
+    "jinja2",
+    "rich",
+]
+MEDIA = ["pillow", "av", "soundfile", "soxr"]
 DATA = [
     "apache-beam[gcp]",
     "google-cloud-storage",
+    "msgpack",
+    "zstandard",
     "fastwarc",
     "resiliparse",
     "brotli",
@@ -22,22 +38,11 @@ DATA = [
     "py3langid",
     "identify[license]",
     "pygments",
-]
-MEDIA = ["pillow", "av", "soundfile", "soxr"]
-TASKS = [
-    "numpy",
-    "pyarrow",
-    "sentencepiece<0.2.2",
-    "protobuf",
-    "google-crc32c",
-    "msgpack",
-    "zstandard",
-    "gin-config",
-    "jinja2",
-    "rich",
+    *MEDIA,
 ]
 SEQIO = ["seqio", "tensorflow", "tensorflow-text"]
-TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX", "safetensors"]
+TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX", "safetensors", "pillow"]
+ALL = sorted({*DATA, *TRAIN, *SEQIO})
 
 setuptools.setup(
     name="castor",
@@ -46,7 +51,7 @@ setuptools.setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11",
     packages=[*(f"castor.{package}" for package in PACKAGES), "castor.gin"],
     package_dir={f"castor.{room}": room for room in (*ROOMS, "gin")},
     package_data={
@@ -55,18 +60,24 @@ setuptools.setup(
         "castor.pipelines.core": ["wordlists/*.txt"],
         "castor.launch.engines": ["pom.xml", "Dockerfile"],
     },
-    install_requires=[*TASKS, *DATA, *MEDIA, *SEQIO, *TRAIN],
+    install_requires=CORE,
     extras_require={
+        "data": DATA,
+        "train": TRAIN,
+        "seqio": SEQIO,
+        "all": ALL,
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
         "trafilatura": ["trafilatura", "lxml-html-clean"],
-        "gcs": ["gcsfs"],
+        "gcs": ["google-cloud-storage", "gcsfs"],
         "grain": ["grain"],
         "torch": ["torch"],
         "arrayrecord": ["array-record"],
         "huggingface": ["transformers>=5", "torch"],
         "dev": [
             "setuptools>=77",
+            "ruff",
+            "mypy",
             "pytest",
             "pytest-timeout",
             "hypothesis",

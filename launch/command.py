@@ -16,13 +16,18 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Subcommand:
-    """One row of the table. `gin_files` and `examples` are shown by its --help; `takes_rest` lets unknown options through (to Beam)."""
+    """One row of the table.
+
+    `extra` brings the libraries that the subcommand needs besides the core's. `gin_files` and `examples` are shown by its --help. `takes_rest`
+    lets unknown options through (to Beam).
+    """
 
     name: str
     module: str
     summary: str
     gin_files: tuple[str, ...]
     examples: tuple[str, str, str]
+    extra: str
     takes_rest: bool = False
 
 
@@ -33,6 +38,7 @@ SUBCOMMANDS = (
         "everything below, small, offline, on a corpus made on the spot",
         ("recipes/demo.gin",),
         ("castor demo", "castor demo --output=/tmp/castor-demo", "castor demo --gin.TRAIN_STEPS=50"),
+        "all",
     ),
     Subcommand(
         "run",
@@ -44,6 +50,7 @@ SUBCOMMANDS = (
             "castor run gin/recipes/real.gin --only=web,vocabulary",
             "castor run gin/recipes/real.gin --dry_run",
         ),
+        "all",
     ),
     Subcommand(
         "data",
@@ -55,6 +62,7 @@ SUBCOMMANDS = (
             "castor data tokenize --gin.CORPUS='\"corpora/web\"' --gin.VOCABULARY='\"vocabulary\"' --gin.OUTPUT='\"tasks/web\"'",
             "castor data image --gin_file=my_image.gin --direct_running_mode=multi_processing --direct_num_workers=2",
         ),
+        "data",
         takes_rest=True,
     ),
     Subcommand(
@@ -67,6 +75,7 @@ SUBCOMMANDS = (
             'castor launch local --hosts=4 --devices_per_host=2 train --gin_file=my_run.gin --gin.MESH=\'{"data": 4, "tensor": 2}\'',
             "castor launch dataflow web --gin_file=my_web.gin --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE",
         ),
+        "data",
         takes_rest=True,
     ),
     Subcommand(
@@ -79,6 +88,7 @@ SUBCOMMANDS = (
             "castor tasks verify out/tasks/web",
             "castor tasks preview out/tasks/image --output=preview.html",
         ),
+        "data",
     ),
     Subcommand(
         "train",
@@ -95,6 +105,7 @@ SUBCOMMANDS = (
             "castor train --gin_file=my_run.gin --gin.TRAIN_STEPS=1000 --gin.BATCH_SIZE=32",
             'castor train --gin_file=my_run.gin --cpu_devices=8 --gin.MESH=\'{"data": 2, "fsdp": 2, "tensor": 2}\'',
         ),
+        "train",
     ),
     Subcommand(
         "compile",
@@ -106,6 +117,7 @@ SUBCOMMANDS = (
             "castor compile --gin_file=runs/pro.gin --topology=v5p:8x8x8 --num_slices=2 --output=pro",
             "castor compile --gin_file=runs/nano2.gin --topology=v5e:16x16 --search --budget_minutes=60",
         ),
+        "train",
     ),
     Subcommand(
         "evaluate",
@@ -117,6 +129,7 @@ SUBCOMMANDS = (
             "castor evaluate --model_dir=model --step=1000",
             "castor evaluate --model_dir=model --gin.EVAL_STEPS=50",
         ),
+        "train",
     ),
     Subcommand(
         "infer",
@@ -128,6 +141,7 @@ SUBCOMMANDS = (
             "castor infer --model_dir=model --prompts=prompts.jsonl --output=answers.jsonl --top_p=0.9",
             "castor infer --model_dir=model --draw='a red square' --output=drawn.png",
         ),
+        "train",
     ),
     Subcommand(
         "export",
@@ -139,6 +153,7 @@ SUBCOMMANDS = (
             "castor export --model_dir=model --step=1000 --dtype=bfloat16 --output=exported",
             "castor export --model_dir=model --max_shard_gb=2 --output=exported",
         ),
+        "train",
     ),
     Subcommand(
         "import",
@@ -150,6 +165,7 @@ SUBCOMMANDS = (
             "castor import --from=gemma --vocabulary=vocabulary --model_dir=model",
             "castor import --from=gemma --model_dir=model && castor train --warm_start=model --gin_file=my_run.gin --gin.MODEL_DIR='\"next\"'",
         ),
+        "train",
     ),
 )
 
@@ -215,6 +231,19 @@ def _run(row: Subcommand, argv: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--traceback", action="store_true", help="show the stack trace of an error")
+    try:
+        return _parse_and_run(row, argv, parser)
+    except ImportError as error:
+        from castor.launch import extras
+        from castor.tasks.errors import ConfigurationError
+
+        if (found := extras.remedy(error, row.extra)) is None:
+            raise
+        requirement, remedy = found
+        raise ConfigurationError(f"castor {row.name} needs {requirement}, which is not installed:", remedy) from error
+
+
+def _parse_and_run(row: Subcommand, argv: list[str], parser: argparse.ArgumentParser) -> int:
     module = importlib.import_module(row.module)
     module.add_arguments(parser)
     if any(a in ("-h", "--help") for a in argv):

@@ -32,6 +32,7 @@ ROOMS = {
         "reports/",
         "engines/",
         "inference/",
+        "extras",
         "terminal",
     ),
     "train": (

@@ -159,7 +159,7 @@ def measure(directories: list[str], length: int, batch: int, step: int, started:
     _, result["again_ms"] = timed(lambda: opened.batch(step))
     _, result["next_ms"] = timed(lambda: opened.batch(step + 1))
     others = np.random.default_rng(batch).integers(0, step, ANY_STEPS).tolist()
-    times = [timed(lambda: opened.batch(other))[1] for other in others]
+    times = [timed(lambda other=other: opened.batch(other))[1] for other in others]
     result |= {
         "any_step_ms": statistics.median(times),
         "any_step_ms_max": max(times),

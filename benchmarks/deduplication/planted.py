@@ -41,7 +41,7 @@ def edited(text: str, rate: float, seed: int) -> str:
     chance = random.Random(f"{seed}/{rate}")
     words = text.split(" ")
     result = []
-    for i, word in enumerate(words):
+    for word in words:
         kind = chance.choice(KINDS) if chance.random() < rate else ""
         if kind in ("substitute", "insert"):
             result.append(f"new{chance.randrange(10**6)}word")

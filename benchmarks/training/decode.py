@@ -18,7 +18,6 @@ import os
 import pathlib
 import platform
 import statistics
-import sys
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import platform
-import sys
 import tempfile
 import time
 

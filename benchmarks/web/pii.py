@@ -13,7 +13,6 @@ Prints one JSON line.
 import argparse
 import collections
 import json
-import pathlib
 import platform
 import random
 import statistics

@@ -20,7 +20,6 @@ import json
 import pathlib
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from urllib.parse import urlsplit

@@ -38,7 +38,7 @@ from castor.pipelines.core import functions
 from castor.pipelines.corpus import corpus
 from castor.pipelines.document import Document
 from castor.pipelines.readers import web_source
-from castor.pipelines.text import charset, html, language
+from castor.pipelines.text import charset, language
 from castor.tasks import configuration
 
 SAME_RULES = (
@@ -59,7 +59,7 @@ ONE_PAGE = (
 def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
     """CPU seconds of a command with all its children, and what it prints."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    done = subprocess.run(command, capture_output=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr.decode(errors='replace')[-3000:]}")

@@ -215,6 +215,6 @@ class _Interrupt:
 def _typed() -> str:
     """The next line typed, with the line editing of the terminal where there is one."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401: input() uses it
+        import readline  # noqa: F401 (input() uses it)
     line = input("> " if sys.stdin.isatty() else "")
     return line.encode("utf-8", "replace").decode("utf-8")  # what is no text was half a character

@@ -96,7 +96,7 @@ class Job:
                     read_picture,
                     number * PART_LINES,
                     batch,
-                    lambda more: progress(min(done + more, lines - 1), lines),
+                    lambda more, done=done: progress(min(done + more, lines - 1), lines),
                 ).rows()
                 storage.write_bytes_atomic(
                     str(path), b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

@@ -425,7 +425,7 @@ def _check_vocabularies(mixture: Mixture, manifests: Mapping[str, Manifest], voc
     remedy = "Tokenize the corpora with one vocabulary, or train with the vocabulary of the caches."
     asked = getattr(vocabulary, "fingerprint", vocabulary)
     first, expected, size = "the run", asked, 0
-    for name, manifest in manifests.items():
+    for manifest in manifests.values():
         found = manifest.vocabulary.get("fingerprint", "")
         if expected is None:
             first, expected = f"cache {manifest.directory}", found

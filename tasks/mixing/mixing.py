@@ -90,7 +90,7 @@ class Segment:
             for place, count in enumerate(counts):
                 same = place and count == counts[place - 1]
                 left.append(left[-1] if same else self._left(low, middle, high, count))
-            stack += [(low, middle, left), (middle, high, [count - l for count, l in zip(counts, left)])]
+            stack += [(low, middle, left), (middle, high, [count - before for count, before in zip(counts, left)])]
 
     def counts_at(self, offset: int) -> dict[int, int]:
         """Component -> how many of it stand in the segment's first `offset` positions; those that have none are left out."""

@@ -341,8 +341,8 @@ def _client():
 @functools.cache
 def _client_of(process: int):
     """A client for each process: its connections do not outlive a fork."""
+    import google.cloud.storage as storage
     from google.auth.exceptions import GoogleAuthError
-    from google.cloud import storage
 
     try:
         return storage.Client()

@@ -10,8 +10,8 @@ from castor.launch import command
 
 
 def test_help_imports_nothing_heavy():
-    program = "import sys, launch.command as c; c.main(['--help']); print(sorted({'tensorflow', 'apache_beam', 'jax', 'numpy', 'seqio'} & set(sys.modules)))"
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    program = "import sys, castor.launch.command as c; c.main(['--help']); print(sorted({'tensorflow', 'apache_beam', 'jax', 'numpy', 'seqio'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "[]"
     for row in command.SUBCOMMANDS:
         assert row.name in output and row.summary.split()[0] in output

@@ -200,7 +200,7 @@ def test_quality_and_safety_side_by_side_in_a_web_job(sets, done, tmp_path):
     safety = make(sets, tmp_path / "safety", name="safety", reference=[sets["soup"]], keep="low", kept_share=0.8)
     manifest = launcher.run(safety, quiet=True)
     assert manifest["measures"]["auc"] > 0.8 and manifest["measures"]["kept_of_reference"] < 0.4
-    pages = write_lines(tmp_path / "pages.jsonl.gz", [*texts(GOOD, 6, 11), *texts(WEB, 6, 12), *texts(SOUP, 6, 13)])
+    write_lines(tmp_path / "pages.jsonl.gz", [*texts(GOOD, 6, 11), *texts(WEB, 6, 12), *texts(SOUP, 6, 13)])
     rules = (
         quality_model.Score(model=str(done[1])),
         quality_model.Classify(model=str(tmp_path / "safety"), label="safety"),

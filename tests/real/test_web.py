@@ -65,7 +65,7 @@ def refined(real_data, tmp_path_factory):
 
 def test_every_bad_file_has_its_fate(refined, real_data):
     manifest, documents, letters = refined
-    for name, (errors, sound) in BAD.items():
+    for name, (errors, _) in BAD.items():
         prefix = f"{real_data}/bad/{name}"
         assert {x.error for x in letters if x.source.partition("#")[0] == prefix} == errors, name
     funnel = manifest["funnel"]

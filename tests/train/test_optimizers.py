@@ -246,7 +246,7 @@ def test_adafactor_takes_every_layer_as_a_parameter_of_its_own():
     state, update, update_single = ours.init(parameters), updater(ours), jax.jit(theirs.update)
     singles = [{"gate": gate[n]} for n in range(3)] + [{"gate": embedding}]
     single_states = [theirs.init(single) for single in singles]
-    for step in range(2):
+    for _ in range(2):
         gradients = jax.tree.map(lambda p: random.normal(size=p.shape).astype(np.float32), parameters)
         updates, state = update(gradients, state, parameters, 0)
         for number, gradient in enumerate([*gradients["layers"]["gate"], gradients["embedding"]]):
@@ -404,7 +404,7 @@ def activations(model: Transformer, parameters, batch) -> dict[str, jax.Array]:
     )
     x, found = parameters["embedding"][tokens] * np.sqrt(model.embed), {}
     for number in range(model.layers):
-        layer = jax.tree.map(lambda stacked: stacked[number], parameters["layers"])
+        layer = jax.tree.map(lambda stacked, number=number: stacked[number], parameters["layers"])
         x, _ = Block(model, None, False).apply({"params": layer}, x, None, positions, segments)
         found[f"layer {number}"] = x
     found["logits"] = Decoder(model).apply({"params": parameters}, tokens, positions, segments)

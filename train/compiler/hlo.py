@@ -393,7 +393,7 @@ def product_flops(computation: Computation, instruction: Instruction) -> float:
     pairs = 1
     for position, axis in enumerate(label for label in out if label.isdigit()):
 
-        def of(field, default):
+        def of(field, default, position=position):
             return fields[field].split("x")[position] if field in fields else default
 
         low = int(of("pad", "0_0").split("_")[0])

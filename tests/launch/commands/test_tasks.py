@@ -1,7 +1,6 @@
 """`castor tasks`: each action on real caches, and bad use that names the thing and the remedy."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest

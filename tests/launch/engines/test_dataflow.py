@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import re
-import sys
 
 import pytest
 import small_job

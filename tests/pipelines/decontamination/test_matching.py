@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from benchmark_questions import CHINESE, QUESTION, SHORT, TOO_SHORT, WORDS, filler
+from benchmark_questions import CHINESE, QUESTION, SHORT, TOO_SHORT, filler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -185,8 +185,9 @@ def test_stopped_anywhere_it_shows_nothing_and_goes_on(caches, tmp_path, monkeyp
         output, steps = tmp_path / f"stopped{stop}", []
         with monkeypatch.context() as patch:
             for name in ("rename", "write_bytes_atomic", "remove_tree", "makedirs"):
+                original = getattr(storage, name)
 
-                def counted(*arguments, original=getattr(storage, name)):
+                def counted(*arguments, original=original, steps=steps, stop=stop):
                     steps.append(1)
                     if len(steps) > stop:
                         raise Stop

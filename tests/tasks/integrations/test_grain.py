@@ -14,7 +14,7 @@ from castor.tasks.errors import CacheError, ConfigurationError
 
 grain = pytest.importorskip("grain", reason="castor[grain] is not installed")
 
-from castor.tasks.integrations import grain as castor_grain
+from castor.tasks.integrations import grain as castor_grain  # noqa: E402 (only where Grain is installed)
 
 OPTIONS = {"batch_size": 6, "lengths": {"targets": 48}, "seed": 4}
 STEPS = range(100, 112)

@@ -1,6 +1,5 @@
 """train/checkpoints/checksums.py: the same number wherever an array lies, another one for another content, and values that never drift."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given

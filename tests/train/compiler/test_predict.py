@@ -16,36 +16,36 @@ CYCLES = 1_000_000  # of the matrix product below: far above its roofline
 CHIP = CHIPS["v5e"]
 GATHER = 15 * 2**20 / (2 * CHIP.link)  # 16 MiB over a closed ring of sixteen
 
-PROGRAM = f"""HloModule jit_step, is_scheduled=true, num_partitions=16
+PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=16
 
-%body (arg: (s32[], bf16[128,128], bf16[32768,16])) -> (s32[], bf16[128,128], bf16[32768,16]) {{
-  %arg = (s32[], bf16[128,128]{{1,0}}, bf16[32768,16]{{1,0}}) parameter(0)
+%body (arg: (s32[], bf16[128,128], bf16[32768,16])) -> (s32[], bf16[128,128], bf16[32768,16]) {
+  %arg = (s32[], bf16[128,128]{1,0}, bf16[32768,16]{1,0}) parameter(0)
   %i = s32[] get-tuple-element(%arg), index=0
-  %x = bf16[128,128]{{1,0}} get-tuple-element(%arg), index=1
-  %w = bf16[32768,16]{{1,0}} get-tuple-element(%arg), index=2
-  %start = (bf16[32768,16]{{1,0}}, bf16[32768,256]{{1,0}}) all-gather-start(%w), channel_id=1, replica_groups=[1,16]<=[16], dimensions={{1}}
-  %product = bf16[128,128]{{1,0}} convolution(%x, %x), dim_labels=bf_io->bf, backend_config={{"window_config":{{"estimated_cycles":"CYCLES"}}}}
-  %done = bf16[32768,256]{{1,0}} all-gather-done(%start)
+  %x = bf16[128,128]{1,0} get-tuple-element(%arg), index=1
+  %w = bf16[32768,16]{1,0} get-tuple-element(%arg), index=2
+  %start = (bf16[32768,16]{1,0}, bf16[32768,256]{1,0}) all-gather-start(%w), channel_id=1, replica_groups=[1,16]<=[16], dimensions={1}
+  %product = bf16[128,128]{1,0} convolution(%x, %x), dim_labels=bf_io->bf, backend_config={"window_config":{"estimated_cycles":"CYCLES"}}
+  %done = bf16[32768,256]{1,0} all-gather-done(%start)
   %one = s32[] constant(1)
   %next = s32[] add(%i, %one)
-  ROOT %out = (s32[], bf16[128,128]{{1,0}}, bf16[32768,16]{{1,0}}) tuple(%next, %product, %w)
-}}
+  ROOT %out = (s32[], bf16[128,128]{1,0}, bf16[32768,16]{1,0}) tuple(%next, %product, %w)
+}
 
-%condition (arg.1: (s32[], bf16[128,128], bf16[32768,16])) -> pred[] {{
-  %arg.1 = (s32[], bf16[128,128]{{1,0}}, bf16[32768,16]{{1,0}}) parameter(0)
+%condition (arg.1: (s32[], bf16[128,128], bf16[32768,16])) -> pred[] {
+  %arg.1 = (s32[], bf16[128,128]{1,0}, bf16[32768,16]{1,0}) parameter(0)
   %i.1 = s32[] get-tuple-element(%arg.1), index=0
   %limit = s32[] constant(12)
   ROOT %less = pred[] compare(%i.1, %limit), direction=LT
-}}
+}
 
-ENTRY %main (x: bf16[128,128], w: bf16[32768,16]) -> bf16[128,128] {{
-  %x.1 = bf16[128,128]{{1,0}} parameter(0)
-  %w.1 = bf16[32768,16]{{1,0}} parameter(1)
+ENTRY %main (x: bf16[128,128], w: bf16[32768,16]) -> bf16[128,128] {
+  %x.1 = bf16[128,128]{1,0} parameter(0)
+  %w.1 = bf16[32768,16]{1,0} parameter(1)
   %zero = s32[] constant(0)
-  %tuple = (s32[], bf16[128,128]{{1,0}}, bf16[32768,16]{{1,0}}) tuple(%zero, %x.1, %w.1)
-  %loop = (s32[], bf16[128,128]{{1,0}}, bf16[32768,16]{{1,0}}) while(%tuple), condition=%condition, body=%body
-  ROOT %result = bf16[128,128]{{1,0}} get-tuple-element(%loop), index=1
-}}
+  %tuple = (s32[], bf16[128,128]{1,0}, bf16[32768,16]{1,0}) tuple(%zero, %x.1, %w.1)
+  %loop = (s32[], bf16[128,128]{1,0}, bf16[32768,16]{1,0}) while(%tuple), condition=%condition, body=%body
+  ROOT %result = bf16[128,128]{1,0} get-tuple-element(%loop), index=1
+}
 """
 
 FUSED = """HloModule jit_step, is_scheduled=true, num_partitions=16

@@ -13,7 +13,6 @@ from castor.train.inference.decode import Generator, Request, Session
 from castor.train.inference.grammar import Grammar
 from castor.train.inference.sampling import Sampling
 from castor.train.model.decoder import Decoder, Transformer
-from castor.train.partitioning import Partitioner
 
 MAX_LENGTH = 96
 

@@ -95,9 +95,9 @@ def _forward(q_NxBxGxRQxK, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_B
             jnp.zeros(rows, jnp.float32),
             jnp.zeros(q_BxGxRQxK.shape, jnp.float32),
         )
-        m, l, o = jax.lax.fori_loop(first, end, add, start)
-        o = o / jnp.where(l > 0, l, 1.0)[..., None]
-        return o.astype(q_BxGxRQxK.dtype), m + jnp.log(jnp.where(l > 0, l, 1.0))
+        m, total, o = jax.lax.fori_loop(first, end, add, start)
+        o = o / jnp.where(total > 0, total, 1.0)[..., None]
+        return o.astype(q_BxGxRQxK.dtype), m + jnp.log(jnp.where(total > 0, total, 1.0))
 
     o, logsumexp = jax.lax.map(of_block, (q_NxBxGxRQxK, q_segments_NxBxQ, index_NxBxQ, first_N, end_N))
     o, logsumexp = checkpoint_name(o, RESIDUALS), checkpoint_name(logsumexp, RESIDUALS)

@@ -1,6 +1,7 @@
 """train/model/attention/attention.py: every kernel against the same plain oracle, packed rows and gradients included; programs for TPU without a T x T array."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -208,7 +209,11 @@ def differences() -> dict[str, float]:
         q, k, v, segments, w = arrays(2, *shape)
         expected = output_and_gradients("full", q, k, v, segments, w)
         found = output_and_gradients(kernel, q, k, v, segments, w, partitioner=place, blocks=SMALL_BLOCKS)
-        text = str(jax.make_jaxpr(lambda *x: attention.packed(*x, kernel, place, SMALL_BLOCKS))(q, k, v, segments))
+        text = str(
+            jax.make_jaxpr(functools.partial(attention.packed, kernel=kernel, partitioner=place, blocks=SMALL_BLOCKS))(
+                q, k, v, segments
+            )
+        )
         assert ("ppermute" in text) == balanced, (kernel, mesh)
         result[f"{kernel} {mesh} {shape}"] = max(
             float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected))
