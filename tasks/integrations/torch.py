@@ -27,6 +27,7 @@ except ImportError as error:
 import numpy as np
 
 from castor.tasks.batches.catalog import Mixture
+from castor.tasks.checks import check_integer
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.integrations.batch_source import BatchSource
 
