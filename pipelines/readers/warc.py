@@ -176,21 +176,26 @@ def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int)
     if not cursor.fill(length):
         if (beginning and _MARKER.search(cursor.buffer)) or not _goes_on(cursor, beginning, length):
             raise BadInput("short_record", f"Content-Length {length}, but the record ends before")
-    body = bytes(cursor.buffer[:length])
-    cursor.fill(
-        length + 12
-    )  # reads past the end of the record, so that a member's checksum is verified before its record is believed
-    rest = bytes(cursor.buffer[length : length + 12])
-    follows = rest.lstrip(_NEWLINES)
-    if beginning:
-        ends = not follows or beginning.startswith(follows[: len(beginning)])
-        ends = ends or (rest.startswith((b"\r\n\r\n", b"\n\n")) and not _MARKER.search(body))
-    else:
-        ends = not rest or rest[:1] in (b"\r", b"\n")
-    if not ends:
+    if not _ends(cursor, length, beginning):
         raise BadInput("wrong_length", f"Content-Length {length}, but the record goes on")
+    body = bytes(cursor.buffer[:length])
     cursor.drop(length)
     return body
+
+
+def _ends(cursor: _Cursor, length: int, beginning: bytes) -> bool:
+    """Whether the record whose body begins here ends after `length` bytes, all of which are in the buffer.
+
+    Reads past the end of the record, so that a member's checksum is verified before its record is believed.
+    """
+    cursor.fill(length + 12)
+    rest = bytes(cursor.buffer[length : length + 12])
+    if not beginning:
+        return not rest or rest[:1] in (b"\r", b"\n")
+    follows = rest.lstrip(_NEWLINES)
+    if not follows or beginning.startswith(follows[: len(beginning)]):
+        return True
+    return rest.startswith((b"\r\n\r\n", b"\n\n")) and not _MARKER.search(cursor.buffer, 0, length)
 
 
 def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
@@ -262,10 +267,14 @@ def _warc_head(cursor: _Cursor) -> tuple[dict[str, str], int]:
 
 
 def _skip_body(cursor: _Cursor, head: bytes) -> None:
-    """Steps over the body of a record whose header is unfit, where the header says how long it is and that is so."""
+    """Skips the body of a record whose header is unusable, if the body ends where Content-Length says.
+
+    A body that was cut ends earlier. Skipping Content-Length bytes would then skip the beginning of the next record too.
+    """
     match = re.search(rb"(?mi)^content-length:[ \t]*([0-9]{1,9})[ \t]*\r?$", head)
-    if match and int(match.group(1)) <= MAX_HEADER_BYTES and cursor.fill(int(match.group(1))):
-        cursor.drop(int(match.group(1)))
+    length = int(match.group(1)) if match else MAX_HEADER_BYTES + 1
+    if length <= MAX_HEADER_BYTES and cursor.fill(length) and _ends(cursor, length, _BEGINNING):
+        cursor.drop(length)
 
 
 def _arc_head(cursor: _Cursor) -> tuple[dict[str, str], int]:

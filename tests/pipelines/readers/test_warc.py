@@ -122,6 +122,11 @@ def test_header_lines_are_judged(tmp_path):
         ),
     )
     assert faults(items) == ["bad_header", "bad_header"] and bodies(items) == BODIES[2:]
+    # A record that was cut besides ends before its Content-Length, which reaches into the sound record after it.
+    for bad in (record(b"x" * 500, extra=b"X-Bad: \xff\xfe\r\n"), record(b"x" * 500, uri="http://a/\x00b")):
+        for data in (bad[:-300], bad[:-300] + b"\r\n\r\n"):
+            items = read(tmp_path, data + record(BODIES[0]) + record(BODIES[1]), "x.warc")
+            assert faults(items) == ["bad_header"] and bodies(items) == BODIES[:2]
     [item] = read(tmp_path, record(b"x", extra=b"X-Folded: a\r\n  b\r\nx-folded: second\r\n"), "x.warc")
     assert item.headers["x-folded"] == "a b"
 
