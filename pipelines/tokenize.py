@@ -14,7 +14,9 @@ from castor.pipelines.corpus import card, corpus
 from castor.pipelines.corpus.corpus import CorpusSource
 from castor.pipelines.execution.job import BaseJob, check_funnel
 from castor.pipelines.tokenization.examples import Tokenizer, split_thresholds
-from castor.tasks.cache import layout, writer
+from castor.tasks.cache import writer
+from castor.tasks.cache.features import TARGETS
+from castor.tasks.cache.manifest import ShardEntry, load_manifest
 from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
 from castor.tasks.storage import storage
 from castor.tasks.vocabulary.vocabulary import Vocabulary
@@ -89,8 +91,8 @@ class Job(BaseJob):
         manifest = writer.build_manifest(
             name=self.name,
             modality=source["modality"],
-            entries=[layout.ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
-            features=layout.TARGETS,
+            entries=[ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
+            features=TARGETS,
             seed=self.seed,
             vocabulary={"path": self.vocabulary, "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size},
             funnel=funnel.to_json(),
@@ -100,7 +102,7 @@ class Job(BaseJob):
             inputs=inputs,
         )
         writer.commit(staging, self.output, manifest)
-        return dict(layout.load_manifest(self.output).data)
+        return dict(load_manifest(self.output).data)
 
     def _check(self, funnel: Funnel, staging: str) -> None:
         try:

@@ -21,7 +21,8 @@ if typing.TYPE_CHECKING:
     from castor.tasks.batches.catalog import Mixture, find_caches, find_vocabulary, resolve_mixture
     from castor.tasks.batches.lineage import Occurrence, Span
     from castor.tasks.batches.read_ahead import ReadAhead
-    from castor.tasks.cache.layout import Manifest, Record, load_manifest
+    from castor.tasks.cache.features import Record
+    from castor.tasks.cache.manifest import Manifest, load_manifest
     from castor.tasks.cache.reader import CacheReader
     from castor.tasks.mixing.schedule import MixtureStage
     from castor.tasks.vocabulary.vocabulary import Vocabulary
@@ -29,17 +30,17 @@ if typing.TYPE_CHECKING:
 _HOMES = {
     "Batches": "batches.batches",
     "CacheReader": "cache.reader",
-    "Manifest": "cache.layout",
+    "Manifest": "cache.manifest",
     "Mixture": "batches.catalog",
     "MixtureStage": "mixing.schedule",
     "Occurrence": "batches.lineage",
     "ReadAhead": "batches.read_ahead",
-    "Record": "cache.layout",
+    "Record": "cache.features",
     "Span": "batches.lineage",
     "Vocabulary": "vocabulary.vocabulary",
     "find_caches": "batches.catalog",
     "find_vocabulary": "batches.catalog",
-    "load_manifest": "cache.layout",
+    "load_manifest": "cache.manifest",
     "resolve_mixture": "batches.catalog",
 }
 

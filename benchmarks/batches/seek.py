@@ -56,15 +56,15 @@ def make_mixture(work: pathlib.Path, components: int, shards: int, records: int,
 
 
 def _make_cache(directory: pathlib.Path, shards: int, records: int, distinct: int, donor: str | None) -> None:
-    from castor.tasks.cache import layout, writer
+    from castor.tasks.cache import writer
+    from castor.tasks.cache.features import TARGETS
+    from castor.tasks.cache.manifest import load_manifest
 
     staging = writer.begin(str(directory))
     if donor:
-        entries = [
-            _entry(layout, shard) for shard in layout.load_manifest(donor).data["splits"]["train"]["shards"][:distinct]
-        ]
+        entries = [_entry(shard) for shard in load_manifest(donor).data["splits"]["train"]["shards"][:distinct]]
         for entry in entries:
-            for name in _files(layout, entry):
+            for name in _files(entry):
                 _link(pathlib.Path(donor) / name, pathlib.Path(staging) / name)
     else:
         entries = []
@@ -72,12 +72,12 @@ def _make_cache(directory: pathlib.Path, shards: int, records: int, distinct: in
             random = np.random.default_rng(shard)
             made = _records_of_shard(random, records, shard, shards)
             entries.append(
-                writer.write_shard(staging, "train", shard, shards, made, layout.TARGETS, seed=synthetic.SHUFFLE_SEED)
+                writer.write_shard(staging, "train", shard, shards, made, TARGETS, seed=synthetic.SHUFFLE_SEED)
             )
     for shard in range(distinct, shards):
         template = entries[shard % distinct]
         entries.append(dataclasses.replace(template, shard=shard))
-        for old, new in zip(_files(layout, template), _files(layout, entries[-1])):
+        for old, new in zip(_files(template), _files(entries[-1])):
             _link(pathlib.Path(staging) / old, pathlib.Path(staging) / new)
     synthetic.commit(str(directory), staging, directory.name, entries)
 
@@ -87,23 +87,27 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> None:
     os.link(source, target)
 
 
-def _files(cache, entry) -> list[str]:
+def _files(entry) -> list[str]:
+    from castor.tasks.cache.layout import lineage_file
+
     tokens = [entry.file + ".tokens"] if entry.token_file else []
-    return [entry.file, entry.file + ".idx", *tokens, cache.lineage_file(entry.split, entry.shard, entry.num_shards)]
+    return [entry.file, entry.file + ".idx", *tokens, lineage_file(entry.split, entry.shard, entry.num_shards)]
 
 
-def _entry(cache, shard: dict):
+def _entry(shard: dict):
     """The entry of a shard as its manifest has it."""
+    from castor.tasks.cache.manifest import ShardEntry
+
     split, _, numbers = shard["file"].partition(".tfrecord-")
     number, _, count = numbers.partition("-of-")
     facts = {key: value for key, value in shard.items() if key != "file"}
-    return cache.ShardEntry(split=split, shard=int(number), num_shards=int(count), **facts)
+    return ShardEntry(split=split, shard=int(number), num_shards=int(count), **facts)
 
 
 def _records_of_shard(random: np.random.Generator, count: int, shard: int, num_shards: int):
     """Records whose ids fall into one shard: a hash in its range is drawn, and the id that has it worked out backwards."""
     from castor.tasks import hashing
-    from castor.tasks.cache import layout
+    from castor.tasks.cache.features import Record
 
     width = (1 << 64) // num_shards
     hashes = np.uint64(shard * width + num_shards) + random.integers(0, width - 2 * num_shards, count, dtype=np.uint64)
@@ -112,7 +116,7 @@ def _records_of_shard(random: np.random.Generator, count: int, shard: int, num_s
     high = _unmix64(hashes) ^ hashing.mix64(low ^ key)
     made = synthetic.records(random, synthetic.lengths(random, count), f"shard/{shard}")
     for record, first, second in zip(made, high.tolist(), low.tolist()):
-        yield layout.Record(f"{first:016x}{second:016x}", record.source, record.features)
+        yield Record(f"{first:016x}{second:016x}", record.source, record.features)
 
 
 def _unmix64(values: np.ndarray) -> np.ndarray:

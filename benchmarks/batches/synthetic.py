@@ -13,7 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from castor.tasks import hashing
-from castor.tasks.cache import layout, writer
+from castor.tasks.cache import writer
+from castor.tasks.cache.features import TARGETS, Record
+from castor.tasks.cache.manifest import ShardEntry
 
 MEDIAN, SIGMA, LONGEST = 400, 1.2, 100_000
 VOCABULARY_SIZE, IDS_BEFORE_PIECES, RARE_SHARE = 1 << 17, 256, 0.02
@@ -49,21 +51,21 @@ def document_id(*parts: str | int) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def records(random: np.random.Generator, sizes: np.ndarray, corpus: str) -> Iterator[layout.Record]:
+def records(random: np.random.Generator, sizes: np.ndarray, corpus: str) -> Iterator[Record]:
     """A record for each size [n]."""
     for number, size in enumerate(sizes.tolist()):
         tokens = ids(random, size)
         tokens[-1] = EOS_ID
-        yield layout.Record(document_id(corpus, number), f"made://{corpus}/{number}", {"targets": tokens})
+        yield Record(document_id(corpus, number), f"made://{corpus}/{number}", {"targets": tokens})
 
 
-def commit(directory: str, staging: str, name: str, entries: list[layout.ShardEntry]) -> None:
+def commit(directory: str, staging: str, name: str, entries: list[ShardEntry]) -> None:
     """Makes the staged shards the cache at `directory`."""
     vocabulary = {"path": "none", "fingerprint": "0" * 32, "size": VOCABULARY_SIZE}
     facts = {
         "name": name,
         "modality": "text",
-        "features": layout.TARGETS,
+        "features": TARGETS,
         "seed": SHUFFLE_SEED,
         "vocabulary": vocabulary,
     }
@@ -73,12 +75,12 @@ def commit(directory: str, staging: str, name: str, entries: list[layout.ShardEn
 def write_cache(directory: str, sizes: np.ndarray, num_shards: int, seed: int = 0, name: str = "synthetic") -> None:
     """A task cache of documents of these sizes [n], its split `train` in `num_shards` shards."""
     random = np.random.default_rng(seed)
-    shards: list[list[layout.Record]] = [[] for _ in range(num_shards)]
+    shards: list[list[Record]] = [[] for _ in range(num_shards)]
     for record in records(random, sizes, f"{name}/{seed}"):
         shards[hashing.shard_of(hashing.record_hash(SHUFFLE_SEED, record.id), num_shards)].append(record)
     staging = writer.begin(directory)
     entries = [
-        writer.write_shard(staging, "train", shard, num_shards, made, layout.TARGETS, seed=SHUFFLE_SEED)
+        writer.write_shard(staging, "train", shard, num_shards, made, TARGETS, seed=SHUFFLE_SEED)
         for shard, made in enumerate(shards)
     ]
     commit(directory, staging, name, entries)

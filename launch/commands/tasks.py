@@ -122,7 +122,7 @@ def _list(arguments, flags) -> int:
 def _show(arguments, flags) -> int:
     import numpy as np
 
-    from castor.tasks.cache.layout import load_manifest
+    from castor.tasks.cache.manifest import load_manifest
     from castor.tasks.cache.reader import CacheReader
 
     console = terminal.console()
@@ -248,7 +248,7 @@ def _export(arguments, flags) -> int:
     import rich.console
     import rich.progress
 
-    from castor.tasks.cache.layout import load_manifest
+    from castor.tasks.cache.manifest import load_manifest
     from castor.tasks.errors import ConfigurationError
     from castor.tasks.integrations.export import FORMATS, export
 

@@ -18,7 +18,8 @@ from castor.pipelines.corpus import corpus
 from castor.pipelines.document import Document, Element, Rejection, unpack
 from castor.pipelines.tokenization import examples
 from castor.tasks import hashing
-from castor.tasks.cache import layout, writer
+from castor.tasks.cache import writer
+from castor.tasks.cache.features import TARGETS, Record
 from castor.tasks.storage import storage
 
 _ENTRIES = ".entries"
@@ -84,12 +85,12 @@ def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> No
     for letter in letters:
         funnel.dead(letter.stage, letter.error)
     funnel.kept = len(documents)
-    by_split: dict[str, list[layout.Record]] = {name: [] for name, _ in cut.splits}
+    by_split: dict[str, list[Record]] = {name: [] for name, _ in cut.splits}
     for document in documents.values():
-        record = layout.Record(document.id, document.source, {"targets": examples.ids_of(document)})
+        record = Record(document.id, document.source, {"targets": examples.ids_of(document)})
         by_split[examples.split_of(cut.seed, document.id, cut.splits)].append(record)
     entries = [
-        writer.write_shard(staging, name, shard, cut.num_shards, records, layout.TARGETS, seed=cut.seed)
+        writer.write_shard(staging, name, shard, cut.num_shards, records, TARGETS, seed=cut.seed)
         for name, records in by_split.items()
     ]
     storage.makedirs(storage.join(staging, dead_letters.FOLDER))

@@ -24,7 +24,8 @@ from castor.tasks.batches import skips
 from castor.tasks.batches.catalog import Mixture, resolve_mixture
 from castor.tasks.batches.component import FEATURE, Component, Place, Segments, check_tokens, open_component
 from castor.tasks.batches.lineage import Occurrence, Span
-from castor.tasks.cache.layout import REMAKE, Manifest
+from castor.tasks.cache.layout import REMAKE
+from castor.tasks.cache.manifest import Manifest
 from castor.tasks.checks import check_integer, is_integer
 from castor.tasks.errors import CacheError, ConfigurationError, VocabularyError
 from castor.tasks.mixing import epochs, mixing, schedule

@@ -14,6 +14,7 @@ from typing import Any
 import gin
 from castor.tasks.batches import skips
 from castor.tasks.cache import layout
+from castor.tasks.cache.manifest import Manifest, load_manifest
 from castor.tasks.errors import CacheError, ConfigurationError, VocabularyError
 from castor.tasks.mixing import schedule, weights
 from castor.tasks.storage import storage
@@ -27,7 +28,7 @@ class Found:
 
     name: str
     directory: str
-    manifest: layout.Manifest | None
+    manifest: Manifest | None
     problem: str = ""
 
 
@@ -47,7 +48,7 @@ def _search(directory: str, name: str, depth: int, found: list[Found]) -> None:
     looks_like_one = layout.looks_like_cache(names)
     if layout.MANIFEST in names or looks_like_one:
         try:
-            found.append(Found(name, directory, layout.load_manifest(directory)))
+            found.append(Found(name, directory, load_manifest(directory)))
             return
         except CacheError as error:
             if looks_like_one:
@@ -120,7 +121,7 @@ class Mixture:
         return stage
 
     def weights(
-        self, manifests: Mapping[str, layout.Manifest] | None = None
+        self, manifests: Mapping[str, Manifest] | None = None
     ) -> list[tuple[int, int, dict[str, fractions.Fraction]]]:
         """(start, ramp, domain name -> weight) of the mixture's beginning and of each stage, by step; exact, not scaled.
 
@@ -151,11 +152,11 @@ class Mixture:
             result.append((start, ramp, exact))
         return result
 
-    def manifests(self) -> dict[str, layout.Manifest]:
+    def manifests(self) -> dict[str, Manifest]:
         """Domain name -> manifest, in the order of `components`. Raises CacheError for the first that is missing or unreadable."""
-        result: dict[str, layout.Manifest] = {}
+        result: dict[str, Manifest] = {}
         for component in self.components:
-            manifest = layout.load_manifest(self._directory(component))
+            manifest = load_manifest(self._directory(component))
             name = manifest.name if os.sep in component else component
             if name in result:
                 raise ConfigurationError(
@@ -219,7 +220,7 @@ def _from_gin(name: str) -> Mixture | None:
     return dataclasses.replace(mixture, name=name) if mixture.name == Mixture.name else mixture
 
 
-def find_vocabulary(manifest: layout.Manifest) -> str:
+def find_vocabulary(manifest: Manifest) -> str:
     """The directory of the vocabulary that a cache was made with.
 
     Looked for where the manifest says, then under the same name beside the cache and its two parent folders, so that a copied output

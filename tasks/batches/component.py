@@ -16,7 +16,7 @@ import numpy as np
 from castor.tasks.batches.plans import Plans
 from castor.tasks.batches.skips import SkippedRecords
 from castor.tasks.cache import records
-from castor.tasks.cache.layout import Manifest
+from castor.tasks.cache.manifest import Manifest
 from castor.tasks.cache.reader import CacheReader
 from castor.tasks.errors import CacheError, ConfigurationError
 from castor.tasks.mixing import packing

@@ -19,7 +19,11 @@ import numpy as np
 
 from castor.tasks import hashing
 from castor.tasks.cache import layout, records
-from castor.tasks.cache.layout import REMAKE, lineage_file, load_manifest
+from castor.tasks.cache.features import DTYPES, feature_shape
+from castor.tasks.cache.index import PACKING, index_dtype, index_header
+from castor.tasks.cache.layout import REMAKE, lineage_file
+from castor.tasks.cache.manifest import load_manifest
+from castor.tasks.cache.token_file import CRC_BYTES, TOKENS_PER_CRC, encoded_tokens_bytes
 from castor.tasks.errors import CacheError, ConfigurationError
 from castor.tasks.storage import storage
 
@@ -85,8 +89,8 @@ class CacheReader:
         result = {}
         for name, spec in self.manifest.features.items():
             array = arrays.get(name, np.zeros(0, np.int64))
-            shape = [int(lengths[name]), *layout.shape_of(spec)[1:]] if spec["rank"] else []
-            dtype = np.dtype(layout.DTYPES[spec["dtype"]])
+            shape = [int(lengths[name]), *feature_shape(spec)[1:]] if spec["rank"] else []
+            dtype = np.dtype(DTYPES[spec["dtype"]])
             if array.dtype.kind == "O" or None in shape[1:] or array.size != int(np.prod(shape)):
                 raise CacheError(
                     f"{path} record {row}: feature {name!r} has {array.size} values, the sidecar says {shape}.", REMAKE
@@ -131,14 +135,14 @@ class CacheReader:
         shard, row = self.locate(record)
         spec, where = self.manifest.features[feature], self._paths[shard]
         decode = records.decode_float32 if spec["dtype"] == "float32" else records.decode_int64
-        inner = layout.shape_of(spec)[1:]
+        inner = feature_shape(spec)[1:]
         if None in inner:
             return self[record][feature][start:stop]  # which says what is wrong
         width = math.prod(inner)
         array = decode(self.payload(record), feature, start * width, stop * width, where)
         if len(array) != (stop - start) * width:
             raise CacheError(f"{where} record {row}: feature {feature!r} is shorter than its sidecar says.", REMAKE)
-        return array.astype(layout.DTYPES[spec["dtype"]], copy=False).reshape(stop - start, *inner)
+        return array.astype(DTYPES[spec["dtype"]], copy=False).reshape(stop - start, *inner)
 
     def path(self, shard: int) -> str:
         """The file of a shard; its sidecar is this with `.idx`."""
@@ -173,12 +177,12 @@ class CacheReader:
             end = int(offsets[row + 1]) if row + 1 < len(offsets) else self._shards[shard]["bytes"]
             records.check_record(self.data(shard), int(offsets[row]), end, self._paths[shard])
         crcs, width = int(begins[row]), ids.itemsize
-        part = layout.TOKENS_PER_CRC * width
-        first = crcs + -(-length // layout.TOKENS_PER_CRC) * layout.CRC_BYTES
+        part = TOKENS_PER_CRC * width
+        first = crcs + -(-length // TOKENS_PER_CRC) * CRC_BYTES
         for number in range(start * width // part, -(-stop * width // part)):
-            stored = data[crcs + number * layout.CRC_BYTES : crcs + (number + 1) * layout.CRC_BYTES].tobytes()
+            stored = data[crcs + number * CRC_BYTES : crcs + (number + 1) * CRC_BYTES].tobytes()
             found = records.crc32c(data[first + number * part : first + min((number + 1) * part, length * width)])
-            if found.to_bytes(layout.CRC_BYTES, "little") != stored:
+            if found.to_bytes(CRC_BYTES, "little") != stored:
                 raise CacheError(
                     f"{self._paths[shard]}.tokens record {row} has a wrong checksum: the file is damaged.", REMAKE
                 )
@@ -194,7 +198,7 @@ class CacheReader:
         self.check(shard)
         index = self.index(shard)
         begins = np.zeros(len(index) + 1, dtype=np.int64)
-        np.cumsum(layout.encoded_tokens_bytes(index["targets"], entry["dtype"]), out=begins[1:])
+        np.cumsum(encoded_tokens_bytes(index["targets"], entry["dtype"]), out=begins[1:])
         if begins[-1] != len(data):
             raise CacheError(f"{path} holds {len(data)} bytes; by its sidecar it should hold {begins[-1]}.", REMAKE)
         # Copies of the sidecar's columns: what was checked stays as it was, even where the sidecar itself is no longer kept.
@@ -292,7 +296,7 @@ class CacheReader:
         return table
 
     def _block_counts(self, table: str, key: str) -> list[np.ndarray] | None:
-        if self.manifest.data.get("packing") != layout.PACKING:
+        if self.manifest.data.get("packing") != PACKING:
             return None
         lists = [shard.get(table, {}).get(key) for shard in self._shards]
         if None in lists:
@@ -356,8 +360,8 @@ def load_index(path: str, features: Iterable[str], records_: int, sha256: str = 
         raise CacheError(f"sidecar {path} cannot be read: {error}.", REMAKE) from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise CacheError(f"sidecar {path} is damaged or of another cache: its SHA-256 is not the manifest's.", REMAKE)
-    dtype = layout.index_dtype(features)
-    usual = layout.index_header(dtype, records_)
+    dtype = index_dtype(features)
+    usual = index_header(dtype, records_)
     if data[: len(usual)].tobytes() == usual and len(data) == len(usual) + records_ * dtype.itemsize:
         return data[len(usual) :].view(dtype)
     # Not as this version of numpy writes it. Parsing a header takes Python's compiler, which is not safe in threads everywhere (3.11).

@@ -14,6 +14,10 @@ import numpy as np
 from castor.tasks import hashing
 from castor.tasks.cache import layout, records
 from castor.tasks.cache import reader as cache_reader
+from castor.tasks.cache.features import feature_shape
+from castor.tasks.cache.index import PACKING, count_blocks, count_rows
+from castor.tasks.cache.manifest import Manifest, manifest_checksum, read_manifest, seqio_info, seqio_stats
+from castor.tasks.cache.token_file import encode_tokens
 from castor.tasks.errors import CacheError
 from castor.tasks.storage import storage
 
@@ -36,7 +40,7 @@ class Problem:
 def verify(directory: str, deep: bool = True) -> list[Problem]:
     """All problems of a cache, sorted by file; empty if it is sound. directory: of one cache. deep: read every byte."""
     try:
-        manifest = layout.read_manifest(directory)
+        manifest = read_manifest(directory)
     except CacheError as error:
         return [Problem(layout.MANIFEST, "manifest", str(error))]
     problems = [*_manifest(manifest), *_presence(manifest)]
@@ -63,13 +67,13 @@ def _limited(problems: Iterator[Problem]) -> Iterator[Problem]:
             yield Problem(file, kind, f"~ and {count - _MAX_PER_FILE} more of this kind")
 
 
-def _manifest(manifest: layout.Manifest) -> Iterator[Problem]:
-    if manifest.data.get("checksum") != layout.checksum(manifest.data):
+def _manifest(manifest: Manifest) -> Iterator[Problem]:
+    if manifest.data.get("checksum") != manifest_checksum(manifest.data):
         yield Problem(layout.MANIFEST, "checksum", "it is not as it was written: its own checksum differs")
     for split in manifest.splits:
         for name, expected in (
-            (f"info.{split}.json", layout.info(manifest.data, split)),
-            (f"stats.{split}.json", layout.stats(manifest.shards(split), manifest.features)),
+            (f"info.{split}.json", seqio_info(manifest.data, split)),
+            (f"stats.{split}.json", seqio_stats(manifest.shards(split), manifest.features)),
         ):
             path = storage.join(manifest.directory, name)
             if storage.exists(path):
@@ -81,7 +85,7 @@ def _manifest(manifest: layout.Manifest) -> Iterator[Problem]:
         yield Problem(layout.COMPLETED, "checksum", "it should be empty")
 
 
-def _presence(manifest: layout.Manifest) -> Iterator[Problem]:
+def _presence(manifest: Manifest) -> Iterator[Problem]:
     expected = set(manifest.paths())
     present = set(layout.list_paths(manifest.directory))
     for name in sorted(expected - present):
@@ -93,9 +97,7 @@ def _presence(manifest: layout.Manifest) -> Iterator[Problem]:
             yield Problem(name, "stale", "a killed run left it (or one is writing now); the next run removes it")
 
 
-def _shard(
-    manifest: layout.Manifest, split: str, number: int, shard: Mapping[str, Any], deep: bool
-) -> Iterator[Problem]:
+def _shard(manifest: Manifest, split: str, number: int, shard: Mapping[str, Any], deep: bool) -> Iterator[Problem]:
     directory, name = manifest.directory, shard["file"]
     path, index_name = storage.join(directory, name), name + ".idx"
     lineage_name = layout.lineage_file(split, number, len(manifest.shards(split)))
@@ -147,7 +149,7 @@ def _checksum(directory: str, name: str, expected: str) -> Iterator[Problem]:
         yield Problem(name, "checksum", "its SHA-256 is not the manifest's: the file was changed or damaged")
 
 
-def _order(manifest: layout.Manifest, split: str, number: int, name: str, ids: list[str]) -> Iterator[Problem]:
+def _order(manifest: Manifest, split: str, number: int, name: str, ids: list[str]) -> Iterator[Problem]:
     """Ids must be in the order, and in the shard, that the seed gives them."""
     shards, previous = len(manifest.shards(split)), None
     for row, document in enumerate(ids):
@@ -163,13 +165,13 @@ def _order(manifest: layout.Manifest, split: str, number: int, name: str, ids: l
         previous = (place, document)
 
 
-def _block_counts(manifest: layout.Manifest, shard: Mapping[str, Any], index: np.ndarray) -> Iterator[Problem]:
+def _block_counts(manifest: Manifest, shard: Mapping[str, Any], index: np.ndarray) -> Iterator[Problem]:
     """What the manifest says of a shard's blocks must be what its sidecar gives, where it was counted as it would be now."""
-    if manifest.data.get("packing") != layout.PACKING:
+    if manifest.data.get("packing") != PACKING:
         return
     for table, expected in (
-        ("rows", layout.count_rows(index, manifest.features)),
-        ("blocks", layout.count_blocks(index, manifest.features)),
+        ("rows", count_rows(index, manifest.features)),
+        ("blocks", count_blocks(index, manifest.features)),
     ):
         for key, found in sorted(shard.get(table, {}).items()):
             if found != expected.get(key):
@@ -177,7 +179,7 @@ def _block_counts(manifest: layout.Manifest, shard: Mapping[str, Any], index: np
 
 
 def _records(
-    manifest: layout.Manifest,
+    manifest: Manifest,
     shard: Mapping[str, Any],
     data: np.ndarray,
     index: np.ndarray | None,
@@ -206,13 +208,13 @@ def _records(
                 name + ".idx", "sidecar", f"record {count} starts at byte {offset}, not {int(index['offset'][count])}"
             )
         if stored is not None:
-            expected = layout.encode_tokens(arrays.get("targets", np.zeros(0, np.int64)), shard["token_file"]["dtype"])
+            expected = encode_tokens(arrays.get("targets", np.zeros(0, np.int64)), shard["token_file"]["dtype"])
             if stored[place : place + len(expected)].tobytes() != expected:
                 yield Problem(name + ".tokens", "tokens", f"record {count} has other tokens there, or a wrong checksum")
             place += len(expected)
         for feature, spec in manifest.features.items():
             array = arrays.get(feature, np.zeros(0, np.int64))
-            width = int(np.prod([w for w in layout.shape_of(spec)[1:]])) if spec["rank"] > 1 else 1
+            width = int(np.prod([w for w in feature_shape(spec)[1:]])) if spec["rank"] > 1 else 1
             length = array.size // max(width, 1)
             tokens[feature] += length
             if index is not None and count < len(index) and int(index[feature][count]) != length:

@@ -11,7 +11,10 @@ import numpy as np
 
 from castor.tasks import hashing
 from castor.tasks.cache import layout, records
-from castor.tasks.cache.layout import Record, ShardEntry
+from castor.tasks.cache.features import DTYPES, Record, checked_features, feature_shape, is_token_feature
+from castor.tasks.cache.index import PACKING, count_blocks, count_rows, index_dtype, index_header
+from castor.tasks.cache.manifest import FORMAT, ShardEntry, manifest_checksum, read_manifest, seqio_info, seqio_stats
+from castor.tasks.cache.token_file import encode_tokens, token_dtype
 from castor.tasks.errors import CacheError
 from castor.tasks.storage import storage
 
@@ -47,13 +50,13 @@ def write_shard(
     Raises CacheError for a record of another shard, an id met twice, or a feature that is missing or of another kind than declared.
     """
     layout.check_names([split])
-    features = layout.checked_features(features)
+    features = checked_features(features)
     order = sorted(
         ((hashing.record_hash(seed, record.id), record.id, record) for record in records_), key=_by_hash_and_id
     )
     storage.makedirs(storage.join(staging_dir, "lineage"))
     name = layout.shard_file(split, shard, num_shards)
-    index = np.zeros(len(order), dtype=layout.index_dtype(features))
+    index = np.zeros(len(order), dtype=index_dtype(features))
     totals = {kind: dict.fromkeys(features, 0) for kind in ("tokens", "content", "longest")}
     previous = None
     tokens = _TokenWriter(storage.join(staging_dir, name + ".tokens"), [record for _, _, record in order], features)
@@ -75,7 +78,7 @@ def write_shard(
                 index[feature][row] = len(array)
                 content = (
                     int(np.count_nonzero((array != _EOS_ID) & (array != _PAD_ID)))
-                    if layout.is_tokens(features[feature])
+                    if is_token_feature(features[feature])
                     else 0
                 )
                 totals["tokens"][feature] += len(array)
@@ -92,7 +95,7 @@ def write_shard(
         bytes=size,
         sha256=sha256,
         idx_sha256=_write(
-            storage.join(staging_dir, name + ".idx"), layout.index_header(index.dtype, len(index)) + index.tobytes()
+            storage.join(staging_dir, name + ".idx"), index_header(index.dtype, len(index)) + index.tobytes()
         ),
         lineage_sha256=_write(
             storage.join(staging_dir, layout.lineage_file(split, shard, num_shards)),
@@ -101,8 +104,8 @@ def write_shard(
         tokens=totals["tokens"],
         content_tokens=totals["content"],
         longest=totals["longest"],
-        rows=layout.count_rows(index, features),
-        blocks=layout.count_blocks(index, features),
+        rows=count_rows(index, features),
+        blocks=count_blocks(index, features),
         token_file=tokens.entry(),
     )
 
@@ -112,11 +115,11 @@ class _TokenWriter:
 
     def __init__(self, path: str, records_: Sequence[Record], features: Mapping[str, Mapping[str, Any]]):
         self._file, self._dtype = None, None
-        if "targets" in features and layout.is_tokens(features["targets"]):
+        if "targets" in features and is_token_feature(features["targets"]):
             arrays = [np.asarray(record.features.get("targets", ())) for record in records_]
             ends = [(int(array.min()), int(array.max())) for array in arrays if array.size and array.dtype.kind in "iu"]
             if min((low for low, _ in ends), default=0) >= 0:
-                self._dtype = layout.token_dtype(max((high for _, high in ends), default=0))
+                self._dtype = token_dtype(max((high for _, high in ends), default=0))
         if self._dtype:
             self._file = storage.HashingWriter(path)
 
@@ -127,7 +130,7 @@ class _TokenWriter:
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         if self._file:
-            self._file.write(layout.encode_tokens(arrays["targets"], self._dtype))
+            self._file.write(encode_tokens(arrays["targets"], self._dtype))
 
     def __exit__(self, *error) -> None:
         if self._file:
@@ -204,12 +207,12 @@ def build_manifest(
     layout.check_names([name, *splits])
     return {
         "kind": "cache",
-        "format": layout.FORMAT,
+        "format": FORMAT,
         "name": name,
         "modality": modality,
         "splits": splits,
-        "packing": dict(layout.PACKING),
-        "features": layout.checked_features(features),
+        "packing": dict(PACKING),
+        "features": checked_features(features),
         "seed": seed,
         "vocabulary": dict(vocabulary),
         "funnel": dict(funnel or {}),
@@ -237,7 +240,7 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
             if storage.size(storage.join(staging_dir, shard["file"])) != shard["bytes"]:
                 raise CacheError(f"staged shard {shard['file']} is not {shard['bytes']} bytes long.", _AGAIN)
     manifest["files"] = {name: storage.sha256(storage.join(staging_dir, name)) for name in sorted(staged - shard_files)}
-    manifest["checksum"] = layout.checksum(manifest)
+    manifest["checksum"] = manifest_checksum(manifest)
 
     invalidate(output_dir)
     storage.remove_tree(storage.join(output_dir, layout.PLANS_FOLDER))
@@ -249,10 +252,8 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
         if layout.is_own_file(name) and name not in staged:
             storage.remove(storage.join(output_dir, name))
     for split, value in manifest["splits"].items():
-        statistics = layout.stats(value["shards"], manifest["features"])
-        storage.write_json_atomic(
-            storage.join(output_dir, f"info.{split}.json"), layout.info(manifest, split), indent=2
-        )
+        statistics = seqio_stats(value["shards"], manifest["features"])
+        storage.write_json_atomic(storage.join(output_dir, f"info.{split}.json"), seqio_info(manifest, split), indent=2)
         storage.write_json_atomic(storage.join(output_dir, f"stats.{split}.json"), statistics, indent=2)
     storage.remove_tree(staging_dir)
     storage.write_bytes_atomic(storage.join(output_dir, layout.COMPLETED), b"")
@@ -263,7 +264,7 @@ def invalidate(output_dir: str) -> None:
     """Takes from a directory what makes it a cache to any reader: manifest first, then COMPLETED, info files and listed extra files."""
     extra: list[str] = []
     try:
-        extra = list(layout.read_manifest(output_dir).data.get("files", {}))
+        extra = list(read_manifest(output_dir).data.get("files", {}))
     except CacheError:
         pass
     names = storage.list_files(output_dir)
@@ -292,11 +293,11 @@ def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -
     arrays = {}
     for name, spec in features.items():
         array = np.asarray(record.features[name])
-        dtype = np.dtype(layout.DTYPES[spec["dtype"]])
+        dtype = np.dtype(DTYPES[spec["dtype"]])
         integer = dtype.kind == "i"
         empty_list = array.size == 0 and array.ndim == 1
         fits = empty_list or (array.dtype.kind in "iub" if integer else array.dtype.kind == "f")
-        widths = layout.shape_of(spec)[1:]
+        widths = feature_shape(spec)[1:]
         if (
             not fits
             or array.ndim != spec["rank"]

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from castor import tasks
 from castor.tasks.cache import layout
 from castor.tasks.cache import reader as cache_reader
+from castor.tasks.cache.features import feature_shape
+from castor.tasks.cache.manifest import Manifest, load_manifest
 from castor.tasks.errors import CacheError, CastorError, ConfigurationError
 from castor.tasks.storage import storage
 
@@ -70,7 +71,7 @@ def export(
         close = difflib.get_close_matches(str(to), FORMATS, n=1)
         remedy = f"Did you mean {close[0]}?" if close else f"There are {', '.join(FORMATS)}."
         raise ConfigurationError(f"there is no export to {to!r}.", remedy)
-    manifest = layout.load_manifest(cache_dir)
+    manifest = load_manifest(cache_dir)
     splits = list(dict.fromkeys(splits)) or list(manifest.splits)
     for split in splits:
         manifest.shards(split)
@@ -218,8 +219,8 @@ def _write_shard(
     return entry
 
 
-def _reader(manifest: layout.Manifest, split: str):
-    reader = tasks.CacheReader(manifest.directory, split)
+def _reader(manifest: Manifest, split: str):
+    reader = cache_reader.CacheReader(manifest.directory, split)
     if reader.manifest.data != manifest.data:
         raise CacheError(f"cache {manifest.directory} was made anew during its export.", "Run the same command again.")
     return reader
@@ -229,7 +230,7 @@ def _rows(reader, shard: int) -> range:
     return range(int(reader.starts[shard]), int(reader.starts[shard + 1]))
 
 
-def _check_writable(to: str, manifest: layout.Manifest) -> None:
+def _check_writable(to: str, manifest: Manifest) -> None:
     if to == "arrayrecord":
         _array_record_module()
     elif clash := {"id", "source"} & set(manifest.features):
@@ -291,7 +292,7 @@ def _arrow_type(spec: Mapping[str, Any]):
     import pyarrow
 
     inner = {"int32": pyarrow.int32(), "int64": pyarrow.int64(), "float32": pyarrow.float32()}[spec["dtype"]]
-    for width in reversed(layout.shape_of(spec)[1:]):
+    for width in reversed(feature_shape(spec)[1:]):
         inner = pyarrow.list_(inner, width)
     return pyarrow.list_(inner)
 
@@ -332,7 +333,7 @@ def _counted(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"records": sum(file["records"] for file in files), "tokens": tokens, "files": list(files)}
 
 
-def _manifest(manifest: layout.Manifest, plan: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(manifest: Manifest, plan: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **plan,
         "modality": manifest.modality,

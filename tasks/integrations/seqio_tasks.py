@@ -19,6 +19,8 @@ import tensorflow as tf
 
 from castor.tasks.batches.catalog import Mixture, find_caches, find_vocabulary
 from castor.tasks.cache import layout
+from castor.tasks.cache.features import feature_shape
+from castor.tasks.cache.manifest import Manifest
 from castor.tasks.errors import CacheError, VocabularyError
 from castor.tasks.integrations.seqio_vocabulary import SeqIOVocabulary
 from castor.tasks.storage import storage
@@ -75,7 +77,7 @@ def register_mixture(mixture: Mixture) -> str:
     return mixture.name
 
 
-def vocabulary_of(manifest: layout.Manifest) -> seqio.Vocabulary:
+def vocabulary_of(manifest: Manifest) -> seqio.Vocabulary:
     """The vocabulary of a cache, or, where its directory is gone, one that passes ids through and has the right size."""
     try:
         return _load_vocabulary(os.path.abspath(find_vocabulary(manifest)), manifest.vocabulary["fingerprint"])
@@ -92,7 +94,7 @@ def _load_vocabulary(directory: str, fingerprint: str) -> SeqIOVocabulary:
     return SeqIOVocabulary.load(directory)
 
 
-def _register(name: str, manifest: layout.Manifest) -> str:
+def _register(name: str, manifest: Manifest) -> str:
     directory = os.path.abspath(manifest.directory)
     vocabulary = vocabulary_of(manifest)
     patterns = {
@@ -120,7 +122,7 @@ def _register(name: str, manifest: layout.Manifest) -> str:
 def _stored(spec):
     """How a feature lies in a tf.train.Example: integers are int64 there."""
     dtype = tf.float32 if spec["dtype"] == "float32" else tf.int64
-    shape = layout.shape_of(spec)
+    shape = feature_shape(spec)
     return (
         tf.io.FixedLenSequenceFeature(shape[1:], dtype, allow_missing=True)
         if shape

@@ -14,21 +14,40 @@ filled in, what belongs nowhere is a control segment. This file knows no file an
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from castor.tasks import hashing
 from castor.tasks.vocabulary import audio, image
-
-if TYPE_CHECKING:
-    from castor.tasks.vocabulary.vocabulary import Vocabulary
+from castor.tasks.vocabulary.codecs import Codec
 
 AUDIO_FRAMES = 4  # log-mel frames in one code: 40 ms, 25 codes a second
 IMAGE_PATCH = (image.PATCH, image.PATCH, image.CHANNELS)
 AUDIO_PATCH = (AUDIO_FRAMES, audio.BANDS, 1)
 SECONDS_PER_CODE = AUDIO_FRAMES * audio.HOP / audio.SAMPLE_RATE
 KINDS = ("text", "image", "audio", "video", "control")
+
+
+class StreamVocabulary(Protocol):
+    """What a stream needs of a vocabulary; tasks.Vocabulary has it all."""
+
+    pad_id: int
+    eos_id: int
+    text_range: range
+    image_range: range
+    audio_range: range
+    size_range: range
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def control(self, name: str) -> int: ...
+
+    def name(self, i: int) -> str: ...
+
+    def need(self, modality: str) -> tuple[Codec, int]: ...
 
 
 class Segment(NamedTuple):
@@ -56,23 +75,23 @@ def span_first(document_id: str) -> bool:
     return bool(hashing.key64("span_first", document_id) & 1)
 
 
-def text_document(vocabulary: "Vocabulary", text: str) -> list[int]:
+def text_document(vocabulary: StreamVocabulary, text: str) -> list[int]:
     """pieces eos"""
     return [*vocabulary.encode(text), vocabulary.eos_id]
 
 
-def described_document(vocabulary: "Vocabulary", document_id: str, text: str, span: Sequence[int]) -> list[int]:
+def described_document(vocabulary: StreamVocabulary, document_id: str, text: str, span: Sequence[int]) -> list[int]:
     """A span and its text in the order that the id decides, then eos."""
     pieces = vocabulary.encode(text)
     return [*span, *pieces, vocabulary.eos_id] if span_first(document_id) else [*pieces, *span, vocabulary.eos_id]
 
 
-def image_span(vocabulary: "Vocabulary", pixels: np.ndarray, budget: int) -> list[int]:
+def image_span(vocabulary: StreamVocabulary, pixels: np.ndarray, budget: int) -> list[int]:
     """uint8 [H, W, 3] -> ids, at most `budget` codes and four more."""
     return [vocabulary.control("<image>"), *_sized_codes(vocabulary, pixels, budget), vocabulary.control("</image>")]
 
 
-def audio_codes(vocabulary: "Vocabulary", waveform: np.ndarray) -> list[int]:
+def audio_codes(vocabulary: StreamVocabulary, waveform: np.ndarray) -> list[int]:
     """float32 [n] at 16 kHz -> ids of the codes alone, 25 a second; the last one is filled up with silence."""
     codec, base = vocabulary.need("audio")
     return (codec.encode(audio_levels(waveform)).ravel() + base).tolist()
@@ -84,13 +103,13 @@ def audio_levels(waveform: np.ndarray) -> np.ndarray:
     return np.pad(levels, ((0, -len(levels) % AUDIO_FRAMES), (0, 0)), constant_values=audio.FLOOR_DB)
 
 
-def audio_span(vocabulary: "Vocabulary", waveform: np.ndarray) -> list[int]:
+def audio_span(vocabulary: StreamVocabulary, waveform: np.ndarray) -> list[int]:
     """float32 [n] at 16 kHz -> <audio> codes </audio>"""
     return [vocabulary.control("<audio>"), *audio_codes(vocabulary, waveform), vocabulary.control("</audio>")]
 
 
 def video_span(
-    vocabulary: "Vocabulary",
+    vocabulary: StreamVocabulary,
     frames: Sequence[np.ndarray],
     times: Sequence[float],
     waveform: np.ndarray | None,
@@ -111,17 +130,17 @@ def video_span(
     return [*ids, vocabulary.control("</video>")]
 
 
-def _heard(vocabulary: "Vocabulary", codes: Sequence[int]) -> list[int]:
+def _heard(vocabulary: StreamVocabulary, codes: Sequence[int]) -> list[int]:
     return [vocabulary.control("<audio>"), *codes, vocabulary.control("</audio>")] if codes else []
 
 
-def _sized_codes(vocabulary: "Vocabulary", pixels: np.ndarray, budget: int) -> list[int]:
+def _sized_codes(vocabulary: StreamVocabulary, pixels: np.ndarray, budget: int) -> list[int]:
     codec, base = vocabulary.need("image")
     codes = codec.encode(image.fit_to_budget(pixels, budget))
     return [*(vocabulary.control(f"<size_{side}>") for side in codes.shape), *(codes.ravel() + base).tolist()]
 
 
-def segments(vocabulary: "Vocabulary", ids: Iterable[int], decode: bool = True) -> list[Segment]:
+def segments(vocabulary: StreamVocabulary, ids: Iterable[int], decode: bool = True) -> list[Segment]:
     """Cuts any sequence of ids into segments; their ids, put together, are the input. Never raises on the ids' values."""
     return _Parser(vocabulary, [int(i) for i in ids], decode).run()
 
@@ -129,7 +148,7 @@ def segments(vocabulary: "Vocabulary", ids: Iterable[int], decode: bool = True) 
 class _Parser:
     """Recursive descent with one id of look-ahead."""
 
-    def __init__(self, vocabulary: "Vocabulary", ids: list[int], decode: bool):
+    def __init__(self, vocabulary: StreamVocabulary, ids: list[int], decode: bool):
         self.vocabulary = vocabulary
         self.ids = ids
         self.at = 0

@@ -7,14 +7,15 @@ import resource
 import numpy as np
 
 from castor.tasks import hashing
-from castor.tasks.cache import layout, writer
+from castor.tasks.cache import writer
+from castor.tasks.cache.features import TARGETS, Record
 from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
 from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 DENSE = {"targets": {"dtype": "int32", "rank": 1}, "mel": {"dtype": "float32", "rank": 2, "shape": [None, 4]}}
 
 
-def make_records(count, features=layout.TARGETS, seed=5):
+def make_records(count, features=TARGETS, seed=5):
     """Records of 1 to 59 tokens, from our own hash: golden vectors stand on them."""
     result = []
     for number in range(count):
@@ -24,13 +25,11 @@ def make_records(count, features=layout.TARGETS, seed=5):
         arrays = {"targets": (noise % np.uint64(1 << 20)).astype(np.int64) + 2}
         if "mel" in features:
             arrays["mel"] = (noise[: 4 * (length // 9)] % np.uint64(1000)).astype(np.float32).reshape(-1, 4)
-        result.append(layout.Record(document, f"file://{number}", arrays))
+        result.append(Record(document, f"file://{number}", arrays))
     return result
 
 
-def make_cache(
-    directory, records, features=layout.TARGETS, seed=3, num_shards=3, splits=("train", "validation"), **facts
-):
+def make_cache(directory, records, features=TARGETS, seed=3, num_shards=3, splits=("train", "validation"), **facts):
     directory = str(directory)
     staging = writer.begin(directory)
     entries = []

@@ -15,7 +15,8 @@ import pytest
 
 from castor import tasks
 from castor.tasks import hashing
-from castor.tasks.cache import layout, writer
+from castor.tasks.cache import writer
+from castor.tasks.cache.features import TARGETS, Record
 from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
 
 KILLED = """
@@ -63,19 +64,19 @@ def write_cache(
     staging = writer.begin(str(directory))
     entries = []
     for split, streams_of_ids in documents.items():
-        shards: list[list[layout.Record]] = [[] for _ in range(num_shards)]
+        shards: list[list[Record]] = [[] for _ in range(num_shards)]
         for number, ids in enumerate(streams_of_ids):
-            record = layout.Record(
+            record = Record(
                 document_id(f"{name} {split}", number),
                 f"{name}.jsonl#line={number}",
                 {"targets": np.array(ids, np.int32)},
             )
             shards[hashing.shard_of(hashing.record_hash(SEED, record.id), num_shards)].append(record)
         entries += [
-            writer.write_shard(staging, split, i, num_shards, records, layout.TARGETS, seed=SEED)
+            writer.write_shard(staging, split, i, num_shards, records, TARGETS, seed=SEED)
             for i, records in enumerate(shards)
         ]
-    facts = {"name": name, "modality": "text", "features": layout.TARGETS, "seed": SEED, "vocabulary": vocabulary}
+    facts = {"name": name, "modality": "text", "features": TARGETS, "seed": SEED, "vocabulary": vocabulary}
     manifest = writer.build_manifest(entries=entries, **facts)
     writer.commit(staging, str(directory), manifest)
 

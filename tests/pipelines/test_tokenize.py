@@ -18,8 +18,8 @@ from castor.pipelines.media.images import encode_png
 from castor.pipelines.media.sounds import encode_flac
 from castor.pipelines.tokenization import examples
 from castor.pipelines.tokenize import Job
-from castor.tasks.cache import layout
 from castor.tasks.cache import reader as cache_reader
+from castor.tasks.cache.manifest import load_manifest
 from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
 from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
 from castor.tasks.vocabulary.vocabulary import Vocabulary
@@ -115,10 +115,7 @@ def test_text_to_cache_with_an_exact_funnel(text_corpus, vocabulary, tmp_path):
     counts = {name: split["records"] for name, split in manifest["splits"].items()}
     assert sum(counts.values()) == 120 and 10 < counts["validation"] < 40
     assert all(len(split["shards"]) == 3 for split in manifest["splits"].values())
-    assert (
-        layout.load_manifest(str(tmp_path)).data["fingerprint"]
-        == make_job(text_corpus, vocabulary, tmp_path).fingerprint()
-    )
+    assert load_manifest(str(tmp_path)).data["fingerprint"] == make_job(text_corpus, vocabulary, tmp_path).fingerprint()
     assert "card.html" in manifest["files"] and "Samples kept" in (tmp_path / "card.html").read_text()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 

@@ -7,7 +7,8 @@ import pytest
 import small_caches as caches
 
 from castor.launch import command
-from castor.tasks.cache import layout, writer
+from castor.tasks.cache import writer
+from castor.tasks.cache.features import Record
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def out(tmp_path_factory):
     for name in ("web", "code"):
         texts = [f"{name} number {i} " * (1 + i % 5) for i in range(20)]
         records = [
-            layout.Record(f"{i:032x}", f"{name}.jsonl#line={i}", {"targets": np.array([*vocabulary.encode(t), 1])})
+            Record(f"{i:032x}", f"{name}.jsonl#line={i}", {"targets": np.array([*vocabulary.encode(t), 1])})
             for i, t in enumerate(texts)
         ]
         funnel = {"read": 21, "rejected": {"short": 1}, "kept": 20}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from castor import tasks
 from castor.tasks import hashing
 from castor.tasks.batches.batches import Batches
-from castor.tasks.cache import layout
+from castor.tasks.cache.features import Record
 from castor.tasks.errors import CacheError, CastorError, ConfigurationError, VocabularyError
 
 LENGTH = 48
@@ -376,8 +376,8 @@ def test_microbatches_are_the_batch_in_parts(mixture):
 
 
 def test_records_longer_than_a_row_are_cut_only_there(tmp_path):
-    record = layout.Record("0" * 32, "long", {"targets": np.arange(2, 2 + 3 * LENGTH + 5)})
-    short = layout.Record("1" * 32, "short", {"targets": np.arange(2, 12)})
+    record = Record("0" * 32, "long", {"targets": np.arange(2, 2 + 3 * LENGTH + 5)})
+    short = Record("1" * 32, "short", {"targets": np.arange(2, 12)})
     caches.make_cache(tmp_path / "toy", [record, short], name="toy", num_shards=1)
     batches = make(str(tmp_path / "toy"), batch_size=4)
     assert batches.components[0].rows == 4

@@ -10,7 +10,8 @@ import gin
 from castor import tasks
 from castor.tasks import configuration
 from castor.tasks.batches import catalog
-from castor.tasks.cache import layout, writer
+from castor.tasks.cache import writer
+from castor.tasks.cache.manifest import load_manifest
 from castor.tasks.errors import CacheError, ConfigurationError, VocabularyError
 
 
@@ -143,18 +144,14 @@ def test_the_vocabulary_is_found_where_it_was_or_beside_the_cache(tmp_path):
     }
     caches.make_cache(tmp_path / "a/tasks/web", [], name="web", vocabulary=facts)
     with pytest.raises(VocabularyError, match=str(tmp_path / "a/vocabulary")):
-        catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "a/tasks/web")))
+        catalog.find_vocabulary(load_manifest(str(tmp_path / "a/tasks/web")))
     vocabulary.save(str(tmp_path / "a/vocabulary"))
-    assert catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "a/tasks/web"))) == str(
-        tmp_path / "a/vocabulary"
-    )
+    assert catalog.find_vocabulary(load_manifest(str(tmp_path / "a/tasks/web"))) == str(tmp_path / "a/vocabulary")
     (tmp_path / "a").rename(tmp_path / "b")
-    assert catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "b/tasks/web"))) == str(
-        tmp_path / "b/vocabulary"
-    )
+    assert catalog.find_vocabulary(load_manifest(str(tmp_path / "b/tasks/web"))) == str(tmp_path / "b/vocabulary")
     caches.make_cache(tmp_path / "b/tasks/web", [], name="web", vocabulary={**facts, "fingerprint": "another"})
     with pytest.raises(VocabularyError, match="is not the vocabulary another"):
-        catalog.find_vocabulary(layout.load_manifest(str(tmp_path / "b/tasks/web")))
+        catalog.find_vocabulary(load_manifest(str(tmp_path / "b/tasks/web")))
 
 
 def test_public_names():

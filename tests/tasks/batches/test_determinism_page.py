@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from castor import tasks
 from castor.tasks import hashing
 from castor.tasks.cache import layout
+from castor.tasks.cache.manifest import load_manifest
 from castor.tasks.errors import CacheError
 from castor.tasks.mixing import mixing, packing, permutation, schedule
 
@@ -144,7 +145,7 @@ def flip(directory, name, at=None):
 
 def shard(directory):
     """The largest shard's file, relative to the cache."""
-    return max((entry["bytes"], entry["file"]) for entry in layout.load_manifest(directory).shards("train"))[1]
+    return max((entry["bytes"], entry["file"]) for entry in load_manifest(directory).shards("train"))[1]
 
 
 def lineage(directory):

@@ -8,17 +8,18 @@ from small_caches import make_cache, make_records
 
 from castor.tasks.cache import layout, writer
 from castor.tasks.cache import reader as cache_reader
+from castor.tasks.cache.manifest import load_manifest, manifest_checksum
 from castor.tasks.errors import CacheError
 
 
 def test_missing_and_half_written_caches_say_so(tmp_path):
     with pytest.raises(CacheError, match="no task cache at"):
-        layout.load_manifest(str(tmp_path / "nothing"))
+        load_manifest(str(tmp_path / "nothing"))
     with pytest.raises(CacheError, match="holds no task cache"):
-        layout.load_manifest(str(tmp_path))
+        load_manifest(str(tmp_path))
     writer.begin(str(tmp_path))
     with pytest.raises(CacheError, match="half-written"):
-        layout.load_manifest(str(tmp_path))
+        load_manifest(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -81,10 +82,10 @@ def test_malformed_shards_are_refused(tmp_path, change):
     directory = make_cache(tmp_path, make_records(20))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     change(manifest["splits"]["train"]["shards"][1])
-    manifest["checksum"] = layout.checksum(manifest)
+    manifest["checksum"] = manifest_checksum(manifest)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CacheError, match="manifest.json is malformed"):
-        layout.load_manifest(directory)
+        load_manifest(directory)
 
 
 def test_a_flipped_bit_anywhere_in_the_manifest_is_found(tmp_path):
@@ -94,36 +95,34 @@ def test_a_flipped_bit_anywhere_in_the_manifest_is_found(tmp_path):
     for place in range(0, len(data), 23):
         path.write_bytes(data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :])
         with pytest.raises(CacheError, match=str(tmp_path)):
-            layout.load_manifest(directory)
+            load_manifest(directory)
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CacheError, match="manifest.json cannot be read"):
-        layout.load_manifest(directory)
+        load_manifest(directory)
     path.write_bytes(data)
     manifest = json.loads(data)
     del manifest["checksum"]
     path.write_text(json.dumps(manifest))
     with pytest.raises(CacheError, match="manifest.json is not as it was written"):
-        layout.load_manifest(directory)
+        load_manifest(directory)
 
 
 def test_a_manifest_that_has_not_changed_is_parsed_once(tmp_path):
     directory = make_cache(tmp_path, make_records(20))
     path = tmp_path / "manifest.json"
-    assert layout.load_manifest(directory) is not layout.load_manifest(
-        directory
-    )  # just written: it could change and look the same
+    assert load_manifest(directory) is not load_manifest(directory)  # just written: it could change and look the same
     os.utime(path, (1e9, 1e9))
-    loaded = layout.load_manifest(directory)
-    assert layout.load_manifest(directory) is loaded and cache_reader.CacheReader(directory).manifest is loaded
+    loaded = load_manifest(directory)
+    assert load_manifest(directory) is loaded and cache_reader.CacheReader(directory).manifest is loaded
     data = path.read_bytes()
     path.write_bytes(data.replace(b'"toy"', b'"tox"'))
     with pytest.raises(CacheError, match="its own checksum differs"):
-        layout.load_manifest(directory)
+        load_manifest(directory)
     path.unlink()
     with pytest.raises(CacheError, match="half-written"):
-        layout.load_manifest(directory)
+        load_manifest(directory)
     make_cache(tmp_path, make_records(30))
-    assert layout.load_manifest(directory).records("train") == 30
+    assert load_manifest(directory).records("train") == 30
 
 
 def test_caches_that_count_no_rows_are_caches(tmp_path):
@@ -137,7 +136,7 @@ def test_caches_that_count_no_rows_are_caches(tmp_path):
                 del shard["rows"], shard["blocks"]
             else:
                 shard["rows"]["64"] = shard["blocks"]["targets"] = [1, 2, 3, 4]
-        manifest["checksum"] = layout.checksum(manifest)
+        manifest["checksum"] = manifest_checksum(manifest)
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         reader = cache_reader.CacheReader(directory)
         assert reader.rows(64) is None and reader.block_tokens() is None and len(reader) == 20

@@ -9,20 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor import tasks
-from castor.tasks.cache import layout, records, verify
+from castor.tasks.cache import records, verify
+from castor.tasks.cache.features import Record
+from castor.tasks.cache.manifest import manifest_checksum
 from castor.tasks.cache.reader import CacheReader
+from castor.tasks.cache.token_file import (
+    CRC_BYTES,
+    TOKEN_DTYPES,
+    TOKENS_PER_CRC,
+    encode_tokens,
+    encoded_tokens_bytes,
+    token_dtype,
+)
 from castor.tasks.errors import CacheError
 
 SHARD = "train.tfrecord-00000-of-00001"
-LONG = 3 * layout.TOKENS_PER_CRC + 5
+LONG = 3 * TOKENS_PER_CRC + 5
 
 
 @pytest.fixture
 def directory(tmp_path):
     """Thirty short records and a long one, ids below 2**16."""
     small = caches.make_records(30)
-    small = [layout.Record(r.id, r.source, {"targets": r.features["targets"] % 60000 + 2}) for r in small]
-    long = layout.Record("0" * 32, "long", {"targets": np.arange(LONG) % 60000 + 2})
+    small = [Record(r.id, r.source, {"targets": r.features["targets"] % 60000 + 2}) for r in small]
+    long = Record("0" * 32, "long", {"targets": np.arange(LONG) % 60000 + 2})
     caches.make_cache(tmp_path / "toy", [*small, long], name="toy", num_shards=1)
     return tmp_path / "toy"
 
@@ -34,7 +44,7 @@ def without_token_files(directory):
         for shard in split["shards"]:
             del shard["token_file"]
             (directory / (shard["file"] + ".tokens")).unlink(missing_ok=True)
-    manifest["checksum"] = layout.checksum(manifest)
+    manifest["checksum"] = manifest_checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -43,20 +53,20 @@ def batches(directory, length=64):
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.integers(0, 2**32 - 1), max_size=50), st.sampled_from(layout.TOKEN_DTYPES))
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=50), st.sampled_from(TOKEN_DTYPES))
 def test_the_bytes_of_a_record(ids, dtype):
     ids = np.array(ids, dtype=np.int64) % (np.iinfo(dtype).max + 1)
-    data = layout.encode_tokens(ids, dtype)
-    assert len(data) == layout.encoded_tokens_bytes([len(ids)], dtype)[0]
+    data = encode_tokens(ids, dtype)
+    assert len(data) == encoded_tokens_bytes([len(ids)], dtype)[0]
     if len(ids):
         assert int.from_bytes(data[:4], "little") == records.crc32c(data[4:])
         assert np.frombuffer(data[4:], "<" + np.dtype(dtype).str[1:]).tolist() == ids.tolist()
 
 
 def test_golden_bytes():
-    assert layout.encode_tokens(np.array([1, 2, 515]), "uint16").hex() == "7ceca1d2010002000302"
-    assert layout.encode_tokens(np.array([70000]), "uint32").hex() == "15c6c11b70110100"
-    assert [layout.token_dtype(n) for n in (0, 65535, 65536, 2**32 - 1, 2**32)] == [
+    assert encode_tokens(np.array([1, 2, 515]), "uint16").hex() == "7ceca1d2010002000302"
+    assert encode_tokens(np.array([70000]), "uint32").hex() == "15c6c11b70110100"
+    assert [token_dtype(n) for n in (0, 65535, 65536, 2**32 - 1, 2**32)] == [
         "uint16",
         "uint16",
         "uint32",
@@ -94,13 +104,13 @@ def test_a_flipped_bit_is_found_where_it_is_read(directory):
     reader = CacheReader(str(directory))
     lengths = reader.lengths().astype(int)
     longest = int(np.argmax(lengths))
-    begin = int(layout.encoded_tokens_bytes(lengths[:longest], "uint16").sum()) + 4 * layout.CRC_BYTES
-    flipped = begin + 2 * (layout.TOKENS_PER_CRC + 7)
+    begin = int(encoded_tokens_bytes(lengths[:longest], "uint16").sum()) + 4 * CRC_BYTES
+    flipped = begin + 2 * (TOKENS_PER_CRC + 7)
     path.write_bytes(data[:flipped] + bytes([data[flipped] ^ 4]) + data[flipped + 1 :])
     reader = CacheReader(str(directory))
-    assert len(reader.stored_tokens(0, longest, 0, layout.TOKENS_PER_CRC)) == layout.TOKENS_PER_CRC
+    assert len(reader.stored_tokens(0, longest, 0, TOKENS_PER_CRC)) == TOKENS_PER_CRC
     with pytest.raises(CacheError, match=f"{SHARD}.tokens record {longest} has a wrong checksum"):
-        reader.stored_tokens(0, longest, 0, layout.TOKENS_PER_CRC + 1)
+        reader.stored_tokens(0, longest, 0, TOKENS_PER_CRC + 1)
     with pytest.raises(CacheError, match=f"{SHARD}.tokens"):
         for step in range(200):
             batches(directory).batch(step)
@@ -138,7 +148,7 @@ def test_a_cut_missing_or_changed_file_is_refused(directory):
 
 
 def test_tokens_that_are_no_ids_have_none(tmp_path):
-    odd = layout.Record("0" * 32, "odd", {"targets": np.array([-1, 5])})
+    odd = Record("0" * 32, "odd", {"targets": np.array([-1, 5])})
     caches.make_cache(tmp_path / "toy", [odd], name="toy", num_shards=1)
     reader = CacheReader(str(tmp_path / "toy"))
     assert not reader.has_tokens(0) and reader.tokens(0).tolist() == [-1, 5]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import small_caches as caches
 
-from castor.tasks.cache import layout, records
+from castor.tasks.cache import records
+from castor.tasks.cache.manifest import manifest_checksum
 from castor.tasks.cache.verify import Problem, verify
 from castor.tasks.storage import storage
 
@@ -101,7 +102,7 @@ def test_a_whole_shard_of_other_records_under_a_rewritten_manifest(directory):
     (directory / SHARD).write_bytes(data)
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["splits"]["train"]["shards"][1].update(sha256=storage.sha256(directory / SHARD), bytes=len(data))
-    manifest["checksum"] = layout.checksum(manifest)
+    manifest["checksum"] = manifest_checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
     expected = {(f"{SHARD}.idx", "sidecar"), (f"{SHARD}.tokens", "tokens"), (SHARD, "record"), (SHARD, "stats")}
     assert kinds(directory) == expected
@@ -117,12 +118,12 @@ def test_plans_are_no_part_of_a_cache(directory):
 def test_wrong_counts_of_blocks_under_a_rewritten_manifest(directory, table, key):
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["splits"]["train"]["shards"][1][table][key][0] += 1
-    manifest["checksum"] = layout.checksum(manifest)
+    manifest["checksum"] = manifest_checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
     (problem,) = verify(str(directory))
     assert (problem.file, problem.kind) == (SHARD, "stats") and f"{table} of {key}" in problem.message
     manifest["packing"] = {"version": 0}  # counted by another packing: nothing to compare with
-    manifest["checksum"] = layout.checksum(manifest)
+    manifest["checksum"] = manifest_checksum(manifest)
     (directory / "manifest.json").write_text(json.dumps(manifest))
     assert verify(str(directory)) == []
 

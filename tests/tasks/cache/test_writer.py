@@ -8,6 +8,8 @@ from small_caches import DENSE, full_disk, make_cache, make_records
 
 from castor.tasks import hashing
 from castor.tasks.cache import layout, writer
+from castor.tasks.cache.features import TARGETS, Record
+from castor.tasks.cache.manifest import load_manifest
 from castor.tasks.errors import CacheError
 from castor.tasks.mixing import packing
 from castor.tasks.storage import storage
@@ -29,8 +31,8 @@ def test_seqio_files(tmp_path):
     make_cache(
         tmp_path,
         [
-            layout.Record("0" * 32, "s", {"targets": np.array([5, 6, 1])}),
-            layout.Record("1" * 32, "s", {"targets": np.array([7, 1])}),
+            Record("0" * 32, "s", {"targets": np.array([5, 6, 1])}),
+            Record("1" * 32, "s", {"targets": np.array([7, 1])}),
         ],
     )
     info = json.loads((tmp_path / "info.train.json").read_text())
@@ -76,7 +78,7 @@ def test_killed_before_commit_leaves_the_old_cache_or_none(tmp_path, monkeypatch
             make_cache(directory, records)
         assert not (directory / "manifest.json").exists()
         with pytest.raises(CacheError, match=str(directory)):
-            layout.load_manifest(str(directory))
+            load_manifest(str(directory))
     die_at = -1
     make_cache(directory, records)
     assert files_of(directory) == files_of(tmp_path / "reference")
@@ -88,21 +90,21 @@ def test_extra_files_are_listed_and_replaced(tmp_path):
     for content in (b"one", b"two"):
         staging = writer.begin(directory)
         storage.write_bytes_atomic(storage.join(staging, "card.html"), content)
-        entries = writer.fill_shards(staging, [], {"train": 1}, layout.TARGETS, seed=0)
+        entries = writer.fill_shards(staging, [], {"train": 1}, TARGETS, seed=0)
         manifest = writer.build_manifest(
-            name="toy", modality="text", entries=entries, features=layout.TARGETS, seed=0, vocabulary={}
+            name="toy", modality="text", entries=entries, features=TARGETS, seed=0, vocabulary={}
         )
         writer.commit(staging, directory, manifest)
         assert storage.read_bytes(tmp_path / "card.html") == content
-        assert layout.load_manifest(directory).data["files"]["card.html"] == storage.sha256(tmp_path / "card.html")
+        assert load_manifest(directory).data["files"]["card.html"] == storage.sha256(tmp_path / "card.html")
 
 
 def test_a_shard_that_fails_leaves_nothing_to_commit(tmp_path):
-    good, bad = (layout.Record(f"{i:032x}", "s", {"targets": np.array(v)}) for i, v in enumerate(([1, 2], [0.5])))
+    good, bad = (Record(f"{i:032x}", "s", {"targets": np.array(v)}) for i, v in enumerate(([1, 2], [0.5])))
     with pytest.raises(CacheError):
-        writer.write_shard(str(tmp_path), "train", 0, 1, [good, bad], layout.TARGETS, seed=0)
+        writer.write_shard(str(tmp_path), "train", 0, 1, [good, bad], TARGETS, seed=0)
     assert layout.list_paths(str(tmp_path)) == []
-    writer.write_shard(str(tmp_path), "train", 0, 1, [good], layout.TARGETS, seed=0)
+    writer.write_shard(str(tmp_path), "train", 0, 1, [good], TARGETS, seed=0)
     assert len(layout.list_paths(str(tmp_path))) == 4 and not list(tmp_path.rglob("*.tmp"))
 
 
@@ -125,37 +127,33 @@ def test_begin_removes_leftovers(tmp_path):
 )
 def test_records_of_another_kind_are_refused(tmp_path, features):
     with pytest.raises(CacheError, match="0000.*where"):
-        writer.write_shard(
-            str(tmp_path), "train", 0, 1, [layout.Record("0" * 32, "where", features)], layout.TARGETS, seed=0
-        )
+        writer.write_shard(str(tmp_path), "train", 0, 1, [Record("0" * 32, "where", features)], TARGETS, seed=0)
 
 
 def test_records_twice_or_elsewhere_are_refused(tmp_path):
-    record = layout.Record("0" * 32, "where", {"targets": np.array([1])})
+    record = Record("0" * 32, "where", {"targets": np.array([1])})
     with pytest.raises(CacheError, match="twice"):
-        writer.write_shard(str(tmp_path), "train", 0, 1, [record, record], layout.TARGETS, seed=0)
+        writer.write_shard(str(tmp_path), "train", 0, 1, [record, record], TARGETS, seed=0)
     other = 1 - hashing.shard_of(hashing.record_hash(0, record.id), 2)
     with pytest.raises(CacheError, match="does not belong"):
-        writer.write_shard(str(tmp_path), "train", other, 2, [record], layout.TARGETS, seed=0)
+        writer.write_shard(str(tmp_path), "train", other, 2, [record], TARGETS, seed=0)
 
 
 def test_incomplete_manifest_is_refused(tmp_path):
-    entry = writer.write_shard(str(tmp_path), "train", 0, 2, [], layout.TARGETS, seed=0)
+    entry = writer.write_shard(str(tmp_path), "train", 0, 2, [], TARGETS, seed=0)
     with pytest.raises(CacheError, match="1 shards of 2"):
-        writer.build_manifest(
-            name="toy", modality="text", entries=[entry], features=layout.TARGETS, seed=0, vocabulary={}
-        )
+        writer.build_manifest(name="toy", modality="text", entries=[entry], features=TARGETS, seed=0, vocabulary={})
 
 
 def test_rows_and_blocks_are_counted_when_a_shard_is_written(tmp_path):
     """A shard of two blocks, the second of three records."""
     count = packing.BLOCK_RECORDS + 3
-    records = [layout.Record(f"{i:032x}", "s", {"targets": np.full(1 + i % 70, 5)}) for i in range(count)]
+    records = [Record(f"{i:032x}", "s", {"targets": np.full(1 + i % 70, 5)}) for i in range(count)]
     order = sorted(records, key=lambda r: (hashing.record_hash(3, r.id), r.id))
     lengths = np.array([len(r.features["targets"]) for r in order])
     blocks = [lengths[: packing.BLOCK_RECORDS], lengths[packing.BLOCK_RECORDS :]]
     directory = make_cache(tmp_path, records, num_shards=1)
-    manifest = layout.load_manifest(directory)
+    manifest = load_manifest(directory)
     (shard,) = manifest.shards("train")
     assert manifest.data["packing"] == {"version": packing.VERSION, "block_records": packing.BLOCK_RECORDS}
     assert shard["blocks"] == {"targets": [int(b.sum()) for b in blocks]}
@@ -169,16 +167,16 @@ def test_rows_and_blocks_are_counted_when_a_shard_is_written(tmp_path):
 
 
 def test_blocks_of_every_feature_and_rows_of_targets_alone(tmp_path):
-    shard = layout.load_manifest(make_cache(tmp_path / "dense", make_records(20, DENSE), DENSE, num_shards=1)).shards(
-        "train"
-    )[0]
+    shard = load_manifest(make_cache(tmp_path / "dense", make_records(20, DENSE), DENSE, num_shards=1)).shards("train")[
+        0
+    ]
     assert shard["blocks"] == {name: [total] for name, total in shard["tokens"].items()} and set(shard["blocks"]) == {
         "targets",
         "mel",
     }
     features = {"inputs": {"dtype": "int32", "rank": 1}}
-    records = [layout.Record("0" * 32, "s", {"inputs": np.array([5, 6, 1])})]
-    shard = layout.load_manifest(make_cache(tmp_path / "other", records, features, num_shards=1)).shards("train")[0]
+    records = [Record("0" * 32, "s", {"inputs": np.array([5, 6, 1])})]
+    shard = load_manifest(make_cache(tmp_path / "other", records, features, num_shards=1)).shards("train")[0]
     assert shard["rows"] == {} and shard["blocks"] == {"inputs": [3]}
 
 

@@ -11,7 +11,8 @@ import pytest
 from small_caches import DENSE, make_cache, make_records
 
 from castor import tasks
-from castor.tasks.cache import layout
+from castor.tasks.cache.features import TARGETS, Record
+from castor.tasks.cache.manifest import load_manifest
 from castor.tasks.errors import CacheError, ConfigurationError
 from castor.tasks.integrations import export as exports
 from castor.tasks.storage import storage
@@ -29,12 +30,12 @@ def wide_records(count):
         n = int(record.id[:4], 16) % 7
         patches = np.arange(n * 6, dtype=np.float32).reshape(n, 2, 3, 1) / 7
         codes = -np.arange(n * 5).reshape(n, 5)
-        result.append(layout.Record(record.id, record.source, {**record.features, "patches": patches, "codes": codes}))
+        result.append(Record(record.id, record.source, {**record.features, "patches": patches, "codes": codes}))
     return result
 
 
 CACHES = {
-    "tokens": (make_records, layout.TARGETS),
+    "tokens": (make_records, TARGETS),
     "dense": (lambda n: make_records(n, DENSE), DENSE),
     "wide": (wide_records, WIDE),
 }
@@ -154,7 +155,7 @@ def test_same_bytes_and_the_manifest_knows_them(caches, tmp_path, to):
     first, second = (exports.export(caches["dense"], tmp_path / out, to) for out in "ab")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b") and first.manifest == second.manifest
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    source = layout.load_manifest(caches["dense"])
+    source = load_manifest(caches["dense"])
     assert (manifest["kind"], manifest["format"], manifest["content_fingerprint"]) == (
         "export",
         to,
@@ -185,9 +186,8 @@ def test_stopped_anywhere_it_shows_nothing_and_goes_on(caches, tmp_path, monkeyp
         output, steps = tmp_path / f"stopped{stop}", []
         with monkeypatch.context() as patch:
             for name in ("rename", "write_bytes_atomic", "remove_tree", "makedirs"):
-                original = getattr(storage, name)
 
-                def counted(*arguments, original=original, steps=steps, stop=stop):
+                def counted(*arguments, original=getattr(storage, name)):
                     steps.append(1)
                     if len(steps) > stop:
                         raise Stop
@@ -316,7 +316,7 @@ def test_bad_use(caches, tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match=r"castor\[arrayrecord\]"):
         exports.export(caches["tokens"], tmp_path / "out", "arrayrecord")
     features = {"id": {"dtype": "int32", "rank": 1}}
-    named = make_cache(tmp_path / "named", [layout.Record("0" * 32, "s", {"id": np.array([3, 1])})], features)
+    named = make_cache(tmp_path / "named", [Record("0" * 32, "s", {"id": np.array([3, 1])})], features)
     with pytest.raises(ConfigurationError, match="feature 'id'"):
         exports.export(named, tmp_path / "out", "parquet")
     assert not (tmp_path / "out").exists()
@@ -344,9 +344,7 @@ def test_a_cache_replaced_under_it_stops_it(tmp_path, monkeypatch):
         if len(calls) == 3:
             original(*arguments)
         if len(calls) in (2, 3):
-            make_cache(
-                directory, [layout.Record(r.id, r.source + "x" * len(calls), r.features) for r in make_records(60)]
-            )
+            make_cache(directory, [Record(r.id, r.source + "x" * len(calls), r.features) for r in make_records(60)])
         if len(calls) != 3:
             original(*arguments)
 
@@ -377,12 +375,13 @@ def test_a_full_disk_is_said(caches, tmp_path, monkeypatch, to):
 def test_no_reader_keeps_more_than_a_few_shards(tmp_path, monkeypatch):
     directory = make_cache(tmp_path / "cache", make_records(100), num_shards=50, splits=("train",))
     opened = []
-    original = tasks.CacheReader
-    monkeypatch.setattr(tasks, "CacheReader", lambda *a: opened.append(original(*a)) or opened[-1], raising=False)
+    original = exports.cache_reader.CacheReader
+    monkeypatch.setattr(exports.cache_reader, "CacheReader", lambda *a: opened.append(original(*a)) or opened[-1])
     exports.export(directory, tmp_path / "out", "parquet")
     assert len(opened) == 4
 
 
 def test_the_module_needs_nothing_heavy():
-    program = "import sys, castor.tasks.integrations.export; print(sorted({'tensorflow', 'seqio', 'jax', 'pyarrow', 'array_record'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+    heavy = "{'tensorflow', 'seqio', 'jax', 'pyarrow', 'array_record'}"
+    program = f"import sys, castor.tasks.integrations.export; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True).stdout.strip() == "[]"

@@ -10,8 +10,8 @@ import pytest
 import small_caches as caches
 from PIL import Image
 
-from castor.tasks.cache import layout
 from castor.tasks.cache import reader as cache_reader
+from castor.tasks.cache.features import Record
 from castor.tasks.integrations import preview
 from castor.tasks.vocabulary import streams
 
@@ -36,8 +36,7 @@ def reader(tmp_path_factory, vocabulary):
         "odd": [v.control("<image>"), v.control("</image>"), v.vocab_size - 1, 100, 3],
     }
     records = [
-        layout.Record(f"{i:032x}", source, {"targets": np.array(ids)})
-        for i, (source, ids) in enumerate(documents.items())
+        Record(f"{i:032x}", source, {"targets": np.array(ids)}) for i, (source, ids) in enumerate(documents.items())
     ]
     facts = {"path": "", "fingerprint": v.fingerprint, "size": v.vocab_size}
     return cache_reader.CacheReader(
@@ -120,7 +119,7 @@ def test_dense_features(tmp_path):
 
 def test_long_records_are_cut_on_the_page_only(tmp_path, monkeypatch, vocabulary):
     monkeypatch.setattr(preview, "MAX_TOKENS", 50)
-    record = layout.Record("0" * 32, "long", {"targets": np.full(80, 300)})
+    record = Record("0" * 32, "long", {"targets": np.full(80, 300)})
     reader = cache_reader.CacheReader(
         caches.make_cache(tmp_path, [record], vocabulary={"path": "", "fingerprint": "", "size": 0})
     )

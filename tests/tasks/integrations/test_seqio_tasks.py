@@ -7,8 +7,9 @@ import pytest
 import small_caches as caches
 
 from castor import tasks
-from castor.tasks.cache import layout, writer
 from castor.tasks.cache import reader as cache_reader
+from castor.tasks.cache import writer
+from castor.tasks.cache.features import Record
 from castor.tasks.errors import CacheError
 
 seqio = pytest.importorskip("seqio")
@@ -106,7 +107,7 @@ def test_the_vocabulary_of_the_caches_is_the_tasks(tmp_path):
     for name in ("sq_one", "sq_two"):
         ids = np.array([*vocabulary.encode(f"text of {name}"), 1])
         caches.make_cache(
-            tmp_path / "tasks" / name, [layout.Record("0" * 32, "s", {"targets": ids})], name=name, vocabulary=facts
+            tmp_path / "tasks" / name, [Record("0" * 32, "s", {"targets": ids})], name=name, vocabulary=facts
         )
     seqio_tasks.register_mixture(
         tasks.resolve_mixture(tasks.Mixture("sq_both", {"sq_one": 1, "sq_two": 1}), str(tmp_path / "tasks"))
