@@ -41,7 +41,8 @@ DATA = [
     *MEDIA,
 ]
 SEQIO = ["seqio", "tensorflow", "tensorflow-text"]
-TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX", "safetensors", "pillow"]
+# pillow and msgpack: pictures given to `castor infer` are decoded as those of the data jobs are, in a sandbox.
+TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX", "safetensors", "pillow", "msgpack"]
 ALL = sorted({*DATA, *TRAIN, *SEQIO})
 
 setuptools.setup(

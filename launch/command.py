@@ -233,7 +233,7 @@ def _run(row: Subcommand, argv: list[str]) -> int:
     parser.add_argument("--traceback", action="store_true", help="show the stack trace of an error")
     try:
         return _parse_and_run(row, argv, parser)
-    except ImportError as error:
+    except Exception as error:
         from castor.launch import extras
         from castor.tasks.errors import ConfigurationError
 

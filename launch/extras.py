@@ -27,21 +27,29 @@ DISTRIBUTIONS = {
 }
 """The requirement that brings a module, where the requirement does not bear the module's own name."""
 
+ORDER = ("gcs", "data", "train", "seqio")
+"""Extras in the order in which they are named; `tpu`, `gpu` and `dev` list requirements of these again."""
+
 _REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*\bextra == ["']([\w-]+)["']""")
 
 
-def remedy(error: ImportError, preferred: str = "") -> tuple[str, str] | None:
-    """The missing requirement and the command that installs it; None where no extra of Castor would help.
+def remedy(error: BaseException, preferred: str = "") -> tuple[str, str] | None:
+    """The requirement that an error comes from the lack of, and the command that installs it; None where no extra of Castor would help.
 
-    Where several extras bring the requirement, `preferred` is named if it is one of them, else the one with the fewest requirements.
+    Errors that `error` was raised from count too: gin files import the modules that they configure. Where several extras bring the
+    requirement, `preferred` is named if it is one of them, else the first of ORDER.
     """
-    parts = (error.name or "").split(".")
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, ImportError) and cause.name):
+        # gin raises a copy without the name of the module; the original is its context.
+        cause = cause.__context__ if isinstance(cause, ImportError) else cause.__cause__
+    parts = cause.name.split(".") if isinstance(cause, ImportError) and cause.name else []
     for length in range(len(parts), 0, -1):
         module = ".".join(parts[:length])
         requirement = DISTRIBUTIONS.get(module, module if length == 1 else "")
-        extras = {name: wanted for name, wanted in _extras().items() if requirement.lower() in wanted}
+        extras = [name for name, wanted in _extras().items() if requirement.lower() in wanted]
         if extras and not _is_there(module):
-            extra = preferred if preferred in extras else min(extras, key=lambda name: (len(extras[name]), name))
+            extra = next(name for name in (preferred, *ORDER, *sorted(extras)) if name in extras)
             return requirement, f"pip install 'castor[{extra}]'"
     return None
 

@@ -10,7 +10,6 @@ import pathlib
 
 from castor.launch import terminal
 from castor.launch.commands.train import add_device_arguments, start_jax
-from castor.launch.inference import pictures
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.storage import storage
@@ -73,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
+    from castor.launch.inference import pictures
+
     _check(arguments, flags)
     mesh = _mesh(arguments.mesh)
     size = pictures.parse_size(arguments.size)
@@ -112,6 +113,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def _check(arguments: argparse.Namespace, flags: Flags) -> None:
+    from castor.launch.inference import pictures
+
     if not arguments.model_dir:
         raise ConfigurationError("castor infer needs --model_dir.", "Give the MODEL_DIR of a castor train run.")
     if flags != Flags():
