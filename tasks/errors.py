@@ -35,3 +35,7 @@ class VocabularyError(CastorError):
 
 class CheckpointError(CastorError):
     """A checkpoint that is missing, unreadable or of another shape than the model."""
+
+
+class LockError(CastorError):
+    """A folder that another process writes at this moment, or has begun to write since this one was paused."""

@@ -89,6 +89,37 @@ def write_bytes_atomic(path: str, data: bytes, sync: bool) -> None:
     _upload(path, lambda blob, **options: blob.upload_from_string(data, "application/octet-stream", **options))
 
 
+def read_generation(path: str) -> tuple[bytes, int] | None:
+    """(content, generation) of an object; None where there is none."""
+    from google.api_core.exceptions import PreconditionFailed
+
+    while (found := _find(path)) is not None:
+        with contextlib.suppress(FileNotFoundError, PreconditionFailed), _as_oserror(path):  # replaced since
+            return found.download_as_bytes(raw_download=True, if_generation_match=found.generation), found.generation
+    return None
+
+
+def write_generation(path: str, data: bytes, replaces: int) -> int | None:
+    """Writes an object over its generation `replaces` (0: where there is none). Returns the new one; None if it differs."""
+    from google.api_core.exceptions import PreconditionFailed
+
+    bucket, name = _split(path)
+    with _as_oserror(path), contextlib.suppress(PreconditionFailed):
+        blob = _client().bucket(bucket).blob(name)
+        blob.upload_from_string(data, "application/json", if_generation_match=replaces, checksum="auto")
+        return blob.generation
+    return None
+
+
+def remove_generation(path: str, generation: int) -> None:
+    """Removes an object if this is its generation; fine if it is gone or another is there."""
+    from google.api_core.exceptions import NotFound, PreconditionFailed
+
+    bucket, name = _split(path)
+    with _as_oserror(path), contextlib.suppress(NotFound, PreconditionFailed):
+        _client().bucket(bucket).blob(name).delete(if_generation_match=generation, retry=_retry())
+
+
 def exists(path: str) -> bool:
     return (path.rstrip("/") == path and _find(path) is not None) or is_directory(path)
 

@@ -1,0 +1,248 @@
+"""A lock on a folder of a file system: DIR/.lock, kept by the kernel for processes of one host and by a lease between
+hosts.
+
+The file names its owner (tasks/storage/lock_owner.py), who holds flock on it. It appears under its name complete and
+locked already: it is written and locked under another name and then linked. Of two processes of one kernel the kernel
+decides: who cannot have flock is told who has it, also while the owner is stopped, and a dead owner's flock is gone at
+once.
+
+A shared file system may keep flock to one host. So the owner also renews the file's time of change. An owner of another
+host counts as dead when that is older than its lease, by the file system's clock and not by the host's. Who takes over
+creates a claim first, a file named after the token of the owner before, which only one can create, and looks again: two
+takers cannot both win.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+from castor.tasks.storage.lock_owner import LOCK_FILE, Lease, Owner
+
+_POLL_S = 0.2
+_SETTLE_S = 5.0
+_NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
+_open: set[int] = set()
+"""Descriptors of lock files that this process has open."""
+
+
+class HeldByOther(Exception):
+    """Somebody else holds the lock: `owner`, or None where its file does not say who."""
+
+    def __init__(self, owner: Owner | None):
+        self.owner = owner
+
+
+class FileLock:
+    """The lock of one folder, for one holding of it."""
+
+    def __init__(self, directory: str, owner: Owner, lease: Lease):
+        self._directory, self._owner, self._lease = directory, owner, lease
+        self._path = os.path.join(directory, LOCK_FILE)
+        self._own = -1  # descriptor of this holding's file
+        self._is_held = False
+        self._made_directory = False
+
+    def acquire(self) -> None:
+        """Returns when the lock is held. Raises HeldByOther, or OSError if the folder cannot be made or written to."""
+        if not os.path.isdir(self._directory):
+            os.makedirs(self._directory, exist_ok=True)
+            self._made_directory = True
+        own = f"{self._path}.{self._owner.token}"
+        self._own = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _open.add(self._own)
+        try:
+            os.write(self._own, self._owner.to_bytes())
+            os.fsync(self._own)
+            _flock(self._own)
+            while not (_link(own, self._path) or self._replace_dead(own)):
+                pass
+            self._is_held = True
+            os.utime(self._own)
+            self._remove_leftovers()
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(own)
+            if not self._is_held:
+                _close(self._own)
+                self._remove_empty_directory()
+
+    def renew(self) -> bool:
+        """Renews the lease. False if the lock is not this holding's any more."""
+        if not self._is_own():
+            return False
+        os.utime(self._own)
+        return True
+
+    def release(self) -> None:
+        """Removes the file if it is still this holding's, and a folder that was made for it and has stayed empty."""
+        with contextlib.suppress(OSError):
+            if self._is_own():
+                os.unlink(self._path)
+        _close(self._own)
+        self._remove_empty_directory()
+
+    def follow(self, directory: str) -> None:
+        """The folder has been renamed to `directory`."""
+        self._directory, self._path = directory, os.path.join(directory, LOCK_FILE)
+
+    def _is_own(self) -> bool:
+        with _opened(self._path) as file:  # opened anew, for a network file system then asks its server
+            return file is not None and os.path.samestat(os.fstat(file), os.fstat(self._own))
+
+    def _replace_dead(self, own: str) -> bool:
+        """Replaces the file of a dead owner by the file `own`. False if it is gone, to be tried again.
+
+        Raises HeldByOther for the file of a living owner.
+        """
+        until = time.monotonic() + _SETTLE_S
+        while True:
+            with _opened(self._path) as other:
+                if other is None:
+                    return False
+                owner = _read(other)
+                alone = _flock(other)
+                if not _is_under(other, self._path):
+                    return False
+                if alone:
+                    self._check_dead(owner)
+                    return self._claim_and_replace(own, owner)
+            if owner is None or not owner.has_ended() or time.monotonic() > until:
+                raise HeldByOther(owner)
+            time.sleep(_POLL_S / 10)  # another process is just taking over from a dead owner: wait for its name
+
+    def _check_dead(self, owner: Owner | None) -> None:
+        """Returns if an owner that does not have flock, as far as this kernel knows, is dead. Raises HeldByOther if not."""
+        if owner is not None and owner.is_of_this_kernel() and (_has_flock(self._own) or owner.has_ended()):
+            return
+        if owner is not None and owner.is_nearby():
+            raise HeldByOther(owner)
+        expire_s = self._lease.expire_s if owner is None else owner.expire_s
+        first = None
+        while True:
+            with _opened(self._path) as again:
+                if again is None:
+                    return
+                now, changed = _read(again), os.fstat(again).st_mtime
+            os.utime(self._own)
+            if now == owner and os.fstat(self._own).st_mtime - changed > expire_s:
+                return
+            if first is not None and changed != first:
+                raise HeldByOther(now)
+            first = changed
+            time.sleep(_POLL_S)
+
+    def _claim_and_replace(self, own: str, before: Owner | None) -> bool:
+        """True if `own` has taken the place of the lock file of `before`; False if another one was first."""
+        claim = f"{self._path}.claim-{before.token if before else 'unknown'}"
+        if not _link(own, claim):
+            # Of another host, since takers of this one need flock first; or of a process that was killed at this point.
+            self._remove_leftovers()
+            time.sleep(_POLL_S)
+            return False
+        try:
+            with _opened(self._path) as other:
+                if other is None or _read(other) != before:
+                    return False
+            os.replace(own, self._path)
+            return True
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(claim)
+
+    def _remove_leftovers(self) -> None:
+        """Removes what processes that were killed while they asked for the lock have left."""
+        now = os.fstat(self._own).st_mtime
+        for name in os.listdir(self._directory):
+            if name.startswith(f"{LOCK_FILE}.") and not name.endswith(self._owner.token):
+                path = os.path.join(self._directory, name)
+                with contextlib.suppress(OSError), _opened(path) as file:
+                    owner = file is not None and _read(file)
+                    if owner and (owner.has_ended() or now - os.fstat(file).st_mtime > owner.expire_s):
+                        os.unlink(path)
+
+    def _remove_empty_directory(self) -> None:
+        if self._made_directory:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._directory)
+
+
+def read_owner(directory: str) -> Owner | None:
+    """The owner that a folder's lock file names, dead or alive; None if there is no such file."""
+    with _opened(os.path.join(directory, LOCK_FILE)) as file:
+        return None if file is None else _read(file)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int | None]:
+    """A descriptor of a file, None if there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY)  # another user's: enough for flock on a local disk
+    except FileNotFoundError:
+        yield None
+        return
+    _open.add(descriptor)
+    try:
+        yield descriptor
+    finally:
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    _open.discard(descriptor)
+    os.close(descriptor)
+
+
+def _read(descriptor: int) -> Owner | None:
+    return Owner.from_bytes(os.pread(descriptor, 1 << 16, 0))
+
+
+def _is_under(descriptor: int, path: str) -> bool:
+    """Whether an open file is the one that has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _flock(descriptor: int) -> bool:
+    """Locks an open file without waiting. False if it is locked already; True where the file system knows no flock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+    return True
+
+
+def _has_flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _link(source: str, target: str) -> bool:
+    """Gives a file a second name; False if that name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _close_in_child() -> None:
+    """A forked child shares the parent's flock and would keep it for as long as it lives."""
+    for descriptor in list(_open):
+        _close(descriptor)
+
+
+os.register_at_fork(after_in_child=_close_in_child)
