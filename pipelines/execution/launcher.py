@@ -12,7 +12,7 @@ from castor.pipelines.execution.beam_options import parse
 from castor.pipelines.execution.job import BaseJob
 from castor.pipelines.execution.staging import new_staging
 from castor.tasks.errors import ConfigurationError
-from castor.tasks.storage import storage
+from castor.tasks.storage import lock, storage
 
 _READ_FIELDS = ("input_root", "replay_of", "corpus", "corpora", "vocabulary", "reference", "sample")
 
@@ -30,24 +30,27 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     """Runs a job to its end and returns the manifest of its output; prints progress and the funnel unless `quiet`.
 
     `beam_args` are Beam's own options. The runner is FnApiRunner unless another is named; DirectRunner means FnApiRunner too, since Beam's
-    own meaning of it is a binary that it downloads. Raises CorpusError or another CastorError; the output is then as it was before.
+    own meaning of it is a binary that it downloads. Raises CorpusError or another CastorError; the output is then as it was before. Raises LockError
+    where another process writes this output, before anything is touched.
     """
     options, runner = parse(beam_args)
     job.config()  # raises now, before the work, for what a manifest cannot carry
     _refuse_own_input(job)
-    import apache_beam as beam
-
-    lists.forget()
     started = time.monotonic()
-    staging = new_staging(job.output)
-    try:
-        pipeline = beam.Pipeline(runner=runner, options=options)
-        job.build(pipeline, staging)
-        with progress.shown(job.name, quiet), progress.without_noise():
-            progress.wait(pipeline.run)
-        manifest = job.finish(staging)
-    finally:
-        storage.remove_tree(staging)
+    with lock.hold(job.output, "OUTPUT") as held:
+        import apache_beam as beam
+
+        lists.forget()
+        staging = new_staging(job.output)
+        try:
+            pipeline = beam.Pipeline(runner=runner, options=options)
+            job.build(pipeline, staging)
+            with progress.shown(job.name, quiet), progress.without_noise():
+                progress.wait(pipeline.run)
+            held.check()
+            manifest = job.finish(staging)
+        finally:
+            storage.remove_tree(staging)
     if not quiet:
         progress.report(job.name, manifest["funnel"], [*job.report(manifest), job.output], time.monotonic() - started)
     return manifest

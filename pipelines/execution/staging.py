@@ -2,23 +2,29 @@
 
 import uuid
 
-from castor.tasks.errors import ConfigurationError
+from castor.tasks.errors import LockError
 from castor.tasks.storage import storage
 
 PREFIX = ".staging-"
+NOTE = ".pending.json"
+"""In the staging folder of a detached job (pipelines/execution/detached.py), until it is committed."""
 
 
 def new_staging(output: str) -> str:
-    """Removes the staging folders of killed runs from `output`, makes an empty one and returns its path."""
-    try:
-        storage.makedirs(output)
-    except OSError as error:
-        raise ConfigurationError(
-            f"OUTPUT {output} cannot be made a directory: {error.strerror}.", "Choose another."
-        ) from error
-    for name in storage.list_files(output):
-        if name.startswith(PREFIX):
-            storage.remove_tree(storage.join(output, name))
+    """Removes the staging folders of killed runs from `output`, makes an empty one and returns its path.
+
+    The caller holds the lock of `output`. Raises LockError for the staging folder of a detached job: its engine may be writing.
+    """
+    folders = staging_folders(output)
+    for folder in folders:
+        if storage.exists(storage.join(folder, NOTE)):
+            note = storage.read_json(storage.join(folder, NOTE))
+            raise LockError(
+                f"OUTPUT {output} is being written by detached job {note['id']}, {note.get('sent', 'sent earlier')}.",
+                f"When it is done: castor launch commit {output}. To give it up, cancel it and remove {folder}.",
+            )
+    for folder in folders:
+        storage.remove_tree(folder)
     staging = storage.join(output, PREFIX + uuid.uuid4().hex)
     storage.makedirs(staging)
     return staging

@@ -11,7 +11,8 @@ from castor.launch.command import main
 from castor.launch.commands import launch
 from castor.launch.engines import dataflow
 from castor.pipelines.execution import detached, job_config, launcher
-from castor.tasks.errors import ConfigurationError, CorpusError
+from castor.tasks.errors import ConfigurationError, CorpusError, LockError
+from castor.tasks.storage import lock
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 GIVEN = (
@@ -101,6 +102,21 @@ def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
     assert files[0] == files[1] and launcher.up_to_date(lines)
     with pytest.raises(CorpusError, match="no detached job has been sent"):
         detached.commit(lines.output)
+
+
+def test_other_writers_are_told_of_a_detached_job(lines, tmp_path):
+    """Its engine may be writing, so neither a job that waits nor another detached one removes its staging folder."""
+    detached.submit(lines, [])
+    (staging,) = (tmp_path / "out").glob(".staging-*")
+    before = {p: p.read_bytes() for p in staging.rglob("*") if p.is_file()}
+    for write in (lambda: launcher.run(lines, quiet=True), lambda: detached.submit(lines, [])):
+        with pytest.raises(LockError, match="detached job .*sent from .* UTC.*castor launch commit .*To give it up"):
+            write()
+    assert {p: p.read_bytes() for p in staging.rglob("*") if p.is_file()} == before
+    with lock.hold(lines.output, "OUTPUT"), pytest.raises(LockError, match="is being written by process"):
+        detached.commit(lines.output)
+    detached.commit(lines.output)
+    assert launcher.up_to_date(lines)
 
 
 def test_a_detached_job_that_is_not_done_or_not_the_same_is_not_committed(lines, tmp_path):

@@ -20,7 +20,7 @@ from castor.pipelines.core.sandbox import Sandbox
 from castor.pipelines.corpus import corpus
 from castor.pipelines.document import document_id
 from castor.pipelines.execution import beam_options, job_config, launcher, replay
-from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
+from castor.tasks.errors import ConfigurationError, CorpusError, LockError, VocabularyError
 
 TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
@@ -131,16 +131,20 @@ def test_sigkill_leaves_nothing_visible_and_the_next_run_cleans_up(lines, tmp_pa
     while not (tmp_path / "begun").exists():
         assert process.poll() is None
         time.sleep(0.05)
+    (staging,) = output.glob(".staging-*")
+    with pytest.raises(LockError, match=f"OUTPUT {output} is being written by process {process.pid} on "):
+        launcher.run(make(lines, output), quiet=True)
+    assert staging.is_dir(), "a second writer leaves the first one's work alone"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert [p.name.startswith(".staging-") for p in output.iterdir()] == [True]
+    assert [p.name[:9] for p in sorted(output.iterdir())] == [".lock", ".staging-"]
     with pytest.raises(CorpusError, match="not finished.*Run the job"):
         list(corpus.read_corpus(str(output)))
     (root / "some.txt").write_text("one\ntwo\nthree\n")
     launcher.run(
         small_job.Job(name="s", input_root=str(root), inputs=("*",), output=str(output), num_shards=2), quiet=True
     )
-    assert len(list(corpus.read_corpus(str(output)))) == 3 and not list(output.glob(".staging-*"))
+    assert len(list(corpus.read_corpus(str(output)))) == 3 and not list(output.glob(".[sl]*"))
 
 
 def test_too_many_dead_letters_fail_and_leave_the_old_corpus(lines, done):
@@ -165,7 +169,7 @@ def test_an_error_for_the_user_stops_the_job_as_itself(tmp_path, arguments):
     (root / "a.txt").write_text("vocabulary\n")
     with pytest.raises(VocabularyError, match="^the vocabulary is gone. Bring it back.$"):
         launcher.run(make(root, tmp_path / "out"), arguments, quiet=True)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupt_is_one(tmp_path):
@@ -175,7 +179,7 @@ def test_an_interrupt_is_one(tmp_path):
     (root / "a.txt").write_text("interrupt\n")
     with pytest.raises(KeyboardInterrupt):
         launcher.run(make(root, tmp_path / "out"), quiet=True)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_empty_and_misnamed_input(tmp_path):
