@@ -71,13 +71,16 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
         from castor.launch.commands import mesh_search
 
         return mesh_search.run(arguments, flags)
+    from castor.tasks.storage import lock
     from castor.train.compiler.chips import Topology
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
     planned = plan(flags.or_files(*GIN_FILES))
     print(f"compiling for {topology.num_slices} x {topology.name}: one to a few minutes", file=sys.stderr, flush=True)
-    report, text = compile_run(planned, topology, arguments.vocab_size, arguments.domains)
-    write(report, arguments.output, text if arguments.keep_hlo else None)
+    with lock.hold(arguments.output, "--output") as held:
+        report, text = compile_run(planned, topology, arguments.vocab_size, arguments.domains)
+        held.check()
+        write(report, arguments.output, text if arguments.keep_hlo else None)
     show(report, arguments.output)
     return 0 if report["fits"] else 1
 

@@ -95,6 +95,15 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
             job = Job(arguments.prompts, arguments.output, arguments.score, sampling, arguments.max_tokens, size)
             return job.run(model, read_picture)
+    if not arguments.samples:
+        return _answer(arguments, model, sampling, size, seen)
+    from castor.tasks.storage import lock
+
+    with lock.hold(arguments.samples, "--samples"):
+        return _answer(arguments, model, sampling, size, seen)
+
+
+def _answer(arguments: argparse.Namespace, model, sampling, size, seen) -> int:
     rows: list[dict] = []
     for prompt in arguments.text:
         rows.append({"prompt": prompt, "text": model.write(prompt, sampling, arguments.max_tokens)})

@@ -17,6 +17,7 @@ from castor.launch.reports import compile_report
 from castor.tasks import fingerprint
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import lock
 
 SHOWN = 10
 
@@ -42,13 +43,18 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
         )
     folder = pathlib.Path(arguments.output)
     reports = folder / f"search-{_fingerprint(planned, model, topology)}"
+    with lock.hold(folder, "--output"):
+        return _search(ways, reports, arguments, flags)
+
+
+def _search(ways, reports: pathlib.Path, arguments: argparse.Namespace, flags: Flags) -> int:
     reports.mkdir(parents=True, exist_ok=True)
     print(
         f"{len(ways):,} ways may fit; the quickest by a rough model are compiled for {arguments.budget_minutes:g} minutes.",
         file=sys.stderr,
     )
     results = try_ways(ways, reports, _command(arguments, flags), arguments.budget_minutes * 60)
-    return _tell(ways, results, folder, flags, arguments)
+    return _tell(ways, results, reports.parent, flags, arguments)
 
 
 def try_ways(ways, reports: pathlib.Path, command: list[str], budget: float) -> dict[str, dict]:

@@ -41,16 +41,20 @@ def run_recipe(arguments: argparse.Namespace, flags: configuration.Flags) -> int
         raise ConfigurationError(f"--jobs={arguments.jobs} runs nothing.", "Give at least 1.")
     if arguments.dry_run:
         return _dry_run(recipe, only)
-    outcomes = _run_with_progress(recipe, only, arguments.jobs)
-    failed = next((o for o in outcomes if o.state == "failed"), None)
-    if failed is not None:
-        return _explain(failed)
-    if not only:
-        from castor.launch.reports import report
+    from castor.tasks.storage import lock
 
-        path = report.write(recipe)
-        report.print_table(recipe)
-        print(f"report: {path}")
+    with lock.hold(recipe.output, "OUTPUT") as held:
+        outcomes = _run_with_progress(recipe, only, arguments.jobs, held)
+        failed = next((o for o in outcomes if o.state == "failed"), None)
+        if failed is not None:
+            return _explain(failed)
+        if not only:
+            from castor.launch.reports import report
+
+            held.check()
+            path = report.write(recipe)
+            report.print_table(recipe)
+            print(f"report: {path}")
     return 0
 
 
@@ -67,7 +71,7 @@ def _dry_run(recipe, only: tuple[str, ...]) -> int:
     return 0
 
 
-def _run_with_progress(recipe, only: tuple[str, ...], jobs: int):
+def _run_with_progress(recipe, only: tuple[str, ...], jobs: int, held):
     import rich.console
     import rich.progress
 
@@ -93,7 +97,7 @@ def _run_with_progress(recipe, only: tuple[str, ...], jobs: int):
                 console.print(f"{name:<18} {state}", highlight=False)
 
         with _LastLines(recipe.output / "stages", rows, progress):
-            return recipes.run(recipe, only, jobs, listen)
+            return recipes.run(recipe, only, jobs, listen, held)
 
 
 class _LastLines:

@@ -29,7 +29,7 @@ from castor.launch import terminal
 from castor.launch.inference import pictures
 from castor.tasks import hashing
 from castor.tasks.errors import CastorError, ConfigurationError, CorpusError
-from castor.tasks.storage import storage
+from castor.tasks.storage import lock, storage
 
 PART_LINES = 1024
 MAX_LINE_BYTES = 16 << 20
@@ -72,17 +72,23 @@ class Job:
         if _is(completed, told):
             print(f"{self.output} is complete: {lines} lines.")
             return 0
+        with lock.hold(parts, "--output") as held:
+            self._answer(model, read_picture, told, held)
+        print(f"{self.output}: {lines} lines.")
+        return 0
+
+    def _answer(self, model, read_picture, told: dict[str, Any], held: lock.Held) -> None:
+        lines, completed, parts = told["lines"], f"{self.output}.COMPLETED", pathlib.Path(f"{self.output}.parts")
         if storage.exists(completed):
             raise ConfigurationError(
                 f"{self.output} is complete, from other prompts, another model or other settings ({completed}).",
                 "Give another --output, or remove both files.",
             )
-        if parts.is_dir() and not _is(str(parts / "run.json"), told):
+        if (parts / "run.json").exists() and not _is(str(parts / "run.json"), told):
             raise ConfigurationError(
                 f"{parts} was begun with other prompts, another model or other settings.",
                 "Give another --output, or remove that folder.",
             )
-        parts.mkdir(parents=True, exist_ok=True)
         storage.write_json_atomic(str(parts / "run.json"), told)
         progress = terminal.Progress("answers")
         done = 0
@@ -103,11 +109,10 @@ class Job:
                 )
             done += len(batch)
             progress(done, lines)
+        held.check()
         self._join(parts, -(-lines // PART_LINES))
         storage.write_json_atomic(completed, told)
         shutil.rmtree(parts)
-        print(f"{self.output}: {lines} lines.")
-        return 0
 
     def _join(self, parts: pathlib.Path, count: int) -> None:
         whole = parts / "whole.tmp"

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 import numpy as np
 
 import gin
+from castor.tasks.storage import lock
 
 SAMPLE_RATE = 16_000
 COLOURS = {
@@ -84,24 +85,31 @@ class DemoCorpus:
         card = target / "corpus.json"
         if card.is_file() and json.loads(card.read_text())["made_from"] == facts:
             return json.loads(card.read_text())["items"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            items = {
-                "web": _write_web(staging / "web", self.pages),
-                "code": _write_code(staging / "code"),
-                "image": _write_tars(staging / "image", _images(self.images, self.seed), per_tar=160),
-                "audio": _write_tars(staging / "audio", _sounds(self.sounds, self.seed), per_tar=160),
-                "video": _write_clips(staging / "video", self.clips, self.seed),
-            }
-            (staging / "corpus.json").write_text(json.dumps({"made_from": facts, "items": items}, indent=1) + "\n")
-            if target.exists():
-                shutil.rmtree(target)
-            staging.rename(target)
-            target.chmod(0o755)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with lock.hold(target, "OUTPUT") as held:
+            staging = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            try:
+                items = {
+                    "web": _write_web(staging / "web", self.pages),
+                    "code": _write_code(staging / "code"),
+                    "image": _write_tars(staging / "image", _images(self.images, self.seed), per_tar=160),
+                    "audio": _write_tars(staging / "audio", _sounds(self.sounds, self.seed), per_tar=160),
+                    "video": _write_clips(staging / "video", self.clips, self.seed),
+                }
+                (staging / "corpus.json").write_text(json.dumps({"made_from": facts, "items": items}, indent=1) + "\n")
+                held.check()
+                card.unlink(missing_ok=True)
+                for old in list(target.iterdir()):
+                    if old.name != lock.LOCK_FILE:
+                        shutil.rmtree(old) if old.is_dir() else old.unlink()
+                for new in sorted(staging.iterdir(), key=_card_last):
+                    new.rename(target / new.name)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
         return items
+
+
+def _card_last(path: pathlib.Path) -> tuple[bool, str]:
+    return path.name == "corpus.json", path.name
 
 
 # ---------------------------------------------------------------- web

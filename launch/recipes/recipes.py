@@ -9,6 +9,7 @@ Strings in a stage may name the recipe's variables: "{OUTPUT}/tasks".
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import graphlib
 import json
@@ -25,6 +26,7 @@ from typing import Any
 import gin
 from castor.tasks import configuration, fingerprint
 from castor.tasks.errors import CastorError, ConfigurationError
+from castor.tasks.storage import lock
 
 _CODE = {
     "train": ("castor.launch.commands.train",),
@@ -106,10 +108,13 @@ def run(
     only: tuple[str, ...] = (),
     jobs: int = 2,
     listen: Callable[[str, str], None] = lambda name, state: None,
+    held: lock.Held | None = None,
 ) -> list[Outcome]:
     """Runs the stages in the order of their needs, `jobs` at a time; `listen(stage, state)` is told of each change of state.
 
     The first failure lets the running stages end and starts no more. Returns the outcomes of the stages that ended, in the recipe's order.
+
+    held: the lock on the recipe's OUTPUT, if the caller holds it; taken here otherwise. A stage takes the lock on its own output itself.
     """
     stages = {stage.name: stage for stage in recipe.resolved()}
     unknown = [name for name in only if name not in stages]
@@ -117,6 +122,13 @@ def run(
         raise ConfigurationError(f"the recipe has no stage {', '.join(unknown)}.", f"Its stages: {', '.join(stages)}.")
     sorter = graphlib.TopologicalSorter({s.name: s.needs for s in stages.values()})
     sorter.prepare()
+    with contextlib.nullcontext(held) if held else lock.hold(recipe.output, "OUTPUT") as held:
+        return _run(recipe, stages, sorter, only, jobs, listen, held)
+
+
+def _run(
+    recipe: Recipe, stages: Mapping[str, Stage], sorter, only, jobs: int, listen, held: lock.Held
+) -> list[Outcome]:
     folder = recipe.output / "stages"
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
@@ -131,7 +143,9 @@ def run(
                     if only and name not in only:
                         sorter.done(name)
                     else:
-                        running[pool.submit(_run_stage, stages[name], stages, folder, check, listen, children)] = name
+                        running[
+                            pool.submit(_run_stage, stages[name], stages, folder, check, listen, children, held)
+                        ] = name
                 if not running:
                     if failed or not sorter.is_active():
                         break
@@ -185,7 +199,9 @@ def command_line(stage: Stage) -> list[str]:
     return [*stage.command, *gin_files, *bindings]
 
 
-def _run_stage(stage: Stage, stages, folder: pathlib.Path, check: threading.Lock, listen, children: set) -> Outcome:
+def _run_stage(
+    stage: Stage, stages, folder: pathlib.Path, check: threading.Lock, listen, children: set, held: lock.Held
+) -> Outcome:
     started = time.monotonic()
     listen(stage.name, "checking")
     stamp = folder / f"{stage.name}.json"
@@ -195,6 +211,7 @@ def _run_stage(stage: Stage, stages, folder: pathlib.Path, check: threading.Lock
         promise = None if stage.command[0] == "data" else stage_fingerprint(stage, stages, folder)
     if stage.command[0] == "train":
         _set_aside(stage, folder, promise)
+    held.check()
     log = folder / f"{stage.name}.log"
     listen(stage.name, "running")
     with open(log, "wb") as file:
@@ -202,7 +219,7 @@ def _run_stage(stage: Stage, stages, folder: pathlib.Path, check: threading.Lock
             [sys.executable, "-P", "-m", "castor.launch.command", *command_line(stage)],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=_environment() | held.environment(),
         )
         children.add(child)
         exit_code = child.wait()
@@ -225,7 +242,9 @@ def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
             while aside.exists():
                 number += 1
                 aside = model.with_name(f"{model.name}.{before[:8]}-{number}")
-            model.rename(aside)
+            with lock.hold(model, "MODEL_DIR") as held:
+                model.rename(aside)
+                held.follow(str(aside))
     _write(begun, {"fingerprint": promise})
 
 

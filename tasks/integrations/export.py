@@ -24,7 +24,7 @@ from castor.tasks.cache import reader as cache_reader
 from castor.tasks.cache.features import feature_shape
 from castor.tasks.cache.manifest import Manifest, load_manifest
 from castor.tasks.errors import CacheError, CastorError, ConfigurationError
-from castor.tasks.storage import storage
+from castor.tasks.storage import lock, storage
 
 FORMATS = ("arrayrecord", "parquet")
 VERSION = 1
@@ -84,9 +84,11 @@ def export(
         "name": manifest.name,
         "content_fingerprint": manifest.content_fingerprint,
     }
-    earlier = _earlier(output, plan, cache_dir)
+    if storage.exists(output) and not storage.is_directory(output):
+        raise ConfigurationError(f"{output} is a file.", "Name a directory as --output.")
     try:
-        return _run(manifest, output, plan, earlier, splits, write, advance)
+        with lock.hold(output, "--output") as held:
+            return _run(manifest, output, plan, _earlier(output, plan, cache_dir), splits, write, advance, held)
     except CastorError:
         raise
     except OSError as error:
@@ -95,7 +97,7 @@ def export(
         ) from error
 
 
-def _run(manifest, output: str, plan, earlier, splits: Sequence[str], write, advance) -> Export:
+def _run(manifest, output: str, plan, earlier, splits: Sequence[str], write, advance, held: lock.Held) -> Export:
     staging = storage.join(output, STAGING)
     storage.makedirs(staging)
     storage.write_json_atomic(storage.join(staging, _PLAN), plan)
@@ -116,6 +118,7 @@ def _run(manifest, output: str, plan, earlier, splits: Sequence[str], write, adv
             entries[split].append(entry)
             if place == staging:
                 staged.append(name)
+    held.check()
     for name in staged:
         storage.rename(storage.join(staging, name), storage.join(output, name))
     data = _manifest(manifest, plan, {**earlier, **{split: _counted(files) for split, files in entries.items()}})
@@ -134,8 +137,6 @@ def export_file(split: str, shard: int, num_shards: int, to: str) -> str:
 
 def _earlier(output: str, plan: Mapping[str, Any], cache_dir: str) -> dict[str, Any]:
     """The splits of an export of the same cache in the same format at `output`; empty if there is nothing, or one that was stopped."""
-    if storage.exists(output) and not storage.is_directory(output):
-        raise ConfigurationError(f"{output} is a file.", "Name a directory as --output.")
     for path in (storage.join(output, MANIFEST), storage.join(output, STAGING, _PLAN)):
         if storage.exists(path):
             try:

@@ -18,7 +18,7 @@ import numpy as np
 from castor import tasks
 from castor.tasks.errors import CheckpointError, ConfigurationError, VocabularyError
 from castor.tasks.integrations import huggingface_tokenizer
-from castor.tasks.storage import storage
+from castor.tasks.storage import lock, storage
 from castor.train import loop
 from castor.train.checkpoints.checkpoints import CheckpointStore
 from castor.train.huggingface import gemma, safetensors_files
@@ -44,21 +44,22 @@ def export(
     told = loop.read_model_file(model_dir)
     model, length = Transformer(**told["model"]), told["lengths"]["targets"]
     folder = pathlib.Path(output)
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigurationError(f"{output} is not empty.", "Give a new folder.")
-    vocabulary = inference.find_vocabulary(model_dir, told["vocabulary"], vocabulary_dir)
-    step, parameters = restore(model_dir, model, step)
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary.save(str(folder / CASTOR_VOCABULARY))
-    huggingface_tokenizer.write(vocabulary, folder, length)
-    sizes = {name: math.prod(shape) for name, shape in gemma.shapes(model).items()}
-    files = safetensors_files.write(folder, sizes, gemma.to_state_dict(parameters, model), dtype, max_shard_bytes)
-    config = gemma.to_config(model, length, dtype)
-    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    castor = {**told, "vocabulary": {**told["vocabulary"], "path": CASTOR_VOCABULARY}, "step": step}
-    # The configuration last: a folder without it is not whole.
-    for name, content in ((CASTOR_FILE, castor), (GENERATION_FILE, ids), (CONFIG_FILE, config)):
-        (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with lock.hold(output, "--output") as held:
+        if any(path.name != lock.LOCK_FILE for path in folder.iterdir()):
+            raise ConfigurationError(f"{output} is not empty.", "Give a new folder.")
+        vocabulary = inference.find_vocabulary(model_dir, told["vocabulary"], vocabulary_dir)
+        step, parameters = restore(model_dir, model, step)
+        held.check()
+        vocabulary.save(str(folder / CASTOR_VOCABULARY))
+        huggingface_tokenizer.write(vocabulary, folder, length)
+        sizes = {name: math.prod(shape) for name, shape in gemma.shapes(model).items()}
+        files = safetensors_files.write(folder, sizes, gemma.to_state_dict(parameters, model), dtype, max_shard_bytes)
+        config = gemma.to_config(model, length, dtype)
+        ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        castor = {**told, "vocabulary": {**told["vocabulary"], "path": CASTOR_VOCABULARY}, "step": step}
+        # The configuration last: a folder without it is not whole.
+        for name, content in ((CASTOR_FILE, castor), (GENERATION_FILE, ids), (CONFIG_FILE, config)):
+            (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return step, files
 
 
@@ -88,34 +89,36 @@ def take(
             f"the vocabulary {given} has {vocabulary.vocab_size} ids, the embedding of {source} {model.vocab_size}.",
             "Give the one that the model was trained with.",
         )
-    _check_new(model_dir)
-    with safetensors_files.Reader(folder) as read:
-        parameters = gemma.from_state_dict(read, read.names, model)
-    if adopted:
-        parameters["embedding"] = adopt(parameters["embedding"], config, vocabulary)
-        model = dataclasses.replace(model, vocab_size=vocabulary.vocab_size)
-    facts = {"mixture": IMPORTED, "vocabulary": vocabulary.fingerprint if vocabulary else None, "domains": []}
-    store = CheckpointStore(model_dir)
-    try:
-        store.save(0, jax.tree.map(jax.device_put, parameters), {"count": jax.device_put(np.int32(0))}, facts)
-        store.wait()
-    finally:
-        store.close()
-    if vocabulary:
-        vocabulary.save(storage.join(model_dir, loop.VOCABULARY_FOLDER))
-    content = {
-        "model": dataclasses.asdict(model),
-        "image_token_budget": budget if isinstance(budget, int) else 0,
-        "vocabulary": {
-            "path": given or "",
-            "fingerprint": vocabulary.fingerprint if vocabulary else None,
-            "size": model.vocab_size,
-        },
-        "lengths": {"targets": length},
-        "domains": [],
-        "mixture": IMPORTED,
-    }
-    storage.write_json_atomic(storage.join(model_dir, loop.MODEL_FILE), content)
+    with lock.hold(model_dir, "MODEL_DIR") as held:
+        _check_new(model_dir)
+        with safetensors_files.Reader(folder) as read:
+            parameters = gemma.from_state_dict(read, read.names, model)
+        if adopted:
+            parameters["embedding"] = adopt(parameters["embedding"], config, vocabulary)
+            model = dataclasses.replace(model, vocab_size=vocabulary.vocab_size)
+        facts = {"mixture": IMPORTED, "vocabulary": vocabulary.fingerprint if vocabulary else None, "domains": []}
+        held.check()
+        store = CheckpointStore(model_dir)
+        try:
+            store.save(0, jax.tree.map(jax.device_put, parameters), {"count": jax.device_put(np.int32(0))}, facts)
+            store.wait()
+        finally:
+            store.close()
+        if vocabulary:
+            vocabulary.save(storage.join(model_dir, loop.VOCABULARY_FOLDER))
+        content = {
+            "model": dataclasses.asdict(model),
+            "image_token_budget": budget if isinstance(budget, int) else 0,
+            "vocabulary": {
+                "path": given or "",
+                "fingerprint": vocabulary.fingerprint if vocabulary else None,
+                "size": model.vocab_size,
+            },
+            "lengths": {"targets": length},
+            "domains": [],
+            "mixture": IMPORTED,
+        }
+        storage.write_json_atomic(storage.join(model_dir, loop.MODEL_FILE), content)
     return model, count_parameters(model)
 
 
