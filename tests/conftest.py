@@ -51,6 +51,13 @@ def real_data_if_present() -> str:
     return str(REAL_DATA) if (REAL_DATA / "README.md").is_file() else ""
 
 
+def pytest_collection_modifyitems(items):
+    """Marks the tests that behave differently without the real corpora, so that CI can run them once as a user does who has none."""
+    for item in items:
+        if {"real_data", "real_data_if_present"} & set(item.fixturenames):
+            item.add_marker("data")
+
+
 @pytest.fixture
 def optimized(monkeypatch):
     """Machine code as good as that of a run, here and in processes that the test starts."""
