@@ -13,6 +13,8 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 
+from castor.launch import exit_codes
+
 
 @dataclasses.dataclass(frozen=True)
 class Subcommand:
@@ -145,7 +147,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "export",
-        "castor.launch.commands.export",
+        "castor.launch.commands.export_huggingface",
         "write a checkpoint as safetensors that Hugging Face's transformers runs (Gemma's architecture), with its tokenizer",
         (),
         (
@@ -157,7 +159,7 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         "import",
-        "castor.launch.commands.import_",
+        "castor.launch.commands.import_huggingface",
         "make a MODEL_DIR from a Gemma model of Hugging Face, or from what castor export wrote",
         (),
         (
@@ -183,10 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show_trace:
             traceback.print_exc()
         print(f"castor: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return exit_codes.BAD_USE
     except KeyboardInterrupt:
         print("castor: interrupted; run the same command again to go on.", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

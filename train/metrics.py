@@ -1,9 +1,9 @@
-"""What a run tells while it runs: metrics.jsonl (exact), TensorBoard (for the eye) and a line on the terminal (for the waiting).
+"""Where the metrics of a run go: exact JSON lines, TensorBoard, and one progress line on the terminal.
 
-`metrics.jsonl` has one line a step and holds nothing but what follows from the data, the configuration and the seed: no time, no speed. Floats are
-written so that they read back to the same bits. A run that starts again from a checkpoint drops the lines after it and writes them anew, so a run
-killed any number of times leaves the file of a run that never was. Where the new lines differ from the old ones (another mesh, another
-compiler, a broken chip), the run says so once.
+`metrics.jsonl` has one line per step. It holds only what follows from the data, the configuration and the seed: no time, no speed. Floats are
+written so that they read back to the same bits. A run that restarts from a checkpoint drops the lines after it and writes them again, so a run
+that was killed any number of times leaves the same file as one that never was. Where new lines differ from the dropped ones (another mesh,
+another compiler, a broken chip), the run prints one warning.
 """
 
 import dataclasses
@@ -18,14 +18,16 @@ import numpy as np
 
 from castor.tasks.storage import storage
 
-TRAIN_FILE, EVALUATION_FILE = "metrics.jsonl", "evaluation.jsonl"
 
+def step_row(results: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[str, float | int]:
+    """The metrics.jsonl row of what `TrainStep.step` returned, without the step.
 
-def named(values: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[str, float | int]:
-    """A row from scalars and from the sums by domain, `domain_nll` and `domain_tokens` [C]: loss/NAME and tokens/NAME for each domain met."""
-    row: dict[str, float | int] = {key: float(value) for key, value in values.items() if not key.startswith("domain_")}
+    Scalars keep their names. The sums per domain, `domain_nll` and `domain_tokens` [C], become loss/NAME (nats per token) and tokens/NAME for
+    each domain with tokens in the batch.
+    """
+    row: dict[str, float | int] = {key: float(value) for key, value in results.items() if not key.startswith("domain_")}
     row["tokens"], row["skipped"] = int(row["tokens"]), int(row["skipped"])
-    for name, nll, tokens in zip(domains, values["domain_nll"], values["domain_tokens"]):
+    for name, nll, tokens in zip(domains, results["domain_nll"], results["domain_tokens"]):
         if tokens > 0:
             row[f"loss/{name}"] = float(nll) / float(tokens)
             row[f"tokens/{name}"] = int(tokens)
@@ -33,13 +35,13 @@ def named(values: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[str,
 
 
 class JsonLines:
-    """An append-only file of rows with a `step`, opened at a step: later rows are dropped from it and remembered, to be compared.
+    """An append-only file of rows with a `step`. Rows from `keep_until` on are dropped when it is opened, and compared with what replaces them.
 
-    In a bucket, where nothing can be appended, the rows wait for `flush`, which writes the whole object.
+    Objects in a bucket cannot be appended to: there `flush` writes the whole object.
     """
 
     def __init__(self, path: storage.Path, keep_until: int):
-        """Keeps the rows with step < keep_until. A torn last line, left by a killed run, is dropped."""
+        """Keeps the rows with step < keep_until. An incomplete last line, left by a killed run, is dropped."""
         self.path = path
         self.replayed: dict[int, str] = {}
         self.differs_at: int | None = None
@@ -105,7 +107,7 @@ class TensorBoard:
 
 
 class NoBoard:
-    """In TensorBoard's place where there is no folder that can be appended to."""
+    """Stands in for TensorBoard where MODEL_DIR cannot be appended to (a bucket)."""
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         pass
@@ -115,8 +117,8 @@ class NoBoard:
 
 
 @dataclasses.dataclass
-class Speed:
-    """Tokens and steps a second since the last look, from the host's clock."""
+class Throughput:
+    """Tokens and steps per second since the last `take`, by the host's clock."""
 
     tokens: float = 0.0
     steps: int = 0
@@ -127,7 +129,7 @@ class Speed:
         self.steps += 1
 
     def take(self) -> tuple[float, float]:
-        """(tokens a second, steps a second), and starts over."""
+        """Returns (tokens per second, steps per second) and starts over."""
         seconds = max(time.monotonic() - self.since, 1e-9)
         result = self.tokens / seconds, self.steps / seconds
         self.tokens, self.steps, self.since = 0.0, 0, time.monotonic()
@@ -135,7 +137,7 @@ class Speed:
 
 
 class ProgressLine:
-    """One line, renewed in place on a terminal and printed every `period_s` seconds elsewhere."""
+    """One line, updated in place on a terminal and printed every `period_s` seconds elsewhere."""
 
     def __init__(self, total: int, period_s: float = 10.0):
         import rich.console
@@ -165,8 +167,8 @@ class ProgressLine:
         else:
             self._console.print(line, soft_wrap=True, markup=False)
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print(self, text: str) -> None:
+        """Prints a line above the progress line."""
         self._console.print(text, soft_wrap=True, markup=False)
 
     def close(self) -> None:

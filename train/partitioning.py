@@ -47,9 +47,9 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-@gin.configurable(module="train.partitioning")
+@gin.configurable("Mesh", module="train.partitioning")
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
     """The number of devices along each mesh axis. -1, for one axis at most, takes the devices that the others leave; data = None: a copy a slice."""
 
     data: int | None = -1
@@ -64,7 +64,7 @@ class Mesh:
 
         Axes not named have size 1, data the number of slices; where none is named, data has all devices.
         """
-        if isinstance(sizes, Mesh):
+        if isinstance(sizes, MeshConfig):
             return sizes
         unknown = sorted(set(sizes) - set(MESH_AXES))
         if unknown:
@@ -112,21 +112,21 @@ class Partitioner:
     rules: tuple[tuple[str, tuple[str, ...]], ...] = tuple(RULES.items())
 
     @classmethod
-    def create(cls, mesh: Mesh | Mapping[str, int], devices: Sequence | None = None) -> "Partitioner":
+    def create(cls, mesh: MeshConfig | Mapping[str, int], devices: Sequence | None = None) -> "Partitioner":
         """Lays out `devices` (default: all of them, of all processes; or those of a described topology) as `mesh` says.
 
         Slice by slice along data, which is outermost; inside a slice neighbours on the mesh are neighbours on the chip-to-chip network.
         """
         slices = _slices(jax.devices() if devices is None else devices)
-        sizes = Mesh.of(mesh).sizes(sum(map(len, slices)), len(slices))
+        sizes = MeshConfig.of(mesh).sizes(sum(map(len, slices)), len(slices))
         inside = (sizes[0] // len(slices), *sizes[1:])
         grid = np.concatenate([_lay_out(inside, of_slice) for of_slice in slices])
         return cls(jax.sharding.Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES)))
 
     @classmethod
-    def abstract(cls, mesh: Mesh | Mapping[str, int], num_devices: int, num_slices: int = 1) -> "Partitioner":
+    def abstract(cls, mesh: MeshConfig | Mapping[str, int], num_devices: int, num_slices: int = 1) -> "Partitioner":
         """The same of devices that are only counted: for shapes and specs, not for arrays."""
-        sizes = Mesh.of(mesh).sizes(num_devices, num_slices)
+        sizes = MeshConfig.of(mesh).sizes(num_devices, num_slices)
         return cls(
             jax.sharding.AbstractMesh(sizes, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
         )

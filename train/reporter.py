@@ -1,130 +1,128 @@
-"""What the first process of a run tells while it runs: exact files, TensorBoard, the line on the terminal (train/metrics.py). And, on every process
-alike, that it must end: where one alone did, the others would wait for it in the next step.
+"""What a run reports while it trains: metrics.jsonl and evaluation.jsonl, TensorBoard, and a progress line on the terminal (train/metrics.py).
+
+The first process has a `Reporter`. Every process counts skipped updates: if one alone ended the run, the others would wait for it in the next
+step.
 """
 
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import jax
 
 from castor.tasks.errors import CastorError
 from castor.tasks.storage import storage
-from castor.train import metrics
-
-if TYPE_CHECKING:
-    from castor.train.loop import Run
+from castor.train import metrics, model_dir
+from castor.train.run import RunConfig
 
 
-class Listener:
-    """What the other processes have for a Reporter: says nothing, and ends the run with CastorError when too many updates in a row were skipped."""
+class SkippedUpdateMonitor:
+    """Ends the run with CastorError when `skip_limit` updates in a row were skipped because loss or gradient was not finite. Writes nothing."""
 
     replayed = 0
 
     def __init__(self, skip_limit: int):
         self._skip_limit = skip_limit
-        self._skipped = 0  # updates in a row, up to the last step heard of
+        self._skipped = 0  # consecutive skipped updates up to the latest step
 
-    def step(self, step: int, results: Mapping[str, jax.Array]) -> None:
+    def log_step(self, step: int, results: Mapping[str, jax.Array]) -> None:
         """Waits for the step's metrics and counts."""
-        told = {name: results[name] for name in ("loss", "gradient_norm", "skipped")}
-        self._count(step, jax.device_get(told))
+        self._count(step, jax.device_get({name: results[name] for name in ("loss", "gradient_norm", "skipped")}))
 
     def _count(self, step: int, row: Mapping[str, float]) -> None:
         self._skipped = self._skipped + 1 if row["skipped"] else 0
         if not self._skipped:
             return
-        what = f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}"
+        values = f"the loss of step {step} is {row['loss']}, its gradient norm {row['gradient_norm']}"
         if self._skipped < self._skip_limit:
-            return self.say(
-                f"{what}: the update is skipped ({self._skipped} in a row; the run ends at {self._skip_limit})"
+            self.print(
+                f"{values}: the update is skipped ({self._skipped} in a row; the run ends at {self._skip_limit})"
             )
-        before = (
-            f": that is {self._skipped} skipped updates in a row, from step {step + 1 - self._skipped} on"
-            if self._skipped > 1
-            else ""
+            return
+        first = step + 1 - self._skipped
+        in_a_row = (
+            f": that is {self._skipped} skipped updates in a row, from step {first} on" if self._skipped > 1 else ""
         )
         raise CastorError(
-            f"{what}{before}.",
+            f"{values}{in_a_row}.",
             "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps "
             "(and --gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup. "
-            f"Run.skip_limit = {self._skip_limit} (macro SKIP_LIMIT) is how many in a row are borne.",
+            f"Run.skip_limit = {self._skip_limit} (macro SKIP_LIMIT) is the number of skipped updates in a row that ends a run.",
         )
 
     def start(self) -> None:
-        """Everything is compiled."""
+        """Called when everything is compiled."""
 
-    def evaluation(self, step: int, result: Mapping[str, float]) -> None:
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Held-out losses and metrics after `step` updates."""
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print(self, text: str) -> None:
+        """Prints a line above the progress line."""
 
     def flush(self) -> None:
-        """Returns when what was told is where a restart will find it."""
+        """Returns when every row logged is where a restart will find it."""
 
     def close(self) -> None:
-        """The run is over."""
+        """Called when the run is over."""
 
 
-class Reporter(Listener):
-    """Writes the metrics of steps and evaluations, from `start` on."""
+class Reporter(SkippedUpdateMonitor):
+    """Writes the metrics of steps and evaluations, from step `start` on."""
 
-    def __init__(self, run: "Run", start: int, domains: tuple[str, ...]):
-        super().__init__(run.skip_limit)
-        folder = run.model_dir
-        self._run, self._domains = run, domains
-        self._train = metrics.JsonLines(storage.join(folder, metrics.TRAIN_FILE), keep_until=start)
-        self._evaluation = metrics.JsonLines(storage.join(folder, metrics.EVALUATION_FILE), keep_until=start + 1)
+    def __init__(self, config: RunConfig, start: int, domains: tuple[str, ...]):
+        super().__init__(config.skip_limit)
+        folder = config.model_dir
+        self._total, self._domains = config.train_steps, domains
+        self._metrics = metrics.JsonLines(storage.join(folder, model_dir.METRICS_FILE), keep_until=start)
+        self._evaluations = metrics.JsonLines(storage.join(folder, model_dir.EVALUATION_FILE), keep_until=start + 1)
         self._board = (
             metrics.NoBoard()
             if storage.is_remote(folder)
-            else metrics.TensorBoard(pathlib.Path(folder, "tensorboard"), start)
+            else metrics.TensorBoard(pathlib.Path(folder, model_dir.TENSORBOARD_FOLDER), start)
         )
-        self._line = metrics.ProgressLine(run.train_steps)
-        self._speed = metrics.Speed()
+        self._progress = metrics.ProgressLine(config.train_steps)
+        self._throughput = metrics.Throughput()
 
     @property
     def replayed(self) -> int:
-        """Steps whose metrics were there already, and which are done again."""
-        return len(self._train.replayed)
+        """Steps whose metrics were on disk already and that are done again."""
+        return len(self._metrics.replayed)
 
     def start(self) -> None:
-        self._speed.take()  # the clock of speeds starts here
+        self._throughput.take()  # compilation does not count
 
-    def step(self, step: int, results: Mapping[str, jax.Array]) -> None:
+    def log_step(self, step: int, results: Mapping[str, jax.Array]) -> None:
         """Waits for the step's metrics and writes them."""
-        row = {"step": step, **metrics.named(jax.device_get(results), self._domains)}
-        self._train.write(row)
+        row = {"step": step, **metrics.step_row(jax.device_get(results), self._domains)}
+        self._metrics.write(row)
         self._board.write(step, {f"train/{key}": value for key, value in row.items() if key != "step"})
-        self._speed.add(row["tokens"])
+        self._throughput.add(row["tokens"])
         self._count(step, row)
-        if self._line.due() or step + 1 == self._run.train_steps:
-            tokens, steps = self._speed.take()
-            self._line.show(step + 1, row, tokens, steps)
+        if self._progress.due() or step + 1 == self._total:
+            tokens, steps = self._throughput.take()
+            self._progress.show(step + 1, row, tokens, steps)
             self._board.write(step, {"speed/tokens_per_second": tokens, "speed/steps_per_second": steps})
 
-    def evaluation(self, step: int, result: Mapping[str, float]) -> None:
-        self._evaluation.write({"step": step, **result})
-        self._board.write(step, {f"evaluation/{key}": value for key, value in result.items()})
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        self._evaluations.write({"step": step, **values})
+        self._board.write(step, {f"evaluation/{key}": value for key, value in values.items()})
         losses = "  ".join(
-            f"{key.removeprefix('loss/')} {value:.3f}" for key, value in result.items() if key.startswith("loss/")
+            f"{key.removeprefix('loss/')} {value:.3f}" for key, value in values.items() if key.startswith("loss/")
         )
-        self.say(f"step {step}  held-out loss  {losses or 'no held-out records'}")
-        if metrics_of_tasks := "  ".join(
-            f"{key} {value:.4g}" for key, value in result.items() if not key.startswith(("loss", "bits_per_byte/"))
+        self.print(f"step {step}  held-out loss  {losses or 'no held-out records'}")
+        if task_metrics := "  ".join(
+            f"{key} {value:.4g}" for key, value in values.items() if not key.startswith(("loss", "bits_per_byte/"))
         ):
-            self.say(f"step {step}  {metrics_of_tasks}")
+            self.print(f"step {step}  {task_metrics}")
 
-    def say(self, text: str) -> None:
-        self._line.say(text)
+    def print(self, text: str) -> None:
+        self._progress.print(text)
 
     def flush(self) -> None:
-        self._train.flush()
-        self._evaluation.flush()
+        self._metrics.flush()
+        self._evaluations.flush()
 
     def close(self) -> None:
-        self._line.close()
+        self._progress.close()
         self._board.close()
-        self._train.close()
-        self._evaluation.close()
+        self._metrics.close()
+        self._evaluations.close()

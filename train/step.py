@@ -2,11 +2,11 @@
 
 Randomness is a function of (seed, step), so no generator is kept in the state: dropout at a step is the same after any restart.
 
-Gradient accumulation takes a batch in parts, one after the other, for want of memory. It changes nothing else: sums over tokens add up over
-the parts and are divided by the tokens of the whole batch, never by those of a part.
+Gradient accumulation splits a batch into microbatches, run one after the other, to save memory. It changes nothing else: sums over tokens are added
+up over the microbatches and divided by the tokens of the whole batch, never by those of one microbatch.
 
-An update whose loss or gradient is not finite is skipped: parameters and optimizer state stay exactly as they were, and the step counts all the
-same, so that the next batch is the next.
+An update whose loss or gradient is not finite is skipped: parameters and optimizer state stay exactly as they were. The step is counted
+nevertheless, so that training continues with the next batch.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import optax
 from castor.train import optimizers
 from castor.train.model import decoder as model_lib
 from castor.train.model import losses as losses_lib
-from castor.train.model.decoder import Decoder, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig
 from castor.train.partitioning import Partitioner
 
 
@@ -35,14 +35,14 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Trainer:
-    """What the step function is compiled from.
+class TrainStep:
+    """The training step of a model, an optimizer and a mesh: its initial state, one update, and both compiled.
 
-    num_domains: components whose losses are told apart. accumulate: parts that a batch is taken in; they divide the rows of every device.
-    compiler_options: of the TPU compiler, by name; elsewhere they mean nothing and are left out. gin/compiler/*.gin bind them with their reasons.
+    num_domains: components whose losses are reported separately. accumulate: number of microbatches; it divides the rows of every device.
+    compiler_options: of the TPU compiler, by name; other platforms ignore them. gin/compiler/*.gin bind them with their reasons.
     """
 
-    model: Transformer
+    model: DecoderConfig
     optimizer: optimizers.Optimizer
     partitioner: Partitioner
     num_domains: int
@@ -51,8 +51,8 @@ class Trainer:
     compiler_options: Mapping[str, Any] | None = None
 
     def logical_axes(self) -> TrainState:
-        """What each axis of every array of the state means, tuples in the place of arrays: the names that parameters bear, and for the optimizer's
-        moments those of their parameter, under whose path they stand (Adafactor's lack one of its axes). Anything else is not cut."""
+        """The logical axes of every array of the state, as tuples in place of the arrays. The optimizer's moments have the axes of the parameter
+        whose path they share (Adafactor's without one of them); any other array is not sharded."""
         parameters, state = self._shapes()
         axes = model_lib.logical_axes(self.model)
         shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}
@@ -73,7 +73,7 @@ class Trainer:
         )
 
     def abstract_state(self) -> TrainState:
-        """ShapeDtypeStructs with their shardings: what init makes and what a checkpoint is restored to."""
+        """ShapeDtypeStructs with their shardings, of what `init` returns and what a checkpoint is restored to."""
 
         def place(path, leaf, axes):
             return jax.ShapeDtypeStruct(
@@ -84,12 +84,12 @@ class Trainer:
         return jax.tree_util.tree_map_with_path(place, shapes, self.logical_axes())
 
     def _shapes(self) -> tuple[Any, Any]:
-        """Of parameters and optimizer state."""
+        """Shapes of (parameters, optimizer state)."""
         parameters = nn.unbox(model_lib.abstract_parameters(self.model))
         return parameters, jax.eval_shape(self._transformation().init, parameters)
 
     def init(self) -> TrainState:
-        """The state before the first update, made in place on the mesh; the same values for every mesh."""
+        """The state before the first update, initialized in place on the mesh; the same values for every mesh."""
 
         def make():
             tokens = jnp.zeros((1, 8), jnp.int32)
@@ -105,11 +105,11 @@ class Trainer:
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
         gradients, losses = self._gradients(state.parameters, batch, dropout)
         means, norm = _means(losses), optax.tree.norm(gradients)
-        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(
-            norm
-        )  # the norm sees every number of the gradient; a test of each would be a pass more
-        told = {"step": state.step, "norm": norm, "finite": finite}
-        updates, optimizer = self._transformation().update(gradients, state.optimizer, state.parameters, **told)
+        # The norm depends on every number of the gradient: a test of each number would be one more pass over memory.
+        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
+        updates, optimizer = self._transformation().update(
+            gradients, state.optimizer, state.parameters, step=state.step, norm=norm, finite=finite
+        )
         metrics = {
             **means,
             "gradient_norm": norm,
@@ -122,38 +122,37 @@ class Trainer:
         return self.optimizer.build(model_lib.rate_multipliers(self.model))
 
     def evaluate(self, parameters, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The loss of a batch without dropout, as `step` tells it."""
+        """The loss metrics of a batch as `step` returns them, without dropout."""
         if self.accumulate == 1:
             return _means(self._losses(parameters, batch)[1])
-        return _means(self._over_parts(lambda part, _: self._losses(parameters, part)[1], batch))
+        return _means(self._accumulate(lambda rows, _: self._losses(parameters, rows)[1], batch))
 
     def _gradients(
         self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array
     ) -> tuple[Any, losses_lib.Losses]:
-        """Of the batch's loss, the mean over its tokens: (gradients, loss sums)."""
+        """(gradients of the batch's mean loss per token, loss sums)."""
         tokens = jnp.maximum(jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32)), 1.0)
 
-        def loss_of(parameters, part, key):
-            objective, losses = self._losses(parameters, part, key)
+        def mean_loss(parameters, rows, key):
+            objective, losses = self._losses(parameters, rows, key)
             return objective / tokens, losses
 
-        gradients_of = jax.grad(loss_of, has_aux=True)
+        gradients_of = jax.grad(mean_loss, has_aux=True)
         if self.accumulate == 1:
             return gradients_of(parameters, batch, dropout)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state().parameters)
 
-        def of_part(part, number):
-            gradients, losses = gradients_of(parameters, part, jax.random.fold_in(dropout, number))
-            return jax.lax.with_sharding_constraint(
-                gradients, shardings
-            ), losses  # so that the sums lie where the parameters lie
+        def of_microbatch(rows, number):
+            gradients, losses = gradients_of(parameters, rows, jax.random.fold_in(dropout, number))
+            # The running sums get the sharding of the parameters.
+            return jax.lax.with_sharding_constraint(gradients, shardings), losses
 
-        return self._over_parts(of_part, batch)
+        return self._accumulate(of_microbatch, batch)
 
     def _losses(
         self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None
     ) -> tuple[jax.Array, losses_lib.Losses]:
-        """(What is lowered, as a sum over tokens; loss sums) of a batch. dropout: its key, None for none."""
+        """(The objective, a sum over tokens; loss sums) of a batch. dropout: its random key; None: no dropout."""
         model = self.model
 
         def apply(method):
@@ -180,22 +179,22 @@ class Trainer:
         losses = losses_lib.losses(apply("__call__"), batch, self.num_domains)
         return losses.objective(model.z_loss), losses
 
-    def _over_parts(
+    def _accumulate(
         self, function: Callable[[Mapping[str, jax.Array], jax.Array], Any], batch: Mapping[str, jax.Array]
     ):
-        """The sum of function(part, its number) over the parts of a batch, one at a time."""
-        parts = split_rows(batch, self.accumulate, self.partitioner)
+        """The sum of function(microbatch, its number) over the microbatches of a batch, one at a time."""
+        microbatches = split_microbatches(batch, self.accumulate, self.partitioner)
 
         def add(total, numbered):
             return jax.tree.map(jnp.add, total, function(*numbered)), None
 
         numbers = jnp.arange(self.accumulate)
-        shapes = jax.eval_shape(function, *jax.tree.map(lambda array: array[0], (parts, numbers)))
+        shapes = jax.eval_shape(function, *jax.tree.map(lambda array: array[0], (microbatches, numbers)))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.scan(add, zeros, (parts, numbers))[0]
+        return jax.lax.scan(add, zeros, (microbatches, numbers))[0]
 
     def compile_step(self, batch: Mapping[str, jax.Array]):
-        """`step`, compiled for the mesh; the state given to it is consumed."""
+        """`step`, compiled for the mesh; the compiled function donates the state it is given."""
         abstract = self.abstract_state()
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         step = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, self.partitioner.replicated()))
@@ -212,24 +211,25 @@ class Trainer:
 
 
 def abstract_batch(partitioner: Partitioner, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A global batch [rows, length] of `tasks.Batches` as the compiler sees it."""
+    """Shapes, dtypes and shardings of a global batch [rows, length] of `tasks.Batches`, for the compiler."""
     sharding = partitioner.sharding(("batch", "length"), "the batch")
     names = ("decoder_input_tokens", "decoder_target_tokens", "decoder_segment_ids", "decoder_positions", "domain")
     dtypes = {**dict.fromkeys(names, jnp.int32), "decoder_loss_weights": jnp.float32}
     return {name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding) for name, dtype in dtypes.items()}
 
 
-def split_rows(batch: Mapping[str, jax.Array], parts: int, partitioner: Partitioner) -> dict[str, jax.Array]:
-    """[B, L] -> [parts, B / parts, L]; row r goes to part r % parts. So every device keeps its rows: a part has some of each device's."""
+def split_microbatches(batch: Mapping[str, jax.Array], count: int, partitioner: Partitioner) -> dict[str, jax.Array]:
+    """[B, L] -> [count, B / count, L]; row r goes to microbatch r % count. Every device keeps its rows: a microbatch has some of each device's."""
     result = {}
     for name, rows in batch.items():
-        split = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:])
+        split = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
         split = partitioner.constrain(split, "batch", None, "length")
         result[name] = partitioner.constrain(jnp.swapaxes(split, 0, 1), None, "batch", "length")
     return result
 
 
 def _means(losses: losses_lib.Losses) -> dict[str, jax.Array]:
+    """Metrics of the loss sums: means per token, and the sums per domain as they are."""
     tokens = jnp.maximum(losses.tokens, 1.0)
     return {
         "loss": losses.nll / tokens,
@@ -241,7 +241,7 @@ def _means(losses: losses_lib.Losses) -> dict[str, jax.Array]:
 
 
 def _kept_axes(shape: tuple[int, ...], kept: tuple[int, ...], names: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """The logical axes of an array shaped like the parameter, or like it without one of its axes; nothing is known of other shapes."""
+    """The logical axes of an optimizer array: `names` for the parameter's shape, `names` without one for the shape without that axis, else None."""
     if kept == shape:
         return names
     for axis in range(len(shape)):

@@ -88,11 +88,11 @@ def compiler_options(chip: str) -> dict[str, str]:
     import gin
     from castor.tasks import configuration
     from castor.tasks.configuration import Flags
-    from castor.train.loop import Run
+    from castor.train.run import RunConfig
 
     files = ("models/tiny.gin", "runs/pretrain.gin", f"compiler/{chip}.gin")
     configuration.parse(Flags(files=files, bindings=("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='none'")))
-    options = dict(Run().compiler_options)
+    options = dict(RunConfig().compiler_options)
     gin.clear_config()
     return options
 
@@ -101,19 +101,21 @@ def measure(name: str, shape: Shape, judge: str | None, folder: pathlib.Path) ->
     from castor.train.compiler import aot
     from castor.train.compiler.chips import Topology
     from castor.train.model.attention import splash
-    from castor.train.model.decoder import Transformer
+    from castor.train.model.decoder import DecoderConfig
     from castor.train.optimizers import AdamW
     from castor.train.partitioning import Partitioner
-    from castor.train.step import Trainer
+    from castor.train.step import TrainStep
 
     topology = Topology.of(shape.topology)
-    model = Transformer(dtype="bfloat16", attention="splash", splash_blocks=splash.Blocks(**TILES), **shape.model)
+    model = DecoderConfig(dtype="bfloat16", attention="splash", splash_blocks=splash.BlockSizes(**TILES), **shape.model)
     partitioner = Partitioner.create({"fsdp": topology.size}, aot.devices(topology))
     options = compiler_options(topology.chip.name)
-    trainer = Trainer(model, AdamW(), partitioner, num_domains=4, accumulate=shape.accumulate, compiler_options=options)
+    train_step = TrainStep(
+        model, AdamW(), partitioner, num_domains=4, accumulate=shape.accumulate, compiler_options=options
+    )
     rows = shape.rows * topology.size
-    compiled = aot.compile_step(trainer, rows, LENGTH)
-    report = aot.report(trainer, topology, rows, LENGTH, compiled)
+    compiled = aot.compile_step(train_step, rows, LENGTH)
+    report = aot.report(train_step, topology, rows, LENGTH, compiled)
     told = {
         "benchmark": "maxtext_shapes",
         "shape": name,

@@ -115,7 +115,7 @@ def settings(row: Row) -> list[Setting]:
 
     A row with the whole loss goes down the same ladder.
     """
-    from castor.launch.commands import compile as compile_lib
+    from castor.launch import abstract_runs
     from castor.tasks.configuration import Flags
     from castor.train.compiler import mesh_search
     from castor.train.compiler.chips import Topology
@@ -123,13 +123,13 @@ def settings(row: Row) -> list[Setting]:
     from castor.train.partitioning import Partitioner
 
     mesh = MESHES.get((row.member, row.topology, row.length))
-    run = compile_lib.plan(Flags(tuple(row.files), (f"TASK_FEATURE_LENGTHS = {{'targets': {row.length}}}",)))
+    run = abstract_runs.configure(Flags(tuple(row.files), (f"TASK_FEATURE_LENGTHS = {{'targets': {row.length}}}",)))
     model = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or VOCABULARY[row.member])
     topology = Topology.of(row.topology, row.slices)
     partitioner = Partitioner.abstract(mesh or run.mesh, topology.size, topology.num_slices)
     rough = mesh_search.Rough(run, model, topology, partitioner, row.length)
     rows, found = batch_rows(row, partitioner.size("batch")), []
-    for remat, parts in itertools.product(mesh_search.timed(REMAT_POLICIES), mesh_search.PARTS):
+    for remat, parts in itertools.product(mesh_search.predictable(REMAT_POLICIES), mesh_search.PARTS):
         if rows % (partitioner.size("batch") * parts) == 0:
             size = rough.bytes(rows, parts, remat, model.loss_chunk)
             found.append((rough.seconds(rows, parts, remat), size, Setting(rows, mesh, remat, parts)))

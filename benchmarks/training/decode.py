@@ -30,9 +30,9 @@ import numpy as np
 from castor.train.inference.decode import Generator, Request
 from castor.train.inference.grammar import Grammar, Table
 from castor.train.inference.sampling import Sampling
-from castor.train.model.decoder import Decoder, KVCache, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig, KVCache
 
-CONFIG = Transformer(vocab_size=32_128, embed=256, layers=4, heads=8, kv_heads=1, head_dim=32, mlp=1024)
+CONFIG = DecoderConfig(vocab_size=32_128, embed=256, layers=4, heads=8, kv_heads=1, head_dim=32, mlp=1024)
 TABLE = Table(
     size=32_128, pad=0, eos=1, text=range(256, 32_000), sizes=range(128, 256), image=range(32_000, 32_064), close=3
 )

@@ -96,7 +96,7 @@ def kill_at(child: subprocess.Popen, model_dir: pathlib.Path, moment: str, step:
 def state_checksums(model_dir: pathlib.Path, step: int) -> dict:
     store = CheckpointStore(str(model_dir), read_only=True)
     try:
-        return store.facts(step)["checksums"]
+        return store.metadata(step)["checksums"]
     finally:
         store.close()
 

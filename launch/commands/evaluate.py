@@ -6,10 +6,8 @@ Loss is measured with the configuration that the run kept; --tasks --metrics and
 import argparse
 import json
 import sys
-import tempfile
 
-from castor.launch import terminal
-from castor.launch.commands.train import add_device_arguments, make_run, start_jax
+from castor.launch import devices, terminal, training_runs
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.storage import storage
@@ -60,34 +58,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--vocabulary", metavar="DIR", help="where the vocabulary is, if not where the model says")
     group.add_argument("--batch_size", type=int, default=32, help="rows decoded together; default %(default)s")
-    add_device_arguments(parser)
+    devices.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
     _check(arguments)
-    start_jax(arguments)
+    devices.start_jax(arguments)
     if arguments.metrics or arguments.questions:
         return _answers(arguments, flags)
     return _loss(arguments, flags)
 
 
 def _loss(arguments: argparse.Namespace, flags: Flags) -> int:
-    from castor.train import loop
+    from castor.train.evaluation.evaluator import evaluate_checkpoint
 
-    flags = with_model_dir(arguments.model_dir, flags)
+    if arguments.model_dir is not None:
+        flags = training_runs.of_model_dir(arguments.model_dir, flags)
+    elif not flags.files:
+        raise ConfigurationError("castor evaluate needs --model_dir.", "Give the MODEL_DIR of a castor train run.")
     if arguments.tasks:
         components = dict.fromkeys(arguments.tasks.split(","), 1)
-        flags = with_bindings(
+        flags = training_runs.with_bindings(
             flags, "MIXTURE_OR_TASK_NAME = 'tasks_named'", f"tasks_named/tasks.Mixture.components = {components!r}"
         )
     if arguments.split:
-        flags = with_bindings(flags, f"train.loop.Evaluation.split = {arguments.split!r}")
-    made = make_run(flags)
-    step, results = loop.evaluate(made, arguments.step)
+        flags = training_runs.with_bindings(flags, f"train.loop.Evaluation.split = {arguments.split!r}")
+    config = training_runs.configure(flags)
+    step, results = evaluate_checkpoint(config, arguments.step)
     losses = {name: value for name, value in results.items() if name.startswith("loss")}
     if not losses:
         raise ConfigurationError(
-            f"no domain has records in the split {made.evaluation.split!r}.",
+            f"no domain has records in the split {config.evaluation.split!r}.",
             "Tokenize with a share for it: --gin.SPLITS.",
         )
     bits = {
@@ -96,7 +97,7 @@ def _loss(arguments: argparse.Namespace, flags: Flags) -> int:
         if name.startswith("bits_per_byte/")
     }
     width = max(map(len, results))
-    print(f"checkpoint {step}, split {made.evaluation.split}, nats a token" + (" (bits a byte)" if bits else ""))
+    print(f"checkpoint {step}, split {config.evaluation.split}, nats a token" + (" (bits a byte)" if bits else ""))
     for name, value in losses.items():
         byte = bits.get(name.removeprefix("loss/"))
         print(f"  {name:<{width}}  {value:.4f}" + (f"  ({byte:.4f})" if byte is not None else ""))
@@ -104,7 +105,7 @@ def _loss(arguments: argparse.Namespace, flags: Flags) -> int:
         if name not in losses and not name.startswith("bits_per_byte/"):
             print(f"  {name:<{width}}  {value:.4f}")
     if arguments.output:
-        storage.write_json_atomic(arguments.output, {"step": step, "split": made.evaluation.split, **results})
+        storage.write_json_atomic(arguments.output, {"step": step, "split": config.evaluation.split, **results})
     return 0
 
 
@@ -177,36 +178,3 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < (0 if name == "shots" else 1):
             raise ConfigurationError(f"--{name}={value}.", "Give a positive number.")
-
-
-def with_model_dir(model_dir: str | None, flags: Flags) -> Flags:
-    """The flags that read the latest configuration kept in `model_dir`, and point MODEL_DIR at where it is now."""
-    if model_dir is None:
-        if not flags.files:
-            raise ConfigurationError("castor evaluate needs --model_dir.", "Give the MODEL_DIR of a castor train run.")
-        return flags
-    bindings = (f"MODEL_DIR = {model_dir!r}", *flags.bindings)
-    if flags.files:
-        return Flags(flags.files, bindings, flags.search_paths)
-    folder = storage.join(model_dir, "config")
-    kept = [name for name in storage.list_files(folder) if name.endswith(".gin")]
-    if not kept:
-        raise ConfigurationError(
-            f"{model_dir} holds no run: there is no configuration in {folder}.",
-            "Give the MODEL_DIR of a castor train run.",
-        )
-    return Flags((_readable(storage.join(folder, kept[-1])),), bindings, flags.search_paths)
-
-
-def with_bindings(flags: Flags, *bindings: str) -> Flags:
-    """The flags with bindings that win over theirs."""
-    return Flags(flags.files, (*flags.bindings, *bindings), flags.search_paths)
-
-
-def _readable(path: str) -> str:
-    """A file that gin can read: that of a bucket is copied to this machine."""
-    if not storage.is_remote(path):
-        return path
-    with tempfile.NamedTemporaryFile(prefix="castor-", suffix=".gin", delete=False) as copy:
-        copy.write(storage.read_bytes(path))
-    return copy.name

@@ -1,50 +1,48 @@
-"""`castor train --explain_sharding`: where every array of the training state lies on a mesh, and what that leaves of a chip's memory.
+"""`castor train --explain_sharding`: how every array of the training state is sharded, and the memory per chip that it takes.
 
-The mesh is laid on --topology (which needs neither a TPU nor libtpu), on --cpu_devices, or on the devices that are there.
+The mesh is that of --topology (which needs neither a TPU nor libtpu), of --cpu_devices, or of this machine's devices.
 """
 
 import argparse
 import math
 
-from castor.launch import terminal
+from castor.launch import abstract_runs, terminal
 from castor.tasks.configuration import Flags
 
 GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("looking before training (nothing is trained, no device is needed)")
+    group = parser.add_argument_group("before training (nothing is trained, no device is needed)")
     group.add_argument(
         "--explain_sharding",
         action="store_true",
-        help="print every array of the state: shape, how the mesh cuts it, bytes a chip",
+        help="print every array of the state: shape, sharding, bytes per chip",
     )
     group.add_argument(
         "--topology",
         metavar="CHIP:SHAPE",
-        help="lay the mesh on such a slice, e.g. v5e:16x16 (with --explain_sharding or --plan)",
+        help="the slice to shard over, e.g. v5e:16x16 (with --explain_sharding or --plan)",
     )
-    group.add_argument("--num_slices", type=int, default=1, metavar="N", help="so many slices of it (default 1)")
+    group.add_argument("--num_slices", type=int, default=1, metavar="N", help="number of such slices (default 1)")
     group.add_argument(
         "--vocab_size", type=int, metavar="N", help="rows of the embedding, where gin leaves them to the task caches"
     )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
-    from castor.launch.commands import compile as compiling
-    from castor.tasks.mixing.schedule import BatchSizes
     from castor.train.compiler import sharding_report
 
-    planned = compiling.plan(flags)
-    partitioner, topology = _partitioner(arguments, planned.mesh)
-    trainer, length = compiling.fit(planned, partitioner, arguments.vocab_size, domains=1)
-    rows = max(BatchSizes.of(planned.batch_size).sizes)
-    show(trainer, sharding_report.state(trainer), sharding_report.activations(trainer, rows, length), topology)
+    config = abstract_runs.configure(flags)
+    partitioner, topology = _partitioner(arguments, config.mesh)
+    train_step, length = abstract_runs.train_step(config, partitioner, arguments.vocab_size, domains=1)
+    rows = abstract_runs.largest_batch(config)
+    show(train_step, sharding_report.state(train_step), sharding_report.activations(train_step, rows, length), topology)
     return 0
 
 
 def _partitioner(arguments: argparse.Namespace, mesh):
-    """(The mesh on what was named, the topology or None)."""
+    """(Partitioner of the devices that the arguments name, their topology or None)."""
     from castor.train.partitioning import Partitioner
 
     if arguments.topology:
@@ -57,16 +55,16 @@ def _partitioner(arguments: argparse.Namespace, mesh):
     return Partitioner.create(mesh), None
 
 
-def show(trainer, state, activations, topology) -> None:
+def show(train_step, state, activations, topology) -> None:
     from castor.train.compiler.sharding_report import totals
     from castor.train.model.decoder import count_parameters
 
-    console, mesh = terminal.console(), trainer.partitioner.mesh
+    console, mesh = terminal.console(), train_step.partitioner.mesh
     where = (
         f"{topology.name}{f' x {topology.num_slices} slices' if topology.num_slices > 1 else ''}, " if topology else ""
     )
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
-    console.print(f"{count_parameters(trainer.model):,} parameters on {where}{mesh.size:,} device(s): {axes}")
+    console.print(f"{count_parameters(train_step.model):,} parameters on {where}{mesh.size:,} device(s): {axes}")
     for kind in ("parameters", "optimizer"):
         _table(console, kind, [row for row in state if row.kind == kind])
     _table(console, "activations (of one part of the batch)", activations)

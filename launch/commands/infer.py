@@ -8,8 +8,7 @@ launch/inference/interactive.py). With `--samples=DIR` it takes any number of --
 import argparse
 import pathlib
 
-from castor.launch import terminal
-from castor.launch.commands.train import add_device_arguments, start_jax
+from castor.launch import devices, terminal
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.storage import storage
@@ -63,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ROWSxCOLUMNS",
         help="grid of a drawing in patches of 8 x 8 pixels (default: the model decides)",
     )
-    devices = parser.add_argument_group("devices")
-    devices.add_argument("--batch_size", type=int, default=32, help="rows decoded together; default %(default)s")
-    devices.add_argument(
+    group = parser.add_argument_group("devices")
+    group.add_argument("--batch_size", type=int, default=32, help="rows decoded together; default %(default)s")
+    group.add_argument(
         "--mesh", metavar="AXIS=N,...", help="lay the model over devices, e.g. data=2,tensor=4 (default: one device)"
     )
-    add_device_arguments(devices)
+    devices.add_arguments(group)
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     _check(arguments, flags)
     mesh = _mesh(arguments.mesh)
     size = pictures.parse_size(arguments.size)
-    start_jax(arguments)
+    devices.start_jax(arguments)
     from castor.train.inference import inference
 
     sampling = inference.Sampling(arguments.temperature, arguments.top_k, arguments.seed, arguments.top_p)

@@ -15,7 +15,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 
-from castor.launch.commands import data
+from castor.launch import data_jobs
 from castor.launch.engines import local_pod
 from castor.launch.engines.flink import Flink
 from castor.launch.engines.prism import Prism
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "job",
         metavar="JOB",
-        help=f"one of {', '.join(data.JOBS)}; of local, also train; of commit, the output directory",
+        help=f"one of {', '.join(data_jobs.JOBS)}; of local, also train; of commit, the output directory",
     )
     parser.add_argument("--local", action="store_true", help="flink: bring up a cluster on this machine for the job")
     parser.add_argument("--flink_master", default="", help="flink: HOST:PORT of a cluster's REST service")
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, flags) -> int:
                 "Train with castor launch local --hosts=N train, or castor train --coordinator on each host.",
             )
         return local_pod.run(arguments, flags)
-    job = data.configure(arguments.job, flags)
+    job = data_jobs.configure(arguments.job, flags)
     if arguments.engine == "dataflow":
         return _dataflow(job, arguments)
     with _engine(arguments) as engine:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 
-from castor.launch import terminal
+from castor.launch import terminal, training_runs
 
 _MACROS = {
     "mixture": "MIXTURE_OR_TASK_NAME",
@@ -140,7 +140,9 @@ def _batches(arguments, flags):
         )
     described = {}
     if arguments.model_dir:
-        flags = dataclasses.replace(flags, files=(_latest_configuration(arguments.model_dir), *flags.files))
+        flags = dataclasses.replace(
+            flags, files=(training_runs.latest_configuration(arguments.model_dir), *flags.files)
+        )
     if flags.files or flags.bindings:
         configuration.parse(flags, skip_unknown=True)
         for name, macro in _MACROS.items():
@@ -180,17 +182,3 @@ def _batches(arguments, flags):
         progress=terminal.Progress("counting packed rows"),
     )
     return batches, described.get("steps")
-
-
-def _latest_configuration(model_dir: str) -> str:
-    """The operative gin configuration of a run's latest start, as castor train keeps it."""
-    from castor.tasks.errors import ConfigurationError
-    from castor.tasks.storage import storage
-
-    folder = storage.join(model_dir, "config")
-    names = [name for name in storage.list_files(folder) if name.endswith(".gin")]
-    if not names:
-        raise ConfigurationError(
-            f"{model_dir} holds no run: there is no configuration in {folder}.", "Name the MODEL_DIR of a training run."
-        )
-    return storage.join(folder, names[-1])

@@ -1,18 +1,16 @@
-"""`castor compile --search`: compiles the most promising ways to train on a slice, one after the other, and writes the best as a gin file.
+"""`castor compile --search`: compiles the most promising configurations for a slice, one after the other, and writes the best as a gin file.
 
-Each way is compiled by a `castor compile` of its own, so that a compiler that dies takes nothing with it, Ctrl-C stops at once, and every result is
-a report that can be read. Results stay on disk as they come: the same command goes on where it was stopped, and with a longer budget goes further.
+Each candidate is compiled by its own `castor compile` process, so that a compiler crash costs one candidate and Ctrl-C stops at once. Reports stay
+on disk as they come: the same command continues where it was stopped, and with a longer budget it goes further.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import subprocess
 import sys
 import time
 
-from castor.launch import terminal
-from castor.launch.commands import compile as compile_lib
+from castor.launch import abstract_runs, terminal
 from castor.launch.reports import compile_report
 from castor.tasks import fingerprint
 from castor.tasks.configuration import Flags
@@ -28,118 +26,114 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     from castor.train.model.decoder import REMAT_POLICIES
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
-    aot.devices(topology)  # the slice exists and there is a compiler
-    flags = flags.or_files(*compile_lib.GIN_FILES)
-    planned = compile_lib.plan(flags)
-    model = dataclasses.replace(
-        planned.model,
-        vocab_size=arguments.vocab_size or planned.model.vocab_size or compile_lib.vocabulary_size(planned),
-    )
-    ways = mesh_search.candidates(planned, model, topology, mesh_search.timed(REMAT_POLICIES))
-    if not ways:
+    aot.devices(topology)  # raises where libtpu is missing or knows no such slice
+    config = abstract_runs.configure(flags)
+    model = abstract_runs.with_vocabulary_size(config, arguments.vocab_size)
+    candidates = mesh_search.candidates(config, model, topology, mesh_search.predictable(REMAT_POLICIES))
+    if not candidates:
         raise ConfigurationError(
-            f"no way to cut this model and a batch of {planned.batch_size} rows over {topology.size} chips may fit.",
+            f"no mesh may fit this model and a batch of {config.batch_size} rows on {topology.size} chips.",
             "Take more chips or a larger batch.",
         )
     folder = pathlib.Path(arguments.output)
-    reports = folder / f"search-{_fingerprint(planned, model, topology)}"
+    reports = folder / f"search-{_fingerprint(config, model, topology)}"
     with lock.hold(folder, "--output"):
-        return _search(ways, reports, arguments, flags)
+        return _search(candidates, reports, arguments, flags)
 
 
-def _search(ways, reports: pathlib.Path, arguments: argparse.Namespace, flags: Flags) -> int:
+def _search(candidates, reports: pathlib.Path, arguments: argparse.Namespace, flags: Flags) -> int:
     reports.mkdir(parents=True, exist_ok=True)
     print(
-        f"{len(ways):,} ways may fit; the quickest by a rough model are compiled for {arguments.budget_minutes:g} minutes.",
+        f"{len(candidates):,} configurations may fit; the fastest by a rough model are compiled for {arguments.budget_minutes:g} minutes.",
         file=sys.stderr,
     )
-    results = try_ways(ways, reports, _command(arguments, flags), arguments.budget_minutes * 60)
-    return _tell(ways, results, reports.parent, flags, arguments)
+    results = compile_candidates(candidates, reports, _command(arguments, flags), arguments.budget_minutes * 60)
+    return _report(candidates, results, reports.parent, flags, arguments)
 
 
-def try_ways(ways, reports: pathlib.Path, command: list[str], budget: float) -> dict[str, dict]:
-    """Name -> report of every way that was compiled, now or before. Ends when the budget (seconds) is spent."""
-    ends = time.monotonic() + budget
+def compile_candidates(candidates, reports: pathlib.Path, command: list[str], budget_s: float) -> dict[str, dict]:
+    """Name -> report of every candidate that was compiled, now or before. Ends when the budget (seconds) is spent."""
+    deadline = time.monotonic() + budget_s
     results = {
-        path.parent.name: report for path in sorted(reports.glob("*/report.json")) if (report := compile_lib.read(path))
+        path.parent.name: report
+        for path in sorted(reports.glob("*/report.json"))
+        if (report := compile_report.read(path))
     }
-    for number, way in enumerate(ways):
-        if way.name in results or hopeless(way, ways, results):
+    for number, candidate in enumerate(candidates):
+        if candidate.name in results or cannot_fit(candidate, candidates, results):
             continue
-        if time.monotonic() >= ends:
+        if time.monotonic() >= deadline:
             print(
-                f"The budget is spent; {len(results)} ways were compiled. The same command goes on from there.",
+                f"The budget is spent; {len(results)} configurations were compiled. The same command continues from there.",
                 file=sys.stderr,
             )
             break
-        began = time.monotonic()
-        report = compile_way(way, reports / way.name, command, max(60.0, ends - time.monotonic()))
+        start = time.monotonic()
+        report = compile_candidate(candidate, reports / candidate.name, command, max(60.0, deadline - time.monotonic()))
         if report is None:
             continue
-        results[way.name] = report
-        said = compile_report.verdict(report)
-        print(f"{number + 1}: {way.name} ({time.monotonic() - began:.0f} s): {said}", file=sys.stderr, flush=True)
+        results[candidate.name] = report
+        seconds, verdict = time.monotonic() - start, compile_report.verdict(report)
+        print(f"{number + 1}: {candidate.name} ({seconds:.0f} s): {verdict}", file=sys.stderr, flush=True)
     return results
 
 
-def compile_way(way, folder: pathlib.Path, command: list[str], limit: float) -> dict | None:
-    """The report of one way, from a process of its own; None where that did not end well or in time, which is said."""
-    bindings = [f"--gin_bindings={line}" for line in way.bindings]
+def compile_candidate(candidate, folder: pathlib.Path, command: list[str], timeout_s: float) -> dict | None:
+    """The report of one candidate, compiled in a process of its own; None, with a message, where that failed or took too long."""
+    bindings = [f"--gin_bindings={line}" for line in candidate.bindings]
     try:
         line = [*command, *bindings, f"--output={folder}"]
-        done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=limit)
+        done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        print(f"{way.name}: not compiled within the budget", file=sys.stderr)
+        print(f"{candidate.name}: not compiled within the budget", file=sys.stderr)
         return None
-    report = compile_lib.read(folder / "report.json") if done.returncode in (0, 1) else None
+    report = compile_report.read(folder / "report.json") if done.returncode in (0, 1) else None
     if report is None:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        print(f"{way.name}: {last[:300]}", file=sys.stderr)
+        print(f"{candidate.name}: {last[:300]}", file=sys.stderr)
     return report
 
 
-def hopeless(way, ways, results: dict[str, dict]) -> bool:
-    """Whether a way of the same mesh that asks for less memory did not fit."""
-    refused = [other for other in ways if other.name in results and not results[other.name]["fits"]]
-    return any(other.mesh == way.mesh and other.bytes <= way.bytes for other in refused)
+def cannot_fit(candidate, candidates, results: dict[str, dict]) -> bool:
+    """Whether a candidate of the same mesh that needs less memory did not fit."""
+    refused = [other for other in candidates if other.name in results and not results[other.name]["fits"]]
+    return any(other.mesh == candidate.mesh and other.bytes <= candidate.bytes for other in refused)
 
 
-def best_of(results: dict[str, dict]) -> str | None:
-    """The name of the quickest that fits."""
+def fastest(results: dict[str, dict]) -> str | None:
+    """The name of the fastest candidate that fits."""
     fitting = [name for name, report in results.items() if report["fits"]]
     return min(fitting, key=lambda name: (results[name]["step"]["seconds"], name), default=None)
 
 
-def _tell(ways, results: dict[str, dict], folder: pathlib.Path, flags: Flags, arguments) -> int:
+def _report(candidates, results: dict[str, dict], folder: pathlib.Path, flags: Flags, arguments) -> int:
+    """Prints the ranking and writes best.gin with its report. Returns 1 where nothing fits."""
     console = terminal.console()
-    table = terminal.table("way", ">GiB", ">step", ">MFU", ">waited for", "fits")
+    table = terminal.table("configuration", ">GiB", ">step", ">MFU", ">waited for", "fits")
     ranked = sorted(
         results.items(), key=lambda item: (not item[1]["fits"], item[1].get("step", {}).get("seconds", 0.0))
     )
     for name, report in ranked[:SHOWN]:
-        step = report.get("step")
-        told = (step["seconds"], step["mfu"], step["exposed_seconds"]) if step else ()
-        times = (
-            (compile_report.seconds(told[0]), f"{told[1]:.3f}", compile_report.seconds(told[2]))
-            if told
-            else ("-", "-", "-")
-        )
+        step, times = report.get("step"), ("-", "-", "-")
+        if step:
+            exposed = compile_report.seconds(step["exposed_seconds"])
+            times = (compile_report.seconds(step["seconds"]), f"{step['mfu']:.3f}", exposed)
         table.add_row(name, compile_report.gib(report["memory"]["peak"]), *times, "yes" if report["fits"] else "no")
     console.print(table)
-    name = best_of(results)
+    name = fastest(results)
     if name is None:
-        console.print("None of the ways that were compiled fits.")
+        console.print("None of the configurations that were compiled fits.")
         return 1
-    way = next(way for way in ways if way.name == name)
+    best = next(candidate for candidate in candidates if candidate.name == name)
     report = results[name]
-    compile_lib.write(report, str(folder))
-    (folder / "best.gin").write_text(_gin(way, report, flags, arguments), encoding="utf-8")
+    compile_report.write(report, str(folder))
+    (folder / "best.gin").write_text(_gin(best, report, flags, arguments), encoding="utf-8")
     console.print(compile_report.verdict(report))
-    console.print(f"{folder}/best.gin, after the other gin files, trains so; {folder}/report.html tells more.")
+    console.print(f"{folder}/best.gin, given after the other gin files, trains with it; details: {folder}/report.html")
     return 0
 
 
-def _gin(way, report: dict, flags: Flags, arguments) -> str:
+def _gin(candidate, report: dict, flags: Flags, arguments) -> str:
     files = " ".join(f"--gin_file={name}" for name in flags.files)
     head = [
         f"The best that castor compile --search found for {files}",
@@ -147,11 +141,11 @@ def _gin(way, report: dict, flags: Flags, arguments) -> str:
         compile_report.verdict(report),
         "A prediction of the TPU compiler's cycles, not a measurement.",
     ]
-    return "".join(f"# {line}\n" for line in head) + "\n" + "".join(f"{line}\n" for line in way.bindings)
+    return "".join(f"# {line}\n" for line in head) + "\n" + "".join(f"{line}\n" for line in candidate.bindings)
 
 
 def _command(arguments: argparse.Namespace, flags: Flags) -> list[str]:
-    """This command line for one way."""
+    """The command line that compiles one candidate."""
     command = [
         sys.executable,
         "-P",
@@ -167,10 +161,10 @@ def _command(arguments: argparse.Namespace, flags: Flags) -> list[str]:
     return command + [f"--gin_bindings={line}" for line in flags.bindings]
 
 
-def _fingerprint(run, model, topology) -> str:
-    """Of all that a result depends on beside the way itself: the run, the code that is compiled and the code that reads it, the compiler."""
+def _fingerprint(config, model, topology) -> str:
+    """Identifies everything a report depends on apart from the candidate: the run, the code compiled, the code that predicts, the compiler."""
     import importlib.metadata
 
     code = fingerprint.of_code("castor.train.step", "castor.train.compiler.predict", "castor.train.compiler.aot")
-    facts = [repr(part) for part in (model, sorted(run.lengths.items()), run.batch_size, run.optimizer, topology)]
-    return fingerprint.of_json([*facts, code, importlib.metadata.version("libtpu")])[:12]
+    settings = (model, sorted(config.lengths.items()), config.batch_size, config.optimizer, topology)
+    return fingerprint.of_json([*map(repr, settings), code, importlib.metadata.version("libtpu")])[:12]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from castor.launch import terminal
+from castor.launch import abstract_runs, terminal
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import CacheError, ConfigurationError
 
@@ -33,15 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
     import dataclasses
 
-    from castor.launch.commands import compile as compiling
     from castor.tasks.mixing.schedule import BatchSizes
     from castor.train.compiler import plan
     from castor.train.model.decoder import count_parameters
 
-    planned = compiling.plan(flags)
-    mixture, missing = _mixture(planned)
+    config = abstract_runs.configure(flags)
+    mixture, missing = _mixture(config)
     manifests = mixture.manifests() if mixture else {}
-    model = planned.model
+    model = config.model
     if not model.vocab_size:
         size = arguments.vocab_size or max((manifest.vocabulary["size"] for manifest in manifests.values()), default=0)
         if not size:
@@ -49,17 +48,17 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
                 "Transformer.vocab_size is 0, and there are no task caches to take it from.", "Give --vocab_size=N."
             )
         model = dataclasses.replace(model, vocab_size=size)
-    sizes, length = BatchSizes.of(planned.batch_size), planned.lengths["targets"]
+    sizes, length = BatchSizes.of(config.batch_size), config.lengths["targets"]
     parameters = count_parameters(model)
     per_token = plan.flops_per_token(parameters, model.layers, model.heads, model.head_dim, length)
-    own_tokens = sizes.position(planned.train_steps) * length
+    own_tokens = sizes.position(config.train_steps) * length
     fleet = _fleet(arguments)
-    budget, told = _budget(arguments, fleet, own_tokens * per_token, planned.train_steps)
+    budget, origin = _budget(arguments, fleet, own_tokens * per_token, config.train_steps)
 
     console = terminal.console()
-    console.print(f"Budget: {budget:.3g} FLOPs, {told}.")
+    console.print(f"Budget: {budget:.3g} FLOPs, {origin}.")
     console.print(_laws(budget))
-    trainings = {"with the budget": budget / per_token, f"for TRAIN_STEPS = {planned.train_steps:,}": own_tokens}
+    trainings = {"with the budget": budget / per_token, f"for TRAIN_STEPS = {config.train_steps:,}": own_tokens}
     trainings |= {f"optimal by {law.name}": law.of_parameters(parameters).tokens for law in plan.LAWS}
     console.print(
         f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs a token, attention over {length:,} tokens included."
@@ -75,15 +74,14 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     return 0
 
 
-def _mixture(planned):
+def _mixture(config):
     """(The run's mixture, "") or (None, why there is none)."""
     from castor import tasks
-    from castor.launch.commands import compile as compiling
 
-    if planned.mixture == compiling.PLACEHOLDERS["MIXTURE_OR_TASK_NAME"]:
+    if not abstract_runs.has_mixture(config):
         return None, "MIXTURE_OR_TASK_NAME is not bound; add --gin_file=mixtures/five.gin or the like, and TASKS_DIR."
     try:
-        return tasks.resolve_mixture(planned.mixture, planned.tasks_dir), ""
+        return tasks.resolve_mixture(config.mixture, config.tasks_dir), ""
     except CacheError as error:
         return None, " ".join(str(error).split())
 
@@ -101,7 +99,7 @@ def _fleet(arguments: argparse.Namespace):
 
 
 def _budget(arguments: argparse.Namespace, fleet, own: float, steps: int) -> tuple[float, str]:
-    """(FLOPs, where they are from)."""
+    """(FLOPs, where the number comes from)."""
     from castor.train.compiler.plan import count
 
     if arguments.flops and arguments.days:

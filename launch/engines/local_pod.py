@@ -22,15 +22,15 @@ import threading
 import time
 from collections.abc import Iterator
 
-from castor.launch.commands import train
+from castor.launch import exit_codes, training_runs
 from castor.launch.engines.processes import Server
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import CastorError, ConfigurationError
 from castor.tasks.storage import storage
+from castor.train.model_dir import LOG_FOLDER
+from castor.train.preemption import SignalRecorder
 
 JOBS = ("train",)
-LOG_FOLDER = "logs"
-_BAD_USE = 2
 _LOOK_S = 0.1
 _NOISE = "[Gloo] Rank"  # a line for every mesh axis, from C++, which no option turns off
 
@@ -95,9 +95,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
     Raises KeyboardInterrupt after Ctrl-C and HostFailure for a host that failed.
     """
-    model_dir = train.make_run(
-        flags.or_files(*train.GIN_FILES)
-    ).model_dir  # a mistake is told once, before anything starts
+    # Configured here too, so that a mistake is reported once and before anything starts.
+    model_dir = training_runs.configure(flags.or_files(*training_runs.GIN_FILES)).model_dir
     where = (
         tempfile.mkdtemp(prefix="castor-logs-") if storage.is_remote(model_dir) else storage.join(model_dir, LOG_FOLDER)
     )
@@ -110,23 +109,22 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 def run_pod(pod: Pod) -> int:
     """See `run`."""
-    with _Signals() as signals:
+    with SignalRecorder() as signals:
         for left in reversed(range(pod.restarts + 1)):
             try:
                 _run_once(pod, signals)
                 break
             except HostFailure as failure:
-                if (
-                    not left or signals.received or failure.code == _BAD_USE
-                ):  # what cannot run will not run the next time either
+                # What is bad use now is bad use after a restart.
+                if not left or signals.received or failure.code == exit_codes.BAD_USE:
                     raise
                 _say(f"{failure} Starting again; {left - 1} restart(s) left after this one.")
     if signal.SIGINT in signals.received:
         raise KeyboardInterrupt
-    return train.STOPPED if signals.received else 0
+    return exit_codes.STOPPED if signals.received else 0
 
 
-def _run_once(pod: Pod, signals: "_Signals") -> None:
+def _run_once(pod: Pod, signals: SignalRecorder) -> None:
     """From the start of all hosts to the end of the last one; raises HostFailure when one fails."""
     number = 1 + max((int(path.name[:3]) for path in pod.folder.glob("[0-9][0-9][0-9]_host_*.log")), default=-1)
     with contextlib.ExitStack() as stack:
@@ -148,7 +146,7 @@ def _run_once(pod: Pod, signals: "_Signals") -> None:
             with contextlib.suppress(queue.Empty):
                 host, code = ended.get(timeout=_LOOK_S)
                 running.discard(host)
-                if code not in (0, train.STOPPED):
+                if code not in (0, exit_codes.STOPPED):
                     _kill(servers)
                     said.show()
                     raise HostFailure(host, pod, code, servers[host])
@@ -241,25 +239,3 @@ class _Follower:
     def close(self) -> None:
         self.show()
         self._file.close()
-
-
-class _Signals:
-    """SIGTERM and SIGINT that came in the block, in order. Outside the main thread, which alone gets signals, none ever comes."""
-
-    def __init__(self):
-        self.received: list[signal.Signals] = []
-
-    def __enter__(self) -> "_Signals":
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-            }
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number, frame) -> None:
-        self.received.append(signal.Signals(number))

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gin
+from castor.launch import data_jobs
 from castor.tasks import configuration, fingerprint
 from castor.tasks.errors import CastorError, ConfigurationError
 from castor.tasks.storage import lock
@@ -249,13 +250,12 @@ def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
 
 
 def _job_is_up_to_date(stage: Stage) -> bool:
-    from castor.launch.commands.data import make_job
     from castor.pipelines.execution.launcher import up_to_date
 
     configuration.parse(
         configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()))
     )
-    return up_to_date(make_job(stage.command[1]))
+    return up_to_date(data_jobs.make(stage.command[1]))
 
 
 def _stamp(folder: pathlib.Path, stage: Stage) -> str | None:

@@ -1,8 +1,12 @@
-"""What `castor compile` found out, for the eye: the tables of the terminal and one self-contained page, whose texts the template engine escapes."""
+"""Renders the report of `castor compile` for human readers, as tables on the terminal and one self-contained HTML page; writes and reads report.json."""
 
+import json
 import pathlib
 
 import jinja2
+
+from castor.launch import terminal
+from castor.tasks.storage import storage
 
 GIB = 2**30
 _COLOURS = {
@@ -14,8 +18,39 @@ _COLOURS = {
 }
 
 
+def write(report: dict, folder: str, hlo: str | None = None) -> None:
+    """Writes report.json and report.html, and step.hlo.txt if the program's text is given."""
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    if hlo is not None:
+        (path / "step.hlo.txt").write_text(hlo, encoding="utf-8")
+    (path / "report.html").write_text(render(report), encoding="utf-8")
+    storage.write_json_atomic(str(path / "report.json"), report)
+
+
+def read(path: pathlib.Path) -> dict | None:
+    """A report.json that was written before; None where it is missing or incomplete."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def show(report: dict, folder: str) -> None:
+    """Prints the report on the terminal."""
+    console = terminal.console()
+    for title, columns, rows in tables(report):
+        table = terminal.table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        console.print(title, style="bold")
+        console.print(table)
+    console.print(verdict(report))
+    console.print(f"{folder}/report.html and {folder}/report.json")
+
+
 def render(report: dict) -> str:
-    """The page."""
+    """The HTML page; the template engine escapes every text."""
     folder = pathlib.Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -41,12 +76,12 @@ def verdict(report: dict) -> str:
     """One sentence: whether it fits, how long a step takes."""
     memory = report["memory"]
     if not report["fits"]:
-        peak = f"Its peak is {gib(memory['peak'])} of {gib(memory['usable'])} GiB a chip."
+        peak = f"Its peak is {gib(memory['peak'])} of {gib(memory['usable'])} GiB per chip."
         return f"DOES NOT FIT. {report.get('refusal') or peak}"
     step = report["step"]
     return (
-        f"FITS: {gib(memory['peak'])} of {gib(memory['usable'])} GiB a chip ({memory['share']:.0%}). "
-        f"Predicted: {seconds(step['seconds'])} a step, MFU {step['mfu']:.3f}, {step['tokens_per_second']:,.0f} tokens/s."
+        f"FITS: {gib(memory['peak'])} of {gib(memory['usable'])} GiB per chip ({memory['share']:.0%}). "
+        f"Predicted: {seconds(step['seconds'])} per step, MFU {step['mfu']:.3f}, {step['tokens_per_second']:,.0f} tokens/s."
     )
 
 

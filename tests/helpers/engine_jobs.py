@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 import gin
-from castor.launch.commands import data
+from castor.launch import data_jobs
 from castor.launch.engines.processes import EngineError
 from castor.tasks import configuration
 
@@ -21,7 +21,7 @@ def make(name: str, **macros):
     bindings = tuple(f"{key} = {value!r}" for key, value in macros.items())
     configuration.parse(configuration.Flags((f"pipelines/{name}.gin",), bindings))
     try:
-        return data.make_job(name)
+        return data_jobs.make(name)
     finally:
         gin.clear_config()
 

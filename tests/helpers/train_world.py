@@ -21,12 +21,12 @@ from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
 
 KILLED = """
 import os, pathlib, signal, sys, time
-from castor.launch.commands.train import make_run
+from castor.launch import training_runs
 from castor.tasks import configuration
 from castor.train import loop
 
 steps, saved = map(int, sys.argv[1:3])
-run = make_run(configuration.split_flags(sys.argv[3:])[0])
+run = training_runs.configure(configuration.split_flags(sys.argv[3:])[0])
 
 def on_step(done):
     if done == steps:

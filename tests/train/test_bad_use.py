@@ -27,7 +27,10 @@ def trained(castor, tmp_path_factory):
         ({"MESH": {"model": 1}}, r"MESH names the axis 'model'"),
         ({"BATCH_SIZE": 0}, r"batch_size = 0"),
         ({"BATCH_SIZE": {5: 4}}, r"batch_size = \{5: 4\}.* begins at step 0.*Bind BATCH_SIZE"),
-        ({"BATCH_SIZE": {0: 4, 3: 6}, "ACCUMULATE": 4}, r"BATCH_SIZE = 6 does not divide into ACCUMULATE = 4 parts"),
+        (
+            {"BATCH_SIZE": {0: 4, 3: 6}, "ACCUMULATE": 4},
+            r"BATCH_SIZE = 6 does not divide into ACCUMULATE = 4 microbatches",
+        ),
         ({"ACCUMULATE": 0}, r"accumulate = 0"),
         ({"PACKING": "tight_fit"}, r"packing method 'tight_fit' is unknown"),
         (

@@ -16,10 +16,10 @@ from castor.tasks import configuration
 from castor.tasks.configuration import Flags
 from castor.train.compiler import aot
 from castor.train.compiler.chips import CHIPS, Topology
-from castor.train.model.decoder import Transformer
+from castor.train.model.decoder import DecoderConfig
 from castor.train.optimizers import AdamW
 from castor.train.partitioning import Partitioner
-from castor.train.step import Trainer, abstract_batch
+from castor.train.step import TrainStep, abstract_batch
 
 FILES = sorted((pathlib.Path(__file__).resolve().parents[2] / "gin" / "compiler").glob("*.gin"))
 
@@ -34,13 +34,13 @@ def clear_gin():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_compiler_knows_every_option(path):
-    from castor.train.loop import Run
+    from castor.train.run import RunConfig
 
     bindings = ("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'")
     configuration.parse(
         Flags(files=("models/tiny.gin", "runs/pretrain.gin", f"compiler/{path.name}"), bindings=bindings)
     )
-    options = Run().compiler_options
+    options = RunConfig().compiler_options
     mesh = jax.sharding.Mesh(
         np.array(aot.devices(Topology.of(f"{path.stem}:{'2x2' if CHIPS[path.stem].wrap == 16 else '2x2x1'}"))[:1]),
         ("data",),
@@ -54,19 +54,19 @@ def test_the_compiler_knows_every_option(path):
 def test_tiles_that_a_file_binds_are_the_model_s():
     bindings = ("MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'")
     configuration.parse(Flags(files=("models/tiny.gin", "runs/pretrain.gin", "compiler/v4.gin"), bindings=bindings))
-    assert Transformer(vocab_size=128).splash_blocks.q_backward == 512
+    assert DecoderConfig(vocab_size=128).splash_blocks.q_backward == 512
     gin.clear_config()
-    assert Transformer(vocab_size=128).splash_blocks.q_backward == 1024
+    assert DecoderConfig(vocab_size=128).splash_blocks.q_backward == 1024
 
 
 def test_the_step_is_compiled_with_them_on_tpu_alone():
-    model = Transformer(vocab_size=128, embed=128, layers=1, heads=1, head_dim=128, mlp=128)
+    model = DecoderConfig(vocab_size=128, embed=128, layers=1, heads=1, head_dim=128, mlp=128)
     options = {"xla_tpu_no_such_option": "true"}
     for devices, refused in ((aot.devices(Topology.of("v5e:2x2")), True), (jax.devices()[:1], False)):
-        trainer = Trainer(model, AdamW(), Partitioner.create({}, devices), 1, compiler_options=options)
-        batch = abstract_batch(trainer.partitioner, len(devices), 8)
+        train_step = TrainStep(model, AdamW(), Partitioner.create({}, devices), 1, compiler_options=options)
+        batch = abstract_batch(train_step.partitioner, len(devices), 8)
         if refused:
             with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_no_such_option"):
-                trainer.compile_step(batch)
+                train_step.compile_step(batch)
         else:
-            trainer.compile_step(batch)
+            train_step.compile_step(batch)

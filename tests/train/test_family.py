@@ -33,11 +33,11 @@ def clear_gin():
 
 
 def run_of(*files):
-    from castor.train.loop import Run
+    from castor.train.run import RunConfig
 
     bindings = ["MODEL_DIR='model'", "MIXTURE_OR_TASK_NAME='five'"]
     configuration.parse(Flags(files=files, bindings=tuple(bindings)))
-    return Run()
+    return RunConfig()
 
 
 @pytest.mark.parametrize("name", FAMILY)

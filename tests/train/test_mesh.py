@@ -7,15 +7,15 @@ import jax
 import numpy as np
 
 from castor.train import partitioning
-from castor.train.model.decoder import Transformer
+from castor.train.model.decoder import DecoderConfig
 from castor.train.optimizers import AdamW, WarmupCosine
 from castor.train.partitioning import Partitioner
-from castor.train.step import Trainer
+from castor.train.step import TrainStep
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 ROWS, LENGTH, DOMAINS = 16, 16, 3
-MODEL = Transformer(vocab_size=128, embed=16, layers=2, heads=4, head_dim=8, mlp=32, z_loss=1e-3)
-# Mesh, what differs from the model and the trainer on one device. Each axis alone as far as it goes, and mixtures of all.
+MODEL = DecoderConfig(vocab_size=128, embed=16, layers=2, heads=4, head_dim=8, mlp=32, z_loss=1e-3)
+# Mesh, what differs from the model and the step on one device. Each axis alone as far as it goes, and mixtures of all.
 PARTITIONED = (
     ({"fsdp": 4, "tensor": 2}, {}, {}),
     ({"data": 2, "sequence": 4}, {"loss_chunk": 24}, {}),
@@ -45,20 +45,20 @@ def make_batch() -> dict[str, np.ndarray]:
     }
 
 
-def first_step(mesh, devices, model, trainer, start=None):
+def first_step(mesh, devices, model, train_step, start=None):
     """The initial state (made here, or `start` put on the mesh) and the metrics, gradients (Adam's first moments) and parameters of a step."""
     partitioner = Partitioner.create(mesh, devices)
     # With an eps this large an update is the gradient nearly as it is; Adam's own first step is its sign, which doubles the rounding.
     optimizer = AdamW(WarmupCosine(peak=1.0, warmup_steps=0, total_steps=100), eps=1.0, clip=None)
-    trainer = Trainer(dataclasses.replace(MODEL, **model), optimizer, partitioner, DOMAINS, seed=1, **trainer)
+    train_step = TrainStep(dataclasses.replace(MODEL, **model), optimizer, partitioner, DOMAINS, seed=1, **train_step)
     batch = partitioner.place_batch(make_batch(), ROWS)
     state = (
-        jax.device_put(start, jax.tree.map(lambda leaf: leaf.sharding, trainer.abstract_state()))
+        jax.device_put(start, jax.tree.map(lambda leaf: leaf.sharding, train_step.abstract_state()))
         if start
-        else trainer.init()
+        else train_step.init()
     )
     start = jax.device_get(state)
-    state, metrics = trainer.compile_step(batch)(state, batch)
+    state, metrics = train_step.compile_step(batch)(state, batch)
     return jax.device_get((start, metrics, state.optimizer, state.parameters))
 
 
@@ -81,9 +81,9 @@ def check_partitioned():
     np.testing.assert_array_equal(placed, rows)
     assert placed.sharding == sharding and placed.addressable_shards[0].data.shape == (4, LENGTH // 2)
 
-    for number, (mesh, model, trainer) in enumerate(PARTITIONED):
+    for number, (mesh, model, train_step) in enumerate(PARTITIONED):
         start = expected[0] if number else None  # made on the first mesh too, which must make the same
-        jax.tree_util.tree_map_with_path(close, first_step(mesh, None, model, trainer, start), expected)
+        jax.tree_util.tree_map_with_path(close, first_step(mesh, None, model, train_step, start), expected)
 
 
 def test_loss_and_gradients_are_those_of_one_device_on_every_mesh(on_eight_devices):

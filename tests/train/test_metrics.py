@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from castor.train.metrics import JsonLines, named
+from castor.train.metrics import JsonLines, step_row
 
 
 def test_a_restart_keeps_what_came_before_its_step_and_rewrites_the_rest(tmp_path, capsys):
@@ -37,6 +37,6 @@ def test_floats_read_back_to_the_same_bits():
         "domain_nll": np.float32([0.3, 0, 9]),
         "domain_tokens": np.float32([32, 0, 64]),
     }
-    row = json.loads(json.dumps(named(values, ("a", "b", "c"))))
+    row = json.loads(json.dumps(step_row(values, ("a", "b", "c"))))
     assert np.float32(row["loss"]) == values["loss"] and row["tokens"] == 96 and row["skipped"] == 1
     assert row["loss/a"] == float(np.float32(0.3)) / 32 and row["tokens/c"] == 64 and "loss/b" not in row

@@ -15,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gin
-from castor.launch.commands.train import make_run
+from castor.launch import training_runs
 from castor.tasks import configuration
 from castor.tasks.errors import ConfigurationError
-from castor.train import loop, optimizers
+from castor.train import optimizers
 from castor.train.checkpoints.checkpoints import CheckpointStore
 from castor.train.model import decoder as model_lib
-from castor.train.model.decoder import Block, Decoder, Transformer
+from castor.train.model.decoder import Block, Decoder, DecoderConfig
 from castor.train.optimizers import Adafactor, AdamW, WarmupCosine, WarmupRsqrt, WarmupStableDecay
 from castor.train.partitioning import MESH_AXES, Partitioner
-from castor.train.step import Trainer, _kept_axes
+from castor.train.run import RunConfig
+from castor.train.step import TrainStep, _kept_axes
 
-SMALL = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
+SMALL = DecoderConfig(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
 
 
 def make_batch(rows=2, length=16, vocab=128, seed=0):
@@ -44,13 +45,13 @@ def make_batch(rows=2, length=16, vocab=128, seed=0):
     }
 
 
-def make_trainer(optimizer, model=SMALL) -> Trainer:
-    return Trainer(model, optimizer, Partitioner.create({}, jax.devices()[:1]), 1)
+def make_train_step(optimizer, model=SMALL) -> TrainStep:
+    return TrainStep(model, optimizer, Partitioner.create({}, jax.devices()[:1]), 1)
 
 
-def compiled_step(trainer, batch):
-    """`trainer.step` that keeps the state given to it; compiled once, however the arrays of the states are said to lie."""
-    return jax.jit(trainer.step).lower(trainer.abstract_state(), batch).compile()
+def compiled_step(train_step, batch):
+    """`train_step.step` that keeps the state given to it; compiled once, however the arrays of the states are said to lie."""
+    return jax.jit(train_step.step).lower(train_step.abstract_state(), batch).compile()
 
 
 def told(gradients, step) -> dict:
@@ -123,7 +124,7 @@ def test_the_stable_part_does_not_know_the_end(warmup, total, longer, decay, dec
         (lambda: WarmupRsqrt(warmup_steps=None), "WarmupRsqrt.warmup_steps = None"),
         (lambda: AdamW(first_moment="int8"), "first_moment = 'int8'.*bfloat16"),
         (
-            lambda: make_trainer(Adafactor(), dataclasses.replace(SMALL, mup_base_embed=16)).abstract_state(),
+            lambda: make_train_step(Adafactor(), dataclasses.replace(SMALL, mup_base_embed=16)).abstract_state(),
             "Adafactor.*muP.*AdamW",
         ),
     ],
@@ -146,10 +147,10 @@ def test_gin_files_choose(castor, tmp_path, files, optimizer, schedule):
     flags = castor.bindings(tmp_path, LEARNING_RATE=1e-3, WARMUP_STEPS=7, TRAIN_STEPS=50)
     chosen = [f"--gin_file=optimizers/{name}" for name in files]
     flags = [flag for flag in flags if "total_steps" not in flag]  # TRAIN_STEPS alone says where the schedule ends
-    run = make_run(configuration.split_flags([*flags[:2], *chosen, *flags[2:]])[0])
+    run = training_runs.configure(configuration.split_flags([*flags[:2], *chosen, *flags[2:]])[0])
     gin.clear_config()
     assert (
-        isinstance(run, loop.Run)
+        isinstance(run, RunConfig)
         and type(run.optimizer) is optimizer
         and run.optimizer.schedule == schedule
         and run.skip_limit == 10
@@ -266,13 +267,13 @@ def test_adafactor_takes_every_layer_as_a_parameter_of_its_own():
 def test_an_optimizer_learns_skips_and_its_state_lies_with_its_parameters(optimizer, poison):
     mesh = jax.sharding.AbstractMesh(tuple(2 if axis in ("fsdp", "tensor") else 1 for axis in MESH_AXES), MESH_AXES)
     place = Partitioner(mesh)
-    state, spec = Trainer(SMALL, optimizer, place, 1).abstract_state(), place.spec(("layers", "embed", "mlp"))
+    state, spec = TrainStep(SMALL, optimizer, place, 1).abstract_state(), place.spec(("layers", "embed", "mlp"))
     assert state.parameters["layers"]["gate"].sharding.spec == spec and "fsdp" in str(spec) and "tensor" in str(spec)
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.shape == (2, 32, 64)]
     assert moments and all(leaf.sharding.spec == spec for leaf in moments)
 
-    trainer, batch = make_trainer(optimizer), make_batch()
-    state, step, found = trainer.init(), compiled_step(trainer, batch), []
+    train_step, batch = make_train_step(optimizer), make_batch()
+    state, step, found = train_step.init(), compiled_step(train_step, batch), []
     for _ in range(5):
         state, results = step(state, batch)
         found.append(float(results["loss"]))
@@ -295,7 +296,7 @@ def test_adafactors_factored_state_is_cut_as_its_parameters():
     wide = dataclasses.replace(SMALL, embed=128, mlp=256, heads=2, head_dim=128)
     mesh = jax.sharding.AbstractMesh(tuple(2 if axis in ("fsdp", "tensor") else 1 for axis in MESH_AXES), MESH_AXES)
     place = Partitioner(mesh)
-    state = Trainer(wide, Adafactor(), place, 1).abstract_state()
+    state = TrainStep(wide, Adafactor(), place, 1).abstract_state()
     leaves = jax.tree_util.tree_leaves_with_path(state.optimizer)
     specs = {jax.tree_util.keystr(path): (leaf.shape, leaf.sharding.spec) for path, leaf in leaves}
     (row,), (column,) = (
@@ -306,8 +307,8 @@ def test_adafactors_factored_state_is_cut_as_its_parameters():
 
 
 def test_adafactors_state_is_saved_and_restored(tmp_path):
-    trainer = make_trainer(Adafactor())
-    state, abstract = trainer.init(), trainer.abstract_state()
+    train_step = make_train_step(Adafactor())
+    state, abstract = train_step.init(), train_step.abstract_state()
     store = CheckpointStore(str(tmp_path))
     store.save(1, state.parameters, state.optimizer, {})
     store.wait()
@@ -319,8 +320,8 @@ def test_adafactors_state_is_saved_and_restored(tmp_path):
 def one_update(optimizer, mesh, devices):
     """(parameters and state after an update of random gradients, the compiled program) on a mesh."""
     model = dataclasses.replace(SMALL, embed=128, mlp=256, heads=2, head_dim=128, vocab_size=256)
-    trainer = Trainer(model, optimizer, Partitioner.create(mesh, devices), 1)
-    abstract, transformation = trainer.abstract_state(), optimizer.build()
+    train_step = TrainStep(model, optimizer, Partitioner.create(mesh, devices), 1)
+    abstract, transformation = train_step.abstract_state(), optimizer.build()
     random = np.random.default_rng(0)
     parameters, gradients = (
         jax.tree.map(
@@ -397,7 +398,7 @@ def test_an_update_is_one_pass_over_its_arrays(optimized):
 # ---------------------------------------------------------------------------------------------------------------- muP
 
 
-def activations(model: Transformer, parameters, batch) -> dict[str, jax.Array]:
+def activations(model: DecoderConfig, parameters, batch) -> dict[str, jax.Array]:
     """The residual stream after every layer and the logits."""
     tokens, positions, segments = (
         batch[name] for name in ("decoder_input_tokens", "decoder_positions", "decoder_segment_ids")
@@ -413,7 +414,7 @@ def activations(model: Transformer, parameters, batch) -> dict[str, jax.Array]:
 
 def movement(width: int, base: int, steps: int = 3) -> dict[str, float]:
     """How far activations of a model of this width move in a few steps (root mean squares)."""
-    model = Transformer(
+    model = DecoderConfig(
         vocab_size=64,
         embed=width,
         layers=2,
@@ -423,11 +424,13 @@ def movement(width: int, base: int, steps: int = 3) -> dict[str, float]:
         mup_base_embed=base,
         z_loss=0.0,
     )
-    trainer = make_trainer(AdamW(WarmupCosine(peak=3e-3, warmup_steps=0, total_steps=1000), weight_decay=0.0), model)
+    train_step = make_train_step(
+        AdamW(WarmupCosine(peak=3e-3, warmup_steps=0, total_steps=1000), weight_decay=0.0), model
+    )
     batch = make_batch(4, 16, 64)
-    step = compiled_step(trainer, batch)
+    step = compiled_step(train_step, batch)
     look = jax.jit(lambda parameters: activations(model, parameters, batch))
-    state = trainer.init()
+    state = train_step.init()
     before = look(state.parameters)
     for _ in range(steps):
         state, _ = step(state, batch)
@@ -455,7 +458,7 @@ def test_multipliers_of_mup():
 
 def test_the_initial_values_are_scaled_by_width_and_depth():
     """Variance 1 / fan-in, and of what is added to the residual stream 1 / (2 layers) of that: so the stream keeps the variance of its input."""
-    model = Transformer(vocab_size=512, embed=128, layers=8, heads=4, head_dim=32, mlp=512)
+    model = DecoderConfig(vocab_size=512, embed=128, layers=8, heads=4, head_dim=32, mlp=512)
     tokens = jnp.zeros((1, 8), jnp.int32)
     parameters = nn.unbox(jax.jit(Decoder(model).init)(jax.random.key(0), tokens, tokens, tokens)["params"])
     wanted = {"query": 128, "key": 128, "gate": 128, "up": 128, "out": 128 * 16, "down": 512 * 16}

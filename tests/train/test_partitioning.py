@@ -9,8 +9,8 @@ import pytest
 
 from castor.tasks.errors import ConfigurationError
 from castor.train.model import decoder
-from castor.train.model.decoder import Transformer
-from castor.train.partitioning import MESH_AXES, RULES, Mesh, Partitioner
+from castor.train.model.decoder import DecoderConfig
+from castor.train.partitioning import MESH_AXES, RULES, MeshConfig, Partitioner
 
 
 def on(**sizes):
@@ -19,20 +19,20 @@ def on(**sizes):
 
 
 def test_sizes_are_resolved():
-    assert Mesh.of({}).sizes(8) == (8, 1, 1, 1, 1)
-    assert Mesh.of({"fsdp": 4}).sizes(4) == (1, 4, 1, 1, 1)
-    assert Mesh.of({"data": -1, "tensor": 2}).sizes(8) == (4, 1, 1, 1, 2)
-    assert Mesh.of(Mesh(2, 2, 1, 1, 2)).sizes(8) == (2, 2, 1, 1, 2)
+    assert MeshConfig.of({}).sizes(8) == (8, 1, 1, 1, 1)
+    assert MeshConfig.of({"fsdp": 4}).sizes(4) == (1, 4, 1, 1, 1)
+    assert MeshConfig.of({"data": -1, "tensor": 2}).sizes(8) == (4, 1, 1, 1, 2)
+    assert MeshConfig.of(MeshConfig(2, 2, 1, 1, 2)).sizes(8) == (2, 2, 1, 1, 2)
 
 
 def test_slices_hold_copies_unless_told_otherwise():
-    assert Mesh.of({"fsdp": -1, "tensor": 2}).sizes(16, num_slices=2) == (2, 4, 1, 1, 2)
-    assert Mesh.of({"data": -1, "fsdp": 2}).sizes(16, num_slices=2) == (8, 2, 1, 1, 1)
-    assert Mesh.of({}).sizes(16, num_slices=2) == (16, 1, 1, 1, 1)
+    assert MeshConfig.of({"fsdp": -1, "tensor": 2}).sizes(16, num_slices=2) == (2, 4, 1, 1, 2)
+    assert MeshConfig.of({"data": -1, "fsdp": 2}).sizes(16, num_slices=2) == (8, 2, 1, 1, 1)
+    assert MeshConfig.of({}).sizes(16, num_slices=2) == (16, 1, 1, 1, 1)
     with pytest.raises(
         ConfigurationError, match="data=1 the axes fsdp, tensor would cross the 2 slices.*Make data a multiple of 2"
     ):
-        Mesh.of({"data": 1, "fsdp": 8, "tensor": 2}).sizes(16, num_slices=2)
+        MeshConfig.of({"data": 1, "fsdp": 8, "tensor": 2}).sizes(16, num_slices=2)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_slices_hold_copies_unless_told_otherwise():
 )
 def test_meshes_that_do_not_fit(mesh, match):
     with pytest.raises(ConfigurationError, match=match):
-        Mesh.of(mesh).sizes(8)
+        MeshConfig.of(mesh).sizes(8)
 
 
 def test_every_parameter_and_activation_has_its_place():
     place = on(data=2, fsdp=2, tensor=2)
-    for name, axes in decoder.logical_axes(Transformer(vocab_size=128)).items():
+    for name, axes in decoder.logical_axes(DecoderConfig(vocab_size=128)).items():
         place.spec(axes, name)
     spec = jax.sharding.PartitionSpec
     assert place.spec(("layers", "embed", "heads", "head")) == spec(
@@ -95,7 +95,7 @@ def test_two_axes_on_one_mesh_axis_are_refused_by_name():
 )
 def test_widths_that_the_mesh_does_not_divide(sizes, config, match):
     with pytest.raises(ConfigurationError, match=match):
-        Transformer(**config).check_mesh(on(**sizes))
+        DecoderConfig(**config).check_mesh(on(**sizes))
 
 
 def test_a_single_process_holds_the_whole_batch():

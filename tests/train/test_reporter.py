@@ -1,10 +1,10 @@
-"""train/reporter.py: a process that tells nothing ends with the one that does. What that one writes: tests/train/test_loop.py."""
+"""train/reporter.py: every process ends the run at the same skipped update. What the first one writes: tests/train/test_loop.py."""
 
 import jax.numpy as jnp
 import pytest
 
 from castor.tasks.errors import CastorError
-from castor.train.reporter import Listener
+from castor.train.reporter import SkippedUpdateMonitor
 
 
 def results(skipped: int):
@@ -13,10 +13,10 @@ def results(skipped: int):
 
 
 def test_every_process_ends_at_the_same_skipped_update():
-    listener = Listener(skip_limit=3)
+    monitor = SkippedUpdateMonitor(skip_limit=3)
     for step, skipped in enumerate([1, 1, 0, 1, 1]):
-        listener.step(step, results(skipped))
+        monitor.log_step(step, results(skipped))
     with pytest.raises(
         CastorError, match="loss of step 5 is nan.* 3 skipped updates in a row, from step 3 on.*SKIP_LIMIT"
     ):
-        listener.step(5, results(1))
+        monitor.log_step(5, results(1))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import gin
-from castor.launch.commands.train import make_run
+from castor.launch import training_runs
 from castor.tasks import configuration
 from castor.tasks.batches.read_ahead import ReadAhead
-from castor.train import loop
+from castor.train import loop, model_dir
+from castor.train.run import RunConfig, prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 SMALL = {"Transformer.embed": 16, "Transformer.layers": 1, "Transformer.mlp": 32, "EVAL_PERIOD": 0}
@@ -24,18 +25,18 @@ def clean():
     gin.clear_config()
 
 
-def made(arguments) -> loop.Run:
+def made(arguments) -> RunConfig:
     """The run that a command line describes."""
     flags, rest = configuration.split_flags(arguments)
     assert not rest
-    return make_run(flags)
+    return training_runs.configure(flags)
 
 
 def kept(run) -> list[str]:
-    """The command line that reads the configuration kept by a run that was opened."""
+    """The command line that reads the configuration kept by a run that was prepared."""
     folder = pathlib.Path(run.model_dir)
     folder.mkdir(exist_ok=True)
-    loop._keep_configuration(run.model_dir, 0)
+    model_dir.write_configuration(run.model_dir, configuration.operative_config(), 0)
     return [f"--gin_file={max((folder / 'config').iterdir())}"]
 
 
@@ -50,7 +51,7 @@ def test_a_run_stopped_inside_ramps_is_the_same_run(castor, tmp_path):
     }
     macros |= {"three/tasks.Mixture.stages": STAGES, "three/tasks.Mixture.skip_steps": ((2, 5),)}
     code, _, err = castor("train", *castor.bindings(tmp_path / "whole", **macros))
-    assert code == 0 and re.search("batches of 2, 4 rows, each in 2 parts", err), err
+    assert code == 0 and re.search("batches of 2, 4 rows, each in 2 microbatches", err), err
 
     flags = castor.bindings(tmp_path / "cut", **macros)
     castor.train_until_killed(9, 5, *flags)
@@ -65,8 +66,8 @@ def test_a_run_stopped_inside_ramps_is_the_same_run(castor, tmp_path):
 
 def test_no_row_is_skipped_or_repeated_where_the_batch_grows(castor, tmp_path):
     macros = SMALL | {"three/tasks.Mixture.stages": STAGES}
-    ramp = loop.open_run(made(castor.bindings(tmp_path / "m", BATCH_SIZE={0: 2, 3: 4, 5: 8}, **macros)))
-    with ReadAhead(ramp.placed_batch, range(8), ahead=3) as ahead:
+    ramp = prepare(made(castor.bindings(tmp_path / "m", BATCH_SIZE={0: 2, 3: 4, 5: 8}, **macros)))
+    with ReadAhead(ramp.device_batch, range(8), ahead=3) as ahead:
         rows = [np.asarray(batch["decoder_target_tokens"]) for _, batch in ahead]
     assert [len(part) for part in rows] == [2, 2, 2, 4, 4, 8, 8, 8]
     spans = [
@@ -76,8 +77,8 @@ def test_no_row_is_skipped_or_repeated_where_the_batch_grows(castor, tmp_path):
 
     # Without stages, whose steps are other positions for another batch size, the rows are those of a run of one row a step.
     plain = {"three/tasks.Mixture.components": {"words": 2, "counts": 1}}
-    grown = loop.open_run(made(castor.bindings(tmp_path / "m", BATCH_SIZE={0: 2, 3: 4, 5: 8}, **plain))).batches
-    single = loop.open_run(made(castor.bindings(tmp_path / "m", BATCH_SIZE=1, **plain))).batches
+    grown = prepare(made(castor.bindings(tmp_path / "m", BATCH_SIZE={0: 2, 3: 4, 5: 8}, **plain))).batches
+    single = prepare(made(castor.bindings(tmp_path / "m", BATCH_SIZE=1, **plain))).batches
     positions = [(step, row) for step in range(8) for row in range(grown.batch_size_at(step))]
     for number, (step, row) in enumerate(positions):
         spans, (expected,) = grown.lineage(step)[row], single.lineage(number)
@@ -91,13 +92,13 @@ def test_no_row_is_skipped_or_repeated_where_the_batch_grows(castor, tmp_path):
 
 def test_the_sizes_that_a_run_still_needs(castor, tmp_path):
     macros = {"BATCH_SIZE": {0: 2, 3: 4, 5: 8, 6: 2}, "three/tasks.Mixture.skip_steps": ((3, 5),)}
-    opened = loop.open_run(made(castor.bindings(tmp_path / "m", **macros)))
-    sizes = [opened.batches.batch_size_at(step) for step in range(6)]
+    prepared = prepare(made(castor.bindings(tmp_path / "m", **macros)))
+    sizes = [prepared.batches.batch_size_at(step) for step in range(6)]
     assert sizes == [2, 2, 2, 8, 2, 2]
     for start in range(6):
         for stop in range(start, 7):
-            assert opened.sizes_to_come(start, stop) == sorted(
-                {opened.batches.batch_size_at(step) for step in range(start, stop)}
+            assert prepared.batch_sizes(start, stop) == sorted(
+                {prepared.batches.batch_size_at(step) for step in range(start, stop)}
             )
 
 
@@ -130,13 +131,13 @@ def test_the_kept_configuration_is_the_same_run(castor, tmp_path, macros):
     # References stand without quotes.
     flags = [re.sub(r"='((?:@|\[@).*)'$", r"=\1", flag) for flag in castor.bindings(tmp_path / "m", **macros)]
     run = made(flags)
-    opened = loop.open_run(run)
+    prepared = prepare(run)
     again = made(kept(run))
-    reopened = loop.open_run(again)
-    assert reopened.batches.fingerprint == opened.batches.fingerprint
+    prepared_again = prepare(again)
+    assert prepared_again.batches.fingerprint == prepared.batches.fingerprint
     assert dict(again.lengths) == dict(run.lengths) and again.accumulate == run.accumulate
-    assert reopened.batches.mixture == opened.batches.mixture
-    assert loop.open_run(made(castor.bindings(tmp_path / "m"))).batches.fingerprint != opened.batches.fingerprint
+    assert prepared_again.batches.mixture == prepared.batches.mixture
+    assert prepare(made(castor.bindings(tmp_path / "m"))).batches.fingerprint != prepared.batches.fingerprint
 
 
 def test_stages_are_the_same_however_they_are_written(castor, tmp_path):
@@ -149,14 +150,14 @@ def test_stages_are_the_same_however_they_are_written(castor, tmp_path):
             "--gin.a/tasks.MixtureStage.weights={'counts': 0.75, 'words': 0.25}",
         ],
     ]
-    prints = {loop.open_run(made(castor.bindings(tmp_path / "m") + flags)).batches.fingerprint for flags in written}
+    prints = {prepare(made(castor.bindings(tmp_path / "m") + flags)).batches.fingerprint for flags in written}
     assert len(prints) == 1
 
 
 def test_a_run_goes_on_with_a_skip_list_when_told_to(castor, tmp_path):
     flags = castor.bindings(tmp_path / "m", TRAIN_STEPS=2, EVAL_PERIOD=0)
     assert castor("train", *flags)[0] == 0
-    plain = loop.open_run(made(flags)).batches
+    plain = prepare(made(flags)).batches
     document = plain.lineage(6)[0][0].document
     skips = {"three/tasks.Mixture.skip_steps": ((2, 6),), "three/tasks.Mixture.skip_documents": (document,)}
     longer = castor.bindings(tmp_path / "m", TRAIN_STEPS=3, EVAL_PERIOD=0, **skips)
@@ -196,7 +197,7 @@ def five_run(five, mixture_file, *more):
 
 def test_the_staged_mixture(five):
     run = five_run(five, "mixtures/staged.gin", "--gin.BATCH_SIZE={0: 8, 600: 16}")
-    batches = loop.open_run(run).batches
+    batches = prepare(run).batches
     assert batches.domains == ("audio", "code", "image", "video", "web")
 
     def shares(start, stop):
@@ -208,7 +209,7 @@ def test_the_staged_mixture(five):
     np.testing.assert_allclose(shares(390, 410), [0.075, 0.225, 0.175, 0.05, 0.475], atol=0.02)
     np.testing.assert_allclose(shares(700, 800), [0.15, 0.2, 0.2, 0.1, 0.35], atol=0.01)
     np.testing.assert_allclose(shares(800, 900), [0.15, 0.35, 0.25, 0.1, 0.15], atol=0.01)
-    assert loop.open_run(made(kept(run))).batches.fingerprint == batches.fingerprint
+    assert prepare(made(kept(run))).batches.fingerprint == batches.fingerprint
 
 
 def test_what_the_comments_of_the_five_domains_show_is_gin(five):
@@ -223,5 +224,5 @@ def test_what_the_comments_of_the_five_domains_show_is_gin(five):
             "10_000_000_000", "80_000"
         )  # so that one cache is capped
         (five.parent / "mine.gin").write_text(text)
-        prints.add(loop.open_run(five_run(five, str(five.parent / "mine.gin"))).batches.fingerprint)
+        prints.add(prepare(five_run(five, str(five.parent / "mine.gin"))).batches.fingerprint)
     assert len(prints) == 5  # an empty list of documents is none

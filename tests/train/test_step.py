@@ -6,14 +6,14 @@ import re
 import jax
 import numpy as np
 
-from castor.train.model.decoder import Transformer
+from castor.train.model.decoder import DecoderConfig
 from castor.train.optimizers import AdamW, WarmupCosine
 from castor.train.partitioning import Partitioner
-from castor.train.step import Trainer, split_rows
+from castor.train.step import TrainStep, split_microbatches
 
 ROWS, LENGTH, DOMAINS = 16, 12, 3
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
-MODEL = Transformer(vocab_size=128, embed=16, layers=1, heads=2, head_dim=8, mlp=32, z_loss=1e-3)
+MODEL = DecoderConfig(vocab_size=128, embed=16, layers=1, heads=2, head_dim=8, mlp=32, z_loss=1e-3)
 MOVES = re.compile(r"all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter")
 
 
@@ -34,10 +34,10 @@ def make_batch() -> dict[str, np.ndarray]:
     }
 
 
-def make_trainer(partitioner, accumulate, model=MODEL) -> Trainer:
+def make_train_step(partitioner, accumulate, model=MODEL) -> TrainStep:
     # With an eps this large an update is the gradient nearly as it is; Adam's own first step is its sign, which doubles the rounding.
     optimizer = AdamW(WarmupCosine(peak=1.0, warmup_steps=0, total_steps=100), eps=1.0, clip=None)
-    return Trainer(model, optimizer, partitioner, DOMAINS, seed=1, accumulate=accumulate)
+    return TrainStep(model, optimizer, partitioner, DOMAINS, seed=1, accumulate=accumulate)
 
 
 def compare(mesh, devices, accumulates=(1, 4), rtol=1e-5):
@@ -47,9 +47,9 @@ def compare(mesh, devices, accumulates=(1, 4), rtol=1e-5):
     abstract = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding) for name, array in batch.items()
     }
-    results, start = {}, make_trainer(partitioner, 1).init()
+    results, start = {}, make_train_step(partitioner, 1).init()
     for accumulate in accumulates:
-        step = make_trainer(partitioner, accumulate).compile_step(abstract)
+        step = make_train_step(partitioner, accumulate).compile_step(abstract)
         state, metrics = step(jax.tree.map(jax.numpy.copy, start), batch)
         results[accumulate] = jax.device_get((metrics, state.parameters, state.optimizer))
 
@@ -74,7 +74,7 @@ def check_on_a_mesh():
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     partitioner, abstract, step = compare(MESH, None)
     # Splitting a batch moves nothing between devices.
-    split = jax.jit(lambda batch: split_rows(batch, 4, partitioner)).lower(abstract).compile()
+    split = jax.jit(lambda batch: split_microbatches(batch, 4, partitioner)).lower(abstract).compile()
     assert not MOVES.search(split.as_text())
     # The sums of the gradients lie as the parameters do: the MLP's [1, 16, 32] is cut by 2 and 2, the embedding's [128, 16] too.
     (loop,) = [
@@ -90,28 +90,28 @@ def test_parts_are_the_batch_on_a_mesh_and_every_device_keeps_its_rows(on_eight_
 def test_every_row_is_in_one_part():
     partitioner = Partitioner.create({}, jax.devices()[:1])
     rows = np.arange(24, dtype=np.int32).reshape(12, 2)
-    parts = np.asarray(split_rows({"x": rows}, 3, partitioner)["x"])
+    parts = np.asarray(split_microbatches({"x": rows}, 3, partitioner)["x"])
     assert parts.shape == (3, 4, 2) and sorted(parts.ravel().tolist()) == list(range(24))
     np.testing.assert_array_equal(parts[1], rows[1::3])
 
 
 def test_evaluation_in_parts_is_that_of_the_batch():
     partitioner = Partitioner.create({}, jax.devices()[:1])
-    parameters = make_trainer(partitioner, 1).init().parameters
+    parameters = make_train_step(partitioner, 1).init().parameters
     whole, parts = (
-        jax.jit(make_trainer(partitioner, accumulate).evaluate)(parameters, make_batch()) for accumulate in (1, 4)
+        jax.jit(make_train_step(partitioner, accumulate).evaluate)(parameters, make_batch()) for accumulate in (1, 4)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, parts)
 
 
 def test_every_part_has_its_own_dropout():
     partitioner = Partitioner.create({}, jax.devices()[:1])
-    trainer = make_trainer(partitioner, 2, dataclasses.replace(MODEL, dropout=0.5))
-    parameters, key = trainer.init().parameters, jax.random.key(0)
+    train_step = make_train_step(partitioner, 2, dataclasses.replace(MODEL, dropout=0.5))
+    parameters, key = train_step.init().parameters, jax.random.key(0)
     row = {name: array[:1] for name, array in make_batch().items()}
     twice = {name: np.repeat(array, 2, axis=0) for name, array in row.items()}
-    _, both = jax.jit(trainer._gradients)(parameters, twice, key)
-    alone = jax.jit(lambda *arguments: trainer._losses(*arguments)[1])
+    _, both = jax.jit(train_step._gradients)(parameters, twice, key)
+    alone = jax.jit(lambda *arguments: train_step._losses(*arguments)[1])
     first, second = (float(alone(parameters, row, jax.random.fold_in(key, number)).nll) for number in (0, 1))
     assert abs(first - second) > 1e-3
     np.testing.assert_allclose(float(both.nll), first + second, rtol=1e-5)

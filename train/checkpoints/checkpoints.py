@@ -1,13 +1,14 @@
 """Checkpoints: MODEL_DIR/checkpoint_<step>/{parameters,optimizer,facts}, by orbax.
 
-`step` counts the updates done; a run that restores it goes on with batch `step`. There is no data iterator in a checkpoint: batch(step) is a
-function. The facts say what the state is a state of: the shape of every array, the fingerprint of the mixture and that of the vocabulary. They are
-compared before anything is read, so that a mismatch has a name. Parameters lie apart from the optimizer's state: inference reads only them.
+`step` counts the updates done; a run that restores a checkpoint continues with batch `step`. A checkpoint holds no data iterator: batch(step) is
+a function. Its metadata (item `facts` on disk) says what the state belongs to: the shape of every array, the fingerprint of the mixture and that
+of the vocabulary. Metadata are compared before arrays are read, so that an error names what differs. Parameters are stored apart from the
+optimizer's state: inference reads only them.
 
-A checkpoint is written under a temporary name and renamed when it is whole, in a thread of its own while training goes on; a run killed in the
-middle leaves a temporary folder, which the next start removes. Arrays are stored whole, whatever the mesh: any mesh and any number of hosts restores
-them. The checksum of each (train/checkpoints/checksums.py), taken on the devices when it is saved, is compared when it is restored: a checkpoint that was damaged
-since raises DamagedCheckpoint, and `set_aside` takes it out of the way.
+A checkpoint is written under a temporary name, in a thread of its own while training goes on, and renamed when it is complete. A run killed in
+the middle leaves a temporary folder, which the next start removes. Arrays are stored unsharded: any mesh and any number of hosts can restore
+them. The checksum of each array (train/checkpoints/checksums.py), taken on the devices at saving, is compared at restoring: a checkpoint damaged
+since then raises DamagedCheckpoint, and `quarantine` renames it.
 """
 
 import contextlib
@@ -30,31 +31,28 @@ from castor.tasks.storage import storage
 from castor.train.checkpoints import checksums
 
 PREFIX = "checkpoint"
-_ITEMS = ("parameters", "optimizer", "facts")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-)  # and a plain Exception, which is how orbax passes on some of tensorstore's errors
+_ITEMS = ("parameters", "optimizer", "facts")  # names on disk; facts: the metadata
+# And a plain Exception, which is how orbax passes on some of tensorstore's errors.
+_UNREADABLE = (OSError, ValueError, KeyError)
 if importlib.util.find_spec("gcsfs"):
-    # Else etils, and so orbax, goes to buckets by TensorFlow, whose import takes longer than all the rest. It decides once in a process, at its first
-    # use, which may be JAX's cache of compiled programs: so here, before anything is compiled.
+    # Otherwise etils, and so orbax, opens buckets with TensorFlow, whose import takes longer than all the rest. etils decides once per process, at its
+    # first use, which may be JAX's cache of compiled programs: hence the setting here, before anything is compiled.
     os.environ.setdefault("EPATH_USE_TF", "false")
 _OTHER_MODEL = "Use the model and optimizer that MODEL_DIR/config says, or train into another MODEL_DIR."
 
 
-@gin.configurable(module="train.checkpoints")
+@gin.configurable("Checkpoints", module="train.checkpoints")
 @dataclasses.dataclass(frozen=True)
-class Checkpoints:
-    """When to save and what to keep.
+class CheckpointPolicy:
+    """When to save and which checkpoints to keep. Gin name: train.checkpoints.Checkpoints.
 
     period: updates between two checkpoints; the last update is always saved. 0: only the last.
-    keep: how many of the latest stay; None keeps all. At least 2, or there is nothing to fall back on when the latest is damaged.
-    keep_period: besides, every checkpoint whose step is a multiple of it stays. keep_best: besides, as many of those with the lowest held-out loss,
+    keep: number of latest checkpoints to keep; None keeps all. Keep at least 2: with 1 nothing is left when the latest is damaged.
+    keep_period: also keep every checkpoint whose step is a multiple of this. keep_best: also keep the N checkpoints with the lowest held-out loss,
     among those saved right after an evaluation.
     asynchronous: write while training goes on.
-    allow_other_data: go on from a checkpoint of another mixture, batch size, length or seed, or with another skip list (the loss curve is then
-    no longer one run's).
+    allow_other_data: continue from a checkpoint of another mixture, batch size, length, seed or skip list; the loss curve is then no longer that of
+    one run.
     """
 
     period: int = 500
@@ -69,11 +67,11 @@ class Checkpoints:
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint that was whole once and cannot be read any more, or reads back as something else."""
+    """A checkpoint that was complete once and cannot be read any more, or whose arrays differ from what was saved."""
 
 
 def shapes(tree: Any) -> dict[str, list]:
-    """Array name -> [shape, dtype], as the facts hold it."""
+    """Array name -> [shape, dtype], as the metadata hold it."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
@@ -82,13 +80,13 @@ def shapes(tree: Any) -> dict[str, list]:
 
 
 class CheckpointStore:
-    """The checkpoints of one MODEL_DIR. Every process of a run makes one and calls it in step with the others."""
+    """The checkpoints of one MODEL_DIR. Every process of a run has one, and all processes call the same methods in the same order."""
 
-    def __init__(self, model_dir: str, config: Checkpoints = Checkpoints(), read_only: bool = False):
+    def __init__(self, model_dir: str, policy: CheckpointPolicy = CheckpointPolicy(), read_only: bool = False):
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._ocp, self._config = ocp, config
+        self._ocp, self._policy = ocp, policy
         self.directory = _folder(model_dir)
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -98,29 +96,39 @@ class CheckpointStore:
         if not read_only or self.directory.is_dir():
             options = ocp.CheckpointManagerOptions(
                 step_prefix=PREFIX,
-                preservation_policy=_preservation(config),
-                best_fn=_held_out if config.keep_best else None,
+                preservation_policy=_preservation(policy),
+                best_fn=_held_out if policy.keep_best else None,
                 best_mode="min",
-                enable_async_checkpointing=config.asynchronous,
+                enable_async_checkpointing=policy.asynchronous,
                 read_only=read_only,
                 create=not read_only,
             )
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
 
     def latest(self) -> int | None:
-        """The step of the latest whole checkpoint, or None. All processes get the first one's answer: a shared file system may tell each another."""
+        """The step of the latest complete checkpoint, or None. All processes get the first one's answer: a shared file system may show them
+        different folders."""
         step = self._manager.latest_step() if self._manager else None
         if jax.process_count() == 1:
             return step
         from jax.experimental import multihost_utils
 
-        told = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
-        return None if told < 0 else told
+        shared = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+        return None if shared < 0 else shared
 
-    def save(self, step: int, parameters, optimizer, facts: Mapping[str, Any], held_out: float | None = None) -> None:
+    def step_or_latest(self, step: int | None) -> int:
+        """`step`, or that of the latest checkpoint for None. Raises CheckpointError where there is none."""
+        step = self.latest() if step is None else step
+        if step is None:
+            raise CheckpointError(f"there is no checkpoint in {self.directory} yet.", "Train first: castor train.")
+        return step
+
+    def save(
+        self, step: int, parameters, optimizer, metadata: Mapping[str, Any], held_out_loss: float | None = None
+    ) -> None:
         """Saves state trees of jax.Arrays after `step` updates; returns when the arrays may change again. Does nothing if that step is saved.
 
-        held_out: the held-out loss of this state, where it is known.
+        metadata: `mixture`, `vocabulary` and `domains`. held_out_loss: of this state, if it was just evaluated.
         """
         if step in self._manager.all_steps():
             return
@@ -131,7 +139,7 @@ class CheckpointStore:
             "optimizer": args.StandardSave(optimizer),
             "facts": args.JsonSave(
                 {
-                    **facts,
+                    **metadata,
                     "step": step,
                     "parameters": shapes(parameters),
                     "optimizer": shapes(optimizer),
@@ -140,11 +148,11 @@ class CheckpointStore:
             ),
         }
         with jax.transfer_guard("allow"):  # orbax copies to the host by its own means
-            metrics = {"loss": held_out} if self._config.keep_best and held_out is not None else None
+            metrics = {"loss": held_out_loss} if self._policy.keep_best and held_out_loss is not None else None
             self._manager.save(step, args=args.Composite(**content), metrics=metrics, force=True)
 
-    def facts(self, step: int) -> dict[str, Any]:
-        """What checkpoint `step` says of itself."""
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays of checkpoint `step`: metadata, step, shapes and checksums."""
         if self._manager is None or step not in self._manager.all_steps():
             have = ", ".join(map(str, self._manager.all_steps())) if self._manager else ""
             raise CheckpointError(
@@ -158,18 +166,18 @@ class CheckpointStore:
         except _UNREADABLE as error:
             raise self._damaged(step, error) from error
 
-    def restore(self, step: int, parameters, optimizer=None, facts: Mapping[str, Any] | None = None):
+    def restore(self, step: int, parameters, optimizer=None, metadata: Mapping[str, Any] | None = None):
         """Restores (parameters, optimizer) of checkpoint `step` onto the shardings of the given trees of ShapeDtypeStruct.
 
-        optimizer None: it is neither checked nor read. facts: what this run would save; `mixture` and `vocabulary` are compared.
-        Raises CheckpointError naming the first thing that does not agree.
+        optimizer None: it is neither checked nor read. metadata: what this run would save; `mixture` and `vocabulary` are compared.
+        Raises CheckpointError naming the first difference.
         """
-        saved = self.facts(step)
+        saved = self.metadata(step)
         self.compare_shapes(step, saved["parameters"], shapes(parameters), "parameter")
         if optimizer is not None:
             self.compare_shapes(step, saved["optimizer"], shapes(optimizer), "optimizer state")
-        if facts is not None:
-            self._compare_data(step, saved, facts)
+        if metadata is not None:
+            self._compare_data(step, saved, metadata)
         args = self._ocp.args
         wanted = {"parameters": args.StandardRestore(parameters)}
         if optimizer is not None:
@@ -184,17 +192,17 @@ class CheckpointStore:
             self._compare_checksums(step, saved.get("checksums", {}).get(part), restored[part])
         return restored["parameters"], restored["optimizer"] if optimizer is not None else None
 
-    def set_aside(self, damaged: DamagedCheckpoint, step: int) -> int:
-        """Renames checkpoint `step` to checkpoint_<step>.damaged and returns the step of the one before. Raises `damaged` where there is none, and
-        in a bucket, which knows no renaming."""
+    def quarantine(self, damaged: DamagedCheckpoint, step: int) -> int:
+        """Renames checkpoint `step` to checkpoint_<step>.damaged and returns the step of the one before. Raises `damaged` where no earlier one
+        exists, and in a bucket, which cannot rename."""
         earlier = [other for other in self._manager.all_steps() if other < step]
         if not earlier or storage.is_remote(self.directory):
             raise damaged
-        aside, number = f"{self._path(step)}.damaged", 1
-        while os.path.exists(aside):
-            aside, number = f"{self._path(step)}.damaged-{number}", number + 1
+        target, number = f"{self._path(step)}.damaged", 1
+        while os.path.exists(target):
+            target, number = f"{self._path(step)}.damaged-{number}", number + 1
         with contextlib.suppress(FileNotFoundError):  # another process was first
-            os.rename(self._path(step), aside)
+            os.rename(self._path(step), target)
         self._manager.reload()
         return max(earlier)
 
@@ -240,22 +248,22 @@ class CheckpointStore:
                     f"{self._path(step)} holds the {what} {name} as {there}; this run has {here}.", remedy
                 )
 
-    def _compare_data(self, step: int, saved: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        if saved.get("vocabulary") != facts.get("vocabulary"):
+    def _compare_data(self, step: int, saved: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        if saved.get("vocabulary") != metadata.get("vocabulary"):
             raise CheckpointError(
-                f"{self._path(step)} was trained with vocabulary {saved.get('vocabulary')}; the task caches of this run use {facts.get('vocabulary')}.",
+                f"{self._path(step)} was trained with vocabulary {saved.get('vocabulary')}; the task caches of this run use {metadata.get('vocabulary')}.",
                 "Use caches tokenized with the checkpoint's vocabulary, or train into another MODEL_DIR.",
             )
-        if saved.get("mixture") != facts.get("mixture") and not self._config.allow_other_data:
+        if saved.get("mixture") != metadata.get("mixture") and not self._policy.allow_other_data:
             raise CheckpointError(
-                f"{self._path(step)} was trained on mixture {saved.get('mixture')}; this run reads {facts.get('mixture')} (tasks, weights, stages, batch size, lengths, seed, skip lists or the version of the data order differ).",
+                f"{self._path(step)} was trained on mixture {saved.get('mixture')}; this run reads {metadata.get('mixture')} (tasks, weights, stages, batch size, lengths, seed, skip lists or the version of the data order differ).",
                 "Restore the old data configuration (MODEL_DIR/config) or train into another MODEL_DIR; where the change is meant, as when documents or "
                 "steps are skipped after a bad stretch, pass --gin.Checkpoints.allow_other_data=True.",
             )
 
 
 def _folder(model_dir: str):
-    """MODEL_DIR as orbax takes it; that of a bucket is etils' path, which it goes by throughout."""
+    """MODEL_DIR as orbax takes it: etils' path for a bucket."""
     if not storage.is_remote(model_dir):
         return pathlib.Path(model_dir).resolve()
     from etils import epath
@@ -264,7 +272,7 @@ def _folder(model_dir: str):
 
 
 def _remove_unfinished(directory) -> None:
-    """Removes what saves that were cut off have left: temporary names; in a bucket, where nothing is renamed, folders without orbax's last file."""
+    """Removes what interrupted saves left behind: temporary names; in a bucket, which cannot rename, folders without the file orbax writes last."""
     if storage.is_remote(directory):
         for folder in directory.glob(f"{PREFIX}_*"):
             if not (folder / "commit_success.txt").exists():
@@ -278,18 +286,18 @@ def _held_out(metrics: Mapping[str, float]) -> float:
     return metrics["loss"]
 
 
-def _preservation(config: Checkpoints):
-    """Orbax's policy for `config`: a checkpoint stays if one of its wishes wants it; None keeps all."""
+def _preservation(policy: CheckpointPolicy):
+    """Orbax's preservation policy: a checkpoint stays if any of its parts keeps it; None keeps all."""
     from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-    if config.keep is None:
+    if policy.keep is None:
         return None
-    wishes = [policies.LatestN(config.keep)]
-    if config.keep_period:
-        wishes.append(policies.EveryNSteps(config.keep_period))
-    if config.keep_best:
+    kept = [policies.LatestN(policy.keep)]
+    if policy.keep_period:
+        kept.append(policies.EveryNSteps(policy.keep_period))
+    if policy.keep_best:
         best = policies.BestN(
-            get_metric_fn=_held_out, reverse=True, n=config.keep_best, keep_checkpoints_without_metrics=False
+            get_metric_fn=_held_out, reverse=True, n=policy.keep_best, keep_checkpoints_without_metrics=False
         )
-        wishes.append(best)
-    return policies.AnyPreservationPolicy(wishes)
+        kept.append(best)
+    return policies.AnyPreservationPolicy(kept)

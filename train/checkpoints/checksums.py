@@ -1,8 +1,8 @@
-"""What arrays hold, as one short number each that is the same on every mesh and host count.
+"""Checksums of arrays: 64 bits each, the same on every mesh and host count.
 
-A checksum is a sum, modulo 2^32, over the elements: of their bits and their place in the array, stirred together. Integer sums do not depend on their
-order, so every device adds up its own part, whatever part that is. For a given place the stirring is a bijection of the bits (the finalizer of
-MurmurHash3, public domain), so a change of one element always changes the sum; two sums with other constants make 64 bits.
+A checksum is a sum, modulo 2^32, over the elements of an array: each element's bits are mixed with its index. Integer sums do not depend on their
+order, so every device sums its own shard. For a given index the mixing is a bijection of the bits (the finalizer of MurmurHash3, public domain),
+so a change of one element always changes the sum. Two sums with different constants make 64 bits.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _SEEDS = (0x9E3779B9, 0x7F4A7C15)
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """Array name -> 16 hex digits, for a tree of jax.Arrays wherever they lie. Every process gets the same."""
+    """Array name -> 16 hex digits, for a tree of jax.Arrays on any mesh. Every process gets the same."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     sums = jax.device_get(_sums([leaf for _, leaf in leaves]))
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
@@ -36,13 +36,12 @@ def _sums(leaves: list[jax.Array]) -> list[list[jax.Array]]:
 def _sum(array: jax.Array, seed: int) -> jax.Array:
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(array, f"uint{min(array.dtype.itemsize, 4) * 8}").astype(
-        jnp.uint32
-    )  # 8-byte elements become pairs
-    place = jnp.zeros((), jnp.uint32)
+    # 8-byte elements become pairs.
+    bits = jax.lax.bitcast_convert_type(array, f"uint{min(array.dtype.itemsize, 4) * 8}").astype(jnp.uint32)
+    index = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(bits.shape):
-        place = place * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    stirred = bits ^ (place * jnp.uint32(seed) + jnp.uint32(seed >> 1))
+        index = index * jnp.uint32(size % 2**32) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    mixed = bits ^ (index * jnp.uint32(seed) + jnp.uint32(seed >> 1))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        stirred = (stirred ^ (stirred >> shift)) * jnp.uint32(factor)
-    return jnp.sum(stirred ^ (stirred >> 16), dtype=jnp.uint32)
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)

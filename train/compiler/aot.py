@@ -1,6 +1,6 @@
 """Ahead-of-time compilation: the step that trains, through the real TPU compiler, on a machine without a TPU.
 
-libtpu describes any slice of any chip and compiles for it on a CPU. What is compiled is `train.step.Trainer.compile_step`, the function that
+libtpu describes any slice of any chip and compiles for it on a CPU. What is compiled is `train.step.TrainStep.compile_step`, the function that
 `castor train` runs, so what is said of memory and time here is said of that program.
 
 `quiet` must have run before JAX is imported; this module imports JAX only inside its functions.
@@ -92,15 +92,15 @@ class Compiled:
     seconds: float
 
 
-def compile_step(trainer, rows: int, length: int) -> Compiled:
-    """Compiles a trainer's step for its mesh and a batch [rows, length]. Raises DoesNotFit where HBM does not suffice."""
+def compile_step(train_step, rows: int, length: int) -> Compiled:
+    """Compiles a training step for its mesh and a batch [rows, length]. Raises DoesNotFit where HBM does not suffice."""
     import jax
 
     from castor.train.step import abstract_batch
 
     began = time.monotonic()
     try:
-        compiled = trainer.compile_step(abstract_batch(trainer.partitioner, rows, length))
+        compiled = train_step.compile_step(abstract_batch(train_step.partitioner, rows, length))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -137,20 +137,20 @@ def out_of_memory(message: str) -> DoesNotFit:
     )
 
 
-def report(trainer, topology: Topology, rows: int, length: int, compiled: Compiled) -> dict:
+def report(train_step, topology: Topology, rows: int, length: int, compiled: Compiled) -> dict:
     """Everything that is said of a compiled step, as JSON (fields: docs/compile.md). Bytes, FLOPs and seconds are of one chip and one step."""
     import jax
 
     from castor.train.model.decoder import count_parameters
 
-    model, mesh = trainer.model, trainer.partitioner.mesh
+    model, mesh = train_step.model, train_step.partitioner.mesh
     parameters = count_parameters(model)
     prediction = predict.predict(parse(io.StringIO(compiled.text)), Fabric.of(mesh, topology))
     needed = predict.model_flops(parameters, model.layers, model.heads, model.head_dim, rows, length) / topology.size
     hardware = prediction.flops + prediction.kernel_flops
     chip = topology.chip
     return {
-        **facts(trainer, topology, rows, length),
+        **facts(train_step, topology, rows, length),
         "fits": compiled.memory["peak"] <= chip.usable,
         "memory": compiled.memory
         | {"capacity": int(chip.hbm), "usable": int(chip.usable), "share": compiled.memory["peak"] / chip.usable},
@@ -193,26 +193,26 @@ def report(trainer, topology: Topology, rows: int, length: int, compiled: Compil
     }
 
 
-def refusal(trainer, topology: Topology, rows: int, length: int, error: DoesNotFit) -> dict:
+def refusal(train_step, topology: Topology, rows: int, length: int, error: DoesNotFit) -> dict:
     """What `report` says of a step that does not fit: the same head, and the memory it asked for."""
     memory = {
         "peak": error.needed,
         "capacity": int(topology.chip.hbm),
         "usable": int(error.granted or topology.chip.usable),
     }
-    return {**facts(trainer, topology, rows, length), "fits": False, "memory": memory, "refusal": error.what}
+    return {**facts(train_step, topology, rows, length), "fits": False, "memory": memory, "refusal": error.what}
 
 
-def facts(trainer, topology: Topology, rows: int, length: int) -> dict:
+def facts(train_step, topology: Topology, rows: int, length: int) -> dict:
     """What was asked for."""
     from castor.train.model.decoder import count_parameters
 
-    model, mesh = trainer.model, trainer.partitioner.mesh
+    model, mesh = train_step.model, train_step.partitioner.mesh
     return {
         "castor_compile": SCHEMA,
         "model": {**dataclasses.asdict(model), "parameters": count_parameters(model)},
-        "batch": {"rows": rows, "length": length, "tokens": rows * length, "accumulate": trainer.accumulate},
-        "optimizer": type(trainer.optimizer).__name__,
+        "batch": {"rows": rows, "length": length, "tokens": rows * length, "accumulate": train_step.accumulate},
+        "optimizer": type(train_step.optimizer).__name__,
         "topology": {
             "name": topology.name,
             "slices": topology.num_slices,
@@ -220,7 +220,7 @@ def facts(trainer, topology: Topology, rows: int, length: int) -> dict:
             "peak_flops": topology.chip.peak,
         },
         "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
-        "compiler_options": dict(getattr(trainer, "compiler_options", None) or {}),
+        "compiler_options": dict(getattr(train_step, "compiler_options", None) or {}),
     }
 
 

@@ -78,7 +78,7 @@ def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Ca
     return ordered(found)
 
 
-def timed(policies: Iterable[str]) -> tuple[str, ...]:
+def predictable(policies: Iterable[str]) -> tuple[str, ...]:
     """The remat policies whose time the prediction knows: how long copies to the host's memory take is told by nothing."""
     return tuple(name for name in policies if name != "offload")
 

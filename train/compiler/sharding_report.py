@@ -12,7 +12,7 @@ import numpy as np
 
 from castor.train.model.decoder import DTYPES, parameter_name
 from castor.train.partitioning import Partitioner
-from castor.train.step import Trainer
+from castor.train.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +66,23 @@ class Placement:
         return self.local == self.total
 
 
-def state(trainer: Trainer) -> list[Placement]:
+def state(train_step: TrainStep) -> list[Placement]:
     """Every parameter and every array of the optimizer's state."""
-    shapes, axes = trainer.abstract_state(), trainer.logical_axes()
+    shapes, axes = train_step.abstract_state(), train_step.logical_axes()
     result = []
     for kind in ("parameters", "optimizer"):
         of_axes = jax.tree_util.tree_structure(getattr(shapes, kind)).flatten_up_to(getattr(axes, kind))
         for (path, leaf), names in zip(jax.tree_util.tree_leaves_with_path(getattr(shapes, kind)), of_axes):
-            result.append(Placement.of(kind, parameter_name(path), leaf.shape, leaf.dtype, names, trainer.partitioner))
+            result.append(
+                Placement.of(kind, parameter_name(path), leaf.shape, leaf.dtype, names, train_step.partitioner)
+            )
     return result
 
 
-def activations(trainer: Trainer, rows: int, length: int) -> list[Placement]:
+def activations(train_step: TrainStep, rows: int, length: int) -> list[Placement]:
     """The largest activations whose size follows from the configuration alone, for the rows of one part of the batch."""
-    model, part = trainer.model, rows // trainer.accumulate
-    place = trainer.partitioner
+    model, part = train_step.model, rows // train_step.accumulate
+    place = train_step.partitioner
     named = {
         # The scan over layers keeps what enters each of them for the backward pass, whatever is recomputed.
         f"input of each of the {model.layers} layers": (

@@ -1,123 +1,127 @@
-"""What a model is worth on held-out records: loss by domain, bits a byte of text, and the metrics of SeqIO tasks (train/evaluation/metric_tasks.py).
+"""Evaluation on held-out records: loss by domain, bits per byte of text, and the metrics of SeqIO tasks (train/evaluation/metric_tasks.py).
 
-The batches are always the same, so that numbers of different steps and runs compare. SeqIO, hence TensorFlow, is imported only where tasks of
-it are asked for.
+The batches are always the same, so that numbers of different steps and runs are comparable. SeqIO, hence TensorFlow, is imported only where
+SeqIO tasks are configured.
 """
 
+import contextlib
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 from castor import tasks
 from castor.tasks.errors import VocabularyError
-from castor.train.step import Trainer
-
-if TYPE_CHECKING:
-    from castor.train.loop import Opened
+from castor.train.checkpoints.checkpoints import CheckpointStore
+from castor.train.inference.inference import Model
+from castor.train.run import PreparedRun, RunConfig, prepare
+from castor.train.step import TrainStep
 
 
 class Evaluator:
-    """Measures parameters. Compiled, and its data opened, at its first call.
+    """Evaluates parameters on the data of a run. Compiles and opens its data at the first call.
 
-    What it returns: "loss/DOMAIN", nats a token, and "loss", their mean; "bits_per_byte/DOMAIN" for domains of text alone, where the
-    vocabulary is at hand; "TASK/METRIC" for each SeqIO task that the run's Evaluation names. Several processes call it in step; those but the
-    first are told no bits per byte.
+    A call returns "loss/DOMAIN", nats per token, and "loss", their mean; "bits_per_byte/DOMAIN" for domains of text alone, if the vocabulary is
+    found; "TASK/METRIC" for each SeqIO task in the run's EvaluationConfig. With several processes all of them call it at the same step, and only
+    the first gets bits per byte.
     """
 
-    def __init__(self, opened: "Opened", trainer: Trainer):
-        self._opened, self._trainer = opened, trainer
-        self._function = None
+    def __init__(self, run: PreparedRun, train_step: TrainStep):
+        self._run, self._train_step = run, train_step
+        self._compiled = None
         self._batches: dict[str, tasks.Batches] = {}
         self._bytes: dict[str, int] = {}
-        self._tasks = None
+        self._task_metrics = None
 
     def __call__(self, parameters) -> dict[str, float]:
-        if self._function is None:
+        if self._compiled is None:
             self._open()
         losses, bits = {}, {}
         for name, batches in self._batches.items():
             nll = tokens = 0.0
-            for number in range(self._opened.run.evaluation.steps):
-                sums = jax.device_get(self._function(parameters, self._opened.place(batches.batch(number))))
+            for number in range(self._run.config.evaluation.steps):
+                sums = jax.device_get(self._compiled(parameters, self._run.to_devices(batches.batch(number))))
                 nll += float(sums["loss"]) * float(sums["tokens"])
                 tokens += float(sums["tokens"])
             losses[f"loss/{name}"] = nll / max(tokens, 1.0)
             if self._bytes.get(name):
                 bits[f"bits_per_byte/{name}"] = nll / math.log(2) / self._bytes[name]
         mean = {"loss": float(np.mean(list(losses.values())))} if losses else {}
-        return {**mean, **losses, **bits, **self._of_tasks(parameters)}
+        return {**mean, **losses, **bits, **self._evaluate_tasks(parameters)}
 
     def _open(self) -> None:
-        opened = self._opened
-        self._function = self._trainer.compile_evaluate(opened.abstract_batch(opened.batches.batch_size))
-        self._batches = opened.domain_batches(opened.run.evaluation.split)
-        vocabulary = vocabulary_of(opened)
+        run = self._run
+        self._compiled = self._train_step.compile_evaluate(run.abstract_batch(run.batches.batch_size))
+        self._batches = run.domain_batches(run.config.evaluation.split)
+        vocabulary = run.vocabulary()
         if vocabulary is not None and jax.process_index() == 0:
             self._bytes = {name: self._text_bytes(name, vocabulary) for name in self._batches}
 
     def _text_bytes(self, name: str, vocabulary: tasks.Vocabulary) -> int:
-        """Bytes of UTF-8 in the targets of a domain's batches, of all processes; 0 where they hold anything but text."""
-        run, mine = self._opened.run, self._batches[name]
-        whole = tasks.Batches(
-            mine.mixture, mine.batch_size, run.lengths, run.seed, run.evaluation.split, packing=run.packing
+        """UTF-8 bytes in the targets of a domain's batches, over all processes; 0 where the targets hold anything but text."""
+        config, shard = self._run.config, self._batches[name]
+        batches = tasks.Batches(
+            shard.mixture,
+            shard.batch_size,
+            config.lengths,
+            config.seed,
+            config.evaluation.split,
+            packing=config.packing,
         )
         bytes_V = vocabulary.text_bytes()
         is_text_V = bytes_V > 0
         is_text_V[[vocabulary.pad_id, vocabulary.eos_id]] = True
         total = 0
-        for number in range(run.evaluation.steps):
-            ids = whole.batch(number)["decoder_target_tokens"]
+        for number in range(config.evaluation.steps):
+            ids = batches.batch(number)["decoder_target_tokens"]
             if not is_text_V[ids].all():
                 return 0
             total += int(bytes_V[ids].sum())
         return total
 
-    def _of_tasks(self, parameters) -> dict[str, float]:
-        evaluation = self._opened.run.evaluation
+    def _evaluate_tasks(self, parameters) -> dict[str, float]:
+        run, evaluation = self._run, self._run.config.evaluation
         if not evaluation.tasks:
             return {}
-        if self._tasks is None:
+        if self._task_metrics is None:
             from castor.train.evaluation import metric_tasks
 
-            self._tasks = metric_tasks.TaskMetrics(evaluation.tasks, evaluation.split, evaluation.examples)
-        vocabulary = vocabulary_of(self._opened)
+            self._task_metrics = metric_tasks.TaskMetrics(evaluation.tasks, evaluation.split, evaluation.examples)
+        vocabulary = run.vocabulary()
         if vocabulary is None:
             raise VocabularyError(
-                "Evaluation.tasks needs the vocabulary of the task caches, which is nowhere.",
+                "Evaluation.tasks needs the vocabulary of the task caches, and its folder is gone.",
                 "Bind VOCABULARY to its directory.",
             )
-        from castor.train.inference.inference import Model
-
-        with jax.transfer_guard("allow"):  # a token at a time, nothing here hurries
-            opened = self._opened
-            place = opened.partitioner if opened.partitioner.mesh.size > 1 else None
+        with jax.transfer_guard("allow"):  # decoding transfers token by token; its speed does not matter here
             model = Model(
-                opened.model,
+                run.model,
                 parameters,
                 vocabulary,
-                opened.batches.length,
-                partitioner=place,
-                batch_size=opened.batches.batch_size,
+                run.batches.length,
+                partitioner=run.partitioner if run.partitioner.mesh.size > 1 else None,
+                batch_size=run.batches.batch_size,
             )
-            return flat(self._tasks(model))
+            return flatten(self._task_metrics(model))
 
 
-def flat(found) -> dict[str, float]:
-    """{task: {metric: value}} -> {"task/metric": value}, of values that are numbers."""
+def evaluate_checkpoint(config: RunConfig, step: int | None = None) -> tuple[int, dict[str, float]]:
+    """Evaluates checkpoint `step` of a run (default: the latest). Returns (step, the values of `Evaluator`)."""
+    run = prepare(config)
+    train_step = run.train_step()
+    store = CheckpointStore(config.model_dir, config.checkpoints, read_only=True)
+    with contextlib.closing(store):
+        step = store.step_or_latest(step)
+        parameters, _ = store.restore(step, train_step.abstract_state().parameters)
+        return step, Evaluator(run, train_step)(parameters)
+
+
+def flatten(values: Mapping[str, Mapping[str, float | str]]) -> dict[str, float]:
+    """{task: {metric: value}} -> {"task/metric": value}, for values that are numbers."""
     return {
         f"{task}/{name}": value
-        for task, values in found.items()
-        for name, value in values.items()
+        for task, metrics in values.items()
+        for name, value in metrics.items()
         if isinstance(value, float)
     }
-
-
-def vocabulary_of(opened: "Opened") -> tasks.Vocabulary | None:
-    """The vocabulary that a run's caches were made with, where it is still to be found."""
-    (manifest, *_) = opened.batches.mixture.manifests().values()
-    try:
-        return tasks.Vocabulary.load(opened.run.vocabulary or tasks.find_vocabulary(manifest))
-    except VocabularyError:
-        return None

@@ -24,7 +24,7 @@ import numpy as np
 from castor.tasks.errors import CheckpointError, ConfigurationError
 from castor.tasks.integrations.huggingface_tokenizer import PADDING_ID
 from castor.tasks.vocabulary.vocabulary import EOS_ID, PAD_ID
-from castor.train.model.decoder import Transformer
+from castor.train.model.decoder import DecoderConfig
 
 NORM_EPSILON = 1e-6
 _HEAD = "lm_head.weight"
@@ -70,7 +70,7 @@ _MOST_LAYERS = 10_000
 # ---------------------------------------------------------------------------------------------------------------- config.json
 
 
-def to_config(model: Transformer, max_length: int, dtype: str = "float32") -> dict[str, Any]:
+def to_config(model: DecoderConfig, max_length: int, dtype: str = "float32") -> dict[str, Any]:
     """The content of config.json. max_length: tokens of a row that the model was trained on."""
     return {
         "architectures": ["GemmaForCausalLM"],
@@ -93,7 +93,7 @@ def to_config(model: Transformer, max_length: int, dtype: str = "float32") -> di
     }
 
 
-def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Transformer, int]:
+def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[DecoderConfig, int]:
     """(the model, tokens of a row) that a config.json describes. dtype: of the model's matrix products here.
 
     Raises ConfigurationError naming the first entry that this model cannot have.
@@ -127,13 +127,13 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Tran
     for key, value in (("rope_theta", theta), ("max_position_embeddings", length)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
             raise ConfigurationError(f"config.json says {key} = {value!r}.", "It is a positive number.")
-    return Transformer(**sizes, rope_theta=float(theta), dtype=dtype), int(length)
+    return DecoderConfig(**sizes, rope_theta=float(theta), dtype=dtype), int(length)
 
 
 # ---------------------------------------------------------------------------------------------------------------- parameters
 
 
-def shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+def shapes(model: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the state dict, in the order of the layers."""
     D, H, G, K, F = model.embed, model.heads, model.kv_heads, model.head_dim, model.mlp
     of_layer = {
@@ -153,7 +153,7 @@ def shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
     return result | {"model.norm.weight": (D,)}
 
 
-def to_state_dict(parameters: Mapping[str, Any], model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
+def to_state_dict(parameters: Mapping[str, Any], model: DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
     """(name, float32 tensor) one after the other, in the order of `shapes`; only one is held at a time."""
     layers = parameters["layers"]
     yield "model.embed_tokens.weight", np.asarray(parameters["embedding"], np.float32)
@@ -166,7 +166,7 @@ def to_state_dict(parameters: Mapping[str, Any], model: Transformer) -> Iterator
     yield "model.norm.weight", scale if factor == 1 else factor * (1 + scale) - 1
 
 
-def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: Transformer) -> dict[str, Any]:
+def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: DecoderConfig) -> dict[str, Any]:
     """The parameter tree, float32 numpy arrays, of a model without muP. read: name -> tensor of any float dtype; names: those that there are.
 
     Raises CheckpointError for tensors that are missing, misshapen, not finite or more than the model has.
@@ -221,7 +221,7 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: T
     return {"embedding": embedding, "layers": layers, "final_norm": {"scale": tensor("model.norm.weight")}}
 
 
-def _to_theirs(ours: str, array: np.ndarray, model: Transformer) -> np.ndarray:
+def _to_theirs(ours: str, array: np.ndarray, model: DecoderConfig) -> np.ndarray:
     """A layer's parameter -> its tensor."""
     if ours.endswith("norm"):
         return array
@@ -231,7 +231,7 @@ def _to_theirs(ours: str, array: np.ndarray, model: Transformer) -> np.ndarray:
     return np.ascontiguousarray(matrix.T)
 
 
-def _to_ours(ours: str, tensor: np.ndarray, model: Transformer) -> np.ndarray:
+def _to_ours(ours: str, tensor: np.ndarray, model: DecoderConfig) -> np.ndarray:
     """A tensor -> the layer's parameter."""
     H, G, K = model.heads, model.kv_heads, model.head_dim
     if ours.endswith("norm"):

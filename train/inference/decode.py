@@ -27,7 +27,7 @@ from castor.train.inference import grammar as grammars
 from castor.train.inference import sampling as samplings
 from castor.train.inference.grammar import Grammar
 from castor.train.inference.sampling import Sampling
-from castor.train.model.decoder import DTYPES, Decoder, KVCache, Transformer
+from castor.train.model.decoder import DTYPES, Decoder, DecoderConfig, KVCache
 from castor.train.partitioning import Partitioner
 
 START = 0  # the input before the first token of a segment, as in training (T5X's decoder inputs start with 0)
@@ -68,7 +68,7 @@ class Generator:
 
     def __init__(
         self,
-        config: Transformer,
+        config: DecoderConfig,
         parameters,
         table: grammars.Table,
         max_length: int,
@@ -264,7 +264,7 @@ def for_decoding(partitioner: Partitioner | None) -> Partitioner | None:
     return dataclasses.replace(partitioner, rules=tuple(rules.items()))
 
 
-def compute_parameters(config: Transformer, parameters):
+def compute_parameters(config: DecoderConfig, parameters):
     """Parameters in the type that the model computes in, as its layers would cast them at every token; norms' scales stay float32."""
 
     def cast(path, leaf):
@@ -274,7 +274,7 @@ def compute_parameters(config: Transformer, parameters):
 
 
 @functools.cache
-def programs(config: Transformer, partitioner: Partitioner | None, table: grammars.Table):
+def programs(config: DecoderConfig, partitioner: Partitioner | None, table: grammars.Table):
     """(`_read`, `_write`) of a model; compiled once a shape in a process, whoever asks."""
     decoder = Decoder(config, partitioner)
     read = jax.jit(functools.partial(_read, decoder), donate_argnums=(4, 5))

@@ -17,19 +17,17 @@ import jax
 import numpy as np
 
 from castor import tasks
-from castor.tasks.errors import CheckpointError, ConfigurationError, VocabularyError
-from castor.tasks.storage import storage
+from castor.tasks.errors import ConfigurationError
 from castor.tasks.vocabulary.image import MAX_SIDE
-from castor.train import loop
-from castor.train.checkpoints.checkpoints import CheckpointStore
+from castor.train.checkpoints.parameters import load_parameters
 from castor.train.inference import grammar
 from castor.train.inference.decode import Generator, Request, Session, compute_parameters
 from castor.train.inference.grammar import Grammar
 from castor.train.inference.sampling import Sampling
 from castor.train.inference.scoring import Score, Scorer
-from castor.train.model.decoder import Transformer
-from castor.train.partitioning import Mesh, Partitioner
-from castor.train.step import Trainer
+from castor.train.model.decoder import DecoderConfig
+from castor.train.model_dir import ModelDescription
+from castor.train.partitioning import MeshConfig, Partitioner
 
 __all__ = ["Model", "Request", "Sampling", "Score"]
 
@@ -43,7 +41,7 @@ class Model:
 
     def __init__(
         self,
-        config: Transformer,
+        config: DecoderConfig,
         parameters,
         vocabulary: tasks.Vocabulary,
         max_length: int,
@@ -71,33 +69,24 @@ class Model:
         model_dir: str,
         step: int | None = None,
         vocabulary_dir: str | None = None,
-        mesh: Mesh | Mapping[str, int] | None = None,
+        mesh: MeshConfig | Mapping[str, int] | None = None,
         batch_size: int = 32,
     ) -> "Model":
-        """Reads the checkpoint of `step` (default: the latest) onto a mesh (default: one device). Raises CastorErrors for what is missing or does
-        not fit."""
-        told = loop.read_model_file(model_dir)
-        config = Transformer(**told["model"])
-        vocabulary = find_vocabulary(model_dir, told["vocabulary"], vocabulary_dir)
-        place = Partitioner.create({}, jax.devices()[:1]) if mesh is None else Partitioner.create(mesh)
-        config.check_mesh(place)
-        store = CheckpointStore(model_dir, read_only=True)
-        try:
-            step = store.latest() if step is None else step
-            if step is None:
-                raise CheckpointError(f"there is no checkpoint in {model_dir} yet.", "Train first: castor train.")
-            abstract = Trainer(config, loop.AdamW(), place, 1).abstract_state().parameters
-            parameters, _ = store.restore(step, abstract)
-        finally:
-            store.close()
-        partitioner = place if place.mesh.size > 1 else None
+        """Reads the checkpoint of `step` (default: the latest) onto a mesh (default: one device). vocabulary_dir: see
+        `ModelDescription.load_vocabulary`. Raises the CastorError that names what is missing or does not fit."""
+        description = ModelDescription.read(model_dir)
+        config = DecoderConfig(**description.model)
+        vocabulary = description.load_vocabulary(model_dir, vocabulary_dir)
+        partitioner = Partitioner.create({}, jax.devices()[:1]) if mesh is None else Partitioner.create(mesh)
+        config.check_mesh(partitioner)
+        step, parameters = load_parameters(model_dir, config, partitioner, step)
         return cls(
             config,
             parameters,
             vocabulary,
-            told["lengths"]["targets"],
-            told["image_token_budget"],
-            partitioner,
+            description.lengths["targets"],
+            description.image_token_budget,
+            partitioner if partitioner.mesh.size > 1 else None,
             batch_size,
             step,
         )
@@ -174,20 +163,3 @@ class Model:
     def picture(self, ids: Sequence[int]) -> np.ndarray:
         """The answer to a picture_request as pixels: uint8 [H, W, 3]."""
         return self.vocabulary.decode_image([self.vocabulary.control("<image>"), *ids])
-
-
-def find_vocabulary(model_dir: str, told: dict, given: str | None) -> tasks.Vocabulary:
-    """The vocabulary that a model was trained with: the directory given, the copy in its MODEL_DIR, or where model.json says it was."""
-    copy = storage.join(model_dir, loop.VOCABULARY_FOLDER)
-    path = given or (copy if storage.is_directory(copy) else told["path"])
-    if not storage.is_directory(path):
-        raise VocabularyError(
-            f"the vocabulary of {model_dir} is neither in it nor at {path!r}.", "Give --vocabulary=DIR."
-        )
-    vocabulary = tasks.Vocabulary.load(path)
-    if vocabulary.fingerprint != told["fingerprint"]:
-        raise VocabularyError(
-            f"{model_dir} was trained with vocabulary {told['fingerprint']}; {path} is {vocabulary.fingerprint}.",
-            "Give the one it was trained with: --vocabulary=DIR.",
-        )
-    return vocabulary

@@ -15,7 +15,7 @@ import numpy as np
 from castor.tasks.errors import ConfigurationError
 from castor.train.inference.decode import START, for_decoding, rounded
 from castor.train.model import losses
-from castor.train.model.decoder import Decoder, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig
 from castor.train.partitioning import Partitioner
 
 _LEAST_LENGTH = 64
@@ -45,7 +45,7 @@ class Scorer:
 
     def __init__(
         self,
-        config: Transformer,
+        config: DecoderConfig,
         parameters,
         max_length: int,
         partitioner: Partitioner | None = None,
@@ -108,7 +108,7 @@ class Scorer:
 
 
 @functools.cache
-def _program(config: Transformer, partitioner: Partitioner | None):
+def _program(config: DecoderConfig, partitioner: Partitioner | None):
     return jax.jit(functools.partial(_log_probabilities, Decoder(config, partitioner)))
 
 

@@ -67,9 +67,9 @@ REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-@gin.configurable(module="train.model")
+@gin.configurable("Transformer", module="train.model")
 @dataclasses.dataclass(frozen=True)
-class Transformer:
+class DecoderConfig:
     """The shape of a model; a gin file binds MODEL = @train.model.Transformer().
 
     vocab_size: rows of the embedding; 0 takes the size of the vocabulary that the task caches were made with.
@@ -99,13 +99,15 @@ class Transformer:
     rope_theta: float = 10_000.0
     z_loss: float = 1e-4
     attention: str = "auto"
-    splash_blocks: splash.Blocks = dataclasses.field(default_factory=splash.Blocks)  # as gin has bound it by then
+    splash_blocks: splash.BlockSizes = dataclasses.field(
+        default_factory=splash.BlockSizes
+    )  # as gin has bound it by then
     mup_base_embed: int = 0
     mup_base_head_dim: int = 0
 
     def __post_init__(self):
         if isinstance(self.splash_blocks, Mapping):  # as a model file has it
-            object.__setattr__(self, "splash_blocks", splash.Blocks(**self.splash_blocks))
+            object.__setattr__(self, "splash_blocks", splash.BlockSizes(**self.splash_blocks))
         if self.attention not in attention.KERNELS:
             raise ConfigurationError(
                 f"Transformer.attention = {self.attention!r}.", f"Choose one of {', '.join(attention.KERNELS)}."
@@ -153,7 +155,7 @@ class KVCache(flax.struct.PyTreeNode):
     v_NxBxMxGxK: jax.Array
 
     @classmethod
-    def create(cls, config: Transformer, batch_size: int, max_length: int) -> "KVCache":
+    def create(cls, config: DecoderConfig, batch_size: int, max_length: int) -> "KVCache":
         shape = (config.layers, batch_size, max_length, config.kv_heads, config.head_dim)
         return cls(jnp.zeros(shape, DTYPES[config.dtype]), jnp.zeros(shape, DTYPES[config.dtype]))
 
@@ -282,7 +284,7 @@ gradient_of_whole_rows.defvjp(
 class Block(nn.Module):
     """One layer: attention and gated GELU (arXiv 2002.05202), each read from a norm and added to the residual stream."""
 
-    config: Transformer
+    config: DecoderConfig
     partitioner: Partitioner | None
     train: bool
 
@@ -343,7 +345,7 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """The model. `partitioner` None leaves activations where the compiler puts them; `train` turns dropout on (needs a "dropout" rng)."""
 
-    config: Transformer
+    config: DecoderConfig
     partitioner: Partitioner | None = None
     train: bool = False
 
@@ -434,7 +436,7 @@ def remat_policy(name: str):
 
 
 @functools.cache
-def abstract_parameters(config: Transformer):
+def abstract_parameters(config: DecoderConfig):
     """The boxed parameter tree (shapes, dtypes and logical axis names) without computing any."""
     tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens, tokens, tokens)["params"]
@@ -445,7 +447,7 @@ def parameter_name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def logical_axes(config: Transformer) -> dict[str, tuple[str | None, ...]]:
+def logical_axes(config: DecoderConfig) -> dict[str, tuple[str | None, ...]]:
     """Parameter name -> the meaning of each of its axes."""
     leaves = jax.tree_util.tree_leaves_with_path(
         abstract_parameters(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
@@ -453,11 +455,11 @@ def logical_axes(config: Transformer) -> dict[str, tuple[str | None, ...]]:
     return {parameter_name(path): tuple(leaf.names) for path, leaf in leaves}
 
 
-def count_parameters(config: Transformer) -> int:
+def count_parameters(config: DecoderConfig) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_parameters(config)))
 
 
-def rate_multipliers(config: Transformer) -> dict[str, float]:
+def rate_multipliers(config: DecoderConfig) -> dict[str, float]:
     """Parameter name -> factor of Adam's learning rate under muP; those not named have 1, as all have in the standard parametrization.
 
     With m = embed / mup_base_embed: matrices of the layers 1 / m, the embedding 1 / sqrt(m) (its entries are of size 1 / sqrt(embed), and the

@@ -112,11 +112,11 @@ def test_without_the_tpu_compiler_the_error_names_what_to_install(capsys, monkey
 
 def test_castor_is_silent_where_libtpu_is_installed_and_no_tpu_is_there(tmp_path):
     pytest.importorskip("libtpu", reason="the TPU compiler (libtpu) is not installed")
-    from castor.launch.commands.train import _has_accelerator
+    from castor.launch.devices import has_accelerator
 
-    if _has_accelerator():
+    if has_accelerator():
         pytest.skip("this machine has an accelerator")
-    program = "import argparse; from castor.launch.commands.train import start_jax; start_jax(argparse.Namespace(cpu_devices=None)); import jax; print(jax.devices()[0].platform)"
+    program = "import argparse; from castor.launch.devices import start_jax; start_jax(argparse.Namespace(cpu_devices=None)); import jax; print(jax.devices()[0].platform)"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=REPOSITORY

@@ -14,7 +14,7 @@ from castor.launch.inference import pictures, prompts
 from castor.launch.inference.interactive import Conversation
 from castor.tasks.errors import CastorError
 from castor.train.inference.inference import Model, Sampling
-from castor.train.model.decoder import Decoder, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def model(vocabulary) -> Model:
     import flax.linen as nn
     import jax
 
-    config = Transformer(vocab_size=vocabulary.vocab_size, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
+    config = DecoderConfig(vocab_size=vocabulary.vocab_size, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
     tokens = np.zeros((1, 8), np.int32)
     parameters = jax.tree.map(
         lambda leaf: leaf * 3,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from castor.tasks.errors import CheckpointError
-from castor.train.checkpoints.checkpoints import Checkpoints, CheckpointStore, DamagedCheckpoint
+from castor.train.checkpoints.checkpoints import CheckpointPolicy, CheckpointStore, DamagedCheckpoint
 
-FACTS = {"mixture": "m1", "vocabulary": "v1"}
+METADATA = {"mixture": "m1", "vocabulary": "v1"}
 PARAMETERS = {"layers": {"query": jnp.arange(12.0).reshape(3, 4)}, "embedding": jnp.ones((5, 2))}
 OPTIMIZER = ({"mu": {"embedding": jnp.full((5, 2), 3.0)}}, jnp.array(7, jnp.int32))
 
@@ -24,16 +24,16 @@ def abstract(tree):
 def saved(tmp_path):
     store = CheckpointStore(str(tmp_path))
     assert store.latest() is None
-    store.save(5, PARAMETERS, OPTIMIZER, FACTS)
+    store.save(5, PARAMETERS, OPTIMIZER, METADATA)
     store.wait()
     yield store
     store.close()
 
 
 def test_what_is_saved_comes_back(saved, tmp_path):
-    parameters, optimizer = saved.restore(5, abstract(PARAMETERS), abstract(OPTIMIZER), FACTS)
+    parameters, optimizer = saved.restore(5, abstract(PARAMETERS), abstract(OPTIMIZER), METADATA)
     jax.tree.map(np.testing.assert_array_equal, (parameters, optimizer), (PARAMETERS, OPTIMIZER))
-    assert saved.latest() == 5 and saved.facts(5)["step"] == 5
+    assert saved.latest() == 5 and saved.metadata(5)["step"] == 5
     reader = CheckpointStore(str(tmp_path), read_only=True)
     alone, nothing = reader.restore(5, abstract(PARAMETERS))
     jax.tree.map(np.testing.assert_array_equal, alone, PARAMETERS)
@@ -58,11 +58,11 @@ def test_another_shape_is_named(saved):
 
 def test_other_data_is_named(saved, tmp_path):
     with pytest.raises(CheckpointError, match="trained with vocabulary v1; the task caches of this run use v2"):
-        saved.restore(5, abstract(PARAMETERS), None, FACTS | {"vocabulary": "v2"})
+        saved.restore(5, abstract(PARAMETERS), None, METADATA | {"vocabulary": "v2"})
     with pytest.raises(CheckpointError, match="trained on mixture m1; this run reads m2.*allow_other_data"):
-        saved.restore(5, abstract(PARAMETERS), None, FACTS | {"mixture": "m2"})
-    lenient = CheckpointStore(str(tmp_path), Checkpoints(allow_other_data=True))
-    lenient.restore(5, abstract(PARAMETERS), None, FACTS | {"mixture": "m2"})
+        saved.restore(5, abstract(PARAMETERS), None, METADATA | {"mixture": "m2"})
+    lenient = CheckpointStore(str(tmp_path), CheckpointPolicy(allow_other_data=True))
+    lenient.restore(5, abstract(PARAMETERS), None, METADATA | {"mixture": "m2"})
     lenient.close()
 
 
@@ -92,21 +92,21 @@ def damage(directory, how) -> None:
 
 
 @pytest.mark.parametrize("how", ["emptied", "cut", "turned", "removed", "facts"])
-def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, how):
+def test_a_damaged_checkpoint_is_named_and_quarantined(tmp_path, how):
     random = np.random.default_rng(0)
     parameters = {"embedding": jnp.asarray(random.normal(size=(256, 16)), jnp.float32)}
     with contextlib.closing(CheckpointStore(str(tmp_path))) as store:
         for step in (3, 5):
-            store.save(step, parameters, OPTIMIZER, FACTS)
+            store.save(step, parameters, OPTIMIZER, METADATA)
         store.wait()
         damage(tmp_path / "checkpoint_5", how)
         with pytest.raises(DamagedCheckpoint, match="checkpoint_5 cannot be read") as raised:
             store.restore(5, abstract(parameters))
-        assert store.set_aside(raised.value, 5) == 3 and store.latest() == 3
+        assert store.quarantine(raised.value, 5) == 3 and store.latest() == 3
         assert (tmp_path / "checkpoint_5.damaged").is_dir() and not (tmp_path / "checkpoint_5").exists()
         with pytest.raises(DamagedCheckpoint):
-            store.set_aside(raised.value, 3)  # nothing is left to go on from
-        store.save(5, parameters, OPTIMIZER, FACTS)
+            store.quarantine(raised.value, 3)  # nothing is left to go on from
+        store.save(5, parameters, OPTIMIZER, METADATA)
         store.wait()
         np.testing.assert_array_equal(store.restore(5, abstract(parameters))[0]["embedding"], parameters["embedding"])
     with contextlib.closing(CheckpointStore(str(tmp_path))) as again:
@@ -115,31 +115,31 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, how):
 
 def test_a_missing_checkpoint_is_named(saved):
     with pytest.raises(CheckpointError, match="no checkpoint 4.*There are: 5"):
-        saved.facts(4)
+        saved.metadata(4)
 
 
 def test_when_to_save_and_what_to_keep(tmp_path):
-    config = Checkpoints(period=2, keep=2, keep_period=4)
+    config = CheckpointPolicy(period=2, keep=2, keep_period=4)
     assert [step for step in range(1, 8) if config.due(step, 7)] == [2, 4, 6, 7]
-    assert [step for step in range(1, 8) if Checkpoints(period=0).due(step, 7)] == [7]
+    assert [step for step in range(1, 8) if CheckpointPolicy(period=0).due(step, 7)] == [7]
     store = CheckpointStore(str(tmp_path), config)
     for step in (2, 4, 6, 8, 10):
-        store.save(step, PARAMETERS, OPTIMIZER, FACTS)
+        store.save(step, PARAMETERS, OPTIMIZER, METADATA)
     store.wait()
     assert kept(tmp_path) == [4, 8, 10]
     store.close()
 
 
 def test_the_best_by_held_out_loss_stay(tmp_path):
-    with contextlib.closing(CheckpointStore(str(tmp_path), Checkpoints(keep=1, keep_best=2))) as store:
+    with contextlib.closing(CheckpointStore(str(tmp_path), CheckpointPolicy(keep=1, keep_best=2))) as store:
         for step, loss in ((2, 3.0), (4, 1.0), (6, None), (8, 2.0), (10, 2.5), (12, None)):
-            store.save(step, PARAMETERS, OPTIMIZER, FACTS, loss)
+            store.save(step, PARAMETERS, OPTIMIZER, METADATA, loss)
         store.wait()
         assert kept(tmp_path) == [4, 8, 12]
     with contextlib.closing(
-        CheckpointStore(str(tmp_path), Checkpoints(keep=1, keep_best=2))
+        CheckpointStore(str(tmp_path), CheckpointPolicy(keep=1, keep_best=2))
     ) as again:  # the losses are known to the next start too
-        again.save(14, PARAMETERS, OPTIMIZER, FACTS, 1.5)
+        again.save(14, PARAMETERS, OPTIMIZER, METADATA, 1.5)
         again.wait()
         assert kept(tmp_path) == [4, 14]
 

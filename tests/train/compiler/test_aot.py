@@ -67,13 +67,13 @@ def test_refusals_say_how_much_was_asked_for(message, needed, granted):
 
 def test_no_device_holds_the_whole_batch_where_context_and_sequence_cut_it_together():
     """Left to itself the compiler gathers all rows for the gradients of weights, and the whole table for an embedding's lookup."""
-    from castor.train.model.decoder import Transformer
+    from castor.train.model.decoder import DecoderConfig
     from castor.train.optimizers import AdamW
     from castor.train.partitioning import Partitioner
-    from castor.train.step import Trainer
+    from castor.train.step import TrainStep
 
     rows, length = 4, 512
-    model = Transformer(
+    model = DecoderConfig(
         vocab_size=2048,
         embed=256,
         layers=2,
@@ -85,7 +85,7 @@ def test_no_device_holds_the_whole_batch_where_context_and_sequence_cut_it_toget
         loss_chunk=128,
     )
     partitioner = Partitioner.create({"fsdp": 2, "context": 2, "sequence": 2}, aot.devices(Topology.of("v5e:2x4")))
-    compiled = aot.compile_step(Trainer(model, AdamW(), partitioner, num_domains=1), rows, length)
+    compiled = aot.compile_step(TrainStep(model, AdamW(), partitioner, num_domains=1), rows, length)
     arrays = [
         array
         for body in parse(io.StringIO(compiled.text)).computations.values()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from castor.launch.commands import compile as compile_lib
+from castor.launch import abstract_runs
 from castor.launch.commands import mesh_search as command
 from castor.tasks.configuration import Flags
 from castor.train.compiler import mesh_search
@@ -21,7 +21,7 @@ def run():
     flags = Flags(
         ("models/small.gin", "runs/pretrain.gin"), ("BATCH_SIZE = 64", "TASK_FEATURE_LENGTHS = {'targets': 2048}")
     )
-    planned = compile_lib.plan(flags)
+    planned = abstract_runs.configure(flags)
     return dataclasses.replace(planned, model=dataclasses.replace(planned.model, vocab_size=32128))
 
 
@@ -72,27 +72,30 @@ def test_results_on_disk_are_taken_up_and_the_quickest_that_fits_is_best(ways, t
         (tmp_path / way.name / "report.json").write_text(json.dumps(told))
     (tmp_path / ways[3].name).mkdir()
     (tmp_path / ways[3].name / "report.json").write_text('{"half a rep')
-    results = command.try_ways(ways, tmp_path, ["false"], budget=0.0)
+    results = command.compile_candidates(ways, tmp_path, ["false"], budget_s=0.0)
     assert set(results) == {way.name for way in ways[:3]}
-    assert command.best_of(results) == ways[2].name
-    assert command.best_of({ways[1].name: results[ways[1].name]}) is None
+    assert command.fastest(results) == ways[2].name
+    assert command.fastest({ways[1].name: results[ways[1].name]}) is None
 
 
 def test_a_compiler_that_dies_is_said_and_the_search_goes_on(ways, tmp_path, capsys):
     assert (
-        command.compile_way(ways[0], tmp_path / "a", ["sh", "-c", "echo it broke >&2; kill -9 $$"], limit=30.0) is None
+        command.compile_candidate(
+            ways[0], tmp_path / "a", ["sh", "-c", "echo it broke >&2; kill -9 $$"], timeout_s=30.0
+        )
+        is None
     )
     assert "it broke" in capsys.readouterr().err
 
 
 def test_what_asks_for_more_than_a_mesh_has_is_not_compiled(ways):
     small, large = sorted((way for way in ways if way.mesh == ways[0].mesh), key=lambda way: way.bytes)[:2]
-    assert command.hopeless(large, ways, {small.name: report(False, 0.0)})
-    assert not command.hopeless(small, ways, {large.name: report(False, 0.0)})
+    assert command.cannot_fit(large, ways, {small.name: report(False, 0.0)})
+    assert not command.cannot_fit(small, ways, {large.name: report(False, 0.0)})
 
 
 def test_the_best_is_a_gin_file_that_trains_so(run, ways):
     way = next(way for way in ways if dict(way.mesh)["tensor"] > 1)
-    again = compile_lib.plan(Flags(("models/small.gin", "runs/pretrain.gin"), way.bindings))
+    again = abstract_runs.configure(Flags(("models/small.gin", "runs/pretrain.gin"), way.bindings))
     assert again.mesh == {axis: size for axis, size in way.mesh if size > 1 or axis == "data"}
     assert (again.model.remat, again.accumulate) == (way.remat, way.accumulate)

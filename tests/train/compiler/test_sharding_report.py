@@ -14,24 +14,24 @@ import pytest
 import gin
 from castor.launch.command import main
 from castor.train.compiler import sharding_report
-from castor.train.model.decoder import Transformer
+from castor.train.model.decoder import DecoderConfig
 from castor.train.optimizers import Adafactor, AdamW
 from castor.train.partitioning import Partitioner
-from castor.train.step import Trainer
+from castor.train.step import TrainStep
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "explain_sharding.txt"
-MODEL = Transformer(vocab_size=256, embed=32, layers=2, heads=4, head_dim=8, mlp=64, dtype="bfloat16")
+MODEL = DecoderConfig(vocab_size=256, embed=32, layers=2, heads=4, head_dim=8, mlp=64, dtype="bfloat16")
 
 
-def trainer_on(mesh, devices, optimizer=AdamW()):
-    return Trainer(MODEL, optimizer, Partitioner.abstract(mesh, devices), 1)
+def train_step_on(mesh, devices, optimizer=AdamW()):
+    return TrainStep(MODEL, optimizer, Partitioner.abstract(mesh, devices), 1)
 
 
 def test_bytes_a_device_by_hand():
     rows = {
         row.name: row
         for row in sharding_report.state(
-            trainer_on({"data": 2, "fsdp": 2, "context": 2, "sequence": 2, "tensor": 2}, 32)
+            train_step_on({"data": 2, "fsdp": 2, "context": 2, "sequence": 2, "tensor": 2}, 32)
         )
     }
     gate = rows["layers/gate"]  # [2, 32, 64] float32, embed in 4 parts and mlp in 4, two copies along data
@@ -45,8 +45,8 @@ def test_bytes_a_device_by_hand():
 
 def test_adafactors_rows_and_columns_are_cut_as_what_they_are_of():
     wide = dataclasses.replace(MODEL, embed=128, mlp=256)  # what is smaller, Adafactor keeps whole
-    trainer = dataclasses.replace(trainer_on({"fsdp": 4, "tensor": 2}, 8, Adafactor()), model=wide)
-    rows = {row.name: row for row in sharding_report.state(trainer)}
+    train_step = dataclasses.replace(train_step_on({"fsdp": 4, "tensor": 2}, 8, Adafactor()), model=wide)
+    rows = {row.name: row for row in sharding_report.state(train_step)}
     of_gate = {
         row.axes: row.cut for name, row in rows.items() if name.endswith("layers/gate") and row.kind == "optimizer"
     }
@@ -54,10 +54,10 @@ def test_adafactors_rows_and_columns_are_cut_as_what_they_are_of():
 
 
 def test_the_state_lies_as_it_is_told():
-    trainer = Trainer(MODEL, AdamW(), Partitioner.create({}, jax.devices()[:1]), 1)
-    state = trainer.init()
+    train_step = TrainStep(MODEL, AdamW(), Partitioner.create({}, jax.devices()[:1]), 1)
+    state = train_step.init()
     arrays = [*jax.tree.leaves(state.parameters), *jax.tree.leaves(state.optimizer)]
-    told = sharding_report.state(trainer)
+    told = sharding_report.state(train_step)
     assert [(row.shape, row.dtype, row.local) for row in told] == [
         (a.shape, str(a.dtype), a.addressable_shards[0].data.nbytes) for a in arrays
     ]
@@ -66,10 +66,10 @@ def test_the_state_lies_as_it_is_told():
 
 
 def test_activations_of_a_part_of_the_batch():
-    trainer = Trainer(
+    train_step = TrainStep(
         MODEL, AdamW(), Partitioner.abstract({"fsdp": 2, "context": 2, "sequence": 2}, 8), 1, accumulate=2
     )
-    inputs, queries, keys, _ = sharding_report.activations(trainer, rows=8, length=16)
+    inputs, queries, keys, _ = sharding_report.activations(train_step, rows=8, length=16)
     assert (inputs.shape, inputs.local) == (
         (2, 4, 16, 32),
         2 * 2 * 4 * 32 * 2,

@@ -11,12 +11,12 @@ from castor.tasks.errors import CorpusError
 from castor.train.evaluation import multiple_choice
 from castor.train.evaluation.multiple_choice import Question
 from castor.train.inference.inference import Model
-from castor.train.model.decoder import Decoder, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig
 
 
 @pytest.fixture(scope="module")
 def model(vocabulary):
-    config = Transformer(vocab_size=vocabulary.vocab_size, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
+    config = DecoderConfig(vocab_size=vocabulary.vocab_size, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
     tokens = np.zeros((1, 8), np.int32)
     parameters = nn.unbox(jax.jit(Decoder(config).init)(jax.random.key(1), tokens, tokens, tokens)["params"])
     return Model(config, parameters, vocabulary, 512)

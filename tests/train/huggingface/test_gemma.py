@@ -1,4 +1,4 @@
-"""train/huggingface/gemma.py, interchange.py and safetensors_files.py: one model in both worlds, and folders from strangers."""
+"""train/huggingface/gemma.py, export_checkpoint.py, import_checkpoint.py and safetensors_files.py: one model in both worlds, and folders from strangers."""
 
 import dataclasses
 import functools
@@ -16,12 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor.tasks.errors import CheckpointError, ConfigurationError, VocabularyError
+from castor.train.checkpoints.parameters import load_parameters
 from castor.train.huggingface import gemma as huggingface
-from castor.train.huggingface import interchange, safetensors_files
+from castor.train.huggingface import safetensors_files
+from castor.train.huggingface.import_checkpoint import import_checkpoint
 from castor.train.inference import inference
-from castor.train.model.decoder import Decoder, Transformer, abstract_parameters
+from castor.train.model.decoder import Decoder, DecoderConfig, abstract_parameters
+from castor.train.partitioning import Partitioner
 
-MODEL = Transformer(vocab_size=128, embed=24, layers=3, heads=4, kv_heads=1, head_dim=8, mlp=40)
+MODEL = DecoderConfig(vocab_size=128, embed=24, layers=3, heads=4, kv_heads=1, head_dim=8, mlp=40)
 MODELS = [
     MODEL,
     dataclasses.replace(MODEL, kv_heads=2, rope_theta=500.0),
@@ -30,7 +33,7 @@ MODELS = [
 
 
 @functools.cache
-def make_parameters(model: Transformer):
+def make_parameters(model: DecoderConfig):
     """Parameters as after some training: norms that are not 1, and logits of some size."""
     random = np.random.default_rng(0)
 
@@ -42,12 +45,12 @@ def make_parameters(model: Transformer):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def logits(model: Transformer, parameters, tokens):
+def logits(model: DecoderConfig, parameters, tokens):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     return Decoder(model).apply({"params": parameters}, tokens, positions, jnp.ones_like(positions))
 
 
-def our_logits(model: Transformer, parameters, tokens: np.ndarray) -> np.ndarray:
+def our_logits(model: DecoderConfig, parameters, tokens: np.ndarray) -> np.ndarray:
     return np.asarray(logits(model, parameters, tokens))
 
 
@@ -63,7 +66,7 @@ def their_logits(folder, tokens: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(tokens.astype(np.int64))).logits.numpy()
 
 
-def write(folder, model: Transformer, parameters, **options) -> None:
+def write(folder, model: DecoderConfig, parameters, **options) -> None:
     """An exported folder without a tokenizer."""
     folder.mkdir()
     sizes = {name: int(np.prod(shape)) for name, shape in huggingface.shapes(model).items()}
@@ -80,9 +83,11 @@ def read(folder):
         return model, huggingface.from_state_dict(reader, reader.names, model)
 
 
-def stored(model_dir, model: Transformer):
+def stored(model_dir, model: DecoderConfig):
     """The parameters of a MODEL_DIR's latest checkpoint, as numpy arrays."""
-    return jax.tree.map(np.asarray, interchange.restore(str(model_dir), model, None)[1])
+    return jax.tree.map(
+        np.asarray, load_parameters(str(model_dir), model, Partitioner.create({}, jax.devices()[:1]))[1]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- the mapping
@@ -91,7 +96,7 @@ def stored(model_dir, model: Transformer):
 @settings(deadline=None, max_examples=20)
 @given(*(st.integers(1, 3) for _ in range(5)), st.booleans())
 def test_there_and_back_is_the_same(layers, groups, per_group, half, mlp, wide):
-    model = Transformer(
+    model = DecoderConfig(
         vocab_size=7,
         embed=5 + wide,
         layers=layers,
@@ -195,7 +200,7 @@ def test_a_model_from_elsewhere_brings_its_tokenizer(tmp_path):
     (tmp_path / "theirs" / "tokenizer.model").write_bytes(sentencepiece_model(texts))
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "theirs" / "tokenizer.model"))
 
-    interchange.take(str(tmp_path / "theirs"), str(tmp_path / "m"))
+    import_checkpoint(str(tmp_path / "theirs"), str(tmp_path / "m"))
     ours = inference.Model.load(str(tmp_path / "m"))
     text, pieces = "the  tree runs\n\tü", len(theirs)
     ids = theirs.encode(text)
@@ -219,7 +224,7 @@ def test_a_model_from_elsewhere_brings_its_tokenizer(tmp_path):
 
     (tmp_path / "theirs" / "tokenizer.model").write_bytes(sentencepiece_model(texts, add_dummy_prefix=True))
     with pytest.raises(VocabularyError, match="changes a text before it cuts it .add_dummy_prefix"):
-        interchange.take(str(tmp_path / "theirs"), str(tmp_path / "other"))
+        import_checkpoint(str(tmp_path / "theirs"), str(tmp_path / "other"))
 
 
 @pytest.fixture(scope="module")
@@ -383,5 +388,5 @@ def test_folders_that_are_not_what_they_say(tmp_path, change, error, match):
     write(tmp_path / "m", MODEL, make_parameters(MODEL))
     change(tmp_path / "m")
     with pytest.raises(error, match=match):
-        interchange.take(str(tmp_path / "m"), str(tmp_path / "new"))
+        import_checkpoint(str(tmp_path / "m"), str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()

@@ -12,14 +12,14 @@ from castor.train.inference import decode, grammar
 from castor.train.inference.decode import Generator, Request, Session
 from castor.train.inference.grammar import Grammar
 from castor.train.inference.sampling import Sampling
-from castor.train.model.decoder import Decoder, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig
 
 MAX_LENGTH = 96
 
 
 @pytest.fixture(scope="module")
 def config(vocabulary):
-    return Transformer(vocab_size=vocabulary.vocab_size, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
+    return DecoderConfig(vocab_size=vocabulary.vocab_size, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 from castor.tasks.errors import ConfigurationError
 from castor.train.inference import scoring
 from castor.train.inference.scoring import Scorer
-from castor.train.model.decoder import Decoder, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig
 
-CONFIG = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
+CONFIG = DecoderConfig(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
 
 
 @pytest.fixture(scope="module")

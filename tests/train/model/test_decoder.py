@@ -12,9 +12,9 @@ import pytest
 
 from castor.tasks.errors import ConfigurationError
 from castor.train.model import decoder, losses
-from castor.train.model.decoder import Decoder, KVCache, Transformer
+from castor.train.model.decoder import Decoder, DecoderConfig, KVCache
 
-SMALL = Transformer(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
+SMALL = DecoderConfig(vocab_size=128, embed=32, layers=2, heads=4, head_dim=8, mlp=64)
 
 
 @functools.cache
@@ -229,20 +229,20 @@ def test_every_parameter_names_its_axes():
 )
 def test_shapes_that_cannot_be(wrong, match):
     with pytest.raises(ConfigurationError, match=match):
-        Transformer(**wrong)
+        DecoderConfig(**wrong)
 
 
 def test_golden_losses():
     """Four updates of the shrunken default configuration. Only a change of numerics may change these numbers, and then says why."""
     from castor.train.optimizers import AdamW, WarmupCosine
     from castor.train.partitioning import Partitioner
-    from castor.train.step import Trainer
+    from castor.train.step import TrainStep
 
     optimizer = AdamW(WarmupCosine(peak=1e-2, warmup_steps=2, total_steps=4))
-    trainer = Trainer(SMALL, optimizer, Partitioner.create({}, jax.devices()[:1]), num_domains=3)
+    train_step = TrainStep(SMALL, optimizer, Partitioner.create({}, jax.devices()[:1]), num_domains=3)
     batch = packed_batch(np.random.default_rng(8))
-    state, found = trainer.init(), []
-    step = jax.jit(trainer.step).lower(trainer.abstract_state(), batch).compile()
+    state, found = train_step.init(), []
+    step = jax.jit(train_step.step).lower(train_step.abstract_state(), batch).compile()
     for _ in range(4):
         state, results = step(state, batch)
         found.append([float(results["loss"]), float(results["gradient_norm"])])

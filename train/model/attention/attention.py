@@ -34,7 +34,7 @@ def packed(
     segment_ids_BxL: jax.Array,
     kernel: str = "auto",
     partitioner: Partitioner | None = None,
-    blocks: splash.Blocks = splash.Blocks(),
+    blocks: splash.BlockSizes = splash.BlockSizes(),
 ) -> jax.Array:
     """Attention inside the segments of packed rows: [B, L, H, K]. kernel: one of KERNELS. blocks: the tiles of splash.
 
@@ -114,7 +114,7 @@ class _Device:
     """
 
     kernel: str
-    blocks: splash.Blocks
+    blocks: splash.BlockSizes
     platform: str
     length_axes: tuple[str, ...] = ()
     length_parts: int = 1

@@ -21,9 +21,9 @@ LANES = 128  # the kernels' blocks are multiples of the vector unit's width
 RESIDUALS = blockwise.RESIDUALS
 
 
-@gin.configurable(module="train.splash")
+@gin.configurable("Blocks", module="train.splash")
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class BlockSizes:
     """Tokens a tile at most, multiples of 128; where the length is no multiple of one, the next smaller that divides it is taken.
 
     q, kv: of the forward kernel, whose inner loop takes kv_compute keys at a time. q_backward, kv_backward, kv_compute_backward: of the kernel for
@@ -68,7 +68,7 @@ def attend(
     q_segments_BxL: jax.Array,
     kv_segments_BxM: jax.Array,
     q_index_L: jax.Array,
-    blocks: Blocks = Blocks(),
+    blocks: BlockSizes = BlockSizes(),
     runs: int = 1,
     interpret: bool = False,
 ) -> jax.Array:
@@ -170,7 +170,7 @@ def visits(needed_BxNxJ: jax.Array, keys_outside: bool) -> tuple[jax.Array, jax.
     return following, needed_BxNxJ.astype(jnp.int32)
 
 
-def tiles(q_run: int, kv_length: int, blocks: Blocks) -> dict[str, int | bool | None]:
+def tiles(q_run: int, kv_length: int, blocks: BlockSizes) -> dict[str, int | bool | None]:
     """The kernels' block sizes for queries in runs of `q_run` and `kv_length` keys, both multiples of 128."""
     # Of four tiles a side the diagonal's masked halves waste a fifth of the work, of two a third; tiles under 512 pay more for their own start.
     most = max(512, kv_length // 4)

@@ -15,7 +15,7 @@ from castor.tasks.errors import ConfigurationError
 from castor.train.model.attention import attention, splash, triton
 from castor.train.partitioning import Partitioner
 
-SMALL_BLOCKS = splash.Blocks(
+SMALL_BLOCKS = splash.BlockSizes(
     q=128,
     kv=128,
     kv_compute=128,

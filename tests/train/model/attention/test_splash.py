@@ -15,7 +15,7 @@ visits = jax.jit(splash.visits, static_argnums=1)
 @pytest.mark.parametrize("wrong", [{"kv": 100}, {"q": 0}, {"kv_compute": True}, {"fused": -1}])
 def test_blocks_that_cannot_be(wrong):
     with pytest.raises(ConfigurationError, match=f"Blocks.{next(iter(wrong))}"):
-        splash.Blocks(**wrong)
+        splash.BlockSizes(**wrong)
 
 
 def test_blocks_fit_the_length():
@@ -23,7 +23,7 @@ def test_blocks_fit_the_length():
 
 
 def test_tiles_go_by_the_length():
-    short, long = splash.tiles(2048, 2048, splash.Blocks()), splash.tiles(32768, 32768, splash.Blocks())
+    short, long = splash.tiles(2048, 2048, splash.BlockSizes()), splash.tiles(32768, 32768, splash.BlockSizes())
     assert (short["block_q"], short["block_kv"], short["block_kv_dkv"], short["use_fused_bwd_kernel"]) == (
         512,
         512,
@@ -36,7 +36,7 @@ def test_tiles_go_by_the_length():
         1024,
         False,
     )
-    of_a_shard = splash.tiles(256, 32768, splash.Blocks())
+    of_a_shard = splash.tiles(256, 32768, splash.BlockSizes())
     assert of_a_shard["block_q"] == of_a_shard["block_q_dkv"] == 256 and of_a_shard["block_kv"] == 1024
 
 

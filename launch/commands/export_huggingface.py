@@ -2,7 +2,7 @@
 
 import argparse
 
-from castor.launch.commands.train import start_jax
+from castor.launch import devices
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import ConfigurationError
 
@@ -31,11 +31,10 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
             )
     if arguments.max_shard_gb <= 0:
         raise ConfigurationError(f"--max_shard_gb={arguments.max_shard_gb}.", "Give a positive number.")
-    arguments.cpu_devices = 1  # host memory holds more than that of one chip
-    start_jax(arguments)
-    from castor.train.huggingface import interchange
+    devices.start_jax_on_host()
+    from castor.train.huggingface.export_checkpoint import export_checkpoint
 
-    step, files = interchange.export(
+    step, files = export_checkpoint(
         arguments.model_dir,
         arguments.output,
         arguments.step,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from castor.launch.commands.train import start_jax
+from castor.launch import devices
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import ConfigurationError
 
@@ -38,11 +38,10 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
             raise ConfigurationError(
                 f"castor import needs --{name}.", "castor import --from=exported --model_dir=model"
             )
-    arguments.cpu_devices = 1  # host memory holds more than that of one chip
-    start_jax(arguments)
-    from castor.train.huggingface import interchange
+    devices.start_jax_on_host()
+    from castor.train.huggingface.import_checkpoint import import_checkpoint
 
-    model, parameters = interchange.take(arguments.source, arguments.model_dir, arguments.vocabulary, arguments.dtype)
+    model, parameters = import_checkpoint(arguments.source, arguments.model_dir, arguments.vocabulary, arguments.dtype)
     print(
         f"{arguments.source} -> {arguments.model_dir}: {parameters:,} parameters, vocabulary of {model.vocab_size:,} ids, checkpoint 0"
     )
