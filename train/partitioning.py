@@ -59,8 +59,8 @@ class MeshConfig:
     tensor: int = 1
 
     @classmethod
-    def of(cls, sizes: "Mesh | Mapping[str, int]") -> "Mesh":
-        """A Mesh from itself or from a gin dict such as {"data": 2, "fsdp": 4}.
+    def of(cls, sizes: "MeshConfig | Mapping[str, int]") -> "MeshConfig":
+        """A MeshConfig from itself or from a gin dict such as {"data": 2, "fsdp": 4}.
 
         Axes not named have size 1, data the number of slices; where none is named, data has all devices.
         """

@@ -93,9 +93,9 @@ def test_a_manifest_makes_nothing_from_outside(path):
 def test_an_operative_configuration_of_the_first_layout_makes_its_run():
     program = (
         "import sys\n"
-        "from castor.launch.commands.train import make_run\n"
+        "from castor.launch import training_runs\n"
         "from castor.tasks.configuration import Flags\n"
-        "run = make_run(Flags((sys.argv[1],)))\n"
+        "run = training_runs.configure(Flags((sys.argv[1],)))\n"
         "print(run.train_steps, run.batch_size, run.model.layers, run.optimizer.b2)\n"
         "print(run.checkpoints.keep, run.evaluation.steps)\n"
         "print(sorted(set('tasks pipelines train launch'.split()) & set(sys.modules)))\n"
@@ -129,7 +129,7 @@ def test_only_import_statements_are_rewritten():
     )
     assert configuration.with_present_names(text) == (
         "# import train.loop\n"
-        "import castor.train.loop as loop  # the run\n"
+        "import castor.train.run as loop  # the run\n"
         "from castor.tasks.batches import catalog\n"
         "from castor.train.compiler import mesh_search as s\n"
         "import my.own.module\n"
@@ -141,7 +141,7 @@ def test_only_import_statements_are_rewritten():
         "  'import': 'train.loop'}\n"
     )
     assert configuration.imported_modules(text) == [
-        "castor.train.loop",
+        "castor.train.run",
         "castor.tasks.batches.catalog",
         "castor.train.compiler.mesh_search",
         "my.own.module",
