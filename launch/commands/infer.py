@@ -103,6 +103,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def _answer(arguments: argparse.Namespace, model, sampling, size, seen) -> int:
+    from castor.launch.inference import pictures
+
     rows: list[dict] = []
     for prompt in arguments.text:
         rows.append({"prompt": prompt, "text": model.write(prompt, sampling, arguments.max_tokens)})
