@@ -52,7 +52,12 @@ class Job(RefineJob):
 
     def source(self) -> RepositorySource:
         return RepositorySource(
-            self.name, self.input_root, tuple(self.inputs), self.max_file_bytes, self.max_notebook_bytes
+            self.name,
+            self.input_root,
+            tuple(self.inputs),
+            self.max_file_bytes,
+            self.max_notebook_bytes,
+            identity=self.identity,
         )
 
     def build(self, pipeline, staging):
@@ -64,7 +69,7 @@ class Job(RefineJob):
         )
         removals = elements | Deduplicate(self.duplicates)
         if self.repositories is not None:
-            elements = (elements, removals) | JoinRepositories(self.repositories, self.name)
+            elements = (elements, removals) | JoinRepositories(self.repositories, self.name, self.identity)
         return (elements, removals) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
 
     def report(self, manifest):

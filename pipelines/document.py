@@ -24,12 +24,30 @@ def document_id(corpus: str, record_key: str) -> str:
     return digest.hexdigest()
 
 
+def content_id(
+    corpus: str, modality: str, text: str | None, data: bytes | None, metadata: Mapping[str, Any], kind: str = ""
+) -> str:
+    """128 bits, as 32 hex digits, from the corpus name and everything that a source read of a record, but not from where the record was.
+
+    Two records get the same id if and only if all later steps get the same input, so the output for both is the same except for `source`.
+    `kind` separates what is not a record as it was read: a rejected record, a document made of several records.
+    """
+    digest = hashlib.blake2b(digest_size=16, person=b"castor.id.c1")
+    facts = msgpack.packb([corpus, modality, kind, _sorted(metadata)], use_bin_type=True, unicode_errors="surrogatepass")
+    encoded = None if text is None else text.encode("utf-8", "surrogatepass")
+    for part in (facts, encoded, data):
+        # None is not the empty text: its length is one that no content has.
+        digest.update(((1 << 64) - 1 if part is None else len(part)).to_bytes(8, "little"))
+        digest.update(part or b"")
+    return digest.hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Document:
     """One document.
 
-    id: 32 hex digits, see `document_id`; stable over runs and machines.
-    source: where it came from: path or URI, then `#offset=N` or `#member=NAME` inside a container.
+    id: 32 hex digits, see `document_id` and `content_id`; stable over runs and machines.
+    source: where it came from: path under the input root, then `#offset=N` or `#member=NAME` inside a container.
     modality: one of MODALITIES.
     text, bytes: its content; a caption or transcript is the `text` of an image, audio or video document, whose encoded file is `bytes`.
     metadata: JSON-able facts (url, language, licence, width, ...), keys are str.

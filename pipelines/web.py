@@ -61,7 +61,12 @@ class Job(RefineJob):
 
     def source(self) -> PageSource:
         return PageSource(
-            self.name, self.input_root, tuple(self.inputs), self.max_page_bytes, text_field=self.text_field
+            self.name,
+            self.input_root,
+            tuple(self.inputs),
+            self.max_page_bytes,
+            text_field=self.text_field,
+            identity=self.identity,
         )
 
     def build(self, pipeline, staging):

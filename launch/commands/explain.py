@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from castor.pipelines.corpus import corpus, outcomes
+    from castor.pipelines.execution import explain
     from castor.tasks.errors import ConfigurationError, CorpusError
 
     asked = {name: value for name in ("id", "url", "source") if (value := getattr(arguments, name))}
@@ -63,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"--id={asked['id']} is no document id.", "An id is 32 hexadecimal digits in lower case."
         )
     manifest = corpus.load_manifest(arguments.corpus)
+    if "source" in asked:
+        asked["source"] = explain.source_in(manifest["config"], asked["source"])
     console = Console(highlight=False, soft_wrap=True)
     rows = 0
     for fate in outcomes.find(arguments.corpus, **asked):

@@ -7,14 +7,16 @@ import dataclasses
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
-from typing import BinaryIO, ClassVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, BinaryIO, ClassVar
 
-from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
+from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, content_id, document_id
 from castor.tasks.errors import CorpusError
 from castor.tasks.storage import storage
 
 STAGE = "source"
+LOCATION, CONTENT = "location", "content"
+IDENTITIES = (LOCATION, CONTENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,8 @@ class FileSource:
     name: corpus name, the first half of every document id.
     patterns: relative to `root`; `*` and `?` stay within a folder and skip hidden names, `**/` is any number of folders, a folder stands for all
       files under it that are not hidden.
+    identity: what ids come from (docs/determinism.md). "location": a record's path under `root` and its key in the file. "content": all that is
+      read of the record, wherever it is; only a record that cannot be read has an id from its location.
 
     A subclass implements `records(uri)`: it yields elements, and may raise BadInput where the rest of a file is beyond reading (it becomes
     one DeadLetter of the file; records already yielded stand). Ids and sources of records come from `document`, `dead` and `reject`.
@@ -32,6 +36,7 @@ class FileSource:
     name: str
     root: str
     patterns: tuple[str, ...]
+    identity: str = dataclasses.field(default=LOCATION, kw_only=True)
 
     modality: ClassVar[str] = "text"
 
@@ -59,36 +64,56 @@ class FileSource:
         raise NotImplementedError
 
     def relative(self, uri: str) -> str:
-        """Path of a file under the root: the stable half of its records' ids."""
+        """Path of a file under the root, however the root is spelled: the stable half of its records' ids by location."""
         return os.path.relpath(uri, self.root)
 
+    def reference(self, uri: str, key: str = "") -> str:
+        """`source` of the record `key` of a file or folder (a URI that ends in a slash): its path under the root, never the root itself."""
+        return reference(self.relative(uri) + ("/" if uri.endswith("/") else ""), key)
+
+    def units(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """`source` of each unit of work, as the corpus has it whose job was configured as `config` says -> URI.
+
+        Before jobs had an `identity`, `source` began with INPUT_ROOT as it was spelled.
+        """
+        return {self.reference(uri) if "identity" in config else uri: uri for uri in self.files()}
+
     def record_id(self, uri: str, key: str) -> str:
-        """Id of the record `key` (`offset=120`, `member=a/b.jpg`, or empty for the file itself) of a file."""
-        return document_id(self.name, f"{self.relative(uri)}#{key}" if key else self.relative(uri))
+        """Id by location of the record `key` (`offset=120`, `member=a/b.jpg`, or empty for the file itself) of a file."""
+        return document_id(self.name, reference(self.relative(uri), key))
 
     def document(self, uri: str, key: str, text: str | None = None, data: bytes | None = None, **metadata) -> Document:
         """A Document for a record."""
-        return Document(self.record_id(uri, key), reference(uri, key), self.modality, text, data, metadata)
+        if self.identity == CONTENT:
+            identifier = content_id(self.name, self.modality, text, data, metadata)
+        else:
+            identifier = self.record_id(uri, key)
+        return Document(identifier, self.reference(uri, key), self.modality, text, data, metadata)
 
     def reject(self, uri: str, key: str, reason: str, measure: str = "", **metadata) -> Rejection:
-        """A Rejection of a record that is sound but not wanted."""
-        return Rejection(self.document(uri, key, **metadata), reason, measure)
+        """A Rejection of a record that is sound but not wanted. By content its id comes from its facts and why it was rejected."""
+        document = self.document(uri, key, **metadata)
+        if self.identity == CONTENT:
+            kind = f"rejected {reason} {measure}"
+            document = document.replace(id=content_id(self.name, self.modality, None, None, metadata, kind))
+        return Rejection(document, reason, measure)
 
     def dead(self, uri: str, key: str, error: str, message: str = "") -> DeadLetter:
-        """A DeadLetter for a record, or with an empty key for (the rest of) the file."""
-        return DeadLetter(self.record_id(uri, key), reference(uri, key), STAGE, error, message[:1000])
+        """A DeadLetter for a record, or with an empty key for (the rest of) the file. Its id comes from its location: nothing else is known."""
+        return DeadLetter(self.record_id(uri, key), self.reference(uri, key), STAGE, error, message[:1000])
 
 
-def reference(uri: str, key: str) -> str:
+def reference(path: str, key: str) -> str:
     """Where a record is: `path#offset=120`."""
-    return f"{uri}#{key}" if key else uri
+    return f"{path}#{key}" if key else path
 
 
 def unit_of(source: str, units: Collection[str]) -> str | None:
-    """The one of `units`, URIs of a source, that holds a document or dead letter with this `source`: a file, or a folder (`a/`, `./`)."""
+    """The one of `units` (keys of `FileSource.units`) that holds a document or dead letter with this `source`: a file, or a folder (`a/`, `./`)."""
     candidates = [source, *(source[:i] for i, character in enumerate(source) if character == "#")]
     candidates += [source[: i + 1] for i, character in enumerate(source) if character == "/"]
-    candidates.append(source.rpartition("/")[0] + "/./")
+    folder, slash, _ = source.rpartition("/")
+    candidates.append(folder + slash + "./")
     return next((unit for unit in candidates if unit in units), None)
 
 

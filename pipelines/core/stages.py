@@ -26,6 +26,7 @@ import apache_beam as beam
 
 from castor.pipelines.core.functions import Chain, Judge, apply, prepare
 from castor.pipelines.core.sandbox import Child, Sandbox
+from castor.pipelines.core.sources import FileSource
 from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
 from castor.tasks.errors import CastorError, ConfigurationError
 
@@ -153,7 +154,8 @@ class _ReadFn(beam.DoFn):
 
     def _dead(self, uri, error, message):
         # The rest of the file is lost to this run; replay reads the whole file again, since the source names no record.
-        return DeadLetter(document_id("file", uri), uri, self._name, error, message[:1000])
+        where = self._source.reference(uri) if isinstance(self._source, FileSource) else uri
+        return DeadLetter(document_id("file", where), where, self._name, error, message[:1000])
 
 
 class ApplyFn(beam.DoFn):

@@ -203,6 +203,7 @@ def write_shard(
     funnel, removals, letters, clusters, findings = Funnel(), {}, [], {}, report.Findings()
     removed: list[tuple] = []
     owned: dict[str, set[bytes]] = {}
+    inside: dict[str, str] = {}  # records that stand in a repository document -> its id
     became: list[outcomes.Fate] = []
     kept: list[tuple[str, bytes]] = []
     rejected: list[tuple[str, str, bytes]] = []
@@ -218,6 +219,7 @@ def write_shard(
                 removals[identifier] = min((duplicate, survivor), removals.get(identifier, (duplicate, survivor)))
         elif kind == b"M":
             member, source, document_of_it = msgpack.unpackb(body, unicode_errors="surrogatepass")
+            inside[member] = document_of_it
             became.append(outcomes.Fate(member, source, None, outcomes.KEPT, "", f"stands in {document_of_it}"))
         elif kind == b"L":
             owned.setdefault(body[:16].hex(), set()).add(body[16:])
@@ -238,7 +240,7 @@ def write_shard(
     facts = card_facts.Facts()
     previous = None
     for identifier, body in sorted(kept):
-        if identifier == previous:
+        if identifier == previous or identifier in inside:
             funnel.duplicate("id")
             became.append(outcomes.of_document(unpack(body), outcomes.DUPLICATE, "id", identifier))
         elif identifier in removals:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from castor.pipelines.core.sources import unit_of
+from castor.pipelines.core.sources import CONTENT, LOCATION, unit_of
 from castor.pipelines.deduplication.rules import condense
 from castor.pipelines.document import DeadLetter, Document
 from castor.pipelines.text.urls import normalise_url
@@ -130,8 +130,8 @@ def _fate(row: dict[str, Any]) -> Fate:
 
 
 @functools.lru_cache(maxsize=1)
-def seen_in(directory: str, units: tuple[str, ...]) -> frozenset[bytes]:
-    """Ids (16 bytes) of all records of some units of work (see sources.unit_of), whatever became of them: one pass over the table a process.
+def seen_in(directory: str, units: tuple[str, ...], identity: str = LOCATION) -> frozenset[bytes]:
+    """Marks (see `mark`) of all records of some units of work (see sources.unit_of), whatever became of them: one pass over the table a process.
 
     Raises CorpusError where there is no table.
     """
@@ -145,8 +145,13 @@ def seen_in(directory: str, units: tuple[str, ...]) -> frozenset[bytes]:
             ):
                 for identifier, source in zip(*(column.to_pylist() for column in batch.columns)):
                     if unit_of(source, wanted) is not None:
-                        found.add(identifier)
+                        found.add(mark(identifier.hex(), source, identity))
     return frozenset(found)
+
+
+def mark(identifier: str, source: str, identity: str) -> bytes:
+    """16 bytes that tell a record from all others of its corpus: its id, but by content a copy has the same one, and its source tells them apart."""
+    return condense(_plain(source).encode()) if identity == CONTENT else bytes.fromhex(identifier)
 
 
 def _tables(directory: str) -> list[str]:

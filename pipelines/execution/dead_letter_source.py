@@ -10,19 +10,23 @@ from typing import Any
 
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.sources import unit_of
-from castor.pipelines.corpus import outcomes
+from castor.pipelines.corpus import corpus, outcomes
 from castor.pipelines.document import Element, Rejection
 from castor.tasks.errors import CorpusError
 
 
 @dataclasses.dataclass(frozen=True)
 class DeadLetterSource:
-    """`source`, restricted to the files `uris`, and in them to `records` and to those that have no outcome in the corpus `directory`."""
+    """`source`, restricted to the files `uris`, and in them to `records` and to those that have no outcome in the corpus `directory`.
+
+    units: what `source` of a document of `directory` begins with in these files. records: their marks (outcomes.mark).
+    """
 
     source: Any
     directory: str
     uris: tuple[str, ...]
-    records: frozenset[str]
+    units: tuple[str, ...]
+    records: frozenset[bytes]
 
     @classmethod
     def of(cls, source: Any, directory: str) -> "DeadLetterSource":
@@ -30,25 +34,27 @@ class DeadLetterSource:
         letters = list(dead_letters.read(directory))
         if not letters:
             raise CorpusError(f"{directory} has no dead letters.", "There is nothing to replay.")
-        references, units = {letter.source for letter in letters}, source.files()
-        known = frozenset(units)
-        found = {reference: unit_of(reference, known) for reference in references}
-        wanted = frozenset(found.values())
-        uris = tuple(uri for uri in units if uri in wanted)
+        references = {letter.source for letter in letters}
+        units = source.units(corpus.load_manifest(directory)["config"])
+        found = {reference: unit_of(reference, units) for reference in references}
+        unfinished = frozenset(found.values())
+        wanted = tuple(unit for unit in units if unit in unfinished)
         missing = [reference for reference, unit in found.items() if unit is None]
         if missing:
             raise CorpusError(
                 f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.",
                 "Put them back.",
             )
-        return cls(source, directory, uris, frozenset(letter.id for letter in letters))
+        records = frozenset(outcomes.mark(letter.id, letter.source, source.identity) for letter in letters)
+        return cls(source, directory, tuple(units[unit] for unit in wanted), wanted, records)
 
     def files(self) -> list[str]:
         return list(self.uris)
 
     def read(self, uri: str) -> Iterator[Element]:
-        known = outcomes.seen_in(self.directory, self.uris)
+        known = outcomes.seen_in(self.directory, self.units, self.source.identity)
         for element in self.source.read(uri):
-            identifier = element.document.id if isinstance(element, Rejection) else element.id
-            if identifier in self.records or bytes.fromhex(identifier) not in known:
+            record = element.document if isinstance(element, Rejection) else element
+            mark = outcomes.mark(record.id, record.source, self.source.identity)
+            if mark in self.records or mark not in known:
                 yield element

@@ -7,12 +7,13 @@ for that (`steps`, `again`).
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from castor.pipelines.core.functions import Chain, Judge, apply, prepare
 from castor.pipelines.core.sources import unit_of
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus import corpus, outcomes
 from castor.pipelines.corpus.outcomes import Fate
 from castor.pipelines.deduplication import duplicates_table
 from castor.pipelines.document import Document, Element, Rejection
@@ -28,6 +29,16 @@ def document(directory: str, manifest: Mapping[str, Any], identifier: str) -> Do
     shard = manifest["shards"][hashing.shard_of(int(identifier[:16], 16), len(manifest["shards"]))]
     path = storage.join(directory, shard["file"])
     return next((found for found in corpus.read_shard(path) if found.id == identifier), None)
+
+
+def source_in(config: Mapping[str, Any], source: str) -> str:
+    """A `source` as a user may write it, INPUT_ROOT and all, as the corpus has it whose job was configured as `config` says."""
+    path, mark, key = source.partition("#")
+    root = str(config.get("input_root", ""))
+    if "identity" not in config or not (os.path.isabs(path) or path.startswith(root.rstrip("/") + "/")):
+        return source
+    inside = os.path.relpath(path, root)
+    return source if inside == ".." or inside.startswith("../") else inside + mark + key
 
 
 def way_to_survivor(directory: str, fate: Fate) -> list[tuple[str, str]]:
@@ -93,7 +104,7 @@ def again(directory: str, manifest: Mapping[str, Any], fate: Fate) -> Iterator[S
     Raises CorpusError if the record is not there any more. The first Step is the record as its source gives it, named `source`.
     """
     job = rebuild(manifest["config"], output=directory)
-    element = _record(job.source(), fate)
+    element = _record(job.source(), fate, manifest["config"])
     current = element if isinstance(element, Document) else element.document if isinstance(element, Rejection) else None
     yield Step("source", current or Document(fate.id, fate.source, job.modality), element)
     if not isinstance(element, Document):
@@ -140,10 +151,13 @@ def _step_name(name: str, function: Any, count: int) -> str:
     return name if count == 1 else f"{name}, {type(function).__name__}"
 
 
-def _record(source: Any, fate: Fate) -> Element:
-    unit = unit_of(fate.source, frozenset(source.files()))
-    for element in source.read(unit) if unit else ():
-        if (element.document.id if isinstance(element, Rejection) else element.id) == fate.id:
+def _record(source: Any, fate: Fate, config: Mapping[str, Any]) -> Element:
+    units = source.units(config)
+    unit = unit_of(fate.source, units)
+    wanted = outcomes.mark(fate.id, fate.source, source.identity)
+    for element in source.read(units[unit]) if unit else ():
+        record = element.document if isinstance(element, Rejection) else element
+        if record.id == fate.id and outcomes.mark(record.id, record.source, source.identity) == wanted:
             return element
     raise CorpusError(f"the record {fate.source} is not to be found any more.", "Put its file back where it was.")
 

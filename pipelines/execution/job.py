@@ -24,7 +24,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from castor.pipelines.core import lists
+from castor.pipelines.core import lists, sources
 from castor.pipelines.core.funnel import Funnel
 from castor.pipelines.corpus import card, card_facts, corpus
 from castor.pipelines.decontamination import report
@@ -86,6 +86,7 @@ class RefineJob(BaseJob):
     """Raw files -> corpus. A subclass says `source()` and `build()`.
 
     input_root, inputs: folder and patterns under it (see sources.FileSource).
+    identity: what document ids come from, "location" or "content" (see sources.FileSource).
     num_shards: shards of the corpus; at least as many as workers, each at most a few hundred MB.
     keep_rejects: write rejected documents under rejected/REASON/.
     dead_letter_threshold: share of records read that may become dead letters before the job fails.
@@ -98,6 +99,7 @@ class RefineJob(BaseJob):
     keep_rejects: bool = False
     dead_letter_threshold: float = 0.1
     replay_of: str = ""
+    identity: str = sources.LOCATION
 
     modality: ClassVar[str] = "text"
 
@@ -109,6 +111,10 @@ class RefineJob(BaseJob):
         if isinstance(self.inputs, str):
             raise ConfigurationError(
                 f"{self.name}: INPUTS is the text {self.inputs!r}.", f"Write a list: INPUTS=[{self.inputs!r}]."
+            )
+        if self.identity not in sources.IDENTITIES:
+            raise ConfigurationError(
+                f"{self.name}: IDENTITY is {self.identity!r}.", f"Choose one of {', '.join(sources.IDENTITIES)}."
             )
 
     def source(self):

@@ -24,7 +24,9 @@ class MediaJob(RefineJob):
     modality: ClassVar[str] = "image"
 
     def source(self) -> Samples:
-        return Samples(self.name, self.input_root, tuple(self.inputs), self.modality, self.max_bytes)
+        return Samples(
+            self.name, self.input_root, tuple(self.inputs), self.modality, self.max_bytes, identity=self.identity
+        )
 
     def input_state(self) -> dict[str, Any]:
         """As of every job, and the same of the sidecars, which need not match `inputs` themselves."""

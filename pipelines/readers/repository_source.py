@@ -3,6 +3,9 @@
 A repository is a .tar, .tar.gz, .tgz or .tar.zst file, or a folder directly under the root (files directly under the root are one more).
 Archives are streamed, never unpacked to disk: once for their size and their licences, once for their files. Links, devices and names that
 point outside are rejected by reason. This file knows no Beam.
+
+The name of a repository (`repository` in the metadata) is the path of its archive or the name of its folder. Under identity by content it is
+the one folder that holds all of its files, so that renaming the archive changes nothing; a repository without such a folder has no name.
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from typing import ClassVar
 
-from castor.pipelines.core.sources import FileSource, match, open_regular
+from castor.pipelines.core.sources import CONTENT, FileSource, match, open_regular
 from castor.pipelines.document import BadInput, Element
 from castor.pipelines.readers import compressed, tars
 from castor.pipelines.sourcecode import licence_files, licences
@@ -64,6 +67,9 @@ class RepositorySource(FileSource):
             p for p in match(self.root, self.patterns) if (p.startswith(top + "/") if top != "." else "/" not in p)
         ]
         paths = [p for p in paths if not p.lower().endswith(_ARCHIVES)]
+        repository = os.path.basename(os.path.abspath(uri))
+        if self.identity == CONTENT and top == ".":
+            repository = ""
         governing = licence_files.Governing()
         for path in _licence_files_above(self.root, top) + [
             p for p in _walk(self.root, top) if licence_files.speaks(p)
@@ -82,7 +88,7 @@ class RepositorySource(FileSource):
             except OSError as error:
                 yield self.dead(file, "", type(error).__name__, error.strerror or "")
             else:
-                yield self._file(file, "", os.path.basename(os.path.abspath(uri)), path, data, governing)
+                yield self._file(file, "", repository, path, data, governing)
 
     def _limit(self, path: str) -> int:
         return self.max_notebook_bytes if path.lower().endswith(".ipynb") else self.max_file_bytes
@@ -100,9 +106,12 @@ class RepositorySource(FileSource):
         total, damage = self._measure(uri)
         if not total and damage:
             raise damage
-        governing = licence_files.Governing()
+        governing, tops = licence_files.Governing(), set()
         with open_regular(uri) as raw:
             for item in tars.read_members(_Forward(raw, uri, total), licences.MAX_BYTES):
+                if item.name and not _UNSAFE.search(item.name):
+                    folder, slash, _ = _inside(item.name).partition("/")
+                    tops.add(folder if slash else "")
                 if isinstance(item, tars.Member) and licence_files.speaks(item.name):
                     governing.add(_inside(item.name), item.data)
                 elif (
@@ -112,7 +121,10 @@ class RepositorySource(FileSource):
                     and licences.is_licence_file(item.name)
                 ):
                     governing.add(_inside(item.name), None)
-        repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", self.relative(uri), flags=re.IGNORECASE)
+        if self.identity == CONTENT:
+            repository = next(iter(tops)) if len(tops) == 1 else ""
+        else:
+            repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", self.relative(uri), flags=re.IGNORECASE)
         seen: dict[str, int] = {}
         with open_regular(uri) as raw:
             for item in tars.read_members(_Forward(raw, uri, total), max(self.max_file_bytes, self.max_notebook_bytes)):

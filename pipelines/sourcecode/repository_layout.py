@@ -20,8 +20,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import gin
-from castor.pipelines.core.sources import reference
-from castor.pipelines.document import Document, document_id
+from castor.pipelines.core.sources import CONTENT, LOCATION, reference
+from castor.pipelines.document import Document, content_id, document_id
 from castor.pipelines.sourcecode import imports
 from castor.tasks.errors import ConfigurationError
 
@@ -50,8 +50,11 @@ class Layout:
                 f"repositories.Layout.max_characters is {self.max_characters}.", "Give it 0 for no limit, or more."
             )
 
-    def documents(self, corpus: str, files: Iterable[Document]) -> list[Document]:
-        """The files of one repository as documents of the corpus named `corpus`; every file is in exactly one, or in pieces in several."""
+    def documents(self, corpus: str, files: Iterable[Document], identity: str = LOCATION) -> list[Document]:
+        """The files of one repository as documents of the corpus named `corpus`; every file is in exactly one, or in pieces in several.
+
+        identity: what ids come from, the repository's name and archive or what the document holds (sources.FileSource).
+        """
         ordered = self.ordered(list(files))
         if not ordered:
             return []
@@ -63,9 +66,14 @@ class Layout:
         for number, (text, members, inside) in enumerate(parts):
             part = f"part={number}" if len(parts) > 1 else ""
             facts = _facts(repository, text, members, inside) | ({"part": number, "parts": len(parts)} if part else {})
+            if identity == CONTENT:
+                held = facts | {"members": [{k: v for k, v in member.items() if k != "source"} for member in members]}
+                identifier = content_id(corpus, ordered[0].modality, text, None, held, "repository")
+            else:
+                identifier = document_id(corpus, f"{key}#{part}")
             made.append(
                 Document(
-                    document_id(corpus, f"{key}#{part}"),
+                    identifier,
                     reference(container, part),
                     ordered[0].modality,
                     text,
@@ -152,13 +160,12 @@ def key_of(file: Document) -> str:
 
 
 def container_of(file: Document) -> str:
-    """Where the repository is: the archive, or the folder."""
+    """Where the repository is under the root: the archive, the folder (`a/`), or for files directly under the root `./`."""
     container, member, _ = file.source.partition("#member=")
     if member:
         return container
-    path = _path(file)
-    root = container.removesuffix(path)
-    return root + path.split("/")[0] + "/" if "/" in path else root
+    folder, slash, _ = _path(file).partition("/")
+    return folder + "/" if slash else "./"
 
 
 def _facts(repository: str, text: str, members: list[dict], files: list[Document]) -> dict:

@@ -63,7 +63,7 @@ class Batches:
     ):
         self.batch_sizes = schedule.BatchSizes.of(batch_size)
         _check_arguments(self.batch_sizes, lengths, seed, shard, num_shards, packing)
-        self.mixture = resolve_mixture(mixture)
+        self.mixture = resolve_mixture(mixture).by_name()
         self.batch_size, self.seed, self.split, self.packing = self.batch_sizes.sizes[0], int(seed), split, packing
         self.lengths = {
             FEATURE: int(lengths[FEATURE]),

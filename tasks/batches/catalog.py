@@ -152,12 +152,21 @@ class Mixture:
             result.append((start, ramp, exact))
         return result
 
+    def by_name(self) -> "Mixture":
+        """The same mixture with its components in the order of their domain names: the one order that batches know."""
+        components = sorted(zip(self.manifests(), self.components.items()))
+        return dataclasses.replace(self, components=dict(item for _, item in components))
+
     def manifests(self) -> dict[str, Manifest]:
-        """Domain name -> manifest, in the order of `components`. Raises CacheError for the first that is missing or unreadable."""
+        """Domain name -> manifest, in the order of `components`. Raises CacheError for the first that is missing or unreadable.
+
+        The name of a task is its own, that of a cache directory the one in its manifest, however the directory is spelled.
+        """
         result: dict[str, Manifest] = {}
         for component in self.components:
-            manifest = load_manifest(self._directory(component))
-            name = manifest.name if os.sep in component else component
+            directory = self._directory(component)
+            manifest = load_manifest(directory)
+            name = manifest.name if os.sep in component or directory == component else component
             if name in result:
                 raise ConfigurationError(
                     f"mixture {self.name!r} has two components named {name!r}.", "Name each cache once."

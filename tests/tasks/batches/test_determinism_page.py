@@ -56,7 +56,7 @@ def page(tmp_path_factory):
 
 
 def test_the_python_of_the_page_prints_what_the_page_says(page):
-    assert page["batches"].domains == ("web", "code", "image")
+    assert page["batches"].domains == ("code", "image", "web")
 
 
 def test_the_table_of_positions():
