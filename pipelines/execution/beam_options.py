@@ -1,6 +1,9 @@
 """Beam's command-line options, checked, and the runner they name."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 
 from castor.tasks.errors import ConfigurationError
 
@@ -23,3 +26,21 @@ def parse(beam_args: Sequence[str]):
     name = known.runner
     runner = FnApiRunner() if name in (None, "DirectRunner", "FnApiRunner") else name
     return options, runner
+
+
+@contextlib.contextmanager
+def workers_import_as_here() -> Iterator[None]:
+    """While Beam starts worker processes: they search the working directory for modules only if this process does.
+
+    Beam starts them with `python -m`, which puts the working directory first. There a user's own folder `castor/`, or a file named like a
+    library, would be found instead of what the job was configured with.
+    """
+    name = "PYTHONSAFEPATH"
+    if name in os.environ or "" in sys.path or os.getcwd() in sys.path:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]

@@ -8,7 +8,7 @@ from typing import Any
 from castor.pipelines.core import lists
 from castor.pipelines.corpus import corpus
 from castor.pipelines.execution import progress
-from castor.pipelines.execution.beam_options import parse
+from castor.pipelines.execution.beam_options import parse, workers_import_as_here
 from castor.pipelines.execution.job import BaseJob
 from castor.pipelines.execution.staging import new_staging
 from castor.tasks.errors import ConfigurationError
@@ -46,7 +46,8 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
             pipeline = beam.Pipeline(runner=runner, options=options)
             job.build(pipeline, staging)
             with progress.shown(job.name, quiet), progress.without_noise():
-                progress.wait(pipeline.run)
+                with workers_import_as_here():
+                    progress.wait(pipeline.run)
             held.check()
             manifest = job.finish(staging)
         finally:
