@@ -3,11 +3,13 @@
 A stage is one `castor` command line with gin files and bindings, run as a process of its own so that Beam, TensorFlow and JAX never share
 one. A data stage is up to date when its output's manifest carries the fingerprint that the job would write now (inputs, configuration,
 code). The other stages leave a stamp with the fingerprint of their command, their gin files, their code and the stages they need. So a
-second run does nothing, and a changed filter redoes only what depends on it.
+second run does nothing, and a changed filter redoes only what depends on it. Code is all that a stage's modules and gin files lead to,
+lazy imports, templates and a user's own modules included (tasks/fingerprint.py).
 
 Strings in a stage may name the recipe's variables: "{OUTPUT}/tasks".
 """
 
+import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -29,12 +31,17 @@ from castor.tasks import configuration, fingerprint
 from castor.tasks.errors import CastorError, ConfigurationError
 from castor.tasks.storage import lock
 
+_COMMAND = "castor.launch.command"
 _CODE = {
     "train": ("castor.launch.commands.train",),
     "infer": ("castor.launch.commands.infer",),
     "evaluate": ("castor.launch.commands.evaluate",),
-    "demo": ("castor.launch.recipes.demo_corpus",),
+    "demo": ("castor.launch.recipes.demo_corpus",),  # a recipe's stage makes only the corpus
 }
+"""Where the code of a subcommand begins; the code of one that is not here is that of all subcommands."""
+
+_GIN_FILES = {"train": ("models/tiny.gin", "runs/pretrain.gin")}
+"""The gin files of a subcommand whose command line names none."""
 
 
 @gin.configurable(module="launch.recipes")
@@ -165,7 +172,8 @@ def _run(
 
 
 def is_up_to_date(stage: Stage, stages: Mapping[str, Stage], folder: pathlib.Path) -> bool:
-    """Whether `stage` would make again exactly what its output already holds."""
+    """Whether `stage` would make again exactly what its output already holds, with the code as it is on disk now."""
+    fingerprint.forget()
     if stage.command[0] == "data":
         try:
             return _job_is_up_to_date(stage)
@@ -182,15 +190,27 @@ def stage_fingerprint(stage: Stage, stages: Mapping[str, Stage], folder: pathlib
         upstream[need] = (
             json.loads(manifest.read_text())["fingerprint"] if manifest.is_file() else _stamp(folder, stages[need])
         )
+    texts = configuration.texts(stage.gin_files or _GIN_FILES.get(stage.command[0], ()))
     return fingerprint.of_json(
         {
             "command": list(stage.command),
-            "gin": configuration.texts(stage.gin_files),
+            "gin": texts,
             "bindings": sorted(f"{key} = {value!r}" for key, value in stage.bindings.items()),
-            "code": fingerprint.of_code(*_CODE.get(stage.command[0], ())),
+            "code": fingerprint.of_code(*code_roots(stage, texts)),
             "needs": upstream,
         }
     )
+
+
+def code_roots(stage: Stage, gin_texts: Sequence[str]) -> set[str]:
+    """The modules that a stage's code begins with: those of its command, of its gin files' imports, of its options."""
+    commands = pathlib.Path(__file__).resolve().parent.parent / "commands"
+    every_command = tuple(f"castor.launch.commands.{path.stem}" for path in commands.glob("*.py"))
+    roots = {_COMMAND, *_CODE.get(stage.command[0], every_command)}
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--module_import", action="append", default=[])
+    roots.update(options.parse_known_args(stage.command[1:])[0].module_import)
+    return roots.union(*map(configuration.imported_modules, gin_texts))
 
 
 def command_line(stage: Stage) -> list[str]:
@@ -253,7 +273,10 @@ def _job_is_up_to_date(stage: Stage) -> bool:
     from castor.pipelines.execution.launcher import up_to_date
 
     configuration.parse(
-        configuration.Flags(stage.gin_files, tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()))
+        configuration.Flags(
+            stage.gin_files or (f"pipelines/{stage.command[1]}.gin",),
+            tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()),
+        )
     )
     return up_to_date(data_jobs.make(stage.command[1]))
 

@@ -35,6 +35,8 @@ from castor.tasks import fingerprint
 from castor.tasks.errors import ConfigurationError, CorpusError
 from castor.tasks.storage import storage
 
+_LAUNCHER = "castor.pipelines.execution.launcher"  # it stands above the jobs, and what it commits is their output
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseJob:
@@ -67,8 +69,12 @@ class BaseJob:
         return {key: value for key, value in described.items() if key not in self.not_configuration}
 
     def code(self) -> str:
-        """Fingerprint of the sources of the job and of everything of Castor that they or its configured parts import."""
-        return fingerprint.of_code(*sorted({type(self).__module__, *modules_of(self.config())}))
+        """Fingerprint of the code of the job and of its configured parts, with all that they lead to (tasks/fingerprint.py)."""
+        return fingerprint.of_code(*self.code_roots())
+
+    def code_roots(self) -> set[str]:
+        """The modules that the code begins with: the job's, those of its configured parts, and the launcher's."""
+        return {_LAUNCHER, type(self).__module__, *modules_of(self.config())}
 
     def fingerprint(self) -> str:
         """What the output's manifest will carry: configuration, inputs and code, condensed."""

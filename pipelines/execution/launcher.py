@@ -34,7 +34,7 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
     where another process writes this output, before anything is touched.
     """
     options, runner = parse(beam_args)
-    job.config()  # raises now, before the work, for what a manifest cannot carry
+    job.code()  # reads the code as it is now, and raises now for what a manifest cannot carry: both before the work
     _refuse_own_input(job)
     started = time.monotonic()
     with lock.hold(job.output, "OUTPUT") as held:
