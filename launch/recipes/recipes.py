@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
-from castor.launch import data_jobs
+from castor.launch import data_jobs, training_runs
 from castor.tasks import configuration, fingerprint
 from castor.tasks.errors import CastorError, ConfigurationError
 from castor.tasks.storage import lock
@@ -39,9 +39,6 @@ _CODE = {
     "demo": ("castor.launch.recipes.demo_corpus",),  # a recipe's stage makes only the corpus
 }
 """Where the code of a subcommand begins; the code of one that is not here is that of all subcommands."""
-
-_GIN_FILES = {"train": ("models/tiny.gin", "runs/pretrain.gin")}
-"""The gin files of a subcommand whose command line names none."""
 
 
 @gin.configurable(module="launch.recipes")
@@ -190,7 +187,7 @@ def stage_fingerprint(stage: Stage, stages: Mapping[str, Stage], folder: pathlib
         upstream[need] = (
             json.loads(manifest.read_text())["fingerprint"] if manifest.is_file() else _stamp(folder, stages[need])
         )
-    texts = configuration.texts(stage.gin_files or _GIN_FILES.get(stage.command[0], ()))
+    texts = gin_texts(stage)
     return fingerprint.of_json(
         {
             "command": list(stage.command),
@@ -202,7 +199,12 @@ def stage_fingerprint(stage: Stage, stages: Mapping[str, Stage], folder: pathlib
     )
 
 
-def code_roots(stage: Stage, gin_texts: Sequence[str]) -> set[str]:
+def gin_texts(stage: Stage) -> list[str]:
+    """The texts of the gin files that a stage's command reads, with what they include."""
+    return configuration.texts(stage.gin_files or (training_runs.GIN_FILES if stage.command[0] == "train" else ()))
+
+
+def code_roots(stage: Stage, texts: Sequence[str]) -> set[str]:
     """The modules that a stage's code begins with: those of its command, of its gin files' imports, of its options."""
     commands = pathlib.Path(__file__).resolve().parent.parent / "commands"
     every_command = tuple(f"castor.launch.commands.{path.stem}" for path in commands.glob("*.py"))
@@ -210,7 +212,7 @@ def code_roots(stage: Stage, gin_texts: Sequence[str]) -> set[str]:
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     options.add_argument("--module_import", action="append", default=[])
     roots.update(options.parse_known_args(stage.command[1:])[0].module_import)
-    return roots.union(*map(configuration.imported_modules, gin_texts))
+    return roots.union(*map(configuration.imported_modules, texts))
 
 
 def command_line(stage: Stage) -> list[str]:
@@ -272,13 +274,15 @@ def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
 def _job_is_up_to_date(stage: Stage) -> bool:
     from castor.pipelines.execution.launcher import up_to_date
 
-    configuration.parse(
-        configuration.Flags(
-            stage.gin_files or (f"pipelines/{stage.command[1]}.gin",),
-            tuple(f"{key} = {value!r}" for key, value in stage.bindings.items()),
-        )
-    )
-    return up_to_date(data_jobs.make(stage.command[1]))
+    return up_to_date(job_of(stage))
+
+
+def job_of(stage: Stage):
+    """The job that a data stage runs. Raises a CastorError for what gin, the job or the configuration refuses."""
+    job = stage.command[1]
+    bindings = tuple(f"{key} = {value!r}" for key, value in stage.bindings.items())
+    configuration.parse(configuration.Flags(stage.gin_files or (f"pipelines/{job}.gin",), bindings))
+    return data_jobs.make(job)
 
 
 def _stamp(folder: pathlib.Path, stage: Stage) -> str | None:
