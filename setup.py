@@ -37,6 +37,7 @@ DATA = [
     "charset-normalizer",
     "py3langid",
     "identify[license]",
+    "webencodings",
     "pygments",
     *MEDIA,
 ]

@@ -2,6 +2,10 @@
 
 The loss is convex, so where a fit ends does not depend on where it began: L-BFGS (Liu and Nocedal 1989) on all rows at once, with neither random
 order nor threads nor a library's own sums. Both classes weigh the same however many rows each has. This file knows no text and no Beam.
+
+scipy's L-BFGS-B is not used: its dot products are the BLAS library's, whose order of addition depends on the number of its threads and on the
+CPU. With 131,072 columns, OPENBLAS_NUM_THREADS=1 and 2, and OPENBLAS_CORETYPE=Prescott and Haswell, gave three different models
+(test_logistic.py holds this fit to one).
 """
 
 import dataclasses

@@ -12,6 +12,8 @@ is GB18030.
 import codecs
 import re
 
+import webencodings
+
 from castor.pipelines.document import BadInput
 
 _BOMS = (
@@ -21,36 +23,26 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_WHATWG = {
-    "ascii": "cp1252",
-    "us-ascii": "cp1252",
-    "latin1": "cp1252",
-    "latin-1": "cp1252",
-    "iso-8859-1": "cp1252",
-    "iso8859-1": "cp1252",
-    "iso-8859-9": "cp1254",
-    "iso-8859-11": "cp874",
-    "tis-620": "cp874",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "gb_2312-80": "gb18030",
-    "x-gbk": "gb18030",
+# Python's codecs for encodings of the WHATWG standard that Python knows by another name, or as a smaller character set than browsers do.
+_CODECS = {
     "big5": "big5hkscs",
-    "shift_jis": "cp932",
-    "shift-jis": "cp932",
-    "sjis": "cp932",
-    "x-sjis": "cp932",
-    "windows-31j": "cp932",
     "euc-kr": "cp949",
-    "ks_c_5601-1987": "cp949",
-    "ks_c_5601": "cp949",
-    "uhc": "cp949",
-    "x-windows-949": "cp949",
-    "windows-949": "cp949",
-    "unicode": "utf-16-le",
-    "utf-16": "utf-16-le",
-    "x-mac-roman": "mac_roman",
+    "gbk": "gb18030",
+    "iso-8859-8-i": "iso8859-8",
     "macintosh": "mac_roman",
+    "shift_jis": "cp932",
+    "utf-16le": "utf-16-le",
+    "windows-874": "cp874",
+    "x-mac-cyrillic": "mac_cyrillic",
+}
+# Labels of real pages that the standard's table lacks.
+_OTHER_LABELS = {
+    "ks_c_5601": "euc-kr",
+    "latin-1": "windows-1252",
+    "uhc": "euc-kr",
+    "unicode": "utf-16le",
+    "windows-31j": "shift_jis",
+    "x-windows-949": "euc-kr",
 }
 # Charsets of the web, in the order tried where charset-normalizer has no opinion: those whose strict decoding says the most come first.
 _CANDIDATES = ("cp949", "cp932", "euc_jp", "gb18030", "big5hkscs")
@@ -111,9 +103,11 @@ def decode(data: bytes, labels: list[str] = ()) -> tuple[str, str]:
 def python_name(label: str) -> str | None:
     """The Python codec for a label of the web, None if there is none."""
     label = label.strip().lower()
-    name = _WHATWG.get(label, label)
+    found = webencodings.lookup(label)
+    name = found.name if found is not None else _OTHER_LABELS.get(label, label)
     try:
-        return codecs.lookup(name).name
+        # The standard refuses iso-2022-kr and hz-gb-2312 ("replacement"); Python decodes them.
+        return codecs.lookup(label if name == "replacement" else _CODECS.get(name, name)).name
     except (LookupError, ValueError):
         return None
 

@@ -1,5 +1,9 @@
 """Logistic regression: against the textbook's optimum, always the same; measures against their definitions."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,6 +43,22 @@ def test_the_fit_is_the_minimum_and_the_same_every_time():
     again = logistic.fit(rows, labels, 1e-3, tolerance=1e-8)
     assert weights.tobytes() == again[0].tobytes() and bias == again[1]
     assert logistic.auc(rows.times(weights), labels) > 0.9
+
+
+def test_the_fit_depends_neither_on_the_threads_of_a_library_nor_on_the_kernels_for_a_cpu():
+    program = """if True:
+        import hashlib
+        import numpy as np
+        from castor.pipelines.quality import logistic
+        rng = np.random.default_rng(0)
+        rows = logistic.Rows.of([np.unique(rng.integers(0, 1 << 17, 50)) for _ in range(200)], 1 << 17)
+        labels = rows.times(rng.normal(size=1 << 17)) > 0
+        print(hashlib.sha256(logistic.fit(rows, labels, 1e-3)[0].tobytes()).hexdigest())
+    """
+    settings = [{"OPENBLAS_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "2"}, {"OPENBLAS_CORETYPE": "Prescott"}]
+    command = [sys.executable, "-P", "-c", program]
+    runs = [subprocess.run(command, env={**os.environ, **s}, capture_output=True, check=True) for s in settings]
+    assert len({run.stdout for run in runs}) == 1 and len(runs[0].stdout) == 65
 
 
 def test_separable_and_tiny_problems_end():

@@ -1,6 +1,7 @@
 """Text in the right characters, or none."""
 
 import pytest
+import webencodings.labels
 
 from castor.pipelines.document import BadInput
 from castor.pipelines.text import charset
@@ -41,6 +42,23 @@ ENCODINGS = [
 
 def page(language, head=""):
     return f"<html><head>{head}<title>{TEXTS[language]}</title></head><body><p>{(TEXTS[language] + ' ') * 3}</p></body></html>"
+
+
+def test_every_label_of_the_standard_has_a_codec():
+    labels = webencodings.labels.LABELS
+    unknown = {label for label, name in labels.items() if charset.python_name(label) is None}
+    assert not {labels[label] for label in unknown} - {"replacement", "x-user-defined"}
+    names = {"x-cp1251": "cp1251", "l1": "cp1252", "x-x-big5": "big5hkscs", "korean": "cp949", "csunicode": "utf-16-le"}
+    other = {
+        "latin-1": "cp1252",
+        "uhc": "cp949",
+        "hz-gb-2312": "hz",
+        " UTF8 ": "utf-8",
+        "cp437": "cp437",
+        "no-such": None,
+    }
+    for label, name in {**names, **other}.items():
+        assert charset.python_name(label) == name, label
 
 
 @pytest.mark.parametrize("language, encoding", ENCODINGS)
