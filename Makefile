@@ -19,6 +19,7 @@ test-engines: $(VENV)/installed
 # Style and likely mistakes (ruff), and types of the public API (mypy): what they cover stands in pyproject.toml.
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	mkdir -p $(VENV)/src/castor && ln -sfn $(foreach room,launch train pipelines tasks,$(CURDIR)/$(room)) $(VENV)/src/castor/
 	$(BIN)/mypy
 
 install: $(VENV)/installed

@@ -203,8 +203,8 @@ def _dispatch(argv: list[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
-    for row in SUBCOMMANDS:
-        subparsers.add_parser(row.name, help=row.summary, add_help=False)
+    for known in SUBCOMMANDS:
+        subparsers.add_parser(known.name, help=known.summary, add_help=False)
     if not argv or argv[0] in ("-h", "--help"):
         parser.print_help()
         return 0

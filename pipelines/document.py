@@ -33,7 +33,9 @@ def content_id(
     `kind` separates what is not a record as it was read: a rejected record, a document made of several records.
     """
     digest = hashlib.blake2b(digest_size=16, person=b"castor.id.c1")
-    facts = msgpack.packb([corpus, modality, kind, _sorted(metadata)], use_bin_type=True, unicode_errors="surrogatepass")
+    facts = msgpack.packb(
+        [corpus, modality, kind, _sorted(metadata)], use_bin_type=True, unicode_errors="surrogatepass"
+    )
     encoded = None if text is None else text.encode("utf-8", "surrogatepass")
     for part in (facts, encoded, data):
         # None is not the empty text: its length is one that no content has.

@@ -51,7 +51,10 @@ def split_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
 
     `--gin_file=F`, `--gin_file F`, `--gin.NAME=VALUE`, `--gin_bindings=LINE`, `--gin_search_paths=DIR[,DIR]`.
     """
-    files, bindings, paths, rest = [], [], [], []
+    files: list[str] = []
+    bindings: list[str] = []
+    paths: list[str] = []
+    rest: list[str] = []
     queue = list(arguments)
     while queue:
         argument = queue.pop(0)
@@ -108,9 +111,9 @@ def parse(flags: Flags, skip_unknown: bool = False) -> None:
     # Plain files only: gin's resource reader fails on namespace packages.
     gin.config._FILE_READERS[:] = [(_open, os.path.isfile)]
     own = str(gin_root())
-    for path in (*flags.search_paths, own):
-        if path not in gin.config._LOCATION_PREFIXES:
-            gin.add_config_file_search_path(path)
+    for folder in (*flags.search_paths, own):
+        if folder not in gin.config._LOCATION_PREFIXES:
+            gin.add_config_file_search_path(folder)
     files = [find_file(name, flags.search_paths) for name in flags.files]
     _check_macros(files, flags)
     try:

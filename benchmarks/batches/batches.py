@@ -182,11 +182,15 @@ class _arrays:
 
 
 def _castor(packing: str | None = None) -> Contender:
-    return Contender(lambda a: open_castor(a, packing), ("castor.tasks",), "decoder_target_tokens", "decoder_segment_ids")
+    return Contender(
+        lambda a: open_castor(a, packing), ("castor.tasks",), "decoder_target_tokens", "decoder_segment_ids"
+    )
 
 
 def _grain(packing: str, **options) -> Contender:
-    return Contender(lambda a: open_grain(a, packing, **options), ("grain", "castor.tasks"), "targets", "targets_segment_ids")
+    return Contender(
+        lambda a: open_grain(a, packing, **options), ("grain", "castor.tasks"), "targets", "targets_segment_ids"
+    )
 
 
 CONTENDERS = {

@@ -185,21 +185,24 @@ class Batches:
         self._check_unchanged(places, shards)
         self._read_ahead(places, segments, shards)
         rows, length = len(places), self.length
-        parts, skipped, sizes, numbers = [], [], [], []
+        parts: list[np.ndarray] = []
+        skipped: list[bool] = []
+        row_lengths: list[int] = []
+        numbers: list[int] = []
         for (component, place), row, row_shards in zip(places, segments, shards):
             row_sizes = row.size[0].tolist()
             self._read_row(component, place, row, row_sizes, row_shards, parts, skipped)
             free = length - sum(row_sizes)
             parts.append(self._padding[:free])
             skipped.append(False)
-            sizes += [*row_sizes, free]
+            row_lengths += [*row_sizes, free]
             numbers += [*range(1, len(row_sizes) + 1), 0]
         # Every row is now full of segments, its padding being one with number 0; so arrays are laid out flat, without a gap.
         targets = np.empty(rows * length, dtype=np.int32)
         np.concatenate(parts, out=targets, casting="unsafe")
         if not check_tokens(targets, self.vocab_size):
             self._find_fault(places, segments, shards)
-        sizes = np.array(sizes)
+        sizes = np.array(row_lengths)
         starts = np.cumsum(sizes) - sizes
         positions = np.arange(rows * length, dtype=np.int32)
         positions -= np.repeat(starts.astype(np.int32), sizes)

@@ -129,7 +129,7 @@ class Mixture:
         """
         manifests = self.manifests() if manifests is None else manifests
         base = dict.fromkeys(manifests, fractions.Fraction(1))
-        if self.weighting is not None:
+        if self.weighting is not None and not isinstance(self.weighting, str):
             counted = {
                 name: manifest.records("train") if self.weighting.unit == "examples" else manifest.tokens("train")
                 for name, manifest in manifests.items()

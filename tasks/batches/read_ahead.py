@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from castor.tasks.checks import check_integer
 
@@ -136,5 +136,7 @@ class _Slot:
     """A step that was begun: its value or its error once it is done."""
 
     def __init__(self):
-        self.step = self.value = self.error = None
+        self.step: Any = None  # an int; None: the steps themselves failed
+        self.value: Any = None
+        self.error: BaseException | None = None
         self.done = False

@@ -32,12 +32,23 @@ KINDS = ("text", "image", "audio", "video", "control")
 class StreamVocabulary(Protocol):
     """What a stream needs of a vocabulary; tasks.Vocabulary has it all."""
 
-    pad_id: int
-    eos_id: int
-    text_range: range
-    image_range: range
-    audio_range: range
-    size_range: range
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def text_range(self) -> range: ...
+
+    @property
+    def image_range(self) -> range: ...
+
+    @property
+    def audio_range(self) -> range: ...
+
+    @property
+    def size_range(self) -> range: ...
 
     def encode(self, text: str) -> list[int]: ...
 

@@ -268,9 +268,9 @@ def _after(before: range, codec: Codec | None) -> range:
 
 def _register() -> None:
     """Makes isinstance(vocabulary, seqio.Vocabulary) true where SeqIO is loaded; costs nothing where it is not."""
-    seqio = sys.modules.get("seqio")
-    if hasattr(seqio, "Vocabulary") and not issubclass(Vocabulary, seqio.Vocabulary):
-        seqio.Vocabulary.register(Vocabulary)
+    base = getattr(sys.modules.get("seqio"), "Vocabulary", None)
+    if base is not None and not issubclass(Vocabulary, base):
+        base.register(Vocabulary)
 
 
 def _read_json(directory: str, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ and gradients for a chunk of tokens after the other, so that a row of 32,768 tok
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 
 import flax.struct
 import jax
@@ -38,7 +39,7 @@ def cross_entropy(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> tuple[jax.
     return log_z_BxL - jnp.sum(jnp.where(hit_BxLxV, logits_BxLxV, 0.0), axis=-1), log_z_BxL
 
 
-def losses(logits_BxLxV: jax.Array, batch: dict[str, jax.Array], num_domains: int) -> Losses:
+def losses(logits_BxLxV: jax.Array, batch: Mapping[str, jax.Array], num_domains: int) -> Losses:
     """Loss sums of a batch (the dict of `tasks.Batches`), weighted by decoder_loss_weights and split by domain (-1: no domain)."""
     return _sums(
         *cross_entropy(logits_BxLxV, batch["decoder_target_tokens"]),
@@ -63,7 +64,7 @@ def _sums(nll_BxL, log_z_BxL, weights_BxL, domains_BxL, num_domains: int) -> Los
 def from_hidden(
     x_BxLxD: jax.Array,
     embedding_VxD: jax.Array,
-    batch: dict[str, jax.Array],
+    batch: Mapping[str, jax.Array],
     num_domains: int,
     z_loss: float,
     chunk: int = 0,

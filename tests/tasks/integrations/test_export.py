@@ -187,7 +187,7 @@ def test_stopped_anywhere_it_shows_nothing_and_goes_on(caches, tmp_path, monkeyp
         with monkeypatch.context() as patch:
             for name in ("rename", "write_bytes_atomic", "remove_tree", "makedirs"):
 
-                def counted(*arguments, original=getattr(storage, name)):
+                def counted(*arguments, original=getattr(storage, name), steps=steps, stop=stop):
                     steps.append(1)
                     if len(steps) > stop:
                         raise Stop
