@@ -87,7 +87,7 @@ class Batches:
         self._padding = np.zeros(self.length, dtype=np.uint16)
         # The blocks of the last batch, and those of them that the system was told to read ahead.
         self._blocks_read: set[tuple[int, int, int]] = set()
-        self._blocks_ahead: set[tuple[int, int, int]] = set()
+        self._blocks_prefetched: set[tuple[int, int, int]] = set()
 
     def _scheduled(self, stages) -> mixing.Mixing:
         (_, _, first), *later = stages
@@ -183,7 +183,7 @@ class Batches:
         segments = [self.components[component].segments(place) for component, place in places]
         shards = [self.components[component].shards(row) for (component, _), row in zip(places, segments)]
         self._check_unchanged(places, shards)
-        self._read_ahead(places, segments, shards)
+        self._prefetch(places, segments, shards)
         rows, length = len(places), self.length
         parts: list[np.ndarray] = []
         skipped: list[bool] = []
@@ -278,7 +278,7 @@ class Batches:
         for component, shard in sorted(touched):
             self.components[component].reader.check(shard)
 
-    def _read_ahead(self, places: list[tuple[int, Place]], segments: list[Segments], shards: list[np.ndarray]) -> None:
+    def _prefetch(self, places: list[tuple[int, Place]], segments: list[Segments], shards: list[np.ndarray]) -> None:
         """Tells the system what will be read; it changes no value.
 
         Of a block that no batch has just read, the batch's own records, so that they come side by side and not one after the other. Of one
@@ -291,9 +291,9 @@ class Batches:
                 for shard, record in zip(row_shards.tolist(), row.records.tolist()):
                     first = record - reader.first_record(shard)
                     reader.will_need(shard, first, first + 1)
-        for key in blocks.keys() & self._blocks_read - self._blocks_ahead:
-            self.components[key[0]].read_block(blocks[key])
-        self._blocks_ahead = blocks.keys() & self._blocks_read
+        for key in blocks.keys() & self._blocks_read - self._blocks_prefetched:
+            self.components[key[0]].prefetch_block(blocks[key])
+        self._blocks_prefetched = blocks.keys() & self._blocks_read
         self._blocks_read = set(blocks)
 
     def _find_fault(self, places, segments, shards) -> None:

@@ -23,7 +23,7 @@ _MAX_DEPTH = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundCache:
     """A directory that is a task cache (manifest is set) or ought to be one and is not (problem says why)."""
 
     name: str
@@ -32,27 +32,27 @@ class Found:
     problem: str = ""
 
 
-def find_caches(directory: str) -> list[Found]:
+def find_caches(directory: str) -> list[FoundCache]:
     """The task caches at and under a directory, four folders deep, sorted by name; half-written and unreadable ones with their problem."""
-    found: list[Found] = []
+    found: list[FoundCache] = []
     _search(os.fspath(directory), os.path.basename(os.path.abspath(directory)), 0, found)
     return sorted(found, key=_name_of)
 
 
-def _name_of(found: Found) -> str:
+def _name_of(found: FoundCache) -> str:
     return found.name
 
 
-def _search(directory: str, name: str, depth: int, found: list[Found]) -> None:
+def _search(directory: str, name: str, depth: int, found: list[FoundCache]) -> None:
     names = storage.list_files(directory)
     looks_like_one = layout.looks_like_cache(names)
     if layout.MANIFEST in names or looks_like_one:
         try:
-            found.append(Found(name, directory, load_manifest(directory)))
+            found.append(FoundCache(name, directory, load_manifest(directory)))
             return
         except CacheError as error:
             if looks_like_one:
-                found.append(Found(name, directory, None, str(error)))
+                found.append(FoundCache(name, directory, None, str(error)))
                 return
     if depth < _MAX_DEPTH:
         for child in names:

@@ -107,7 +107,7 @@ class Component:
             packed_row = int(np.searchsorted(plan.row_starts, segment, side="right")) - 1
             yield Place(0, group, block, packed_row), segment - int(plan.row_starts[packed_row])
 
-    def read_block(self, place: Place) -> None:
+    def prefetch_block(self, place: Place) -> None:
         """Tells the system that a block is about to be read, from its first byte to its last."""
         begin = place.block * packing.BLOCK_RECORDS
         for shard in range(*self.plans.groups[place.group]):

@@ -3,6 +3,9 @@
 `make(step)` must be a function of its step alone, as `Batches.batch` is; then what a step gets depends neither on the threads nor on how
 far they are ahead. Nothing is known here of batches or devices.
 
+The threads are daemons. Those of concurrent.futures are not: Python joins them when it exits, so a maker that hangs in a dead file system would
+keep a run from ending.
+
     batches = tasks.Batches(mixture, batch_size=8, lengths={"targets": 512})
     with ReadAhead(batches.batch, range(start, stop)) as ahead:
         for step, batch in ahead:

@@ -146,7 +146,7 @@ def _load(cache_dir: str, identity: storage.Identity) -> Manifest:
     manifest, path = read_manifest(cache_dir), storage.join(cache_dir, MANIFEST)
     if manifest.data.get("checksum") != manifest_checksum(manifest.data):
         raise CacheError(f"{path} is not as it was written: its own checksum differs.", REMAKE)
-    if not storage.is_still(path, identity):
+    if not storage.is_unchanged(path, identity):
         raise CacheError(
             f"{path} was changed or replaced while it was read.", "Start again when the new cache is written."
         )

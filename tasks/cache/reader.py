@@ -42,7 +42,7 @@ class CacheReader:
     """
 
     def __init__(self, directory: str, split: str = "train"):
-        storage.look_over(directory)
+        storage.prefetch_metadata(directory)
         self.manifest = load_manifest(directory)
         self.directory = directory
         self.split = split
@@ -56,7 +56,7 @@ class CacheReader:
             for path, shard in zip(self._paths, self._shards)
         ]
         manifest_path = storage.join(directory, layout.MANIFEST)
-        if not storage.is_still(
+        if not storage.is_unchanged(
             manifest_path, self.manifest.identity
         ):  # then some shards may be of one cache and some of another
             raise CacheError(
@@ -222,7 +222,7 @@ class CacheReader:
             except OSError as error:
                 raise CacheError(f"sidecar {path} cannot be read: {error}.", REMAKE) from error
             index = load_index(path, self.manifest.features, entry["records"], entry["idx_sha256"])
-            if not storage.is_still(path, identity):
+            if not storage.is_unchanged(path, identity):
                 raise _changed(path)
             self.check(shard)
             self._indexes.put(shard, (identity, index))
@@ -234,11 +234,11 @@ class CacheReader:
         One look at the file system for each of its files: a few microseconds.
         """
         path = self._paths[shard]
-        if not storage.is_still(path, self._identities[shard]):
+        if not storage.is_unchanged(path, self._identities[shard]):
             raise _changed(path)
-        if (known := self._token_identities[shard]) and not storage.is_still(path + ".tokens", known):
+        if (known := self._token_identities[shard]) and not storage.is_unchanged(path + ".tokens", known):
             raise _changed(path + ".tokens")
-        if (kept := self._indexes.get(shard)) and not storage.is_still(path + ".idx", kept[0]):
+        if (kept := self._indexes.get(shard)) and not storage.is_unchanged(path + ".idx", kept[0]):
             raise _changed(path + ".idx")
 
     def will_need(self, shard: int, first: int, last: int) -> None:

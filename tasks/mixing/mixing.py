@@ -1,19 +1,19 @@
 """Which component stands at a position of the mixture, and how many of each stand before it, in closed form.
 
-A schedule is a line of segments, each with shares that stay or that move in a straight line. Let I_c(p) be the integral of component c's
+A schedule is a line of phases, each with shares that stay or that move in a straight line. Let I_c(p) be the integral of component c's
 share up to position p. Components are the leaves of a balanced binary tree over their sorted names, and a node that has handed out q
 positions has handed floor(I_left(I_node^-1(q)) + 1/2) of them to its left child and the rest to its right one: I_node^-1(q) is where
 the node ought to have handed out q. Shares of a child never exceed its node's, so both counts grow by 0 or 1 with q and sum to q; hence
 the counts of the leaves sum to p at every position, a component of any weight gets its share, and one whose share is zero throughout a
-segment gets nothing in it. Integrals of lines are quadratic: the inverse is an integer square root.
+phase gets nothing in it. Integrals of lines are quadratic: the inverse is an integer square root.
 
-A segment that ends deals each component a whole number of positions, so that what is still owed to each is as even as it can be (by
-largest remainder), and its shares are scaled to that: errors do not add up over segments, whatever the stages are. All is exact integer
+A phase that ends deals each component a whole number of positions, so that what is still owed to each is as even as it can be (by
+largest remainder), and its shares are scaled to that: errors do not add up over phases, whatever the stages are. All is exact integer
 arithmetic; nothing is lost to rounding, however small a weight or long a run.
 
 That order is regular, and a regular order can beat against the batch size. So only the counts at the ends of blocks of BLOCK positions
 are taken from the tree; inside a block the components are placed by a keyed bijection. A component's own indices are counted on in the
-order of its positions. Blocks begin anew with each segment, so a switch is exact. The stream depends on the schedule, the names and the seed, and on nothing else.
+order of its positions. Blocks begin anew with each phase, so a switch is exact. The stream depends on the schedule, the names and the seed, and on nothing else.
 """
 
 import bisect
@@ -43,16 +43,16 @@ _FINE = 1 << 64
 def max_deviation(components: int) -> float:
     """Bound of a count's distance from the integral of its share in a mixture without stages: half a position a level of the tree.
 
-    With stages a segment begins with a position or two owed besides (1.83 is the most found for 16 components and 150 adverse stages).
+    With stages a phase begins with a position or two owed besides (1.83 is the most found for 16 components and 150 adverse stages).
     """
     return max(0.5, math.ceil(math.log2(components)) / 2 if components > 1 else 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class Phase:
     """Shares over a stretch of positions. start: first position; length: positions, None for ever. before, after: numerators over `whole` of
     each component's share at its two ends, by sorted name. counts: what each component has had before. dealt_before, dealt_after,
-    dealt_whole: the shares by which positions are dealt, whose integral over the segment is a whole number for each component."""
+    dealt_whole: the shares by which positions are dealt, whose integral over the phase is a whole number for each component."""
 
     start: int
     length: int | None
@@ -76,7 +76,7 @@ class Segment:
         return result[0], result[1]
 
     def growth(self, offsets: list[int]) -> Iterator[tuple[int, list[int]]]:
-        """(component, its count in the segment's first so many positions, for each of the rising `offsets`), where the count changes."""
+        """(component, its count in the phase's first so many positions, for each of the rising `offsets`), where the count changes."""
         stack = [(0, len(self.before), offsets)]
         while stack:
             low, high, counts = stack.pop()
@@ -93,11 +93,11 @@ class Segment:
             stack += [(low, middle, left), (middle, high, [count - before for count, before in zip(counts, left)])]
 
     def counts_at(self, offset: int) -> dict[int, int]:
-        """Component -> how many of it stand in the segment's first `offset` positions; those that have none are left out."""
+        """Component -> how many of it stand in the phase's first `offset` positions; those that have none are left out."""
         return {component: counts[1] for component, counts in self.growth([0, offset])}
 
     def count_at(self, offset: int, component: int) -> int:
-        """How many of one component stand in the segment's first `offset` positions."""
+        """How many of one component stand in the phase's first `offset` positions."""
         low, high, count = 0, len(self.before), offset
         while high - low > 1 and count:
             middle = (low + high) // 2
@@ -122,13 +122,13 @@ class Segment:
         x = _last_at_most(slope, b, due, self.length - 1)
         at_x, left_at_x = b * x + slope * x * x, left_b * x + left_slope * x * x
         rise, left_rise = b + slope * (2 * x + 1), left_b + left_slope * (2 * x + 1)
-        # The left child is due left_at_x + left_rise * (due - at_x) / rise by then; in a straight line beyond the segment's end.
+        # The left child is due left_at_x + left_rise * (due - at_x) / rise by then; in a straight line beyond the phase's end.
         value = left_at_x * rise + left_rise * (due - at_x)
         scale = 2 * self.length * self.dealt_whole * rise
         return (2 * value + scale) // (2 * scale)
 
     def integral(self, offset: int, component: int) -> fractions.Fraction:
-        """Of a component's share over the segment's first `offset` positions."""
+        """Of a component's share over the phase's first `offset` positions."""
         first, last = self.before[component], self.after[component]
         result = fractions.Fraction(first * offset, self.whole)
         if first != last:
@@ -155,10 +155,10 @@ def _last_at_most(a: int, b: int, c: int, last: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """The order of components: `names` sorted, the segments of the schedule in order, and any integer as seed. Made by `of`."""
+    """The order of components: `names` sorted, the phases of the schedule in order, and any integer as seed. Made by `of`."""
 
     names: tuple[str, ...]
-    segments: tuple[Segment, ...]
+    phases: tuple[Phase, ...]
     seed: int = 0
 
     @classmethod
@@ -186,46 +186,44 @@ class Mixing:
             plan += [(position, start - position, current, current), (start, ramp, current, target)]
             current, position = target, start + ramp
         plan.append((position, None, current, current))
-        segments: list[Segment] = []
+        phases: list[Phase] = []
         counts = (0,) * len(names)
         due = [fractions.Fraction(0)] * len(names)
         for start, length, before, after in plan:
             if length == 0:
                 continue
-            segment, dealt = _segment(start, length, before, after, counts, due)
-            segments.append(segment)
+            phase, dealt = _phase(start, length, before, after, counts, due)
+            phases.append(phase)
             counts = tuple(map(operator.add, counts, dealt))
-        return cls(names, tuple(segments), seed)
+        return cls(names, tuple(phases), seed)
 
     @functools.cached_property
     def _starts(self) -> list[int]:
-        return [segment.start for segment in self.segments]
+        return [phase.start for phase in self.phases]
 
-    def _segment_at(self, position: int) -> int:
+    def _phase_at(self, position: int) -> int:
         return bisect.bisect_right(self._starts, position) - 1
 
     def shares(self, position: int) -> tuple[fractions.Fraction, ...]:
         """The shares that hold at a position, by name; in a ramp, those in the middle of the position."""
-        segment = self.segments[self._segment_at(position)]
-        part = fractions.Fraction(2 * (position - segment.start) + 1, 2 * segment.length) if segment.length else 0
-        return tuple(
-            (b + (a - b) * part) / fractions.Fraction(segment.whole) for b, a in zip(segment.before, segment.after)
-        )
+        phase = self.phases[self._phase_at(position)]
+        part = fractions.Fraction(2 * (position - phase.start) + 1, 2 * phase.length) if phase.length else 0
+        return tuple((b + (a - b) * part) / fractions.Fraction(phase.whole) for b, a in zip(phase.before, phase.after))
 
     def counts(self, position: int) -> tuple[int, ...]:
         """How many positions before `position` each component has, were the order regular. They sum to `position`; so it is at block ends."""
-        segment = self.segments[self._segment_at(position)]
-        had = segment.counts_at(position - segment.start)
-        return tuple(count + had.get(c, 0) for c, count in enumerate(segment.counts))
+        phase = self.phases[self._phase_at(position)]
+        had = phase.counts_at(position - phase.start)
+        return tuple(count + had.get(c, 0) for c, count in enumerate(phase.counts))
 
     def integral(self, position: int) -> tuple[fractions.Fraction, ...]:
         """The integral of each component's share up to a position."""
         total = [fractions.Fraction(0)] * len(self.names)
-        for segment in self.segments:
-            offset = position - segment.start
+        for phase in self.phases:
+            offset = position - phase.start
             if offset > 0:
-                offset = offset if segment.length is None else min(offset, segment.length)
-                total = [t + segment.integral(offset, c) for c, t in enumerate(total)]
+                offset = offset if phase.length is None else min(offset, phase.length)
+                total = [t + phase.integral(offset, c) for c, t in enumerate(total)]
         return tuple(total)
 
     def at(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -235,10 +233,10 @@ class Mixing:
         """
         components, indices, position, end = [], [], first, first + count
         while position < end:
-            number = self._segment_at(position)
-            segment = self.segments[number]
-            chunk = (position - segment.start) // _CHUNK
-            begin = position - segment.start - chunk * _CHUNK
+            number = self._phase_at(position)
+            phase = self.phases[number]
+            chunk = (position - phase.start) // _CHUNK
+            begin = position - phase.start - chunk * _CHUNK
             chunk_components, chunk_indices = self._chunk(number, chunk)
             take = min(len(chunk_components) - begin, end - position)
             components.append(chunk_components[begin : begin + take])
@@ -251,47 +249,47 @@ class Mixing:
         return functools.lru_cache(maxsize=64)(self._make_chunk)
 
     def _make_chunk(self, number: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-        """Components and indices of _CHUNK positions of a segment (fewer at its end)."""
-        segment = self.segments[number]
+        """Components and indices of _CHUNK positions of a phase (fewer at its end)."""
+        phase = self.phases[number]
         begin = chunk * _CHUNK
-        end = begin + _CHUNK if segment.length is None else min(segment.length, begin + _CHUNK)
+        end = begin + _CHUNK if phase.length is None else min(phase.length, begin + _CHUNK)
         ends = [*range(begin, end, BLOCK), end]
-        growing = sorted(segment.growth(ends))
+        growing = sorted(phase.growth(ends))
         names = np.array([component for component, _ in growing], dtype=np.int64)
         had = np.array([counts for _, counts in growing], dtype=np.int64).T  # [block ends, components]
         components = np.repeat(np.tile(names, len(ends) - 1), np.diff(had, axis=0).ravel())
         sizes = np.diff(ends)
-        keys = np.array([self._block_key(segment.start + start) for start in ends[:-1]], dtype=np.uint64)
+        keys = np.array([self._block_key(phase.start + start) for start in ends[:-1]], dtype=np.uint64)
         slots = np.arange(end - begin)
         components = components[
             slots - slots % BLOCK + permutation.permute(slots % BLOCK, np.repeat(sizes, sizes), np.repeat(keys, sizes))
         ]
         # The components' indices rise with the position, so that an epoch ends before the next begins.
         times = had[-1] - had[0]
-        before = had[0] + np.array([segment.counts[component] for component in names.tolist()], dtype=np.int64)
+        before = had[0] + np.array([phase.counts[component] for component in names.tolist()], dtype=np.int64)
         indices = np.empty_like(components)
         indices[np.argsort(components, kind="stable")] = slots + np.repeat(before - (np.cumsum(times) - times), times)
         return components, indices
 
     def position(self, component: int, index: int) -> int | None:
         """The position at which a component comes for the `index`-th time (from 0); None if it never does."""
-        number = max(n for n, segment in enumerate(self.segments) if segment.counts[component] <= index)
-        segment = self.segments[number]
-        wanted = index - segment.counts[component]
-        if segment.length is None and not segment.before[component]:
+        number = max(n for n, phase in enumerate(self.phases) if phase.counts[component] <= index)
+        phase = self.phases[number]
+        wanted = index - phase.counts[component]
+        if phase.length is None and not phase.before[component]:
             return None
-        blocks = None if segment.length is None else -(-segment.length // BLOCK)
+        blocks = None if phase.length is None else -(-phase.length // BLOCK)
         high = 1
-        while (blocks is None or high < blocks) and segment.count_at(high * BLOCK, component) <= wanted:
+        while (blocks is None or high < blocks) and phase.count_at(high * BLOCK, component) <= wanted:
             high *= 2
         block = (
             bisect.bisect_right(
-                range(high if blocks is None else min(high, blocks)), wanted, key=_Counter(segment, component)
+                range(high if blocks is None else min(high, blocks)), wanted, key=_Counter(phase, component)
             )
             - 1
         )
-        start = segment.start + block * BLOCK
-        size = BLOCK if segment.length is None else min(BLOCK, segment.start + segment.length - start)
+        start = phase.start + block * BLOCK
+        size = BLOCK if phase.length is None else min(BLOCK, phase.start + phase.length - start)
         components, indices = self.at(start, size)
         return start + int(np.flatnonzero((components == component) & (indices == index))[0])
 
@@ -301,29 +299,29 @@ class Mixing:
 
 @dataclasses.dataclass(frozen=True)
 class _Counter:
-    """Block -> how many of a component stand before it in a segment: rises with the block, for bisection."""
+    """Block -> how many of a component stand before it in a phase: rises with the block, for bisection."""
 
-    segment: Segment
+    phase: Phase
     component: int
 
     def __call__(self, block: int) -> int:
-        return self.segment.count_at(block * BLOCK, self.component)
+        return self.phase.count_at(block * BLOCK, self.component)
 
 
-def _segment(start, length, before, after, counts, due) -> tuple[Segment, list[int]]:
-    """A segment, and how many positions each component gets in it. due: integrals up to its start; updated to its end."""
+def _phase(start, length, before, after, counts, due) -> tuple[Phase, list[int]]:
+    """A phase, and how many positions each component gets in it. due: integrals up to its start; updated to its end."""
     whole = math.lcm(*(share.denominator for share in (*before, *after)))
     before, after = tuple(int(share * whole) for share in before), tuple(int(share * whole) for share in after)
     if length is None:
-        return Segment(start, None, before, after, whole, counts, before, after, whole), [0] * len(counts)
+        return Phase(start, None, before, after, whole, counts, before, after, whole), [0] * len(counts)
     for component, ends in enumerate(zip(before, after)):
         due[component] += fractions.Fraction(length * sum(ends), 2 * whole)
     deal = _dealt(length, [d - count for d, count in zip(due, counts)], [any(ends) for ends in zip(before, after)])
     if before == after:
-        return Segment(start, length, before, after, whole, counts, tuple(deal), tuple(deal), length), deal
+        return Phase(start, length, before, after, whole, counts, tuple(deal), tuple(deal), length), deal
     first = tuple(2 * _FINE * n * b // (b + a) if n else 0 for n, b, a in zip(deal, before, after))
     last = tuple(2 * _FINE * n - f for n, f in zip(deal, first))
-    return Segment(start, length, before, after, whole, counts, first, last, length * _FINE), deal
+    return Phase(start, length, before, after, whole, counts, first, last, length * _FINE), deal
 
 
 def _dealt(length: int, owed: list[fractions.Fraction], active: list[bool]) -> list[int]:

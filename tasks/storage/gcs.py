@@ -58,7 +58,7 @@ def identity(path: str) -> tuple[int, int, int]:
     return seen[1] if seen and time.monotonic() - seen[0] < _FRESH_SECONDS else _look(path)
 
 
-def is_still(path: str, known: tuple[int, int, int]) -> bool:
+def is_unchanged(path: str, known: tuple[int, int, int]) -> bool:
     seen = _looks.get(path)
     try:
         return (seen[1] if seen and time.monotonic() - seen[0] < _LOOK_SECONDS else _look(path)) == tuple(known)
@@ -66,7 +66,7 @@ def is_still(path: str, known: tuple[int, int, int]) -> bool:
         return False
 
 
-def look_over(directory: str) -> None:
+def prefetch_metadata(directory: str) -> None:
     """One listing instead of a question for each object."""
     for _ in walk(directory):
         pass

@@ -82,7 +82,7 @@ def identity(path: str) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def is_still(path: str, known: tuple[int, int, int]) -> bool:
+def is_unchanged(path: str, known: tuple[int, int, int]) -> bool:
     try:
         return identity(path) == known
     except OSError:

@@ -78,7 +78,7 @@ def read_bytes(path: Path) -> bytes:
 
 def map_bytes(path: Path) -> np.ndarray:
     """A read-only view of a whole file, uint8 [bytes], mapped, not read: what is never looked at costs no memory, and it holds no file
-    descriptor. A file that is cut while it is mapped kills the process that reads beyond its end: see `is_still`. An object is copied to
+    descriptor. A file that is cut while it is mapped kills the process that reads beyond its end: see `is_unchanged`. An object is copied to
     this machine first, once a generation (see tasks/storage/gcs.py).
     """
     return _of(path).map_bytes(os.fspath(path))
@@ -89,17 +89,18 @@ def identity(path: Path) -> Identity:
     return Identity(*_of(path).identity(os.fspath(path)))
 
 
-def is_still(path: Path, known: Identity) -> bool:
-    """False if a file was replaced, cut, written to or removed since `known` was taken. Of an object this may be known a minute late; what was
-    mapped of it stays what it was.
+def is_unchanged(path: Path, known: Identity) -> bool:
+    """False if a file was replaced, cut, written to or removed since `known` was taken.
+
+    For an object in a bucket the answer may be a minute old; bytes of it that are mapped never change.
     """
-    return _of(path).is_still(os.fspath(path), known)
+    return _of(path).is_unchanged(os.fspath(path), known)
 
 
-def look_over(directory: Path) -> None:
-    """Makes the next looks at files of a directory cheap where each would be a question to a bucket; does nothing elsewhere."""
+def prefetch_metadata(directory: Path) -> None:
+    """Fetches the metadata of all files of a directory in one request if the directory is in a bucket; does nothing elsewhere."""
     if is_remote(directory):
-        _of(directory).look_over(os.fspath(directory))
+        _of(directory).prefetch_metadata(os.fspath(directory))
 
 
 def state(path: Path) -> list[int]:

@@ -97,12 +97,12 @@ def test_reading_in_ranges_and_of_one_generation(bucket):
     mapped = storage.map_bytes(path)
     assert mapped.tobytes() == data and not mapped.flags.writeable
     known = storage.identity(path)
-    assert storage.is_still(path, known)
+    assert storage.is_unchanged(path, known)
     storage.write_bytes_atomic(path, b"another")
-    assert not storage.is_still(path, known) and mapped[-4:].tobytes() == data[-4:]  # the copy stays what it was
+    assert not storage.is_unchanged(path, known) and mapped[-4:].tobytes() == data[-4:]  # the copy stays what it was
     assert storage.map_bytes(path).tobytes() == b"another"
     storage.remove(path)
-    assert not storage.is_still(path, known)
+    assert not storage.is_unchanged(path, known)
 
 
 def test_an_object_appears_whole_or_not_at_all(bucket):

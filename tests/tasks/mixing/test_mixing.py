@@ -44,11 +44,9 @@ def of(weights, seed=0):
 def block_ends(mixing, last):
     """Positions at which a block ends, up to the first beyond `last`."""
     ends = []
-    for segment in mixing.segments:
-        length = (
-            segment.length if segment.length is not None else max(BLOCK, last - segment.start + BLOCK) // BLOCK * BLOCK
-        )
-        ends += [segment.start + min(offset, length) for offset in range(0, length + BLOCK, BLOCK)]
+    for phase in mixing.phases:
+        length = phase.length if phase.length is not None else max(BLOCK, last - phase.start + BLOCK) // BLOCK * BLOCK
+        ends += [phase.start + min(offset, length) for offset in range(0, length + BLOCK, BLOCK)]
     return sorted(set(ends))
 
 
@@ -92,7 +90,7 @@ def test_counts_add_up_and_follow_the_weights(weights, position):
 @given(schedules())
 def test_every_schedule_is_one_to_one_and_follows_its_integral_at_every_position(schedule):
     mixing = Mixing.of(*schedule)
-    ends = block_ends(mixing, mixing.segments[-1].start + 100)
+    ends = block_ends(mixing, mixing.phases[-1].start + 100)
     last = ends[-1]
     components, indices = mixing.at(0, last)
     for component in range(len(mixing.names)):
@@ -116,9 +114,9 @@ def test_every_schedule_is_one_to_one_and_follows_its_integral_at_every_position
 def test_long_schedules_are_exact_too(schedule, scale):
     weights, seed, stages = schedule
     mixing = Mixing.of(weights, seed, [(start * scale, ramp * scale, later) for start, ramp, later in stages])
-    for segment in mixing.segments:
-        for offset in (0, 1, (segment.length or 10**15) // 3, (segment.length or 10**15) - 1):
-            position = segment.start + max(0, offset)
+    for phase in mixing.phases:
+        for offset in (0, 1, (phase.length or 10**15) // 3, (phase.length or 10**15) - 1):
+            position = phase.start + max(0, offset)
             counts, due = mixing.counts(position), mixing.integral(position)
             after = mixing.counts(position + 1)
             assert sum(counts) == position and sorted(b - a for a, b in zip(counts, after)) == [0] * (
@@ -131,11 +129,11 @@ def test_long_schedules_are_exact_too(schedule, scale):
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(schedules())
-def test_a_component_without_weight_in_a_segment_gets_nothing_in_it(schedule):
+def test_a_component_without_weight_in_a_phase_gets_nothing_in_it(schedule):
     mixing = Mixing.of(*schedule)
-    for segment in mixing.segments:
-        components, _ = mixing.at(segment.start, segment.length or 200)
-        empty = {c for c, (before, after) in enumerate(zip(segment.before, segment.after)) if not before and not after}
+    for phase in mixing.phases:
+        components, _ = mixing.at(phase.start, phase.length or 200)
+        empty = {c for c, (before, after) in enumerate(zip(phase.before, phase.after)) if not before and not after}
         assert not empty & set(components.tolist())
 
 
@@ -187,10 +185,9 @@ def test_errors_do_not_add_up_over_stages():
     ramps = [(64 * i, 60, {"a": 1, "b": i % 3, "c": (i + 1) % 3, "d": 0.01}) for i in range(1, 100)]
     for stages in (turns, single, ramps):
         mixing = Mixing.of({"a": 1, "b": 1}, 0, stages)
-        for segment in mixing.segments:
+        for phase in mixing.phases:
             assert all(
-                abs(count - due) <= 2
-                for count, due in zip(mixing.counts(segment.start), mixing.integral(segment.start))
+                abs(count - due) <= 2 for count, due in zip(mixing.counts(phase.start), mixing.integral(phase.start))
             )
 
 

@@ -70,14 +70,14 @@ def test_identity_tells_files_apart(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one")
     known = storage.identity(path)
-    assert known.size == 3 and storage.is_still(path, known)
+    assert known.size == 3 and storage.is_unchanged(path, known)
     (tmp_path / "new").write_bytes(b"two")
     (tmp_path / "new").rename(path)
-    assert not storage.is_still(path, known)
+    assert not storage.is_unchanged(path, known)
     for change in (lambda: os.truncate(path, 2), lambda: os.utime(path, (1, 1)), path.unlink):
         known = storage.identity(path)
         change()
-        assert not storage.is_still(path, known)
+        assert not storage.is_unchanged(path, known)
     with pytest.raises(OSError):
         storage.identity(path)
 
