@@ -48,6 +48,13 @@ def make_cache(directory, records, features=TARGETS, seed=3, num_shards=3, split
     return directory
 
 
+def make_caches(directory, counts):
+    """A cache for each of `counts` (name -> records) in a folder, whose path is returned."""
+    for seed, (name, count) in enumerate(counts.items()):
+        make_cache(directory / name, make_records(count, seed=seed), name=name, seed=seed)
+    return str(directory)
+
+
 def make_vocabulary():
     """600 pieces, 100 image codes, 50 audio codes."""
     random = np.random.Generator(np.random.PCG64(0))

@@ -1,6 +1,5 @@
 """The tokenize job, run whole on corpora made here: every kind of document, funnel, splits, the same bytes with any workers."""
 
-import collections
 import dataclasses
 import hashlib
 import pathlib
@@ -9,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from small_corpora import write_corpus
 
 from castor.pipelines.core.funnel import Funnel
-from castor.pipelines.corpus import corpus
 from castor.pipelines.document import BadInput, Document, Rejection, document_id
 from castor.pipelines.execution import launcher
 from castor.pipelines.media.images import encode_png
@@ -51,22 +50,6 @@ def documents(modality: str, count: int) -> list[Document]:
         else:
             made.append(Document(identifier, source, modality, f"tone {n}", encode_flac(sound(n))))
     return made
-
-
-def write_corpus(directory: pathlib.Path, name: str, modality: str, made: list[Document], num_shards: int = 3) -> str:
-    """A corpus as the refine jobs leave it, through their own shard writer and commit."""
-    staging = str(directory / ".staging-test")
-    rows = collections.defaultdict(list)
-    for document in made:
-        identifier, row = corpus.encode_element(document, keep_rejects=False)
-        rows[int(identifier[:16], 16) * num_shards >> 64].append(row)
-    for shard in range(num_shards):
-        corpus.write_shard(staging, shard, num_shards, rows[shard])
-    entries = corpus.read_entries(staging, num_shards)
-    manifest = {"kind": "corpus", "format": 1, "name": name, "modality": modality, "fingerprint": name}
-    manifest["shards"] = [entry["shard"] for entry in entries]
-    corpus.commit(staging, str(directory), manifest)
-    return str(directory)
 
 
 @pytest.fixture(scope="module")

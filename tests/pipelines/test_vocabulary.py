@@ -1,15 +1,14 @@
 """The vocabulary job, run whole on small corpora made here: the draw, the fit, the report, the same bytes with any workers."""
 
-import collections
 import dataclasses
 import hashlib
 import pathlib
 
 import numpy as np
 import pytest
+from small_corpora import write_corpus
 
 from castor.pipelines.core.funnel import Funnel
-from castor.pipelines.corpus import corpus
 from castor.pipelines.document import Document, Rejection, document_id
 from castor.pipelines.execution import launcher
 from castor.pipelines.media.images import encode_png
@@ -49,25 +48,13 @@ def documents(modality: str, count: int) -> list[Document]:
     return made
 
 
-def write_corpus(directory: pathlib.Path, modality: str, made: list[Document], num_shards: int = 2) -> str:
-    staging = str(directory / ".staging-test")
-    rows = collections.defaultdict(list)
-    for document in made:
-        identifier, row = corpus.encode_element(document, keep_rejects=False)
-        rows[int(identifier[:16], 16) * num_shards >> 64].append(row)
-    for shard in range(num_shards):
-        corpus.write_shard(staging, shard, num_shards, rows[shard])
-    entries = corpus.read_entries(staging, num_shards)
-    manifest = {"kind": "corpus", "format": 1, "name": modality, "modality": modality, "fingerprint": modality}
-    manifest["shards"] = [entry["shard"] for entry in entries]
-    corpus.commit(staging, str(directory), manifest)
-    return str(directory)
-
-
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory) -> dict[str, str]:
     counts = {"text": 60, "image": 24, "audio": 20}
-    return {kind: write_corpus(tmp_path_factory.mktemp(kind), kind, documents(kind, n)) for kind, n in counts.items()}
+    return {
+        kind: write_corpus(tmp_path_factory.mktemp(kind), kind, kind, documents(kind, n), num_shards=2)
+        for kind, n in counts.items()
+    }
 
 
 def make_job(corpora, output, **changes) -> Job:
@@ -120,7 +107,7 @@ def test_text_alone_then_with_damage(corpora, tmp_path):
     vocabulary = Vocabulary.load(str(tmp_path / "v"))
     assert vocabulary.sizes() == {"text": 600, "image": 0, "audio": 0} and vocabulary.image_codec is None
     bad = [*documents("image", 9), Document(document_id("image", "bad"), "bad", "image", None, b"no picture")]
-    damaged = write_corpus(tmp_path / "damaged", "image", bad)
+    damaged = write_corpus(tmp_path / "damaged", "image", "image", bad, num_shards=2)
     manifest = launcher.run(make_job([damaged], tmp_path / "v"), quiet=True)
     assert Funnel.from_json(manifest["funnel"]).dead_letters == {"prepare.unsupported_format": 1}
     assert (tmp_path / "v" / "dead_letter").is_dir() and Vocabulary.load(str(tmp_path / "v")).sizes()["image"] == 256
@@ -130,7 +117,7 @@ def test_text_alone_then_with_damage(corpora, tmp_path):
 
 
 def test_a_corpus_without_documents(tmp_path):
-    empty = write_corpus(tmp_path / "empty", "text", [])
+    empty = write_corpus(tmp_path / "empty", "text", "text", [], num_shards=2)
     launcher.run(make_job([empty], tmp_path / "v"), quiet=True)
     vocabulary = Vocabulary.load(str(tmp_path / "v"))
     assert vocabulary.decode(vocabulary.encode("still, any text")) == "still, any text"

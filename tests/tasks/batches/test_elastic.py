@@ -18,10 +18,7 @@ STEPS = 24
 
 @pytest.fixture(scope="module")
 def tasks_dir(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tasks")
-    for seed, (name, count) in enumerate(COUNTS.items()):
-        caches.make_cache(directory / name, caches.make_records(count, seed=seed), name=name, seed=seed)
-    return str(directory)
+    return caches.make_caches(tmp_path_factory.mktemp("tasks"), COUNTS)
 
 
 @st.composite
