@@ -95,7 +95,7 @@ class Job(RefineJob):
     filter: Short = Short()
 
     def source(self):
-        return LineSource(self.name, self.input_root, tuple(self.inputs))
+        return LineSource(self.name, self.input_root, tuple(self.inputs), identity=self.identity)
 
     def build(self, pipeline, staging):
         from castor.pipelines.core.stages import Apply, Check

@@ -168,3 +168,24 @@ def test_the_training_path_imports_nothing_heavy():
         "print(sorted({'tensorflow', 'apache_beam', 'jax', 'seqio'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_order_and_spelling_of_components_change_nothing_in_batches(tmp_path, monkeypatch):
+    for number, name in enumerate(("web", "code", "image")):
+        caches.make_cache(tmp_path / "tasks" / f"in-{name}", caches.make_records(9 + number), name=name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("tasks")
+    spellings = [
+        {"tasks/in-web": 3, "tasks/in-code": 2, "tasks/in-image": 1},
+        {"./tasks/../tasks/in-image/": 1, f"{tmp_path}/tasks/in-web": 3, "link/in-code": 2},
+    ]
+
+    def read(components):
+        batches = tasks.Batches(tasks.Mixture("m", components), 4, {"targets": 64})
+        arrays = [{name: array.tobytes() for name, array in batches.batch(step).items()} for step in range(12)]
+        return batches.domains, batches.fingerprint, arrays
+
+    found = [read(components) for components in spellings]
+    monkeypatch.chdir(tmp_path / "tasks")
+    found.append(read({"in-code": 2, "in-image/": 1, "in-web": 3}))
+    assert found[0][0] == ("code", "image", "web") and all(other == found[0] for other in found)
