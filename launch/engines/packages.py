@@ -136,7 +136,7 @@ def _fetch_flink(folder: pathlib.Path) -> None:
 
 
 def _pip() -> list[str]:
-    for command in ([sys.executable, "-m", "pip"], ["pip"], ["python3", "-m", "pip"], ["uvx", "pip"]):
+    for command in ([sys.executable, "-P", "-m", "pip"], ["pip"], ["python3", "-m", "pip"], ["uvx", "pip"]):
         if (
             shutil.which(command[0])
             and not subprocess.run([*command, "--version"], capture_output=True, check=False).returncode
