@@ -3,7 +3,7 @@
     python benchmarks/tpu/pod_scale.py --rows=FOLDER                          # compiles what FOLDER lacks; Ctrl-C loses nothing
     python benchmarks/tpu/pod_scale.py --rows=FOLDER --only=nano2             # rows whose name holds the text
     python benchmarks/tpu/pod_scale.py --rows=FOLDER --judge=PROGRAM      # and asks another reader of the same compiled program
-    python benchmarks/tpu/pod_scale.py --rows=FOLDER --table=docs/scale.md    # writes the table anew from what is there; compiles nothing
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER --table=docs/measurements/pod_slices.md    # writes the table anew from what is there; compiles nothing
 
 A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology, on the run's mesh or that of
 MESHES. Tokens of a step are those of the run, or as many rows as the mesh cuts the batch into where that is more. Of the settings in `settings`,

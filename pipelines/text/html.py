@@ -37,7 +37,7 @@ _SHORTEST_ATTRIBUTE = 2
 class Extract:
     """Document of page bytes -> Document of text. metadata in: `charset` as HTTP declares it; out: `encoding` as found, `title`.
 
-    extractor: `castor`, rules over lexbor's tree (pipelines/maintext, docs/extraction.md); `resiliparse`, its own rules over the same tree:
+    extractor: `castor`, rules over lexbor's tree (pipelines/text/maintext, docs/extraction.md); `resiliparse`, its own rules over the same tree:
         half the time, and furniture of the site in the text; `trafilatura`, which is slower by an order of magnitude and an extra
         (`pip install castor[trafilatura]`).
     main_content: leave boilerplate out; False keeps every visible text of the page. Trafilatura knows only True.

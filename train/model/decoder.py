@@ -31,7 +31,7 @@ from castor.train.model.attention import attention, blockwise, splash
 from castor.train.partitioning import Partitioner
 
 # What the backward pass finds in memory beside each layer's input, from little to much: names that `checkpoint_name` gives to activations in
-# `Block`. What is not kept is computed again. docs/scale.md tells what each costs in memory and time.
+# `Block`. What is not kept is computed again. docs/measurements/pod_slices.md tells what each costs in memory and time.
 REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
     "full": (),
     "attention": (blockwise.RESIDUALS,),  # the attention kernel does not run again
