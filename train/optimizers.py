@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 
 import gin
+from castor.tasks.checks import check_number
 from castor.tasks.errors import ConfigurationError
 
 LAYERS = "layers"  # the part of the parameter tree that is stacked: [N, ...]
@@ -150,9 +151,7 @@ Schedule = WarmupCosine | WarmupRsqrt | WarmupStableDecay
 def _check_schedule(schedule) -> None:
     name = type(schedule).__name__
     for field, least in (("peak", 0), ("warmup_steps", 0), ("total_steps", 0), ("final_share", 0)):
-        value = getattr(schedule, field, least)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
-            raise ConfigurationError(f"{name}.{field} = {value!r}.", f"Give a number of at least {least}.")
+        check_number(f"{name}.{field}", getattr(schedule, field, least), at_least=least)
 
 
 # ---------------------------------------------------------------------------------------------------------------- optimizers

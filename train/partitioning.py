@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 import gin
+from castor.tasks.checks import is_integer
 from castor.tasks.errors import ConfigurationError
 
 MESH_AXES = ("data", "fsdp", "context", "sequence", "tensor")
@@ -79,26 +80,26 @@ class MeshConfig:
         num_slices: groups of devices that only the data-centre network joins; data must be a multiple of it.
         """
         sizes = tuple(num_slices if size is None else size for size in dataclasses.astuple(self))
-        said = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
+        axes = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes))
         if (
-            any(isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1) for size in sizes)
+            any(not is_integer(size, at_least=1) and not is_integer(size, -1, -1) for size in sizes)
             or sizes.count(-1) > 1
         ):
             raise ConfigurationError(
-                f"MESH {said} is not a mesh.",
+                f"MESH {axes} is not a mesh.",
                 "Sizes are positive integers; one of them may be -1 (the devices that remain).",
             )
         known = math.prod(size for size in sizes if size != -1)
         resolved = tuple(num_devices // known if size == -1 else size for size in sizes)
         if math.prod(resolved) != num_devices:
             raise ConfigurationError(
-                f"MESH {said} does not fit the {num_devices} device(s) of this run.",
+                f"MESH {axes} does not fit the {num_devices} device(s) of this run.",
                 "Make the product of the sizes equal to the devices (on a CPU, --cpu_devices=N makes N virtual ones), or give one axis -1.",
             )
         if resolved[0] % num_slices:
             crossing = ", ".join(axis for axis, size in zip(MESH_AXES[1:], resolved[1:]) if size > 1)
             raise ConfigurationError(
-                f"MESH {said}: with data={resolved[0]} the axes {crossing} would cross the {num_slices} slices, over a network too slow for them.",
+                f"MESH {axes}: with data={resolved[0]} the axes {crossing} would cross the {num_slices} slices, over a network too slow for them.",
                 f"Make data a multiple of {num_slices}, or leave it out: then every slice holds one copy of the model.",
             )
         return resolved
@@ -239,9 +240,9 @@ def _slices(devices: Sequence) -> list[list]:
     for device in devices:
         slices.setdefault(getattr(device, "slice_index", 0) if device.platform == "tpu" else 0, []).append(device)
     if len(set(map(len, slices.values()))) > 1:
-        told = ", ".join(f"slice {index} has {len(members)}" for index, members in sorted(slices.items()))
+        counts = ", ".join(f"slice {index} has {len(members)}" for index, members in sorted(slices.items()))
         raise ConfigurationError(
-            f"the slices have different numbers of devices: {told}.", "Run on slices of one shape."
+            f"the slices have different numbers of devices: {counts}.", "Run on slices of one shape."
         )
     return [slices[index] for index in sorted(slices)]
 

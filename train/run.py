@@ -13,6 +13,7 @@ import numpy as np
 
 import gin
 from castor import tasks
+from castor.tasks.checks import check_integer
 from castor.tasks.errors import ConfigurationError, VocabularyError
 from castor.tasks.mixing.schedule import BatchSizes
 from castor.tasks.storage import storage
@@ -86,9 +87,7 @@ class RunConfig:
 
     def __post_init__(self):
         for name, least in (("train_steps", 0), ("prefetch", 1), ("accumulate", 1), ("skip_limit", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(f"Run.{name} = {value!r}.", f"It is an integer, at least {least}.")
+            check_integer(f"Run.{name}", getattr(self, name), at_least=least)
         try:
             BatchSizes.of(self.batch_size)
         except ConfigurationError as error:

@@ -127,9 +127,9 @@ def settings(row: Row) -> list[Setting]:
     model = dataclasses.replace(run.model, vocab_size=run.model.vocab_size or VOCABULARY[row.member])
     topology = Topology.of(row.topology, row.slices)
     partitioner = Partitioner.abstract(mesh or run.mesh, topology.size, topology.num_slices)
-    rough = mesh_search.Rough(run, model, topology, partitioner, row.length)
+    rough = mesh_search.CostModel(run, model, topology, partitioner, row.length)
     rows, found = batch_rows(row, partitioner.size("batch")), []
-    for remat, parts in itertools.product(mesh_search.predictable(REMAT_POLICIES), mesh_search.PARTS):
+    for remat, parts in itertools.product(mesh_search.predictable(REMAT_POLICIES), mesh_search.MICROBATCHES):
         if rows % (partitioner.size("batch") * parts) == 0:
             size = rough.bytes(rows, parts, remat, model.loss_chunk)
             found.append((rough.seconds(rows, parts, remat), size, Setting(rows, mesh, remat, parts)))

@@ -150,10 +150,10 @@ def _answers(arguments: argparse.Namespace, flags: Flags) -> int:
         result = multiple_choice.evaluate(
             model, asked, arguments.shots, terminal.Tally(task, sum(len(question.choices) for question in asked))
         )
-        told = {"questions": result.questions, "shots": result.shots, "chance": result.chance}
-        told |= {"accuracy": result.accuracy, "accuracy_by_token": result.accuracy_by_token, "error": result.error}
-        rows.append({"task": task, "step": model.step, **told})
-        for name, value in told.items():
+        values = {"questions": result.questions, "shots": result.shots, "chance": result.chance}
+        values |= {"accuracy": result.accuracy, "accuracy_by_token": result.accuracy_by_token, "error": result.error}
+        rows.append({"task": task, "step": model.step, **values})
+        for name, value in values.items():
             table.add_row(task, name, str(value) if isinstance(value, int) else f"{value:.4f}")
     terminal.console().print(table)
     if arguments.output:

@@ -90,9 +90,11 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
             return Conversation(model, sampling, arguments.max_tokens, read_picture, arguments.samples or ".").run()
         if arguments.prompts:
-            from castor.launch.inference.prompts import Job
+            from castor.launch.inference.prompts import BatchInference
 
-            job = Job(arguments.prompts, arguments.output, arguments.score, sampling, arguments.max_tokens, size)
+            job = BatchInference(
+                arguments.prompts, arguments.output, arguments.score, sampling, arguments.max_tokens, size
+            )
             return job.run(model, read_picture)
     if not arguments.samples:
         return _answer(arguments, model, sampling, size, seen)
@@ -107,15 +109,15 @@ def _answer(arguments: argparse.Namespace, model, sampling, size, seen) -> int:
 
     rows: list[dict] = []
     for prompt in arguments.text:
-        rows.append({"prompt": prompt, "text": model.write(prompt, sampling, arguments.max_tokens)})
+        rows.append({"prompt": prompt, "text": model.generate_text(prompt, sampling, arguments.max_tokens)})
         print(terminal.printable(prompt + rows[-1]["text"]))
     for number, caption in enumerate(arguments.draw):
         path = storage.join(arguments.samples, f"drawn-{number:02d}.png") if arguments.samples else arguments.output
-        pictures.write(path, model.draw(caption, sampling, size))
+        pictures.write(path, model.generate_image(caption, sampling, size))
         rows.append({"prompt": caption, "image": pathlib.Path(path).name})
         print(path)
     for path, pixels in seen:
-        rows.append({"prompt": path, "text": model.describe(pixels, sampling, arguments.max_tokens or 64)})
+        rows.append({"prompt": path, "text": model.caption_image(pixels, sampling, arguments.max_tokens or 64)})
         print(terminal.printable(rows[-1]["text"]))
     if arguments.samples:
         storage.write_json_atomic(storage.join(arguments.samples, "samples.json"), rows)

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     )
     console.print(_trainings(trainings, parameters, per_token, sizes, length, fleet, arguments.mfu))
     if mixture is None:
-        console.print(f"Epochs of the mixture are not told: {missing}")
+        console.print(f"Epochs of the mixture are unknown: {missing}")
         return 0
     steps = plan.steps_for(budget / per_token, sizes, length)
     held = {name: manifest.tokens("train") for name, manifest in manifests.items()}
@@ -105,7 +105,7 @@ def _budget(arguments: argparse.Namespace, fleet, own: float, steps: int) -> tup
     if arguments.flops and arguments.days:
         raise ConfigurationError(
             "--flops and --days are two budgets.",
-            "Give one of them; with --flops, --topology tells the days that it takes.",
+            "Give one of them; with --flops, --topology adds the days that it takes.",
         )
     if arguments.days:
         if fleet is None:

@@ -139,7 +139,7 @@ def _run_once(pod: Pod, signals: SignalRecorder) -> None:
             )
             servers.append(server)
             threading.Thread(target=_report_end, args=(host, server, ended), daemon=True).start()
-        said = stack.enter_context(contextlib.closing(_Follower(servers[0].log)))
+        output = stack.enter_context(contextlib.closing(_LogFollower(servers[0].log)))
         passed_on, give_up = 0, float("inf")
         running = set(range(pod.hosts))
         while running:
@@ -148,9 +148,9 @@ def _run_once(pod: Pod, signals: SignalRecorder) -> None:
                 running.discard(host)
                 if code not in (0, exit_codes.STOPPED):
                     _kill(servers)
-                    said.show()
+                    output.show()
                     raise HostFailure(host, pod, code, servers[host])
-            said.show()
+            output.show()
             if len(signals.received) > passed_on:
                 passed_on = len(signals.received)
                 if passed_on > 1:
@@ -169,13 +169,13 @@ def _run_once(pod: Pod, signals: SignalRecorder) -> None:
 
 
 def _command(pod: Pod, host: int, port: int) -> list[str]:
-    place = [
+    process = [
         f"--coordinator=127.0.0.1:{port}",
         f"--num_processes={pod.hosts}",
         f"--process_id={host}",
         f"--cpu_devices={pod.devices_per_host}",
     ]
-    return [sys.executable, "-P", "-m", "castor.launch.command", *pod.arguments, *place]
+    return [sys.executable, "-P", "-m", "castor.launch.command", *pod.arguments, *process]
 
 
 def _as_arguments(flags: Flags) -> Iterator[str]:
@@ -222,7 +222,7 @@ def reserved_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-class _Follower:
+class _LogFollower:
     """Shows here, line by line, what is written to a growing file."""
 
     def __init__(self, path: pathlib.Path):

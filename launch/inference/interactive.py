@@ -119,7 +119,7 @@ class Conversation:
             size = pictures.parse_size(first)
         ids = [*self._encode(rest.strip() if size else caption), v.control("<image>")]
         before = len(self.session.ids) + len(ids)
-        grammar = self._model.picture_grammar(before, size)
+        grammar = self._model.image_grammar(before, size)
         self.session.read(ids)
         drawn: list[int] = []
         for more in self.session.write(grammar, self._sampling):
@@ -127,7 +127,7 @@ class Conversation:
             if interrupt.asked:
                 break
         path = self._free_path()
-        pictures.write(str(path), self._model.picture(drawn))
+        pictures.write(str(path), self._model.decode_image(drawn))
         self._say(f"{path}{' [stopped: the rest is blank]' if interrupt.asked else ''}\n")
         self._next_seed()
 
@@ -158,12 +158,12 @@ class Conversation:
             ) from error
 
     def _show(self) -> None:
-        told = {
+        settings = {
             **{name: getattr(self._sampling, name) for name in _KINDS},
             "max_tokens": self._max_tokens or "as many as fit",
         }
-        told |= {"tokens so far": len(self.session.ids), "room left": self.session.room}
-        self._table(("setting", "value"), [(name, str(value)) for name, value in told.items()])
+        settings |= {"tokens so far": len(self.session.ids), "room left": self.session.room}
+        self._table(("setting", "value"), [(name, str(value)) for name, value in settings.items()])
 
     def _encode(self, text: str) -> list[int]:
         return self._model.vocabulary.encode(("\n" if self.session.ids else "") + text)

@@ -28,6 +28,7 @@ from typing import Any
 from castor.launch import terminal
 from castor.launch.inference import pictures
 from castor.tasks import hashing
+from castor.tasks.checks import is_number
 from castor.tasks.errors import CastorError, ConfigurationError, CorpusError
 from castor.tasks.storage import lock, storage
 
@@ -37,8 +38,8 @@ _SETTINGS = {"temperature": float, "top_k": int, "seed": int, "top_p": float}
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """One run. sampling, max_tokens, size: of lines that do not say them themselves."""
+class BatchInference:
+    """Answers to all lines of a prompts file. sampling, max_tokens, size: for lines that do not give their own."""
 
     prompts: str
     output: str
@@ -50,46 +51,46 @@ class Job:
     def run(self, model, read_picture: Callable[[str], Any]) -> int:
         """Answers what is not answered yet."""
         digest, lines = _digest(self.prompts)
-        told = {
+        settings = {
             "prompts_sha256": digest,
             "lines": lines,
             "part_lines": PART_LINES,
             "score": self.score,
             "max_tokens": self.max_tokens,
         }
-        told |= {
+        settings |= {
             "sampling": dataclasses.asdict(self.sampling),
             "size": self.size and list(self.size),
             "step": model.step,
         }
-        told |= {
+        settings |= {
             "vocabulary": model.vocabulary.fingerprint,
             "model": dataclasses.asdict(model.config),
             "parameters": model.fingerprint(),
         }
-        told = json.loads(json.dumps(told))
+        settings = json.loads(json.dumps(settings))
         completed, parts = f"{self.output}.COMPLETED", pathlib.Path(f"{self.output}.parts")
-        if _is(completed, told):
+        if _is(completed, settings):
             print(f"{self.output} is complete: {lines} lines.")
             return 0
         with lock.hold(parts, "--output") as held:
-            self._answer(model, read_picture, told, held)
+            self._answer(model, read_picture, settings, held)
         print(f"{self.output}: {lines} lines.")
         return 0
 
-    def _answer(self, model, read_picture, told: dict[str, Any], held: lock.Held) -> None:
-        lines, completed, parts = told["lines"], f"{self.output}.COMPLETED", pathlib.Path(f"{self.output}.parts")
+    def _answer(self, model, read_picture, settings: dict[str, Any], held: lock.Held) -> None:
+        lines, completed, parts = settings["lines"], f"{self.output}.COMPLETED", pathlib.Path(f"{self.output}.parts")
         if storage.exists(completed):
             raise ConfigurationError(
                 f"{self.output} is complete, from other prompts, another model or other settings ({completed}).",
                 "Give another --output, or remove both files.",
             )
-        if (parts / "run.json").exists() and not _is(str(parts / "run.json"), told):
+        if (parts / "run.json").exists() and not _is(str(parts / "run.json"), settings):
             raise ConfigurationError(
                 f"{parts} was begun with other prompts, another model or other settings.",
                 "Give another --output, or remove that folder.",
             )
-        storage.write_json_atomic(str(parts / "run.json"), told)
+        storage.write_json_atomic(str(parts / "run.json"), settings)
         progress = terminal.Progress("answers")
         done = 0
         for number, batch in enumerate(_batches(self.prompts)):
@@ -111,7 +112,7 @@ class Job:
             progress(done, lines)
         held.check()
         self._join(parts, -(-lines // PART_LINES))
-        storage.write_json_atomic(completed, told)
+        storage.write_json_atomic(completed, settings)
         shutil.rmtree(parts)
 
     def _join(self, parts: pathlib.Path, count: int) -> None:
@@ -130,7 +131,9 @@ class Job:
 class _Part:
     """The lines of one part, answered together."""
 
-    def __init__(self, job: Job, model, read_picture, first: int, lines: list[bytes], on_done: Callable[[int], None]):
+    def __init__(
+        self, job: BatchInference, model, read_picture, first: int, lines: list[bytes], on_done: Callable[[int], None]
+    ):
         self._job, self._model, self._read_picture, self._first, self._lines = job, model, read_picture, first, lines
         self._count, self._tell = 0, on_done
 
@@ -151,12 +154,12 @@ class _Part:
 
     def _answer(self, rows: list[dict], wanted: list) -> None:
         v = self._model.vocabulary
-        for (number, _), ids in zip(wanted, self._model.answer([request for _, request in wanted], self._on_done)):
+        for (number, _), ids in zip(wanted, self._model.generate([request for _, request in wanted], self._on_done)):
             row = rows[number]
             if "draw" in row:
                 path = self._job.image_path(self._first + number)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                pictures.write(str(path), self._model.picture(ids))
+                pictures.write(str(path), self._model.decode_image(ids))
                 row["image"] = f"{path.parent.name}/{path.name}"
             else:
                 row.update(text=v.decode(ids), tokens=len(ids), ended=bool(ids) and ids[-1] == v.eos_id)
@@ -186,7 +189,7 @@ class _Part:
         sampling, max_tokens = self._sampling(row, line), self._max_tokens(row)
         if kinds == ["draw"]:
             size = pictures.parse_size(row["size"]) if row.get("size") is not None else self._job.size
-            request = self._model.picture_request(row["draw"], sampling, size)
+            request = self._model.image_request(row["draw"], sampling, size)
         elif kinds == ["describe"]:
             path = pathlib.Path(self._job.prompts).parent / row["describe"]
             request = self._model.caption_request(
@@ -225,7 +228,7 @@ class _Part:
 
 
 def _number(row: dict, name: str) -> float:
-    if isinstance(row[name], bool) or not isinstance(row[name], (int, float)) or not abs(row[name]) < 1e18:
+    if not is_number(row[name], -1e18, 1e18):
         raise CorpusError(f"{name} is {row[name]!r}, no number.")
     return row[name]
 
@@ -274,8 +277,8 @@ def _digest(path: str) -> tuple[str, int]:
     return digest.hexdigest(), count
 
 
-def _is(path: str, told: dict) -> bool:
+def _is(path: str, settings: dict) -> bool:
     try:
-        return storage.read_json(path) == told
+        return storage.read_json(path) == settings
     except (OSError, ValueError):
         return False

@@ -233,7 +233,7 @@ def _run_stage(
             return Outcome(stage, "up to date", time.monotonic() - started)
         promise = None if stage.command[0] == "data" else stage_fingerprint(stage, stages, folder)
     if stage.command[0] == "train":
-        _set_aside(stage, folder, promise)
+        _archive_model(stage, folder, promise)
     held.check()
     log = folder / f"{stage.name}.log"
     listen(stage.name, "running")
@@ -253,21 +253,21 @@ def _run_stage(
     return Outcome(stage, state, time.monotonic() - started, exit_code, log)
 
 
-def _set_aside(stage: Stage, folder: pathlib.Path, promise: str) -> None:
+def _archive_model(stage: Stage, folder: pathlib.Path, promise: str) -> None:
     """A model begun from other data or configuration is moved aside, never continued and never deleted."""
     begun = folder / f"{stage.name}.begun.json"
     model = pathlib.Path(stage.output)
     if begun.is_file() and model.exists():
         before = json.loads(begun.read_text())["fingerprint"]
         if before != promise:
-            aside = model.with_name(f"{model.name}.{before[:8]}")
+            archive = model.with_name(f"{model.name}.{before[:8]}")
             number = 1
-            while aside.exists():
+            while archive.exists():
                 number += 1
-                aside = model.with_name(f"{model.name}.{before[:8]}-{number}")
+                archive = model.with_name(f"{model.name}.{before[:8]}-{number}")
             with lock.hold(model, "MODEL_DIR") as held:
-                model.rename(aside)
-                held.follow(str(aside))
+                model.rename(archive)
+                held.follow(str(archive))
     _write(begun, {"fingerprint": promise})
 
 

@@ -175,7 +175,7 @@ def _memory(report: dict) -> list[tuple[str, str]]:
         "capacity": "of the chip",
     }
     return [
-        (said, gib(report["memory"][name])) for name, said in names.items() if report["memory"].get(name) is not None
+        (label, gib(report["memory"][name])) for name, label in names.items() if report["memory"].get(name) is not None
     ]
 
 
@@ -202,7 +202,7 @@ def memory_bar(report: dict) -> list[dict]:
     }
     whole = max(memory["capacity"], sum(parts.values()))
     return [
-        {"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": f"{gib(size)} GiB"}
+        {"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "label": f"{gib(size)} GiB"}
         for name, size in parts.items()
     ]
 
@@ -215,7 +215,7 @@ def time_bar(report: dict) -> list[dict]:
     parts = {"compute": step["compute_seconds"], "exposed": step["exposed_seconds"]}
     whole = max(sum(parts.values()), 1e-12)
     return [
-        {"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "said": seconds(size)}
+        {"name": name, "colour": _COLOURS[name], "percent": 100 * size / whole, "label": seconds(size)}
         for name, size in parts.items()
     ]
 

@@ -150,7 +150,7 @@ def report(train_step, topology: Topology, rows: int, length: int, compiled: Com
     hardware = prediction.flops + prediction.kernel_flops
     chip = topology.chip
     return {
-        **facts(train_step, topology, rows, length),
+        **_header(train_step, topology, rows, length),
         "fits": compiled.memory["peak"] <= chip.usable,
         "memory": compiled.memory
         | {"capacity": int(chip.hbm), "usable": int(chip.usable), "share": compiled.memory["peak"] / chip.usable},
@@ -200,11 +200,11 @@ def refusal(train_step, topology: Topology, rows: int, length: int, error: DoesN
         "capacity": int(topology.chip.hbm),
         "usable": int(error.granted or topology.chip.usable),
     }
-    return {**facts(train_step, topology, rows, length), "fits": False, "memory": memory, "refusal": error.what}
+    return {**_header(train_step, topology, rows, length), "fits": False, "memory": memory, "refusal": error.what}
 
 
-def facts(train_step, topology: Topology, rows: int, length: int) -> dict:
-    """What was asked for."""
+def _header(train_step, topology: Topology, rows: int, length: int) -> dict:
+    """What was compiled: the part that `report` and `refusal` share."""
     from castor.train.model.decoder import count_parameters
 
     model, mesh = train_step.model, train_step.partitioner.mesh

@@ -16,7 +16,7 @@ from castor.train.compiler.chips import Topology
 MAX_TENSOR = 64  # more than this never pays: every block sums its activations over the axis twice
 EFFICIENCY = 0.65  # of the peak rate that matrix products in a step reach
 SLACK = 1.25  # memory that the rough model may be wrong by before a way is left out
-PARTS = (1, 2, 4, 8, 16, 32)  # that a batch is taken in
+MICROBATCHES = (1, 2, 4, 8, 16, 32)  # that a batch is taken in
 ALL_KEPT = 1.6  # bytes of "none", which keeps norms and activations too, over those of all that a policy can name
 
 
@@ -55,7 +55,7 @@ def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
 
 
 def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Candidate]:
-    """All ways to train a `train.loop.Run` with `model` on a topology that divide and may fit, the quickest first by the rough model."""
+    """All ways to train a RunConfig with `model` on a topology that divide and may fit, the quickest first by the rough model."""
     from castor.tasks.mixing.schedule import BatchSizes
     from castor.train.partitioning import MESH_AXES, Partitioner
 
@@ -68,14 +68,14 @@ def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Ca
             model.check_mesh(partitioner)
         except ConfigurationError:
             continue
-        rough = Rough(run, model, topology, partitioner, length)
-        for remat, accumulate in itertools.product(remats, PARTS):
+        rough = CostModel(run, model, topology, partitioner, length)
+        for remat, accumulate in itertools.product(remats, MICROBATCHES):
             size = rough.bytes(rows, accumulate, remat, model.loss_chunk)
             if rows % (partitioner.size("batch") * accumulate) == 0 and size <= SLACK * topology.chip.usable:
                 found.append(
                     Candidate(tuple(mesh.items()), remat, accumulate, rough.seconds(rows, accumulate, remat), size)
                 )
-    return ordered(found)
+    return ranked_candidates(found)
 
 
 def predictable(policies: Iterable[str]) -> tuple[str, ...]:
@@ -83,17 +83,17 @@ def predictable(policies: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in policies if name != "offload")
 
 
-def ordered(found: list[Candidate]) -> list[Candidate]:
+def ranked_candidates(found: list[Candidate]) -> list[Candidate]:
     """Quickest first, but so that the many ways of one mesh do not crowd out the other meshes."""
     seen: dict[tuple, int] = {}
     ranked = []
     for each in sorted(found, key=lambda each: (each.seconds, each.bytes)):
-        place = seen[each.mesh] = seen.get(each.mesh, -1) + 1
-        ranked.append((each.seconds * (1 + 0.05 * place), each.name, each))
+        rank = seen[each.mesh] = seen.get(each.mesh, -1) + 1
+        ranked.append((each.seconds * (1 + 0.05 * rank), each.name, each))
     return [each for *_, each in sorted(ranked, key=lambda row: row[:2])]
 
 
-class Rough:
+class CostModel:
     """The rough model of one mesh: what all ways on it share is computed once."""
 
     def __init__(self, run, model, topology: Topology, partitioner, length: int):

@@ -16,7 +16,7 @@ from castor.train.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class ShardedArray:
     """An array. kind: "parameters", "optimizer" or "activations". axes: what each axis means. cut: the mesh axes that cut it, with their sizes.
 
     total: bytes of the whole array. local: bytes a device. copies: devices that hold the same part.
@@ -35,7 +35,7 @@ class Placement:
     @classmethod
     def of(
         cls, kind: str, name: str, shape: tuple[int, ...], dtype, axes: tuple[str | None, ...], partitioner: Partitioner
-    ) -> "Placement":
+    ) -> "ShardedArray":
         """Raises ConfigurationError where two axes fall on one mesh axis, or the mesh does not divide one."""
         partitioner.spec(axes, name)
         partitioner.check_divides(
@@ -66,7 +66,7 @@ class Placement:
         return self.local == self.total
 
 
-def state(train_step: TrainStep) -> list[Placement]:
+def state(train_step: TrainStep) -> list[ShardedArray]:
     """Every parameter and every array of the optimizer's state."""
     shapes, axes = train_step.abstract_state(), train_step.logical_axes()
     result = []
@@ -74,15 +74,15 @@ def state(train_step: TrainStep) -> list[Placement]:
         of_axes = jax.tree_util.tree_structure(getattr(shapes, kind)).flatten_up_to(getattr(axes, kind))
         for (path, leaf), names in zip(jax.tree_util.tree_leaves_with_path(getattr(shapes, kind)), of_axes):
             result.append(
-                Placement.of(kind, parameter_name(path), leaf.shape, leaf.dtype, names, train_step.partitioner)
+                ShardedArray.of(kind, parameter_name(path), leaf.shape, leaf.dtype, names, train_step.partitioner)
             )
     return result
 
 
-def activations(train_step: TrainStep, rows: int, length: int) -> list[Placement]:
+def activations(train_step: TrainStep, rows: int, length: int) -> list[ShardedArray]:
     """The largest activations whose size follows from the configuration alone, for the rows of one part of the batch."""
     model, part = train_step.model, rows // train_step.accumulate
-    place = train_step.partitioner
+    partitioner = train_step.partitioner
     named = {
         # The scan over layers keeps what enters each of them for the backward pass, whatever is recomputed.
         f"input of each of the {model.layers} layers": (
@@ -97,15 +97,15 @@ def activations(train_step: TrainStep, rows: int, length: int) -> list[Placement
         "gate or up of a layer": ((part, length, model.mlp), ("batch", "length", "act_mlp")),
     }
     return [
-        Placement.of("activations", name, shape, DTYPES[model.dtype], axes, place)
+        ShardedArray.of("activations", name, shape, DTYPES[model.dtype], axes, partitioner)
         for name, (shape, axes) in named.items()
     ]
 
 
-def totals(placements: list[Placement]) -> dict[str, tuple[int, int]]:
+def totals(arrays: list[ShardedArray]) -> dict[str, tuple[int, int]]:
     """Kind -> (bytes of all its arrays, bytes a device)."""
     result: dict[str, tuple[int, int]] = {}
-    for row in placements:
+    for row in arrays:
         total, local = result.get(row.kind, (0, 0))
         result[row.kind] = total + row.total, local + row.local
     return result

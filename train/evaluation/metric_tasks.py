@@ -62,7 +62,7 @@ class TaskMetrics:
         for evaluator in self._evaluators:
             for task in evaluator.eval_tasks:
                 _check_vocabulary(task, model.vocabulary)
-            answers = _Answers(model, self._sampling, self._max_tokens)
+            answers = _PredictFunctions(model, self._sampling, self._max_tokens)
             metrics, _ = evaluator.evaluate(
                 compute_metrics=True,
                 step=model.step if step is None else step,
@@ -78,7 +78,7 @@ class TaskMetrics:
         return found
 
 
-class _Answers:
+class _PredictFunctions:
     """What `seqio.Evaluator` asks of a model: functions of an enumerated dataset of task features."""
 
     def __init__(self, model: Model, sampling: Sampling, max_tokens: int | None):
@@ -97,21 +97,21 @@ class _Answers:
         """Predictions, and as their one aux value the log-probability of each ("scores", as in T5X)."""
         numbered = list(dataset.as_numpy_iterator())
         predicted = self._predict(numbered)
-        said = [[i for i in ids if i != self._model.vocabulary.pad_id] for _, ids in predicted]
-        return predicted, {"scores": [score for _, score in self._score(numbered, said)]}
+        continuations = [[i for i in ids if i != self._model.vocabulary.pad_id] for _, ids in predicted]
+        return predicted, {"scores": [score for _, score in self._score(numbered, continuations)]}
 
     def _predict(self, numbered) -> list[tuple[int, list[int]]]:
         longest = max((len(_ids(example, "targets")) for _, example in numbered), default=0)
         limit = min(max(self._max_tokens or longest, 1), self._model.max_length)
         prompts = [self._prompt(example, limit) for _, example in numbered]
         requests = [Request(prompt, Grammar.anything(), self._sampling, limit) for prompt in prompts]
-        answers = self._model.answer(requests)
+        answers = self._model.generate(requests)
         width = max(map(len, answers), default=0)
         pad = self._model.vocabulary.pad_id  # one length for all, as SeqIO makes an array of them; decoding ends at eos
         return [(int(index), [*ids, *[pad] * (width - len(ids))]) for (index, _), ids in zip(numbered, answers)]
 
     def _score(self, numbered, continuations) -> list[tuple[int, float]]:
-        prompts = [self._prompt(example, len(said)) for (_, example), said in zip(numbered, continuations)]
+        prompts = [self._prompt(example, len(ids)) for (_, example), ids in zip(numbered, continuations)]
         scores = self._model.scorer(list(zip(prompts, continuations)))
         return [(int(index), score.total) for (index, _), score in zip(numbered, scores)]
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from castor.tasks import hashing
+from castor.tasks.checks import is_integer
 from castor.tasks.errors import CorpusError
 from castor.tasks.storage import storage
 from castor.train.inference.inference import Model
@@ -29,11 +30,12 @@ class Question:
     choices: tuple[str, ...]
     answer: int
 
-    def asked(self) -> str:
+    def prompt(self) -> str:
         return f"Q: {self.text}\nA:"
 
-    def solved(self) -> str:
-        return f"{self.asked()} {self.choices[self.answer]}\n\n"
+    def with_answer(self) -> str:
+        """The question as a solved example."""
+        return f"{self.prompt()} {self.choices[self.answer]}\n\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _question(row: dict, where: str) -> Question:
     ):
         raise CorpusError(f"{where}: question has to be a text and choices a list of texts.")
     answer = choices.index(row["answer"]) if isinstance(row["answer"], str) else row["answer"]
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+    if not is_integer(answer, at_least=0, at_most=len(choices) - 1):
         raise CorpusError(f"{where}: the answer {row['answer']!r} is none of the {len(choices)} choices.")
     return Question(row["question"], tuple(choices), answer)
 
@@ -125,8 +127,14 @@ def evaluate(
         right += taken == question.answer
         right_by_token += max(range(len(own)), key=lambda i: own[i].mean) == question.answer
         chance += 1 / len(own)
-        told = {"taken": question.choices[taken], "answer": question.choices[question.answer]}
-        rows.append({"number": number, **told, "log_probabilities": [score.total for score in own]})
+        rows.append(
+            {
+                "number": number,
+                "taken": question.choices[taken],
+                "answer": question.choices[question.answer],
+                "log_probabilities": [score.total for score in own],
+            }
+        )
     n = max(len(questions), 1)
     accuracy = right / n
     return Result(
@@ -149,7 +157,7 @@ def _prompt(model: Model, questions: Sequence[Question], number: int, shots: int
     )
     encode, most = model.vocabulary.encode, max(model.max_length - room, 0)
     for used in range(min(shots, len(order)), -1, -1):
-        ids = encode("".join(questions[i].solved() for i in order[:used]) + questions[number].asked())
+        ids = encode("".join(questions[i].with_answer() for i in order[:used]) + questions[number].prompt())
         if len(ids) <= most:
             return ids, used
     return ids[len(ids) - most :], 0

@@ -15,12 +15,12 @@ tanh, one embedding for input and output, multiplied by sqrt(width) at the input
 The factors of muP have no place there and are multiplied into the weights: queries' into q_proj, the logits' into the last norm.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from castor.tasks.checks import check_integer, is_number
 from castor.tasks.errors import CheckpointError, ConfigurationError
 from castor.tasks.integrations.huggingface_tokenizer import PADDING_ID
 from castor.tasks.vocabulary.vocabulary import EOS_ID, PAD_ID
@@ -110,11 +110,7 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Deco
     sizes = {}
     for ours, theirs in _SIZES.items():
         value, most = config.get(theirs), _MOST_LAYERS if ours == "layers" else _LARGEST
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-            raise ConfigurationError(
-                f"config.json says {theirs} = {value!r}.", f"It is a whole number between 1 and {most}."
-            )
-        sizes[ours] = value
+        sizes[ours] = check_integer(f"config.json: {theirs}", value, at_least=1, at_most=most)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
         raise ConfigurationError(
@@ -125,7 +121,7 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Deco
         config.get("max_position_embeddings", 8192),
     )
     for key, value in (("rope_theta", theta), ("max_position_embeddings", length)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+        if not is_number(value) or value <= 0:
             raise ConfigurationError(f"config.json says {key} = {value!r}.", "It is a positive number.")
     return DecoderConfig(**sizes, rope_theta=float(theta), dtype=dtype), int(length)
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from castor import tasks
+from castor.tasks.checks import check_integer
 from castor.tasks.errors import CheckpointError, ConfigurationError, VocabularyError
 from castor.tasks.integrations import huggingface_tokenizer
 from castor.tasks.storage import lock, storage
@@ -101,10 +102,7 @@ def remap_embedding(embedding_VxD: np.ndarray, config: Mapping[str, Any], vocabu
     for castor_id, key, default in ((vocabulary.bos_id, "bos_token_id", 2), (vocabulary.eos_id, "eos_token_id", 1)):
         model_id = config.get(key, default)
         model_id = model_id[0] if isinstance(model_id, list) and model_id else model_id
-        if isinstance(model_id, bool) or not isinstance(model_id, int) or not 0 <= model_id < len(embedding_VxD):
-            raise ConfigurationError(
-                f"config.json says {key} = {config.get(key)!r}.", f"It is an id below {len(embedding_VxD)}."
-            )
+        check_integer(f"config.json: {key}", model_id, at_least=0, at_most=len(embedding_VxD) - 1)
         result[castor_id] = embedding_VxD[model_id]
     return result
 

@@ -49,13 +49,13 @@ class Request:
     max_tokens: int | None = None
 
 
-class Rows(flax.struct.PyTreeNode):
+class DecodeState(flax.struct.PyTreeNode):
     """B rows between two tokens. logits: of the token to come; positions: where it will stand; left: how many may yet come."""
 
     logits_BxV: jax.Array
     positions_B: jax.Array
     left_B: jax.Array
-    grammar: grammars.State
+    grammar: grammars.GrammarState
     cache: KVCache
 
 
@@ -70,7 +70,7 @@ class Generator:
         self,
         config: DecoderConfig,
         parameters,
-        table: grammars.Table,
+        table: grammars.GrammarTokens,
         max_length: int,
         partitioner: Partitioner | None = None,
         batch_size: int = 32,
@@ -127,14 +127,14 @@ class Generator:
         steps = rounded(max(limits), _LEAST_STEPS)
         prompts = [[START, *r.prompt] for r in requests] + [[START]] * pad
         logits, cache = self._prefill(prompts, max(len(p) + n for p, n in zip(prompts, [*limits, *[0] * pad])))
-        rows = Rows(
+        rows = DecodeState(
             logits,
             self.place(np.array([len(p) for p in prompts], np.int32), "batch"),
             self.place(np.array([*limits, *[0] * pad], np.int32), "batch"),
-            self._place_all(grammars.State.of([*(r.grammar for r in requests), *[None] * pad])),
+            self._place_all(grammars.GrammarState.of([*(r.grammar for r in requests), *[None] * pad])),
             cache,
         )
-        settings = samplings.Settings.of([*(r.sampling for r in requests), *[Sampling(0)] * pad])
+        settings = samplings.SamplingArrays.of([*(r.sampling for r in requests), *[Sampling(0)] * pad])
         _, ids, counts = self._write(self.parameters, rows, self._place_all(settings), steps)
         ids, counts = jax.device_get((ids, counts))
         return [row[:n].tolist() for row, n in zip(ids, counts[: len(requests)])]
@@ -225,10 +225,10 @@ class Session:
         if self._logits is None:
             self.read([])
         left = self.room if max_tokens is None else min(self.room, max_tokens)
-        state, settings = grammars.State.of([grammar]), samplings.Settings.of([sampling])
+        state, settings = grammars.GrammarState.of([grammar]), samplings.SamplingArrays.of([sampling])
         while left > 0:
             self._grow(len(self.ids) + 1 + at_once)
-            rows = Rows(
+            rows = DecodeState(
                 self._logits,
                 np.array([len(self.ids) + 1], np.int32),
                 np.array([min(left, at_once)], np.int32),
@@ -237,14 +237,14 @@ class Session:
             )
             rows, ids, counts = g._write(g.parameters, rows, settings, at_once)
             self._logits, self._cache, state = rows.logits_BxV, rows.cache, rows.grammar
-            said = np.asarray(ids)[0, : int(counts[0])].tolist()
+            ids_written = np.asarray(ids)[0, : int(counts[0])].tolist()
             ended = int(state.next_B[0]) == grammars.END
-            left -= len(said)
-            if ended and said[-1] == g.table.eos:
-                self.ids.extend(said[:-1])
+            left -= len(ids_written)
+            if ended and ids_written[-1] == g.table.eos:
+                self.ids.extend(ids_written[:-1])
             else:
-                self.ids.extend(said)
-            yield said
+                self.ids.extend(ids_written)
+            yield ids_written
             if ended:
                 return
 
@@ -274,7 +274,7 @@ def compute_parameters(config: DecoderConfig, parameters):
 
 
 @functools.cache
-def programs(config: DecoderConfig, partitioner: Partitioner | None, table: grammars.Table):
+def programs(config: DecoderConfig, partitioner: Partitioner | None, table: grammars.GrammarTokens):
     """(`_read`, `_write`) of a model; compiled once a shape in a process, whoever asks."""
     decoder = Decoder(config, partitioner)
     read = jax.jit(functools.partial(_read, decoder), donate_argnums=(4, 5))
@@ -312,7 +312,14 @@ def _read(decoder: Decoder, parameters, tokens_BxC, start, last_B, logits_BxV, c
     return _replicated_over_vocabulary(decoder, jnp.where(here_B[:, None], read_BxV, logits_BxV)), cache
 
 
-def _write(decoder: Decoder, table: grammars.Table, parameters, rows: Rows, settings: samplings.Settings, steps: int):
+def _write(
+    decoder: Decoder,
+    table: grammars.GrammarTokens,
+    parameters,
+    rows: DecodeState,
+    settings: samplings.SamplingArrays,
+    steps: int,
+):
     """Writes up to `steps` tokens of every row. Returns (rows, ids int32 [B, steps], how many of them each row wrote int32 [B])."""
     B, V = rows.logits_BxV.shape
 
@@ -332,7 +339,7 @@ def _write(decoder: Decoder, table: grammars.Table, parameters, rows: Rows, sett
         # What follows an answer that has ended is what follows its last token, not its eos: a session goes on from there.
         ended_B = ~live_B | (chosen_B == table.eos)
         logits_BxV = _replicated_over_vocabulary(decoder, jnp.where(ended_B[:, None], rows.logits_BxV, logits_BxV))
-        rows = Rows(logits_BxV, rows.positions_B + live_B, rows.left_B - live_B, state, cache)
+        rows = DecodeState(logits_BxV, rows.positions_B + live_B, rows.left_B - live_B, state, cache)
         return step + 1, rows, ids_BxS.at[:, step].set(chosen_B), counts_B + live_B
 
     carry = (jnp.int32(0), rows, jnp.full((B, steps), table.pad, jnp.int32), jnp.zeros(B, jnp.int32))

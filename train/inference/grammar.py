@@ -1,7 +1,7 @@
-"""What may come next is a grammar's business, not luck's: before each token a grammar names the ids that are allowed; the rest are masked.
+"""Constrained decoding: before each token a grammar masks the ids that are not allowed next.
 
-A drawing is <image>, its rows and columns, exactly so many image codes and </image>, so whatever a model has learned, an image comes out.
-A grammar is a little automaton that runs on the device, one state a row, so that rows with different grammars share a batch and no token
+An image is <image>, its rows and columns, rows x columns image codes, and </image>: with the grammar every generated image is valid, whatever the
+model has learned. A grammar is a small automaton on the device with one state per row: rows with different grammars share a batch, and no token
 waits for the host.
 """
 
@@ -20,9 +20,9 @@ ANY, TEXT, ROWS, COLUMNS, CODES, CLOSE, END = range(7)  # what a row may say nex
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-    """What a row is to say. Make one by `text`, `anything` or `picture`.
+    """What a row may generate. Made by `text`, `anything` or `picture`.
 
-    first: what comes first. rows, columns: of a picture, in patches, 0: the model's choice. room: the codes that there is room for.
+    first: the first state. rows, columns: of a picture, in patches; 0: the model chooses. room: largest number of image codes.
     """
 
     first: int
@@ -46,8 +46,8 @@ class Grammar:
         return cls(ROWS, *(size or (0, 0)), room=room)
 
 
-class State(flax.struct.PyTreeNode):
-    """Where the grammars of B rows stand, int32 [B]: what comes next, the size of the picture (0: not chosen), the codes that there is room for."""
+class GrammarState(flax.struct.PyTreeNode):
+    """The grammar states of B rows, int32 [B]: what comes next, rows and columns of the picture (0: not chosen yet), image codes left."""
 
     next_B: jax.Array
     rows_B: jax.Array
@@ -55,15 +55,15 @@ class State(flax.struct.PyTreeNode):
     room_B: jax.Array
 
     @classmethod
-    def of(cls, grammars) -> "State":
+    def of(cls, grammars) -> "GrammarState":
         """The state before the first token of each Grammar; None: a row that says nothing."""
         rows = [(g.first, g.rows, g.columns, g.room) if g else (END, 0, 0, 0) for g in grammars]
         return cls(*np.array(rows, np.int32).reshape(-1, 4).T)
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """The ids of a vocabulary that grammars speak of. Hashable: part of a compiled program."""
+class GrammarTokens:
+    """The ids of a vocabulary that grammars use. Hashable: part of a compiled program."""
 
     size: int
     pad: int
@@ -74,10 +74,10 @@ class Table:
     close: int
 
     @classmethod
-    def of(cls, v: tasks.Vocabulary) -> "Table":
+    def of(cls, v: tasks.Vocabulary) -> "GrammarTokens":
         return cls(v.vocab_size, v.pad_id, v.eos_id, v.text_range, v.size_range, v.image_range, v.control("</image>"))
 
-    def allowed(self, state: State, vocab_size: int) -> jax.Array:
+    def allowed(self, state: GrammarState, vocab_size: int) -> jax.Array:
         """bool [B, V]: the ids that may come next; of a row at its END, pad."""
         first = self.sizes.start
         # low <= id < high, and one more id (-1: none).
@@ -99,7 +99,7 @@ class Table:
         allowed_BxV = ((ids_V >= low[:, None]) & (ids_V < high[:, None])) | (ids_V == also[:, None])
         return allowed_BxV & ((ids_V != self.pad) | (state.next_B == END)[:, None])
 
-    def advance(self, state: State, chosen_B: jax.Array) -> State:
+    def advance(self, state: GrammarState, chosen_B: jax.Array) -> GrammarState:
         """The state after each row has said an allowed id."""
         side_B = chosen_B - self.sizes.start + 1
         rows_B = jnp.where(state.next_B == ROWS, side_B, state.rows_B)
@@ -108,4 +108,4 @@ class Table:
         ended_B = (chosen_B == self.eos) & ((state.next_B == TEXT) | (state.next_B == ANY))
         after = jnp.array([ANY, TEXT, COLUMNS, CODES, CODES, END, END], jnp.int32)[state.next_B]
         after = jnp.where((state.next_B == CODES) & (room_B == 0), CLOSE, after)
-        return State(jnp.where(ended_B, END, after), rows_B, columns_B, room_B)
+        return GrammarState(jnp.where(ended_B, END, after), rows_B, columns_B, room_B)

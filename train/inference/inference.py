@@ -1,13 +1,13 @@
-"""Writing, drawing, describing and scoring with a trained model: what `castor infer` and a notebook need of a MODEL_DIR.
+"""Inference with a trained model: text, images, captions and scores. `castor infer` and notebooks start from a MODEL_DIR:
 
     model = Model.load("model")
-    model.write("The library")                      # one text
-    model.draw("a red square")                      # uint8 [H, W, 3]
-    model.answer([model.text_request(t) for t in texts])     # many at once: train/inference/decode.py
+    model.generate_text("The library")                          # one text
+    model.generate_image("a red square")                        # uint8 [H, W, 3]
+    model.generate([model.text_request(t) for t in texts])      # many at once: train/inference/decode.py
     model.score([("The library", " is open"), ("The library", " are open")])
-    model.session()                                 # a stream that keeps its cache
+    model.session()                                             # one stream whose key-value cache stays
 
-How tokens are chosen is train/inference/sampling.py's, what may come next train/inference/grammar.py's, and batches and caches are train/inference/decode.py's.
+Sampling: train/inference/sampling.py. Constraints on the next token: train/inference/grammar.py. Batches and caches: train/inference/decode.py.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ __all__ = ["Model", "Request", "Sampling", "Score"]
 
 
 class Model:
-    """Parameters, their shape, and the vocabulary that they speak: what `load` finds in a MODEL_DIR.
+    """A model's configuration, parameters and vocabulary, as `load` finds them in a MODEL_DIR.
 
-    max_length: tokens that it was trained on. image_budget: codes of a picture that it sees. partitioner: the mesh that the parameters lie on.
-    step: the checkpoint's.
+    max_length: tokens per row in training. image_budget: image codes per picture that the model reads. partitioner: the mesh of the parameters;
+    None: one device. step: of the checkpoint.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Model:
         self.generator = Generator(
             config,
             compute_parameters(config, parameters),
-            grammar.Table.of(vocabulary),
+            grammar.GrammarTokens.of(vocabulary),
             max_length,
             partitioner,
             batch_size,
@@ -92,66 +92,69 @@ class Model:
         )
 
     def fingerprint(self) -> str:
-        """What tells these parameters from others of their shape: a digest of a sample of them."""
+        """Identifies these parameters among others of their shape: 32 hex digits of SHA-256 over a sample of them."""
         parameters = self.generator.parameters
         sample = jax.device_get((parameters["final_norm"]["scale"], parameters["embedding"][:4]))
         return hashlib.sha256(b"".join(np.asarray(array, np.float32).tobytes() for array in sample)).hexdigest()[:32]
 
     # One at a time.
 
-    def write(self, prompt: str, sampling: Sampling = Sampling(), max_tokens: int | None = None) -> str:
-        """Continues a text until the model ends it, `max_tokens` or the length that it was trained on. Returns the continuation alone."""
-        return self.vocabulary.decode(self.answer([self.text_request(prompt, sampling, max_tokens)])[0])
+    def generate_text(self, prompt: str, sampling: Sampling = Sampling(), max_tokens: int | None = None) -> str:
+        """Continues a text up to eos, `max_tokens` or the training length. Returns the continuation alone."""
+        return self.vocabulary.decode(self.generate([self.text_request(prompt, sampling, max_tokens)])[0])
 
-    def draw(self, caption: str, sampling: Sampling = Sampling(), size: tuple[int, int] | None = None) -> np.ndarray:
-        """A picture for a caption: uint8 [H, W, 3]. size: rows and columns of patches; None leaves them to the model."""
-        return self.picture(self.answer([self.picture_request(caption, sampling, size)])[0])
+    def generate_image(
+        self, caption: str, sampling: Sampling = Sampling(), size: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """An image for a caption: uint8 [H, W, 3]. size: rows and columns of patches; None leaves them to the model."""
+        return self.decode_image(self.generate([self.image_request(caption, sampling, size)])[0])
 
-    def describe(self, pixels: np.ndarray, sampling: Sampling = Sampling(), max_tokens: int = 64) -> str:
-        """A caption for a picture, uint8 [H, W, 3], which is seen as large as in training, as far as half the model's length allows."""
-        return self.vocabulary.decode(self.answer([self.caption_request(pixels, sampling, max_tokens)])[0])
+    def caption_image(self, pixels: np.ndarray, sampling: Sampling = Sampling(), max_tokens: int = 64) -> str:
+        """A caption for an image, uint8 [H, W, 3]. The image is encoded at its size in training, within half of the model's length."""
+        return self.vocabulary.decode(self.generate([self.caption_request(pixels, sampling, max_tokens)])[0])
 
     def sample(
         self, prompt: Sequence[int], grammar: Grammar, sampling: Sampling, max_tokens: int | None = None
     ) -> Iterator[int]:
-        """The ids that follow a prompt, as they come; ends with the grammar, `max_tokens` or the room."""
+        """Yields the ids that follow a prompt one by one, until the grammar ends, or `max_tokens`, or the training length."""
         session = self.session()
         session.read(prompt)
         for ids in session.write(grammar, sampling, max_tokens):
             yield from ids
 
     def session(self) -> Session:
-        """A new stream that keeps its cache between what it reads and writes."""
+        """A new stream whose key-value cache stays between reads and writes."""
         return Session(self.generator)
 
     # Many at once.
 
-    def answer(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[list[int]]:
-        """The ids that follow each request's prompt. on_done is told how many requests each batch finished."""
+    def generate(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[list[int]]:
+        """The ids that follow each request's prompt. on_done is called after each batch with the number of requests it finished."""
         return self.generator(requests, on_done)
 
     def score(self, pairs: Sequence[tuple[str, str]], on_done: Callable[[int], None] | None = None) -> list[Score]:
-        """How likely each (prompt, continuation) is, token by token; the continuation's tokens are those that it has alone."""
+        """Log-probabilities of each (prompt, continuation), token by token; prompt and continuation are tokenized separately."""
         encode = self.vocabulary.encode
         return self.scorer([(encode(prompt), encode(continuation)) for prompt, continuation in pairs], on_done)
 
     def text_request(self, prompt: str, sampling: Sampling = Sampling(), max_tokens: int | None = None) -> Request:
         return Request(self.vocabulary.encode(prompt), Grammar.text(), sampling, max_tokens)
 
-    def picture_request(
+    def image_request(
         self, caption: str, sampling: Sampling = Sampling(), size: tuple[int, int] | None = None
     ) -> Request:
-        """To draw a caption. Raises ConfigurationError where a picture of that size does not fit, VocabularyError where there are no codes."""
+        """A request for the image of a caption. Raises ConfigurationError where an image of that size does not fit, and VocabularyError where the
+        vocabulary has no image codes."""
         self.vocabulary.need("image")
         prompt = [*self.vocabulary.encode(caption), self.vocabulary.control("<image>")]
-        return Request(prompt, self.picture_grammar(len(prompt), size), sampling)
+        return Request(prompt, self.image_grammar(len(prompt), size), sampling)
 
     def caption_request(self, pixels: np.ndarray, sampling: Sampling = Sampling(), max_tokens: int = 64) -> Request:
         self.vocabulary.need("image")
         return Request(self.vocabulary.encode_image(pixels, self.image_budget), Grammar.text(), sampling, max_tokens)
 
-    def picture_grammar(self, before: int, size: tuple[int, int] | None = None) -> Grammar:
-        """What follows <image> after so many ids, itself included."""
+    def image_grammar(self, before: int, size: tuple[int, int] | None = None) -> Grammar:
+        """The grammar of an image. before: number of ids up to and including <image>."""
         room = self.max_length - before - 3  # two sizes and </image>
         if room < 1 or (size and not (min(size) >= 1 and max(size) <= MAX_SIDE and size[0] * size[1] <= room)):
             asked = f"a picture of {size[0]} x {size[1]} patches" if size else "a picture"
@@ -160,6 +163,6 @@ class Model:
             )
         return Grammar.picture(room, size)
 
-    def picture(self, ids: Sequence[int]) -> np.ndarray:
-        """The answer to a picture_request as pixels: uint8 [H, W, 3]."""
+    def decode_image(self, ids: Sequence[int]) -> np.ndarray:
+        """The ids generated for an image_request as pixels: uint8 [H, W, 3]."""
         return self.vocabulary.decode_image([self.vocabulary.control("<image>"), *ids])

@@ -42,7 +42,7 @@ class Sampling:
             raise ConfigurationError(f"top_p {self.top_p}.", "It is a share of the probability: above 0, at most 1.")
 
 
-class Settings(flax.struct.PyTreeNode):
+class SamplingArrays(flax.struct.PyTreeNode):
     """The samplings of the B rows of a batch, as arrays [B]: float32, int32, float32, uint32."""
 
     temperature_B: jax.Array
@@ -51,7 +51,7 @@ class Settings(flax.struct.PyTreeNode):
     seed_B: jax.Array
 
     @classmethod
-    def of(cls, samplings: Sequence[Sampling]) -> "Settings":
+    def of(cls, samplings: Sequence[Sampling]) -> "SamplingArrays":
         return cls(
             np.array([s.temperature for s in samplings], np.float32),
             np.array([min(s.top_k, np.iinfo(np.int32).max) for s in samplings], np.int32),
@@ -60,7 +60,9 @@ class Settings(flax.struct.PyTreeNode):
         )
 
 
-def choose(logits_BxV: jax.Array, allowed_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
+def choose(
+    logits_BxV: jax.Array, allowed_BxV: jax.Array, positions_B: jax.Array, settings: SamplingArrays
+) -> jax.Array:
     """The id of each row's next token, int32 [B]. logits: float32; allowed: bool, at least one a row; positions: where the tokens will stand."""
     logits_BxV = jnp.where(
         allowed_BxV, jnp.where(logits_BxV == 0, 0.0, logits_BxV), -jnp.inf
@@ -71,7 +73,7 @@ def choose(logits_BxV: jax.Array, allowed_BxV: jax.Array, positions_B: jax.Array
     )
 
 
-def _choose_from_few(logits_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
+def _choose_from_few(logits_BxV: jax.Array, positions_B: jax.Array, settings: SamplingArrays) -> jax.Array:
     best_BxN, ids_BxN = jax.lax.top_k(
         logits_BxV, min(CANDIDATES, logits_BxV.shape[1])
     )  # largest first; of equal ones the lower id
@@ -85,7 +87,7 @@ def _choose_from_few(logits_BxV: jax.Array, positions_B: jax.Array, settings: Se
     return jnp.take_along_axis(ids_BxN, picked_B[:, None], axis=1)[:, 0]
 
 
-def _choose_from_all(logits_BxV: jax.Array, positions_B: jax.Array, settings: Settings) -> jax.Array:
+def _choose_from_all(logits_BxV: jax.Array, positions_B: jax.Array, settings: SamplingArrays) -> jax.Array:
     scaled_BxV = _scaled(logits_BxV, settings)
     kept_BxV = jax.lax.cond(
         jnp.any(settings.top_k_B > 0), top_k, lambda logits, _: logits, scaled_BxV, settings.top_k_B
@@ -96,7 +98,7 @@ def _choose_from_all(logits_BxV: jax.Array, positions_B: jax.Array, settings: Se
     return jnp.where(settings.temperature_B > 0, sampled_B, jnp.argmax(logits_BxV, axis=-1))
 
 
-def _scaled(logits_BxN: jax.Array, settings: Settings) -> jax.Array:
+def _scaled(logits_BxN: jax.Array, settings: SamplingArrays) -> jax.Array:
     return logits_BxN / jnp.maximum(settings.temperature_B, _LEAST_TEMPERATURE)[:, None]
 
 

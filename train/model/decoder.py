@@ -26,6 +26,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 import gin
+from castor.tasks.checks import check_integer
 from castor.tasks.errors import ConfigurationError
 from castor.train.model.attention import attention, blockwise, splash
 from castor.train.partitioning import Partitioner
@@ -118,10 +119,12 @@ class DecoderConfig:
             raise ConfigurationError(
                 f"Transformer.remat = {self.remat!r}.", f"Choose one of {', '.join(REMAT_POLICIES)}."
             )
-        if isinstance(self.loss_chunk, bool) or not isinstance(self.loss_chunk, int) or self.loss_chunk < 0:
-            raise ConfigurationError(
-                f"Transformer.loss_chunk = {self.loss_chunk!r}.", "It is a number of tokens, or 0 for the plain loss."
-            )
+        check_integer(
+            "Transformer.loss_chunk",
+            self.loss_chunk,
+            at_least=0,
+            remedy="Give the number of tokens per chunk, or 0 for the plain loss.",
+        )
         if self.heads % self.kv_heads:
             raise ConfigurationError(
                 f"Transformer.heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}.",

@@ -64,8 +64,10 @@ def answers(path) -> list[dict]:
     return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
 
 
-def job(folder, score=False, **settings) -> prompts.Job:
-    return prompts.Job(str(folder / "in.jsonl"), str(folder / "out.jsonl"), score, Sampling(0.9, 0, 3), 6, **settings)
+def job(folder, score=False, **settings) -> prompts.BatchInference:
+    return prompts.BatchInference(
+        str(folder / "in.jsonl"), str(folder / "out.jsonl"), score, Sampling(0.9, 0, 3), 6, **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +101,8 @@ def test_every_line_comes_back_answered_or_with_its_error(answered, model):
 def test_a_line_is_answered_as_if_alone(answered, model):
     rows = answers(answered / "out.jsonl")
     way = Sampling(0.9, 0, 5, 0.5)
-    assert rows[4]["text"] == model.write("the red", way, 6)
-    assert rows[1]["text"] == model.write("the", Sampling(0, 0), 3)
+    assert rows[4]["text"] == model.generate_text("the red", way, 6)
+    assert rows[1]["text"] == model.generate_text("the", Sampling(0, 0), 3)
 
 
 def test_a_killed_job_goes_on_with_what_is_missing(answered, model, read_picture, tmp_path, monkeypatch, capsys):
@@ -179,7 +181,7 @@ def converse(model, read_picture, folder, *lines, out=None, **options) -> tuple[
 def test_a_conversation_keeps_what_was_said(model, read_picture, tmp_path):
     conversation, said = converse(model, read_picture, tmp_path, "the red", KeyboardInterrupt, "a house", "")
     v = model.vocabulary
-    first = model.write("the red", Sampling(0.8, 0, 3), 8)
+    first = model.generate_text("the red", Sampling(0.8, 0, 3), 8)
     text = v.decode(conversation.session.ids)
     assert text.startswith(f"the red{first}\na house") and terminal.printable(first) in said and "Ctrl-D leaves" in said
 

@@ -73,16 +73,16 @@ def test_only_runs_the_named_stages(tmp_path):
         recipes.run(recipe, only=("c",))
 
 
-def test_a_model_begun_from_other_inputs_is_set_aside(tmp_path):
+def test_a_model_begun_from_other_inputs_is_archived(tmp_path):
     folder, model = tmp_path / "stages", tmp_path / "model"
     folder.mkdir()
     stage = Stage("train", ("train",), str(model))
-    recipes._set_aside(stage, folder, "first")
+    recipes._archive_model(stage, folder, "first")
     model.mkdir()
     (model / "weights").write_text("1")
-    recipes._set_aside(stage, folder, "first")
+    recipes._archive_model(stage, folder, "first")
     assert (model / "weights").is_file(), "the same inputs go on with the same model"
-    recipes._set_aside(stage, folder, "second")
+    recipes._archive_model(stage, folder, "second")
     assert not model.exists() and (tmp_path / "model.first" / "weights").is_file()
     assert json.loads((folder / "train.begun.json").read_text()) == {"fingerprint": "second"}
 

@@ -78,7 +78,7 @@ def test_metrics_get_what_seqio_promises(model, seqio_vocabulary, tmp_path):
         Request(v.encode(text)[-(model.max_length - longest) :], Grammar.anything(), Sampling(0), longest)
         for text in INPUTS
     ]
-    answers = model.answer(requests)
+    answers = model.generate(requests)
     assert SEEN["predictions"] == [v.decode(ids).upper() for ids in answers]
     targets = [[*v.encode(text), v.eos_id] for text in TARGETS]
     scores = model.scorer([(v.encode(i)[-(model.max_length - len(t)) :], t) for i, t in zip(INPUTS, targets)])

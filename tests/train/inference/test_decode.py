@@ -32,7 +32,7 @@ def parameters(config):
 
 
 def generator(config, parameters, vocabulary, **options) -> Generator:
-    return Generator(config, parameters, grammar.Table.of(vocabulary), MAX_LENGTH, **options)
+    return Generator(config, parameters, grammar.GrammarTokens.of(vocabulary), MAX_LENGTH, **options)
 
 
 @pytest.fixture(scope="module")

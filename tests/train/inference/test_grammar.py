@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from castor.train.inference import grammar
-from castor.train.inference.grammar import Grammar, State, Table
+from castor.train.inference.grammar import Grammar, GrammarState, GrammarTokens
 
 
-def walk(table: Table, grammars: list[Grammar], size: int, seed: int, steps: int = 40) -> list[list[int]]:
+def walk(table: GrammarTokens, grammars: list[Grammar], size: int, seed: int, steps: int = 40) -> list[list[int]]:
     """Takes an allowed id at random for every row, step by step."""
     random = np.random.default_rng(seed)
     allowed, advance = jax.jit(table.allowed, static_argnums=1), jax.jit(table.advance)
-    state, said = State.of(grammars), [[] for _ in grammars]
+    state, said = GrammarState.of(grammars), [[] for _ in grammars]
     for _ in range(steps):
         masks = np.asarray(allowed(state, size))
         assert masks.any(axis=1).all()
@@ -26,7 +26,7 @@ def walk(table: Table, grammars: list[Grammar], size: int, seed: int, steps: int
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_row_keeps_its_own_grammar(vocabulary, seed):
-    v, table = vocabulary, Table.of(vocabulary)
+    v, table = vocabulary, GrammarTokens.of(vocabulary)
     grammars = [
         Grammar.picture(20),
         Grammar.picture(20, (2, 3)),
@@ -48,6 +48,6 @@ def test_every_row_keeps_its_own_grammar(vocabulary, seed):
 
 
 def test_an_embedding_larger_than_the_vocabulary_offers_no_more(vocabulary):
-    table = Table.of(vocabulary)
-    mask = np.asarray(table.allowed(State.of([Grammar.anything()]), vocabulary.vocab_size + 128))[0]
+    table = GrammarTokens.of(vocabulary)
+    mask = np.asarray(table.allowed(GrammarState.of([Grammar.anything()]), vocabulary.vocab_size + 128))[0]
     assert not mask[vocabulary.vocab_size :].any() and mask[1 : vocabulary.vocab_size].all()

@@ -21,20 +21,22 @@ def model(trained):
 
 def test_sampling_is_a_function_of_its_seed(model):
     wild = Sampling(temperature=1.0, top_k=0, seed=1)
-    assert model.write("the red", wild) == model.write("the red", wild)
-    assert model.write("the red", wild) != model.write("the red", Sampling(temperature=1.0, top_k=0, seed=2))
-    assert model.write("the red", Sampling(temperature=0)) == model.write(
+    assert model.generate_text("the red", wild) == model.generate_text("the red", wild)
+    assert model.generate_text("the red", wild) != model.generate_text(
+        "the red", Sampling(temperature=1.0, top_k=0, seed=2)
+    )
+    assert model.generate_text("the red", Sampling(temperature=0)) == model.generate_text(
         "the red", Sampling(temperature=1.0, top_k=1, seed=5)
     )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_drawing_always_decodes(model, seed):
-    pixels = model.draw("a red square", Sampling(temperature=3.0, top_k=0, seed=seed))
+    pixels = model.generate_image("a red square", Sampling(temperature=3.0, top_k=0, seed=seed))
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
     assert pixels.shape == (8 * rows, 8 * columns, 3) and rows * columns < model.max_length
-    assert model.draw("a red square", Sampling(seed=seed), size=(3, 5)).shape == (24, 40, 3)
+    assert model.generate_image("a red square", Sampling(seed=seed), size=(3, 5)).shape == (24, 40, 3)
 
 
 def test_the_grammar_of_a_drawing(model):
@@ -49,14 +51,14 @@ def test_text_and_captions_are_text(model):
     v = model.vocabulary
     ids = list(model.sample(v.encode("the"), Grammar.text(), Sampling(temperature=5.0, top_k=0), 30))
     assert ids and all(i in v.text_range or i == v.eos_id for i in ids)
-    assert isinstance(model.describe(np.zeros((24, 24, 3), np.uint8), max_tokens=5), str)
+    assert isinstance(model.caption_image(np.zeros((24, 24, 3), np.uint8), max_tokens=5), str)
 
 
 def test_what_does_not_fit_is_refused(model, trained, tmp_path):
     with pytest.raises(ConfigurationError, match="40 x 40 patches does not fit the 64 tokens"):
-        model.draw("the", size=(40, 40))
+        model.generate_image("the", size=(40, 40))
     with pytest.raises(ConfigurationError, match="the prompt is"):
-        model.write("the red " * 100)
+        model.generate_text("the red " * 100)
     with pytest.raises(ConfigurationError, match="negative"):
         Sampling(temperature=-1)
     with pytest.raises(CheckpointError, match="no checkpoint 7"):
@@ -107,7 +109,7 @@ def test_the_command_writes_draws_and_describes(castor, trained, tmp_path):
 def test_a_conversation_by_the_command(castor, trained, model, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("the red\n/show\n"))
     code, out, err = castor("infer", f"--model_dir={trained}", "--interactive", "--seed=4", "--max_tokens=5")
-    assert code == 0 and model.write("the red", Sampling(seed=4), 5) in out and "room left" in out, err
+    assert code == 0 and model.generate_text("the red", Sampling(seed=4), 5) in out and "room left" in out, err
 
 
 def test_questions_by_the_command(castor, trained, tmp_path):
@@ -139,12 +141,12 @@ def test_a_mesh_answers_as_one_device_does(castor, trained, model, tmp_path):
     _, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     one, two, drawn, three = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert one["text"] == model.write("the red", Sampling(seed=1), 9) and two["text"] == model.write(
+    assert one["text"] == model.generate_text("the red", Sampling(seed=1), 9) and two["text"] == model.generate_text(
         "a", Sampling(0), 9
     )
-    assert three["text"] == model.write("one two three", Sampling(seed=3, top_p=0.7), 9)
+    assert three["text"] == model.generate_text("one two three", Sampling(seed=3, top_p=0.7), 9)
     pixels = np.asarray(PIL.Image.open(tmp_path / drawn["image"]))
-    np.testing.assert_array_equal(pixels, model.draw("a red square", Sampling(seed=2)))
+    np.testing.assert_array_equal(pixels, model.generate_image("a red square", Sampling(seed=2)))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from castor.tasks.errors import ConfigurationError
 from castor.train.inference import sampling
-from castor.train.inference.sampling import Sampling, Settings
+from castor.train.inference.sampling import Sampling, SamplingArrays
 
 logits = st.lists(st.floats(-30, 30, width=32), min_size=16, max_size=16).map(lambda row: np.array(row, np.float32))
 top_k = jax.jit(sampling.top_k)
@@ -46,8 +46,8 @@ def test_infinities_and_zeros_are_in_order():
 
 @hypothesis.given(logits, st.integers(1, 20), st.sampled_from([0.3, 0.9, 1.0]), st.integers(0, 2**32 - 1))
 def test_picking_a_few_first_chooses_what_looking_at_all_does(row, k, p, seed):
-    alone = Settings.of([Sampling(0.9, k, seed, p)])
-    with_another = Settings.of(
+    alone = SamplingArrays.of([Sampling(0.9, k, seed, p)])
+    with_another = SamplingArrays.of(
         [Sampling(0.9, k, seed, p), Sampling(1.0, 0, 1)]
     )  # a row that samples from all makes the batch look at all
     allowed, at = np.arange(16) % 5 > 0, np.array([3, 3], np.int32)
@@ -67,9 +67,12 @@ def test_a_row_chooses_alike_in_any_company():
         Sampling(1.2, 50, 2**40 + 3, 0.9),
     ]
     positions = np.array([3, 9, 1, 30, 4], np.int32)
-    together = np.asarray(choose(rows, allowed, positions, Settings.of(settings)))
+    together = np.asarray(choose(rows, allowed, positions, SamplingArrays.of(settings)))
     for i, one in enumerate(settings):
-        assert choose(rows[i : i + 1], allowed[i : i + 1], positions[i : i + 1], Settings.of([one]))[0] == together[i]
+        assert (
+            choose(rows[i : i + 1], allowed[i : i + 1], positions[i : i + 1], SamplingArrays.of([one]))[0]
+            == together[i]
+        )
     assert all(allowed[i, chosen] for i, chosen in enumerate(together))
     assert together[2] == np.argmax(np.where(allowed[2], rows[2], -np.inf))
 
@@ -81,7 +84,7 @@ def test_tokens_come_as_often_as_their_probability():
     rows, allowed = np.broadcast_to(row, (count, 4)), np.ones((count, 4), bool)
 
     def shares(one):
-        settings = jax.tree.map(lambda array: jnp.repeat(array, count), Settings.of([one]))
+        settings = jax.tree.map(lambda array: jnp.repeat(array, count), SamplingArrays.of([one]))
         return np.bincount(choose(rows, allowed, at, settings), minlength=4) / count
 
     np.testing.assert_allclose(shares(Sampling(1.0, 0)), [0.5, 0.25, 0.15, 0.1], atol=0.015)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import gin
+from castor.tasks.checks import is_integer
 from castor.tasks.errors import ConfigurationError
 from castor.train.model.attention import blockwise
 
@@ -49,10 +50,10 @@ class BlockSizes:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least, step = (0, 1) if field.name in ("fused", "sparse_from") else (LANES, LANES)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least or value % step:
+            if not is_integer(value, at_least=least) or value % step:
                 raise ConfigurationError(
                     f"Blocks.{field.name} = {value!r}.",
-                    f"Tiles are multiples of {LANES} tokens; fused and sparse_from whole numbers.",
+                    f"Tiles are multiples of {LANES} tokens; fused and sparse_from integers.",
                 )
 
 
