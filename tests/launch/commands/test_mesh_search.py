@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import gin
 from castor.launch import abstract_runs
 from castor.launch.commands import mesh_search as command
 from castor.tasks.configuration import Flags
@@ -18,6 +19,7 @@ def ways():
         ("models/small.gin", "runs/pretrain.gin"), ("BATCH_SIZE = 64", "TASK_FEATURE_LENGTHS = {'targets': 2048}")
     )
     config = abstract_runs.configure(flags)
+    gin.clear_config()
     model = dataclasses.replace(config.model, vocab_size=32128)
     return mesh_search.candidates(config, model, Topology.of("v5e:4x4"), ("none", "full"))
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+import gin
 from castor.launch import abstract_runs
 from castor.tasks.configuration import Flags
 from castor.train.compiler import mesh_search
@@ -20,6 +21,7 @@ def run():
         ("models/small.gin", "runs/pretrain.gin"), ("BATCH_SIZE = 64", "TASK_FEATURE_LENGTHS = {'targets': 2048}")
     )
     planned = abstract_runs.configure(flags)
+    gin.clear_config()
     return dataclasses.replace(planned, model=dataclasses.replace(planned.model, vocab_size=32128))
 
 
@@ -62,5 +64,6 @@ def test_recomputing_and_taking_parts_save_memory_and_cost_time(ways):
 def test_the_best_is_a_gin_file_that_trains_so(run, ways):
     way = next(way for way in ways if dict(way.mesh)["tensor"] > 1)
     again = abstract_runs.configure(Flags(("models/small.gin", "runs/pretrain.gin"), way.bindings))
+    gin.clear_config()
     assert again.mesh == {axis: size for axis, size in way.mesh if size > 1 or axis == "data"}
     assert (again.model.remat, again.accumulate) == (way.remat, way.accumulate)
