@@ -15,9 +15,11 @@ import jax
 from castor.tasks import configuration
 from castor.tasks.batches.read_ahead import ReadAhead
 from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import lock
 from castor.train import model_dir
 from castor.train.checkpoints import checksums, initial_state
 from castor.train.checkpoints.checkpoints import CheckpointStore
+from castor.train.checkpoints.model_dir_lock import only_writer
 from castor.train.evaluation.evaluator import Evaluator
 from castor.train.model.decoder import count_parameters
 from castor.train.preemption import StopSignals
@@ -31,7 +33,14 @@ def train(config: RunConfig, on_step: Callable[[int], None] | None = None) -> in
 
     SIGTERM and SIGINT end the run after the current step with a checkpoint: then fewer steps are done than configured, and after SIGINT
     KeyboardInterrupt is raised. `on_step` is called on the host after each dispatched step, with the number of steps done.
+
+    Raises LockError, before anything is touched, if another run writes this MODEL_DIR.
     """
+    with only_writer(config.model_dir) as held:
+        return _train(config, held, on_step)
+
+
+def _train(config: RunConfig, held: lock.Held | None, on_step: Callable[[int], None] | None) -> int:
     # ---- Devices, data, model.
     run = prepare(config)
     train_step, batches = run.train_step(), run.batches
@@ -51,7 +60,7 @@ def train(config: RunConfig, on_step: Callable[[int], None] | None = None) -> in
         run.write_model_files()
         model_dir.write_configuration(config.model_dir, configuration.operative_config(), start)
         model_dir.remove_completed(config.model_dir)
-        reporter = Reporter(config, start, batches.domains)
+        reporter = Reporter(config, start, batches.domains, held.check)
         _print_summary(run, reporter, start, batch_sizes)
     else:
         reporter = SkippedUpdateMonitor(config.skip_limit)
@@ -80,6 +89,8 @@ def train(config: RunConfig, on_step: Callable[[int], None] | None = None) -> in
             stopping = signals.should_stop(done)
             saving = stopping or config.checkpoints.due(done, config.train_steps)
             evaluating = evaluator is not None and config.evaluation.due(done, config.train_steps)
+            if held and (saving or evaluating):
+                held.check()
             if saving or evaluating:
                 # Metrics must be on disk before the checkpoint that follows from them: a restart keeps only the lines before its step.
                 reporter.log_step(*pending)

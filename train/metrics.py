@@ -12,7 +12,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -37,12 +37,16 @@ def step_row(results: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[
 class JsonLines:
     """An append-only file of rows with a `step`. Rows from `keep_until` on are dropped when it is opened, and compared with what replaces them.
 
-    Objects in a bucket cannot be appended to: there `flush` writes the whole object.
+    Objects in a bucket cannot be appended to: there `flush` writes the whole object. A file on this machine is replaced when it is opened, so lines
+    that a run appends after another one has taken its MODEL_DIR over go to a file without a name.
+
+    check_lock: raises LockError if this run may not write any more; called before the whole object is written.
     """
 
-    def __init__(self, path: storage.Path, keep_until: int):
+    def __init__(self, path: storage.Path, keep_until: int, check_lock: Callable[[], None] = lambda: None):
         """Keeps the rows with step < keep_until. An incomplete last line, left by a killed run, is dropped."""
         self.path = path
+        self._check_lock = check_lock
         self.replayed: dict[int, str] = {}
         self.differs_at: int | None = None
         self._lines = []
@@ -86,6 +90,7 @@ class JsonLines:
             self._file.close()
 
     def _write_whole(self) -> None:
+        self._check_lock()
         storage.write_bytes_atomic(self.path, "".join(line + "\n" for line in self._lines).encode("utf-8"))
 
 

@@ -5,7 +5,7 @@ step.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -66,14 +66,16 @@ class SkippedUpdateMonitor:
 
 
 class Reporter(SkippedUpdateMonitor):
-    """Writes the metrics of steps and evaluations, from step `start` on."""
+    """Writes the metrics of steps and evaluations, from step `start` on. `check_lock` raises LockError if it may not."""
 
-    def __init__(self, config: RunConfig, start: int, domains: tuple[str, ...]):
+    def __init__(
+        self, config: RunConfig, start: int, domains: tuple[str, ...], check_lock: Callable[[], None] = lambda: None
+    ):
         super().__init__(config.skip_limit)
         folder = config.model_dir
         self._total, self._domains = config.train_steps, domains
-        self._metrics = metrics.JsonLines(storage.join(folder, model_dir.METRICS_FILE), keep_until=start)
-        self._evaluations = metrics.JsonLines(storage.join(folder, model_dir.EVALUATION_FILE), keep_until=start + 1)
+        self._metrics = metrics.JsonLines(storage.join(folder, model_dir.METRICS_FILE), start, check_lock)
+        self._evaluations = metrics.JsonLines(storage.join(folder, model_dir.EVALUATION_FILE), start + 1, check_lock)
         self._board = (
             metrics.NoBoard()
             if storage.is_remote(folder)

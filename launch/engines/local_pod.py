@@ -20,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from castor.launch import exit_codes, training_runs
 from castor.launch.engines.processes import Server
 from castor.tasks.configuration import Flags
 from castor.tasks.errors import CastorError, ConfigurationError
-from castor.tasks.storage import storage
+from castor.tasks.storage import lock, storage
 from castor.train.model_dir import LOG_FOLDER
 from castor.train.preemption import SignalRecorder
 
@@ -40,7 +40,7 @@ class Pod:
     """What is to be run. `arguments`: the command line after `castor`, the same for every host; `folder` takes the logs.
 
     hosts, devices_per_host: processes, and virtual CPU devices of each. restarts: how often the pod is started again after a failure. grace_s:
-    seconds that the hosts have, after a signal, to save and exit.
+    seconds that the hosts have, after a signal, to save and exit. environment: variables that they get besides this process's.
     """
 
     arguments: tuple[str, ...]
@@ -49,6 +49,7 @@ class Pod:
     devices_per_host: int = 1
     restarts: int = 0
     grace_s: float = 60.0
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for name, least in (("hosts", 1), ("devices_per_host", 1), ("restarts", 0), ("grace_s", 0)):
@@ -97,14 +98,17 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     """
     # Configured here too, so that a mistake is reported once and before anything starts.
     model_dir = training_runs.configure(flags.or_files(*training_runs.GIN_FILES)).model_dir
-    where = (
-        tempfile.mkdtemp(prefix="castor-logs-") if storage.is_remote(model_dir) else storage.join(model_dir, LOG_FOLDER)
-    )
-    folder = pathlib.Path(where).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     command = (arguments.job, *_as_arguments(flags), *arguments.rest)
-    pod = Pod(command, folder, arguments.hosts, arguments.devices_per_host, arguments.restarts, arguments.grace)
-    return run_pod(pod)
+    numbers = (arguments.hosts, arguments.devices_per_host, arguments.restarts, arguments.grace)
+    with lock.hold(model_dir, "MODEL_DIR") as held:  # for all starts of the pod; its process 0 writes under this lock
+        where = (
+            tempfile.mkdtemp(prefix="castor-logs-")
+            if storage.is_remote(model_dir)
+            else storage.join(model_dir, LOG_FOLDER)
+        )
+        folder = pathlib.Path(where).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        return run_pod(Pod(command, folder, *numbers, held.environment()))
 
 
 def run_pod(pod: Pod) -> int:
@@ -133,7 +137,7 @@ def _run_once(pod: Pod, signals: SignalRecorder) -> None:
         stack.callback(_kill, servers)
         ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         for host in range(pod.hosts):
-            bound = {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}"}
+            bound = {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}", **pod.environment}
             server = Server(
                 f"{number:03d}_host_{host}", _command(pod, host, port), pod.folder, bound, pathlib.Path.cwd()
             )

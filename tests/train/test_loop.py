@@ -53,11 +53,18 @@ def test_killed_and_started_again_it_is_the_same_run(castor, tmp_path):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_sigterm_saves_and_ends_cleanly(castor, tmp_path):
+def test_a_second_run_is_refused_and_sigterm_saves_and_ends_cleanly(castor, tmp_path):
     child = castor.start(
         "train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, CHECKPOINT_PERIOD=0, EVAL_PERIOD=0)
     )
     wait_for_lines(tmp_path / "m" / "metrics.jsonl", 5, child)
+    unfinished = tmp_path / "m" / "checkpoint_4.orbax-checkpoint-tmp"  # as if it were just being written
+    unfinished.mkdir()
+    code, _, err = castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=7))
+    assert code == 2 and err.count("\n") == 1, err
+    assert f"MODEL_DIR {tmp_path / 'm'} is being written by process {child.pid} on " in err
+    assert unfinished.is_dir() and len(list((tmp_path / "m" / "config").iterdir())) == 1, "it touched nothing"
+    unfinished.rmdir()
     child.send_signal(signal.SIGTERM)
     _, err = child.communicate(timeout=300)
     assert child.returncode == 143 and "stopped by a signal" in err and "Traceback" not in err

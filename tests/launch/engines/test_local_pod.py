@@ -13,6 +13,7 @@ import pytest
 
 from castor.launch.engines import local_pod
 from castor.tasks.errors import ConfigurationError
+from castor.tasks.storage import lock
 
 MESH = {"data": 2, "tensor": 2}
 
@@ -45,6 +46,13 @@ def process_of(host: int, of: int) -> int:
             if f"--process_id={host}".encode() in pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
                 return int(child)
     raise AssertionError(f"process {of} runs no host {host}")
+
+
+def test_a_pod_takes_no_model_dir_that_another_run_writes(castor, tmp_path):
+    with lock.hold(tmp_path / "pod", "MODEL_DIR"):
+        code, _, err = castor("launch", "local", "--hosts=2", "train", *castor.bindings(tmp_path / "pod"))
+        assert code == 2 and f"MODEL_DIR {tmp_path / 'pod'} is being written by process {os.getpid()} on " in err
+        assert [path.name for path in (tmp_path / "pod").iterdir()] == [lock.LOCK_FILE], "no host was started"
 
 
 def test_two_hosts_give_the_losses_of_one_process(castor, tmp_path):
