@@ -91,7 +91,7 @@ def on_eight_devices():
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+            [sys.executable, "-P", "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr[-3000:]
 
@@ -193,7 +193,7 @@ class Castor:
     def train_until_killed(self, steps: int, saved: int, *flags: str) -> None:
         """A run in a process of its own that SIGKILL ends when so many steps are done and the checkpoint of step `saved` is whole."""
         command, environment = (
-            [sys.executable, "-c", KILLED, str(steps), str(saved), *flags],
+            [sys.executable, "-P", "-c", KILLED, str(steps), str(saved), *flags],
             os.environ | {"JAX_PLATFORMS": "cpu"},
         )
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)

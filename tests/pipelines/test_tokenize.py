@@ -226,6 +226,6 @@ def test_pure_functions_import_without_beam():
     heavy = "('apache_beam', 'tensorflow', 'jax')"
     script = f"import sys, pipelines.examples, pipelines.tokenize; print([m for m in {heavy} if m in sys.modules])"
     assert (
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
         == "[]"
     )

@@ -93,7 +93,14 @@ def test_a_longer_run_goes_on_and_a_shorter_one_is_refused(castor, tmp_path):
 
 def test_no_tensorflow_on_the_training_path(castor, tmp_path):
     script = "import sys; from castor.launch.command import main; code = main(sys.argv[1:]); print('tensorflow' in sys.modules, 'apache_beam' in sys.modules); sys.exit(code)"
-    command = [sys.executable, "-c", script, "train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=2, EVAL_PERIOD=0)]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        script,
+        "train",
+        *castor.bindings(tmp_path / "m", TRAIN_STEPS=2, EVAL_PERIOD=0),
+    ]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
     )

@@ -119,6 +119,6 @@ def test_castor_is_silent_where_libtpu_is_installed_and_no_tpu_is_there(tmp_path
     program = "import argparse; from castor.launch.devices import start_jax; start_jax(argparse.Namespace(cpu_devices=None)); import jax; print(jax.devices()[0].platform)"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=REPOSITORY
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, env=environment, cwd=REPOSITORY
     )
     assert (done.stdout, done.stderr) == ("cpu\n", "")

@@ -43,7 +43,7 @@ def test_a_server_does_not_outlive_a_killed_launcher(tmp_path):
         "import pathlib, sys, time; from castor.launch.engines.processes import Server; "
         "print(Server('sleeper', ['sleep', '600'], pathlib.Path(sys.argv[1])).pid, flush=True); time.sleep(600)"
     )
-    launcher = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen([sys.executable, "-P", "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     pid = int(launcher.stdout.readline())
     assert alive(pid)
     launcher.kill()

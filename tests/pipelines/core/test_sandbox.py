@@ -89,10 +89,10 @@ def test_one_child_serves_until_killed_and_none_stays(child):
 
 def test_child_dies_with_a_killed_parent():
     script = (
-        "import small_job, time\nfrom pipelines.sandbox import Child\nfrom pipelines.document import Document\n"
+        "import small_job, time\nfrom castor.pipelines.core.sandbox import Child\nfrom castor.pipelines.document import Document\n"
         "c = Child(small_job.suffer)\nprint(c.call(Document('0' * 32, 's', 'text', 'pid')).text, flush=True)\ntime.sleep(60)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     parent.kill()
     parent.wait()

@@ -127,7 +127,7 @@ def test_sigkill_leaves_nothing_visible_and_the_next_run_cleans_up(lines, tmp_pa
         f"import small_job\nfrom castor.pipelines.execution import launcher\nfrom castor.pipelines.core.sandbox import Sandbox\n"
         f"launcher.run(small_job.Job(name='s', input_root={str(root)!r}, inputs=('*',), output={str(output)!r}, num_shards=2, limits=Sandbox()), quiet=True)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script])
+    process = subprocess.Popen([sys.executable, "-P", "-c", script])
     while not (tmp_path / "begun").exists():
         assert process.poll() is None
         time.sleep(0.05)

@@ -167,7 +167,8 @@ def test_the_training_path_imports_nothing_heavy():
         "import castor.tasks.cache.verify, castor.tasks.integrations.preview; "
         "print(sorted({'tensorflow', 'apache_beam', 'jax', 'seqio'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_order_and_spelling_of_components_change_nothing_in_batches(tmp_path, monkeypatch):

@@ -219,7 +219,7 @@ def test_killed_it_goes_on(tmp_path, how):
         "export._write_parquet = slow\n"
         "export.export(sys.argv[1], sys.argv[2], 'parquet')"
     )
-    command = [sys.executable, "-c", program, directory, str(tmp_path / "out")]
+    command = [sys.executable, "-P", "-c", program, directory, str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for _ in range(6):
         process.stdout.readline()

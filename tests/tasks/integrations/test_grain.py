@@ -135,5 +135,5 @@ def test_bad_arguments_are_refused_at_once(web, tmp_path):
 
 def test_the_missing_library_is_named():
     program = "import sys; sys.modules['grain'] = None; import castor.tasks.integrations.grain"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     assert "ConfigurationError" in done.stderr and "castor[grain]" in done.stderr

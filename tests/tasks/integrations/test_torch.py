@@ -16,7 +16,7 @@ from castor.tasks.errors import ConfigurationError
 
 def test_the_missing_library_is_named():
     program = "import sys; sys.modules['torch'] = None; import castor.tasks.integrations.torch"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     assert "ConfigurationError" in done.stderr and "castor[torch]" in done.stderr
 
 

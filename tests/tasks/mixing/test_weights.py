@@ -99,7 +99,7 @@ def test_the_decimal_module_of_pure_python_gives_the_same():
     )
     fast, pure = (
         subprocess.run(
-            [sys.executable, "-c", program.format(block=block)], capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", program.format(block=block)], capture_output=True, text=True, check=True
         ).stdout.split(" ", 1)
         for block in ("", "import sys; sys.modules['_decimal'] = None; ")
     )
@@ -218,4 +218,4 @@ def test_gin():
 
 def test_the_module_needs_nothing_heavy():
     program = "import sys, castor.tasks.mixing.weights; print(sorted({'tensorflow', 'seqio', 'jax', 'numpy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+    assert subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True).stdout.strip() == "[]"

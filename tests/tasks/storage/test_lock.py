@@ -114,7 +114,7 @@ def test_children_do_not_keep_it(tmp_path):
 import os, subprocess, sys, time
 from castor.tasks.storage import lock
 with lock.hold(sys.argv[1], "OUTPUT"):
-    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=2, close_fds=False)
+    started = subprocess.Popen([sys.executable, "-P", "-c", "import time; time.sleep(60)"], stdout=2, close_fds=False)
     forked = os.fork()
     if not forked:
         os.dup2(2, 1)

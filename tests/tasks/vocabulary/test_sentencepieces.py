@@ -72,7 +72,7 @@ def test_training_gives_the_same_bytes_in_another_process():
         "print(hashlib.sha256(sentencepieces.train([inspect.getsource(random)] * 2, 700)).hexdigest())"
     )
     here = hashlib.sha256(sentencepieces.train([inspect.getsource(random)] * 2, 700)).hexdigest()
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    other = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == here
 
 

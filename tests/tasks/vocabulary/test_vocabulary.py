@@ -126,7 +126,9 @@ def test_loads_without_tensorflow_beam_or_jax(vocabulary, tmp_path):
         "import sys; from castor.tasks.vocabulary.vocabulary import Vocabulary; v = Vocabulary.load(sys.argv[1]); v.segments(v.encode('a')); "
         "print([m for m in ('tensorflow', 'apache_beam', 'jax', 'seqio', 'scipy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
