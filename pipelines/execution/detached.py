@@ -1,10 +1,15 @@
-"""A job whose launcher does not wait: sent off with a note of what it is, and committed from the note when its engine is done.
+"""Detached jobs: submitted with a note of what they are, and committed from that note when the engine is done.
 
-A job's output is committed by a launcher, after the pipeline: it adds the shards' entries up, checks the funnel, and writes the manifest last.
-Detached, the staging folder holds the note (.pending.json) until `commit` does the same from it. Whether the engine is done need not be
-asked: each shard's entry is written last, so a job is whole when every entry is there, and `commit` says what is missing where it is not.
+A launcher commits a job's output after the pipeline: it adds up the shards' entries, checks the funnel, and writes the
+manifest last. The staging folder of a detached job holds the note (.pending.json) from which `commit` does the same.
+`commit` need not ask the engine whether it is done: each shard's entry is written last, so a job is whole when every
+entry is there. `commit` reports the entries that are missing.
 
-The lock on the output is held while a job is sent and while it is committed. In between the note bars other writers (staging.new_staging).
+`commit` works on a copy of the staging folder and removes the note when the output is whole. A commit that is killed at
+any point can therefore be repeated.
+
+The lock on the output is held while a job is submitted and while it is committed. In between, the note keeps other
+writers out (staging.new_staging).
 """
 
 import datetime
@@ -15,7 +20,7 @@ from typing import Any
 from castor.pipelines.execution import beam_options
 from castor.pipelines.execution.job import BaseJob
 from castor.pipelines.execution.job_config import describe, rebuild
-from castor.pipelines.execution.staging import NOTE, new_staging, staging_folders
+from castor.pipelines.execution.staging import NOTE, copy_into, new_copy, new_staging, staging_folders
 from castor.tasks.errors import CorpusError
 from castor.tasks.storage import lock, storage
 
@@ -48,8 +53,8 @@ def submit(job: BaseJob, beam_args: Sequence[str]) -> str:
 def commit(output: str) -> Mapping[str, Any]:
     """Commits what a detached job has staged under `output` and returns the manifest.
 
-    Raises CorpusError if there is no such job, if it has not written everything yet, or if inputs, configuration or code are no longer those it
-    was sent with; LockError if another process writes the output.
+    Raises CorpusError if there is no such job, if it has not written everything yet, if its funnel is refused, or if
+    inputs, configuration or code have changed since it was submitted; LockError if another process writes the output.
     """
     with lock.hold(output, "OUTPUT") as held:
         staging = next((s for s in staging_folders(output) if storage.exists(storage.join(s, NOTE))), None)
@@ -65,14 +70,32 @@ def commit(output: str) -> Mapping[str, Any]:
                 f"the inputs, the configuration or the code of {job.name} changed since job {note['id']} was sent.",
                 f"Put them back, or remove {staging} and send it again.",
             )
+        copied = new_copy(staging)
         held.check()
-        storage.remove(storage.join(staging, NOTE))
         try:
-            return job.finish(staging)
+            copy_into(copied, staging)
+            manifest = job.finish(copied)
         except FileNotFoundError as error:
             raise CorpusError(
-                f"job {note['id']} of {job.name} has not written {error.filename} yet.", "Commit when it is done."
+                f"job {note['id']} of {job.name} has not written {_original(error.filename, copied, staging)} yet.",
+                "Commit when it is done.",
             ) from error
+        except CorpusError as error:
+            if not storage.list_files(copied):  # the job removed its staging folder: it may never be committed
+                _forget(staging)
+            raise CorpusError(_original(error.what, copied, staging), error.remedy) from error
         finally:
-            if storage.list_files(staging):  # not committed, and not given up either
-                storage.write_json_atomic(storage.join(staging, NOTE), note)
+            storage.remove_tree(copied)
+        _forget(staging)
+        return manifest
+
+
+def _original(text: str, copied: str, staging: str) -> str:
+    """A message with the paths that the user can look at."""
+    return str(text).replace(copied, staging)
+
+
+def _forget(staging: str) -> None:
+    """Removes the staging folder of a detached job. The note goes first: without it the rest is a killed run's."""
+    storage.remove(storage.join(staging, NOTE))
+    storage.remove_tree(staging)

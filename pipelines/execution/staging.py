@@ -30,6 +30,25 @@ def new_staging(output: str) -> str:
     return staging
 
 
+def new_copy(staging: str) -> str:
+    """Makes an empty folder for a copy of a detached job's staging folder and returns its path.
+
+    Removes the copies that killed commits left. The caller holds the lock of the output.
+    """
+    output = staging.rpartition("/")[0]
+    for folder in staging_folders(output):
+        if folder != staging:
+            storage.remove_tree(folder)
+    copied = storage.join(output, PREFIX + uuid.uuid4().hex)
+    storage.makedirs(copied)
+    return copied
+
+
+def copy_into(copied: str, staging: str) -> None:
+    """Copies what a detached job has staged, without its note."""
+    storage.copy(staging, copied, (name for name in storage.walk(staging) if name != NOTE))
+
+
 def staging_folders(output: str) -> list[str]:
     """Paths of the staging folders in `output`, of runs that were killed or have not been committed yet."""
     return [storage.join(output, name) for name in storage.list_files(output) if name.startswith(PREFIX)]

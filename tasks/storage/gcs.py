@@ -176,6 +176,10 @@ def move(source: str, target: str, names: list[str]) -> None:
     _each(_move, pairs)
 
 
+def copy(source: str, target: str, names: Iterable[str]) -> None:
+    _each(_copy_object, [(f"{source.rstrip('/')}/{name}", f"{target.rstrip('/')}/{name}") for name in names])
+
+
 def remove(path: str) -> None:
     from google.api_core.exceptions import NotFound
 
@@ -284,6 +288,12 @@ def _upload(path: str, send: Callable[..., None]) -> None:
 
 
 def _move(pair: tuple[str, str]) -> None:
+    _copy_object(pair)
+    remove(pair[0])
+
+
+def _copy_object(pair: tuple[str, str]) -> None:
+    """Copies an object within Google's servers."""
     source, target = pair
     blob = _blob(source)
     bucket, name = _split(target)
@@ -297,7 +307,6 @@ def _move(pair: tuple[str, str]) -> None:
             if token is None:
                 break
     _looks.pop(target, None)
-    remove(source)
 
 
 def _folders(name: str) -> Iterable[str]:

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -97,6 +97,16 @@ def state(path: str) -> list[int]:
 
 def mode(path: str) -> int:
     return os.stat(path).st_mode
+
+
+def copy(source: str, target: str, names: Iterable[str]) -> None:
+    for name in names:
+        place = os.path.join(target, name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        try:
+            os.link(os.path.join(source, name), place)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(os.path.join(source, name), place)
 
 
 def write_bytes_atomic(path: str, data: bytes, sync: bool) -> None:

@@ -6,10 +6,13 @@ locked already: it is written and locked under another name and then linked. Of 
 decides: who cannot have flock is told who has it, also while the owner is stopped, and a dead owner's flock is gone at
 once.
 
-A shared file system may keep flock to one host. So the owner also renews the file's time of change. An owner of another
-host counts as dead when that is older than its lease, by the file system's clock and not by the host's. Who takes over
-creates a claim first, a file named after the token of the owner before, which only one can create, and looks again: two
-takers cannot both win.
+A shared file system may keep flock to one host. So the owner also renews the file's modification time. An owner of
+another host counts as dead when that time is older than its lease, by the file system's clock and not by the host's. A
+taker first creates DIR/.lock.claim, which only one process can create, and reads the lock file again: two takers cannot
+both win.
+
+On a file system without hard links, the claim is an exclusively created file (O_EXCL), and a process renames its file
+to DIR/.lock only while it holds the claim.
 """
 
 import contextlib
@@ -24,6 +27,7 @@ from castor.tasks.storage.lock_owner import LOCK_FILE, Lease, Owner
 _POLL_S = 0.2
 _SETTLE_S = 5.0
 _NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 _open: set[int] = set()
 """Descriptors of lock files that this process has open."""
@@ -57,11 +61,11 @@ class FileLock:
         try:
             os.write(self._own, self._owner.to_bytes())
             os.fsync(self._own)
-            _flock(self._own)
-            while not (_link(own, self._path) or self._replace_dead(own)):
+            while not _flock(self._own):
+                time.sleep(0.01)  # another process is looking whether this file is a leftover
+            while not (self._create(own) or self._replace_dead(own)):
                 pass
             self._is_held = True
-            os.utime(self._own)
             self._remove_leftovers()
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -92,6 +96,17 @@ class FileLock:
     def _is_own(self) -> bool:
         with _opened(self._path) as file:  # opened anew, for a network file system then asks its server
             return file is not None and os.path.samestat(os.fstat(file), os.fstat(self._own))
+
+    def _create(self, own: str) -> bool:
+        """Gives the file `own` the lock's name. False if there is a lock file, or another process may be creating one."""
+        linked = _link(own, self._path)
+        if linked is not None or os.path.lexists(self._path):
+            return bool(linked)
+        with self._claimed(own) as alone:
+            if not alone or os.path.lexists(self._path):
+                return False
+            os.rename(own, self._path)
+            return True
 
     def _replace_dead(self, own: str) -> bool:
         """Replaces the file of a dead owner by the file `own`. False if it is gone, to be tried again.
@@ -130,38 +145,59 @@ class FileLock:
             os.utime(self._own)
             if now == owner and os.fstat(self._own).st_mtime - changed > expire_s:
                 return
-            if first is not None and changed != first:
+            if now != owner or first not in (None, changed):
                 raise HeldByOther(now)
             first = changed
             time.sleep(_POLL_S)
 
     def _claim_and_replace(self, own: str, before: Owner | None) -> bool:
         """True if `own` has taken the place of the lock file of `before`; False if another one was first."""
-        claim = f"{self._path}.claim-{before.token if before else 'unknown'}"
-        if not _link(own, claim):
-            # Of another host, since takers of this one need flock first; or of a process that was killed at this point.
-            self._remove_leftovers()
-            time.sleep(_POLL_S)
-            return False
-        try:
+        with self._claimed(own) as alone:
+            if not alone:
+                return False
             with _opened(self._path) as other:
                 if other is None or _read(other) != before:
                     return False
             os.replace(own, self._path)
             return True
+
+    @contextlib.contextmanager
+    def _claimed(self, own: str) -> Iterator[bool]:
+        """Whether this process alone may change the lock file during the block."""
+        claim = f"{self._path}.claim"
+        linked = _link(own, claim)
+        file = self._own if linked else _create_exclusively(claim, self._owner) if linked is None else None
+        if file is None:
+            # Of another host, since takers of this one need flock first; of another process that creates the lock file
+            # without hard links; or of a process that was killed at this point.
+            self._remove_leftovers()
+            time.sleep(_POLL_S)
+            yield False
+            return
+        try:
+            yield _is_under(file, claim)
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            if _is_under(file, claim):
                 os.unlink(claim)
+            if file != self._own:
+                _close(file)
 
     def _remove_leftovers(self) -> None:
-        """Removes what processes that were killed while they asked for the lock have left."""
+        """Removes what processes that were killed while they asked for the lock have left, never a living one's file."""
+        os.utime(self._own)
         now = os.fstat(self._own).st_mtime
         for name in os.listdir(self._directory):
             if name.startswith(f"{LOCK_FILE}.") and not name.endswith(self._owner.token):
                 path = os.path.join(self._directory, name)
                 with contextlib.suppress(OSError), _opened(path) as file:
-                    owner = file is not None and _read(file)
-                    if owner and (owner.has_ended() or now - os.fstat(file).st_mtime > owner.expire_s):
+                    if file is None:
+                        continue
+                    owner = _read(file)
+                    expire_s = self._lease.expire_s if owner is None else owner.expire_s
+                    if not (owner is not None and owner.has_ended() or now - os.fstat(file).st_mtime > expire_s):
+                        continue
+                    # A claim may be a second name of the dead owner's lock file, on which this process has flock already.
+                    if (_is_under(file, self._path) or _flock(file)) and _is_under(file, path):
                         os.unlink(path)
 
     def _remove_empty_directory(self) -> None:
@@ -230,13 +266,30 @@ def _has_flock(descriptor: int) -> bool:
     return True
 
 
-def _link(source: str, target: str) -> bool:
-    """Gives a file a second name; False if that name is taken."""
+def _link(source: str, target: str) -> bool | None:
+    """Gives a file a second name. False if that name is taken, None if the file system has no hard links."""
     try:
         os.link(source, target)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return None
     return True
+
+
+def _create_exclusively(path: str, owner: Owner) -> int | None:
+    """A descriptor of a new file that names `owner`, who has flock on it; None if that name is taken."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return None
+    _open.add(descriptor)
+    while not _flock(descriptor):
+        time.sleep(0.01)
+    os.write(descriptor, owner.to_bytes())
+    return descriptor
 
 
 def _close_in_child() -> None:

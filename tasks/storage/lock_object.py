@@ -23,6 +23,7 @@ class ObjectLock:
         self._path = f"{directory.rstrip('/')}/{LOCK_FILE}"
         self._owner, self._lease = owner, lease
         self._generation = 0
+        self._is_lost = False
 
     def acquire(self) -> None:
         """Returns when the lock is held. Raises HeldByOther, or OSError if the bucket does not answer."""
@@ -37,11 +38,13 @@ class ObjectLock:
 
     def renew(self) -> bool:
         """Renews the lease. False if the lock is not this holding's any more; OSError if the bucket does not answer."""
-        return self._write(replaces=self._generation)
+        self._is_lost = not self._write(replaces=self._generation)
+        return not self._is_lost
 
     def release(self) -> None:
         """Removes the object if it is still this holding's."""
-        gcs.remove_generation(self._path, self._generation)
+        if not self._is_lost:
+            gcs.remove_generation(self._path, self._generation)
 
     def follow(self, directory: str) -> None:
         """The folder has been renamed to `directory`."""

@@ -194,6 +194,14 @@ def move(source: Path, target: Path, names: Iterable[str]) -> None:
             rename(join(source, name), join(target, name))
 
 
+def copy(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copies each of `names`, relative paths of files, from one directory into another of the same file system or bucket.
+
+    On a file system the copies are hard links where these are supported: replace them, never change them in place.
+    """
+    _of(source).copy(os.fspath(source), os.fspath(target), names)
+
+
 def remove(path: Path) -> None:
     """Removes a file; fine if it is gone."""
     _of(path).remove(os.fspath(path))

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import shutil
 
 import pytest
 import small_job
@@ -11,8 +12,10 @@ from castor.launch.command import main
 from castor.launch.commands import launch
 from castor.launch.engines import dataflow
 from castor.pipelines.execution import detached, job_config, launcher
+from castor.pipelines.vocabulary import MIN_PIECES
+from castor.pipelines.vocabulary import Job as VocabularyJob
 from castor.tasks.errors import ConfigurationError, CorpusError, LockError
-from castor.tasks.storage import lock
+from castor.tasks.storage import lock, storage
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 GIVEN = (
@@ -102,6 +105,63 @@ def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
     assert files[0] == files[1] and launcher.up_to_date(lines)
     with pytest.raises(CorpusError, match="no detached job has been sent"):
         detached.commit(lines.output)
+
+
+@pytest.mark.parametrize("reads", ("lines", "corpus"))
+def test_a_commit_that_is_killed_can_be_repeated(lines, tmp_path, monkeypatch, reads):
+    """Killed before each single change that it makes to the disk: nothing follows, not even what a `finally` would do."""
+    job = lines
+    if reads == "corpus":
+        launcher.run(lines, quiet=True)
+        job = VocabularyJob(name="v", corpora=(lines.output,), output=str(tmp_path / "v"), pieces=MIN_PIECES)
+    waited = tmp_path / "waited"
+    launcher.run(dataclasses.replace(job, output=str(waited)), quiet=True)
+    expected = {p.relative_to(waited): p.read_bytes() for p in waited.rglob("*") if p.is_file()}
+    steps, die_at = [], 10**9
+
+    def before(function):
+        def call(*arguments, **options):
+            steps.append(function)
+            if len(steps) >= die_at:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return call
+
+    for name in (
+        "rename",
+        "move",
+        "copy",
+        "remove",
+        "remove_tree",
+        "write_bytes_atomic",
+        "write_json_atomic",
+        "makedirs",
+    ):
+        monkeypatch.setattr(storage, name, before(getattr(storage, name)))
+    detached.submit(job, [])
+    output = pathlib.Path(job.output)
+    staged = shutil.copytree(output, tmp_path / "staged")
+    steps.clear()
+    detached.commit(job.output)
+    total = len(steps)
+    assert total >= 8
+    for number in range(1, total + 1):
+        shutil.rmtree(output)
+        shutil.copytree(staged, output)
+        steps.clear()
+        die_at = number
+        with pytest.raises(KeyboardInterrupt):
+            detached.commit(job.output)
+        die_at = 10**9
+        if list(output.glob(".staging-*/.pending.json")):
+            detached.commit(job.output)
+        else:  # it was killed after the last thing that matters
+            assert launcher.up_to_date(job)
+            for folder in output.glob(".staging-*"):
+                shutil.rmtree(folder)
+        found = {p.relative_to(output): p.read_bytes() for p in output.rglob("*") if p.is_file()}
+        assert found == expected, f"killed before step {number} of {total}: {steps[number - 1]}"
 
 
 def test_other_writers_are_told_of_a_detached_job(lines, tmp_path):

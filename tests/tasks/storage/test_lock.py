@@ -1,12 +1,15 @@
 """The lock on a folder, with real processes: who is refused, who takes over, and that nothing else keeps or loses it."""
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -50,6 +53,7 @@ def write_record(directory: pathlib.Path, age_s: float = 0.0, **changes) -> path
     return path
 
 
+@pytest.mark.usefixtures("has_links")
 def test_a_second_writer_is_told_who_the_first_is(tmp_path, holder):
     with pytest.raises(LockError) as error, lock.hold(tmp_path / "out", "OUTPUT"):
         pass
@@ -67,6 +71,7 @@ def test_one_process_is_no_second_writer_of_its_own_either(tmp_path):
             pass
 
 
+@pytest.mark.usefixtures("has_links")
 def test_nothing_is_left(tmp_path):
     with lock.hold(tmp_path / "made", "OUTPUT"):
         assert (tmp_path / "made" / LOCK_FILE).is_file()
@@ -77,6 +82,7 @@ def test_nothing_is_left(tmp_path):
     assert list((tmp_path / "there").iterdir()) == []
 
 
+@pytest.mark.usefixtures("has_links")
 def test_a_killed_owner_is_replaced_at_once(tmp_path, holder):
     holder.kill()
     holder.wait()
@@ -181,6 +187,7 @@ def test_a_child_is_told_when_the_owner_above_has_gone(tmp_path, monkeypatch):
                 held.check()
 
 
+@pytest.mark.usefixtures("has_links")
 def test_a_lease_of_another_host_that_ran_out_is_taken_over(tmp_path):
     write_record(tmp_path / "out", age_s=5.0, host="elsewhere", boot="other")
     with lock.hold(tmp_path / "out", "OUTPUT", QUICK) as held:
@@ -189,6 +196,7 @@ def test_a_lease_of_another_host_that_ran_out_is_taken_over(tmp_path):
     assert os.listdir(tmp_path / "out") == []
 
 
+@pytest.mark.usefixtures("has_links")
 def test_a_lease_of_another_host_is_waited_for(tmp_path):
     """It may have been renewed just before its owner died: the next writer waits for its end and then has the lock."""
     write_record(tmp_path / "out", host="elsewhere", boot="other")
@@ -247,11 +255,27 @@ with lock.hold(sys.argv[1], "OUTPUT", lock.Lease(renew_s=0.4, expire_s=1.0)) as 
         (tmp_path / "out" / LOCK_FILE).unlink()
 
 
+@pytest.fixture(params=("links", "no links"))
+def has_links(request, monkeypatch):
+    """Whether the file system has hard links; without them, as FAT and some FUSE file systems answer."""
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", no_links)
+    return request.param == "links"
+
+
+def no_links(*names):
+    raise PermissionError(errno.EPERM, "Operation not permitted", *names)
+
+
 RACER = """
-import os, sys, time
+import errno, os, sys, time
 from castor.tasks.errors import LockError
 from castor.tasks.storage import lock, lock_file, lock_owner
-folder, host = sys.argv[1:]
+folder, host, links = sys.argv[1:]
+if not links:
+    def no_links(*names):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported", *names)
+    os.link = no_links
 if host:  # this process stands for a host of its own, on a file system that keeps flock to one host
     lock_owner._boot = lambda: host
     lock_file._flock = lambda descriptor: True
@@ -273,12 +297,13 @@ for line in sys.stdin:
 
 
 @pytest.mark.parametrize(("kind", "rounds"), (("free", 60), ("dead", 60), ("hosts", 12)))
-def test_takers_that_race_never_both_win(tmp_path, holder, kind, rounds):
+@pytest.mark.parametrize("links", ("links", ""))
+def test_takers_that_race_never_both_win(tmp_path, holder, kind, rounds, links):
     """free: nobody held the lock. dead: a killed process of this host did. hosts: each taker is on a host of its own."""
     holder.kill()
     holder.wait()
     dead = (tmp_path / "out" / LOCK_FILE).read_bytes()
-    racers = [start(RACER, tmp_path, f"host {i}" if kind == "hosts" else "") for i in range(4)]
+    racers = [start(RACER, tmp_path, f"host {i}" if kind == "hosts" else "", links) for i in range(4)]
     try:
         for racer in racers:
             assert racer.stdout.readline() == "ready\n"
@@ -301,23 +326,48 @@ def test_takers_that_race_never_both_win(tmp_path, holder, kind, rounds):
             racer.communicate()
 
 
+@pytest.mark.usefixtures("has_links")
 def test_what_a_killed_contender_left_is_removed(tmp_path):
     process = start("pass")
     gone = dataclasses.replace(Owner.this_process(QUICK), process=process.pid, started="1")
     process.communicate()
     (tmp_path / f"{LOCK_FILE}.{gone.token}").write_bytes(gone.to_bytes())
-    (tmp_path / f"{LOCK_FILE}.claim-x").write_bytes(gone.to_bytes())
+    (tmp_path / f"{LOCK_FILE}.claim").write_bytes(gone.to_bytes())
     with lock.hold(tmp_path, "OUTPUT"):
         assert os.listdir(tmp_path) == [LOCK_FILE]
 
 
+@pytest.mark.usefixtures("has_links")
 def test_a_claim_left_by_a_killed_taker_does_not_bar_the_next(tmp_path):
-    path = write_record(tmp_path / "out", host="elsewhere", boot="other", age_s=5.0)
-    before = Owner.from_bytes(path.read_bytes())
+    write_record(tmp_path / "out", host="elsewhere", boot="other", age_s=5.0)
     gone = dataclasses.replace(Owner.this_process(QUICK), started="1")
-    (tmp_path / "out" / f"{LOCK_FILE}.claim-{before.token}").write_bytes(gone.to_bytes())
+    (tmp_path / "out" / f"{LOCK_FILE}.claim").write_bytes(gone.to_bytes())
     with lock.hold(tmp_path / "out", "OUTPUT"):
         assert os.listdir(tmp_path / "out") == [LOCK_FILE]
+
+
+def test_a_claim_that_was_killed_before_it_named_its_owner_expires(tmp_path, monkeypatch):
+    """Without hard links a claim gets its content after its name. Nobody can tell whose an empty one is."""
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / f"{LOCK_FILE}.claim").touch()
+    began = time.monotonic()
+    with lock.hold(tmp_path, "OUTPUT", QUICK) as held:
+        assert time.monotonic() - began > 0.9 * QUICK.expire_s
+        held.check()
+        assert os.listdir(tmp_path) == [LOCK_FILE]
+
+
+def test_the_claim_of_a_living_process_is_respected(tmp_path, monkeypatch):
+    """It has flock on its claim, however old that is."""
+    monkeypatch.setattr(os, "link", no_links)
+    claim = tmp_path / f"{LOCK_FILE}.claim"
+    with open(claim, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.utime(claim, (time.time() - 3600,) * 2)
+        threading.Timer(1.5, claim.unlink).start()
+        began = time.monotonic()
+        with lock.hold(tmp_path, "OUTPUT", QUICK):
+            assert time.monotonic() - began > 1.4
 
 
 def test_a_lock_file_that_names_nobody_is_respected_until_it_is_old(tmp_path):
