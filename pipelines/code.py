@@ -61,16 +61,14 @@ class Job(RefineJob):
         )
 
     def build(self, pipeline, staging):
+        records, counts = pipeline | self.read()
         elements = (
-            pipeline
-            | self.read()
-            | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
-            | Through(self.filters)
+            records | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox) | Through(self.filters)
         )
         removals = elements | Deduplicate(self.duplicates)
         if self.repositories is not None:
             elements = (elements, removals) | JoinRepositories(self.repositories, self.name, self.identity)
-        return (elements, removals) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+        return (elements, counts, removals) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
 
     def report(self, manifest):
         if self.repositories is None:

@@ -38,7 +38,8 @@ class Job(MediaJob):
     modality: ClassVar[str] = "image"
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("decode", self.measure, self.limits) | Through(self.rules)
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(
+        records, counts = pipeline | self.read()
+        elements = records | Apply("decode", self.measure, self.limits) | Through(self.rules)
+        return (elements, counts, elements | Deduplicate(self.duplicates)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

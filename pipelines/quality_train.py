@@ -2,10 +2,10 @@
 
     castor data quality-train --gin.REFERENCE='["corpora/books"]' --gin.SAMPLE='["corpora/web"]' --gin.OUTPUT='"models/quality"'
 
-draw by hash of the id -> features of each document drawn (at most a few KB) -> one fit in the launcher -> model, report
+sample by hash of the id -> features of each sampled document (at most a few KB) -> one fit in the launcher -> model, report
 
 What is good is said by example: pages that look like the reference rather than like the web. For safety the reference is what is not wanted, and
-KEEP is "low". Only features of a bounded draw reach the launcher, so the cost of the fit does not grow with the corpora: 100,000 documents take
+KEEP is "low". Only features of a bounded sample reach the launcher, so the cost of the fit does not grow with the corpora: 100,000 documents take
 about 0.7 GB and a few minutes. A reference must not hold the questions of benchmarks: the model would choose pages that are like them.
 """
 
@@ -18,8 +18,7 @@ import numpy as np
 import gin
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.corpus import corpus
-from castor.pipelines.corpus.corpus import CorpusSource
+from castor.pipelines.corpus.reader import CorpusSource, load_manifest
 from castor.pipelines.execution.job import BaseJob, check_funnel
 from castor.pipelines.quality import linear_model, logistic, report, training_rows
 from castor.pipelines.quality.linear_model import HIGH, LOW, Features, LinearModel
@@ -41,7 +40,7 @@ _DIGITS = 4  # of what calibrates, few enough that the last bits of a machine's 
 class Job(BaseJob):
     """reference, sample: corpora (directories) or files of JSON lines, which may have `*` in their names; text_field: where those have the text.
 
-    documents: drawn from each of them. held_out: share that nothing is fitted to, half as many again calibrate; split_by: "id", or "site" where
+    documents: sampled from each of them. held_out: share that nothing is fitted to, half as many again calibrate; split_by: "id", or "site" where
     documents have URLs, so that the model is measured on sites that it has not seen. kept_share: of the held-out sample, from which the threshold
     follows. keep: "high", or "low" for a model of what is not wanted. l2: strength of the regularisation. min_documents: a feature in fewer has
     no weight. excerpts: documents of each source that give the n-grams of the report their words.
@@ -89,14 +88,13 @@ class Job(BaseJob):
         import apache_beam as beam
 
         from castor.pipelines.core.stages import Apply
-        from castor.pipelines.tokenization.codec_fitting import Account, DrawFrom
+        from castor.pipelines.tokenization.funnel_sink import WriteFunnel
+        from castor.pipelines.tokenization.sampling import SampleDocuments
 
         measure = training_rows.Measure(self.features, len(self.reference), self.held_out, self.split_by, self.excerpts)
-        drawn = [
-            pipeline | DrawFrom(i, source, self.documents) for i, source in enumerate(self.sources())
-        ] | beam.Flatten()
-        measured = drawn | Apply("features", measure, self.limits)
-        measured | Account(staging)
+        sampled, counts = pipeline | SampleDocuments([(source, self.documents) for source in self.sources()])
+        measured = sampled | Apply("features", measure, self.limits)
+        (measured, counts) | WriteFunnel(staging)
         keyed = measured | "key" >> beam.FlatMap(training_rows.keyed).with_output_types(tuple[int, bytes])
         (
             keyed
@@ -108,20 +106,20 @@ class Job(BaseJob):
         state = []
         for source in self.sources():
             if isinstance(source, CorpusSource):
-                state.append(corpus.load_manifest(source.directory)["fingerprint"])
+                state.append(load_manifest(source.directory)["fingerprint"])
             else:
                 state.append({source.relative(uri): storage.sha256(uri) for uri in source.files()})
         return {"reference": state[: len(self.reference)], "sample": state[len(self.reference) :]}
 
     def finish(self, staging: str) -> dict[str, Any]:
-        from castor.pipelines.tokenization.codec_fitting import read_funnel
+        from castor.pipelines.tokenization.funnel_sink import read_funnel
 
         funnel = read_funnel(staging)
         check_funnel(funnel, self.name, self.dead_letter_threshold)
         read = training_rows.read_shards(storage.join(staging, "rows"))
         rows = without_repeats(read)
         model, measures = self.fit(rows)
-        facts = {
+        manifest = {
             "name": self.name,
             "funnel": funnel.to_json(),
             "config": self.config(),
@@ -130,7 +128,7 @@ class Job(BaseJob):
             "inputs": self.input_state(),
             "measures": {**measures, "repeated": len(read) - len(rows)},
         }
-        model = dataclasses.replace(model, facts=facts)
+        model = dataclasses.replace(model, manifest=manifest)
         page = report.render(model, self.ngrams(model, rows))
         storage.remove(storage.join(self.output, linear_model.MANIFEST))
         storage.remove_tree(storage.join(self.output, dead_letters.FOLDER))
@@ -138,7 +136,7 @@ class Job(BaseJob):
             storage.rename(storage.join(staging, dead_letters.FOLDER), storage.join(self.output, dead_letters.FOLDER))
         storage.write_bytes_atomic(storage.join(self.output, report.FILE), page.encode("utf-8"))
         model.save(self.output)
-        return dict(linear_model.load(self.output).facts)
+        return dict(linear_model.load(self.output).manifest)
 
     def fit(self, rows: Sequence[Row]) -> tuple[LinearModel, dict[str, Any]]:
         """The model of rows in order, and what was measured on those held out. Raises CorpusError where a set is too small on either side."""

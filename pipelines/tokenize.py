@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import gin
 from castor.pipelines.core.funnel import Funnel, total
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.corpus import card, corpus
-from castor.pipelines.corpus.corpus import CorpusSource
+from castor.pipelines.corpus import card
+from castor.pipelines.corpus.commit import keep_failure
+from castor.pipelines.corpus.layout import CARD
+from castor.pipelines.corpus.reader import CorpusSource, load_manifest
 from castor.pipelines.execution.job import BaseJob, check_funnel
 from castor.pipelines.tokenization.examples import Tokenizer, split_thresholds
 from castor.tasks.cache import writer
@@ -59,19 +61,19 @@ class Job(BaseJob):
         from castor.pipelines.core.stages import Apply, Read
         from castor.pipelines.tokenization.cache_sink import WriteCache
 
-        elements = pipeline | Read(CorpusSource(self.corpus)) | Apply("tokenize", self.tokenizer(), self.limits)
-        return elements | WriteCache(staging, self._cut())
+        documents, counts = pipeline | Read(CorpusSource(self.corpus))
+        return (documents | Apply("tokenize", self.tokenizer(), self.limits), counts) | WriteCache(staging, self._cut())
 
     def tokenizer(self) -> Tokenizer:
         """The function that the job applies. Raises CorpusError or VocabularyError where the two are absent or do not fit."""
-        vocabulary, modality = Vocabulary.load(self.vocabulary), corpus.load_manifest(self.corpus)["modality"]
+        vocabulary, modality = Vocabulary.load(self.vocabulary), load_manifest(self.corpus)["modality"]
         for kind in _NEEDS.get(modality, ()):
             vocabulary.need(kind)
         names = [f.name for f in dataclasses.fields(Tokenizer) if f.name not in ("vocabulary", "fingerprint")]
         return Tokenizer(self.vocabulary, vocabulary.fingerprint, **{name: getattr(self, name) for name in names})
 
     def input_state(self) -> dict[str, Any]:
-        manifest = corpus.load_manifest(self.corpus)
+        manifest = load_manifest(self.corpus)
         return {"corpus": manifest["fingerprint"], "vocabulary": Vocabulary.load(self.vocabulary).fingerprint}
 
     def finish(self, staging: str) -> dict[str, Any]:
@@ -80,14 +82,14 @@ class Job(BaseJob):
         entries = cache_sink.read_entries(staging, self.num_shards)
         funnel = total(Funnel.from_json(entry["funnel"]) for entry in entries)
         self._check(funnel, staging)
-        vocabulary, source = Vocabulary.load(self.vocabulary), corpus.load_manifest(self.corpus)
+        vocabulary, source = Vocabulary.load(self.vocabulary), load_manifest(self.corpus)
         inputs = self.input_state()
         if inputs["vocabulary"] != vocabulary.fingerprint:
             raise VocabularyError(f"vocabulary {self.vocabulary} changed while the job ran.", "Run the job again.")
         name_of_run, config = self.fingerprint(), self.config()
-        facts = cache_sink.card_facts(entries, vocabulary)
-        page = card.render(self.name, source["modality"], funnel, facts, config, name_of_run, unit="tokens")
-        storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
+        statistics = cache_sink.card_statistics(entries, vocabulary)
+        page = card.render(self.name, source["modality"], funnel, statistics, config, name_of_run, unit="tokens")
+        storage.write_bytes_atomic(storage.join(staging, CARD), page.encode("utf-8"))
         manifest = writer.build_manifest(
             name=self.name,
             modality=source["modality"],
@@ -108,7 +110,7 @@ class Job(BaseJob):
         try:
             check_funnel(funnel, self.name, self.dead_letter_threshold)
         except CorpusError as error:
-            kept_in = corpus.keep_failure(staging, self.output)
+            kept_in = keep_failure(staging, self.output)
             raise CorpusError(error.what, f"{error.remedy} The dead letters are in {kept_in}.") from None
 
     def _cut(self):

@@ -33,7 +33,8 @@ class Job(MediaJob):
     modality: ClassVar[str] = "video"
 
     def build(self, pipeline, staging):
-        elements = pipeline | self.read() | Apply("decode", self.measure, self.limits) | Through(self.rules)
-        return (elements, elements | ExactDuplicates(bytes_key)) | WriteCorpus(
+        records, counts = pipeline | self.read()
+        elements = records | Apply("decode", self.measure, self.limits) | Through(self.rules)
+        return (elements, counts, elements | ExactDuplicates(bytes_key)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

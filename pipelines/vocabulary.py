@@ -1,9 +1,9 @@
-"""The vocabulary job: a deterministic draw of documents from all corpora -> SentencePiece model, image codec, audio codec.
+"""The vocabulary job: a deterministic sample of documents from all corpora -> SentencePiece model, image codec, audio codec.
 
     castor data vocabulary --gin.CORPORA='["corpora/web", "corpora/image"]' --gin.OUTPUT='"vocabulary"'
 
 Image codes come from the pictures of image corpora and the frames of video, audio codes from recordings and the sound of video; what no
-corpus holds gets no codes. The manifest and the console tell tokens a character and reconstruction PSNR, the latter on documents the
+corpus holds gets no codes. The manifest and the console report tokens per character and reconstruction PSNR, the latter on documents the
 codecs were not fitted on.
 """
 
@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import gin
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.layout import MANIFEST
+from castor.pipelines.corpus.reader import CorpusSource, load_manifest
 from castor.pipelines.execution.job import BaseJob, check_funnel
-from castor.pipelines.tokenization.samples import Prepare
+from castor.pipelines.tokenization.samples import PrepareSample
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.storage import storage
 from castor.tasks.vocabulary import codecs
@@ -31,7 +32,7 @@ _TEXT = ("text", "code")
 class Job(BaseJob):
     """corpora: directories. pieces, image_codes, audio_codes: sizes of the three parts of the vocabulary.
 
-    documents, media: drawn from each corpus of text or code, and of pictures, sound or video. document_characters: of one text, at most;
+    documents, media: sampled from each corpus of text or code, and of pictures, sound or video. document_characters: of one text, at most;
     text_bytes: of text in all, taken from every corpus alike. image_token_budget, frame_token_budget, frames_per_second: those of the
     tokenize job to come, since a codec is best fitted to the sizes it will meet.
     """
@@ -68,40 +69,35 @@ class Job(BaseJob):
                 raise ConfigurationError(f"{macro} is {value}.", f"Give it a value between {low} and {high}.")
 
     def build(self, pipeline, staging):
-        import apache_beam as beam
-
         from castor.pipelines.core.stages import Apply
         from castor.pipelines.tokenization.codec_fitting import (
-            Account,
-            DrawFrom,
             FitCodec,
-            Keep,
             MeasureCodec,
-            MeasurePieces,
-            TrainPieces,
+            MeasureSentencePiece,
+            TrainSentencePiece,
         )
+        from castor.pipelines.tokenization.funnel_sink import WriteFunnel
+        from castor.pipelines.tokenization.sampling import SampleDocuments, StoreSamples
 
-        prepare = Prepare(
+        prepare = PrepareSample(
             self.document_characters, self.image_token_budget, self.frame_token_budget, self.frames_per_second
         )
-        drawn = [
-            pipeline | DrawFrom(i, corpus.CorpusSource(directory), self._count(directory))
-            for i, directory in enumerate(self.corpora)
-        ] | beam.Flatten()
-        prepared = drawn | Apply("prepare", prepare, self.limits)
-        prepared | Account(staging)
-        rows = prepared | Keep(staging)
-        model = rows | TrainPieces(self.pieces, self.text_bytes, storage.join(staging, MODEL_FILE))
-        (rows, model) | MeasurePieces(storage.join(staging, "pieces.json"))
+        sources = [(CorpusSource(directory), self._count(directory)) for directory in self.corpora]
+        sampled, counts = pipeline | SampleDocuments(sources)
+        prepared = sampled | Apply("prepare", prepare, self.limits)
+        (prepared, counts) | WriteFunnel(staging)
+        rows = prepared | StoreSamples(staging)
+        model = rows | TrainSentencePiece(self.pieces, self.text_bytes, storage.join(staging, MODEL_FILE))
+        (rows, model) | MeasureSentencePiece(storage.join(staging, "pieces.json"))
         for kind, codes in (("image", self.image_codes), ("audio", self.audio_codes)):
             codec = rows | FitCodec(kind, codes, storage.join(staging, CODEC_FILES[kind]))
             (rows, codec) | MeasureCodec(kind, storage.join(staging, f"{kind}.json"))
 
     def input_state(self) -> dict[str, Any]:
-        return {"corpora": [corpus.load_manifest(directory)["fingerprint"] for directory in self.corpora]}
+        return {"corpora": [load_manifest(directory)["fingerprint"] for directory in self.corpora]}
 
     def finish(self, staging: str) -> dict[str, Any]:
-        from castor.pipelines.tokenization.codec_fitting import read_funnel
+        from castor.pipelines.tokenization.funnel_sink import read_funnel
 
         funnel = read_funnel(staging)
         check_funnel(funnel, self.name, self.dead_letter_threshold)
@@ -122,7 +118,7 @@ class Job(BaseJob):
         vocabulary.save(self.output, manifest)
         if funnel.dead_total:
             storage.rename(storage.join(staging, dead_letters.FOLDER), storage.join(self.output, dead_letters.FOLDER))
-        return storage.read_json(storage.join(self.output, corpus.MANIFEST))
+        return storage.read_json(storage.join(self.output, MANIFEST))
 
     def report(self, manifest: dict[str, Any]) -> list[str]:
         """Lines for the console, under the funnel."""
@@ -132,7 +128,7 @@ class Job(BaseJob):
         for name, row in summary["text"].items():
             if row["characters"]:
                 lines.append(
-                    f"  {name}: {row['tokens_per_character']:.3f} tokens a character ({row['characters']:,} characters drawn)"
+                    f"  {name}: {row['tokens_per_character']:.3f} tokens per character ({row['characters']:,} characters sampled)"
                 )
         for kind in CODEC_FILES:
             for name, row in summary[kind].items():
@@ -142,7 +138,7 @@ class Job(BaseJob):
         return lines
 
     def _count(self, directory: str) -> int:
-        return self.documents if corpus.load_manifest(directory)["modality"] in _TEXT else self.media
+        return self.documents if load_manifest(directory)["modality"] in _TEXT else self.media
 
     def _codec(self, staging: str, name: str) -> codecs.Codec | None:
         path = storage.join(staging, name)
@@ -150,7 +146,7 @@ class Job(BaseJob):
 
     def _summary(self, staging: str, vocabulary: Vocabulary) -> dict[str, Any]:
         """What was measured, by name of corpus; PSNR is the mean over arrays, `psnr_overall` that of their joint error, in dB."""
-        names = [corpus.load_manifest(directory)["name"] for directory in self.corpora]
+        names = [load_manifest(directory)["name"] for directory in self.corpora]
         names = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
         summary: dict[str, Any] = {"sizes": vocabulary.sizes(), "levels": {}, "text": {}, "image": {}, "audio": {}}
         for (index,), (documents, characters, size, tokens) in storage.read_json(storage.join(staging, "pieces.json")):

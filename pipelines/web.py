@@ -70,13 +70,13 @@ class Job(RefineJob):
         )
 
     def build(self, pipeline, staging):
+        records, counts = pipeline | self.read()
         elements = (
-            pipeline
-            | self.read()
+            records
             | Through(self.admission, "admission")
             | Apply("extract", Chain((self.extract, self.identify)), self.sandbox)
             | Through(self.filters)
         )
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(
+        return (elements, counts, elements | Deduplicate(self.duplicates)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects, self.lines
         )

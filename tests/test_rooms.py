@@ -203,7 +203,7 @@ def test_packages_hold_a_docstring_and_nothing_else():
         ),
         (
             "pipelines.document, pipelines.deduplication.rules, pipelines.deduplication.minhash, "
-            "pipelines.core.sandbox, pipelines.corpus.corpus, pipelines.readers.web_source, "
+            "pipelines.core.sandbox, pipelines.corpus.reader, pipelines.corpus.shard_writer, pipelines.readers.web_source, "
             "pipelines.tokenization.examples",
             "tensorflow apache_beam jax seqio google.cloud.storage",
         ),

@@ -30,7 +30,8 @@ import time
 import tokenize
 
 from castor.pipelines import code
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.layout import REJECTED
+from castor.pipelines.corpus.reader import read_corpus, read_shard
 from castor.pipelines.deduplication import duplicates_table, minhash, rules
 from castor.pipelines.document import BadInput, Document
 from castor.pipelines.execution import launcher
@@ -207,15 +208,15 @@ def whole(folder: str, output: str) -> dict:
     )
     fates: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     characters = 0
-    for d in corpus.read_corpus(output):
+    for d in read_corpus(output):
         characters += len(d.text)
         kept[d.metadata["language"]] += 1
         licences_[d.metadata["licence"]] += 1
         own = d.metadata["licence_from"] == [d.metadata["path"]]
         origins["header" if own else "licence file" if d.metadata["licence_from"] else "none"] += 1
         removed.update(d.metadata.get("secrets", {}))
-    for path in sorted(pathlib.Path(output, corpus.REJECTED).rglob("*.parquet")):
-        for d in corpus.read_shard(str(path)):
+    for path in sorted(pathlib.Path(output, REJECTED).rglob("*.parquet")):
+        for d in read_shard(str(path)):
             fates[d.metadata.get("language") or "unread"][path.parent.name] += 1
     for row in duplicates_table.read(output):
         fates[parse.language_of(row["source"], "") or "unread"][f"duplicate.{row['kind']}"] += 1

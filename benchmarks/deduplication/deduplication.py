@@ -211,7 +211,7 @@ def job(texts: list[str], sizes: tuple[int, ...]) -> dict:
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
     from castor.pipelines.core.stages import Read
-    from castor.pipelines.corpus import corpus
+    from castor.pipelines.corpus.commit import read_entries, sum_funnels
     from castor.pipelines.corpus.sink import WriteCorpus
     from castor.pipelines.deduplication import duplicates_table
     from castor.pipelines.deduplication.deduplicate import Deduplicate
@@ -234,11 +234,11 @@ def job(texts: list[str], sizes: tuple[int, ...]) -> dict:
                 staging = f"{folder}/out-{name}"
                 started = time.process_time()
                 with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-                    elements = pipeline | Read(PageSource("b", folder, ("*.jsonl",)))
-                    _ = (elements, elements | Deduplicate(rules)) | WriteCorpus(staging, 4, lines=lines)
+                    elements, counts = pipeline | Read(PageSource("b", folder, ("*.jsonl",)))
+                    _ = (elements, counts, elements | Deduplicate(rules)) | WriteCorpus(staging, 4, lines=lines)
                 row["cpu_seconds"][name] = round(time.process_time() - started, 2)
-                entries = corpus.read_entries(staging, 4)
-                row[f"funnel {name}"] = {k: v for k, v in corpus.sum_funnels(entries).to_json().items() if v}
+                entries = read_entries(staging, 4)
+                row[f"funnel {name}"] = {k: v for k, v in sum_funnels(entries).to_json().items() if v}
             row["clusters"] = duplicates_table.sum_clusters(entry["clusters"] for entry in entries)
             row["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             result[str(size)] = row

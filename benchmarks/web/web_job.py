@@ -35,7 +35,9 @@ import time
 
 from castor.pipelines import web
 from castor.pipelines.core import functions
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import load_manifest
+from castor.pipelines.corpus.rows import encode_element
+from castor.pipelines.corpus.shard_writer import write_shard
 from castor.pipelines.document import Document
 from castor.pipelines.readers import web_source
 from castor.pipelines.text import charset, language
@@ -115,7 +117,7 @@ def castor_job(root: str, recipe: str, bindings: tuple[str, ...]) -> tuple[float
             *(f"--gin.{v}" for v in values),
         ]
         seconds, _ = cpu(command, dict(os.environ))
-        return seconds, corpus.load_manifest(output)["funnel"]
+        return seconds, load_manifest(output)["funnel"]
 
 
 def datatrove(python: str, root: str, one: str, num_pages: int, megabytes: float) -> dict:
@@ -198,10 +200,10 @@ def stages(root: str) -> tuple[dict[str, float], int, float]:
                 element = timed(name, functions.apply, name, step, element)
                 if not isinstance(element, Document):
                     break
-            rows.append(timed("pack", corpus.encode_element, element, False)[1])
+            rows.append(timed("pack", encode_element, element, False)[1])
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        corpus.write_shard(folder, 0, 1, rows)
+        write_shard(folder, 0, 1, rows)
         seconds["write"], reached["write"] = time.process_time() - started, len(rows)
     return {name: round(1000 * seconds[name] / reached[name], 3) for name in seconds}, num_pages, size / 1e6
 

@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the fate of every record that was asked for."""
     from rich.console import Console
 
-    from castor.pipelines.corpus import corpus, outcomes
+    from castor.pipelines.corpus import outcomes
+    from castor.pipelines.corpus.reader import load_manifest
     from castor.pipelines.execution import explain
     from castor.tasks.errors import ConfigurationError, CorpusError
 
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"--id={asked['id']} is no document id.", "An id is 32 hexadecimal digits in lower case."
         )
-    manifest = corpus.load_manifest(arguments.corpus)
+    manifest = load_manifest(arguments.corpus)
     if "source" in asked:
         asked["source"] = explain.source_in(manifest["config"], asked["source"])
     console = Console(highlight=False, soft_wrap=True)

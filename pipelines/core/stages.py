@@ -1,8 +1,8 @@
 """The few transforms that every job is composed of. Logic sits in pure functions; these carry it through Beam.
 
+    records, counts = pipeline | Read(source)                      file URIs -> elements, and how many were read
     elements = (
-        pipeline
-        | Read(source)                                             file URIs -> elements
+        records
         | Apply("extract", extract, sandbox=Sandbox(cpu_seconds=5))  function(Document) -> Document | Rejection, or raises BadInput
         | Check(gopher_quality.Filter())                           filter.check(Document) -> None | reason
     )
@@ -17,7 +17,6 @@ Functions, filters and sources are module-level functions or frozen dataclasses 
 Fat elements cross a shuffle once, in the sink; between the stages here Beam fuses and nothing is encoded.
 """
 
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -30,14 +29,12 @@ from castor.pipelines.core.sources import FileSource
 from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
 from castor.tasks.errors import CastorError, ConfigurationError
 
-__all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "Through", "read_counts"]
+__all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "Through"]
 
 NAMESPACE = "castor"
 
 # What this process has seen, for a progress line only; nothing is computed from it.
 progress: Counter = Counter()
-
-_READ_COUNTS: "weakref.WeakKeyDictionary[beam.Pipeline, list]" = weakref.WeakKeyDictionary()
 
 
 class Source(Protocol):
@@ -63,7 +60,10 @@ class Filter(Protocol):
 
 
 class Read(beam.PTransform):
-    """Pipeline -> elements of `source`. Only URIs are shuffled; the count of elements of each file is kept for the sink (`read_counts`)."""
+    """Pipeline -> (elements of `source`, counts): two PCollections, of elements and of (URI, number of elements read from that file).
+
+    Shuffles file URIs only, not records. The sink takes the counts to prove that no record was lost.
+    """
 
     def __init__(self, source: Source, name: str = "read"):
         super().__init__(label=name)
@@ -78,13 +78,7 @@ class Read(beam.PTransform):
             | "spread" >> beam.GroupByKey()
             | "read" >> beam.ParDo(_ReadFn(self._name, self._source)).with_outputs("counts", main="elements")
         )
-        _READ_COUNTS.setdefault(root.pipeline, []).append(outputs.counts)
-        return outputs.elements
-
-
-def read_counts(pipeline: beam.Pipeline) -> list[beam.PCollection]:
-    """For each Read of a pipeline, a PCollection of (URI, number of elements read from it): the sink's proof that nothing was lost."""
-    return list(_READ_COUNTS.get(pipeline, []))
+        return outputs.elements, outputs.counts
 
 
 class Apply(beam.PTransform):

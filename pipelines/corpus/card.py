@@ -18,27 +18,27 @@ def render(
     name: str,
     modality: str,
     funnel: Funnel,
-    facts: Mapping[str, Any],
+    statistics: Mapping[str, Any],
     config: Any,
     fingerprint: str,
     unit: str = "characters",
     benchmarks=None,
 ) -> str:
-    """The page as HTML. `facts` is what `card_facts.merge` returns; `unit` is what its lengths count; `benchmarks` are the rows of
+    """The page as HTML. `statistics` is what `card_statistics.merge` returns; `unit` is what its lengths count; `benchmarks` are the rows of
     contamination_report.write, None where no benchmark was looked for.
     """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    documents = max(1, sum(facts["languages"].values()))
-    languages = sorted(facts["languages"].items(), key=_largest_first)
+    documents = max(1, sum(statistics["languages"].values()))
+    languages = sorted(statistics["languages"].items(), key=_largest_first)
     return template.render(
         name=name,
         modality=modality,
         unit=unit,
         documents=funnel.kept,
-        facts=facts,
+        statistics=statistics,
         rejected=funnel.rejected,
         keep_rejects=bool(isinstance(config, Mapping) and config.get("keep_rejects")),
         benchmarks=benchmarks,
@@ -46,7 +46,7 @@ def render(
         funnel=[
             (fate, reason, count, count / funnel.read if funnel.read else 0.0) for fate, reason, count in rows(funnel)
         ],
-        histogram=_histogram(facts["lengths"]),
+        histogram=_histogram(statistics["lengths"]),
         languages=[(language, count, count / documents) for language, count in languages],
         config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),
     )

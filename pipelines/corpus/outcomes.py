@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from castor.pipelines.core.sources import CONTENT, LOCATION, unit_of
+from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.deduplication.rules import condense
 from castor.pipelines.document import DeadLetter, Document
 from castor.pipelines.text.urls import normalise_url
@@ -52,18 +53,20 @@ def of_document(document: Document, fate: str, reason: str = "", measure: str = 
     """The row of a document that was kept, rejected or removed as a duplicate."""
     url = document.metadata.get("url")
     hashed = url_hash(url) if isinstance(url, str) and url else None
-    return Fate(document.id, _plain(document.source), hashed, fate, reason, _plain(measure)[:_MEASURE])
+    return Fate(
+        document.id, escape_surrogates(document.source), hashed, fate, reason, escape_surrogates(measure)[:_MEASURE]
+    )
 
 
 def of_letter(letter: DeadLetter) -> Fate:
     """The row of a dead letter."""
     return Fate(
         letter.id,
-        _plain(letter.source),
+        escape_surrogates(letter.source),
         None,
         DEAD,
         f"{letter.stage}.{letter.error}",
-        _plain(letter.message)[:_MEASURE],
+        escape_surrogates(letter.message)[:_MEASURE],
     )
 
 
@@ -176,7 +179,3 @@ def _places(column, wanted: bytes | int | str):
     if isinstance(wanted, str):
         same = pc.or_(same, pc.ends_with(column, "/" + wanted.lstrip("/")))
     return np.flatnonzero(pc.fill_null(same, False).to_numpy())
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

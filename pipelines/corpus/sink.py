@@ -1,11 +1,11 @@
-"""The Beam half of writing a corpus: everything meets once, by shard, and each shard is written by one call of `corpus.write_shard`."""
+"""The Beam half of writing a corpus: everything meets once, by shard, and each shard is written by one call of `write_shard`."""
 
 from collections.abc import Iterator
 
 import apache_beam as beam
 
-from castor.pipelines.core.stages import read_counts
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.rows import encode_element, encode_line, encode_members, encode_read, encode_removal
+from castor.pipelines.corpus.shard_writer import write_shard
 from castor.pipelines.deduplication.line_owners import OwnLines
 from castor.pipelines.deduplication.shared_lines import SharedLines
 from castor.pipelines.document import Element
@@ -13,14 +13,16 @@ from castor.tasks import hashing
 
 
 class WriteCorpus(beam.PTransform):
-    """Writes elements, less the removals, into `staging` as `num_shards` shards. Input: elements, or a tuple (elements, removals, ...).
+    """Writes elements, less the removals, into `staging` as `num_shards` shards. Input: a tuple (elements, counts, removals, ...).
 
-        (elements, elements | Deduplicate((ByText(),))) | WriteCorpus(staging, num_shards=8)
+        records, counts = pipeline | Read(source)
+        elements = records | Check(length.Filter())
+        (elements, counts, elements | Deduplicate((ByText(),))) | WriteCorpus(staging, num_shards=8)
 
     With `lines` the documents that stay lose the lines that other ones own, see pipelines/deduplication/shared_lines.py.
 
-    This is the one shuffle that documents go through: keyed by shard index (int), packed to bytes. The counts of every Read of the pipeline
-    come along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/execution/launcher.py).
+    This is the one shuffle that documents go through: keyed by shard index (int), packed to bytes. The counts of Read are
+    written along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/execution/launcher.py).
     """
 
     def __init__(self, staging: str, num_shards: int, keep_rejects: bool = False, lines: SharedLines | None = None):
@@ -31,19 +33,18 @@ class WriteCorpus(beam.PTransform):
         self._lines = lines
 
     def expand(self, inputs):
-        elements, *removals = inputs if isinstance(inputs, tuple) else (inputs,)
+        elements, counts, *removals = inputs
         n = self._num_shards
         pairs = tuple[int, bytes]
         rows = [
-            elements | "place elements" >> beam.FlatMap(_place_element, n, self._keep_rejects).with_output_types(pairs)
+            elements | "key elements" >> beam.FlatMap(_key_element, n, self._keep_rejects).with_output_types(pairs),
+            counts | "key counts" >> beam.Map(_key_count, n).with_output_types(pairs),
         ]
         for i, removal in enumerate(removals):
-            rows.append(removal | f"place removals {i}" >> beam.Map(_place_removal, n).with_output_types(pairs))
-        for i, counts in enumerate(read_counts(elements.pipeline)):
-            rows.append(counts | f"place counts {i}" >> beam.Map(_place_count, n).with_output_types(pairs))
+            rows.append(removal | f"key removals {i}" >> beam.Map(_key_removal, n).with_output_types(pairs))
         if self._lines is not None:
             owned = (elements, *removals) | OwnLines(self._lines)
-            rows.append(owned | "place lines" >> beam.Map(_place_line, n).with_output_types(pairs))
+            rows.append(owned | "key lines" >> beam.Map(_key_line, n).with_output_types(pairs))
         # A shard without a single row must be written too.
         rows.append(
             elements.pipeline
@@ -57,29 +58,29 @@ class WriteCorpus(beam.PTransform):
         )
 
 
-def _place(identifier: str, row: bytes, num_shards: int) -> tuple[int, bytes]:
+def _key(identifier: str, row: bytes, num_shards: int) -> tuple[int, bytes]:
     return hashing.shard_of(int(identifier[:16], 16), num_shards), row
 
 
-def _place_element(element: Element, num_shards: int, keep_rejects: bool) -> Iterator[tuple[int, bytes]]:
-    yield _place(*corpus.encode_element(element, keep_rejects), num_shards)
-    for member in corpus.encode_members(element):
-        yield _place(*member, num_shards)
+def _key_element(element: Element, num_shards: int, keep_rejects: bool) -> Iterator[tuple[int, bytes]]:
+    yield _key(*encode_element(element, keep_rejects), num_shards)
+    for member in encode_members(element):
+        yield _key(*member, num_shards)
 
 
-def _place_removal(removal: tuple, num_shards: int) -> tuple[int, bytes]:
-    return _place(*corpus.encode_removal(*removal), num_shards)
+def _key_removal(removal: tuple, num_shards: int) -> tuple[int, bytes]:
+    return _key(*encode_removal(*removal), num_shards)
 
 
-def _place_line(line: tuple[bytes, bytes], num_shards: int) -> tuple[int, bytes]:
-    return _place(*corpus.encode_line(*line), num_shards)
+def _key_line(line: tuple[bytes, bytes], num_shards: int) -> tuple[int, bytes]:
+    return _key(*encode_line(*line), num_shards)
 
 
-def _place_count(count: tuple[str, int], num_shards: int) -> tuple[int, bytes]:
-    return _place(*corpus.encode_read(*count), num_shards)
+def _key_count(count: tuple[str, int], num_shards: int) -> tuple[int, bytes]:
+    return _key(*encode_read(*count), num_shards)
 
 
 def _write(group, staging: str, num_shards: int, keep_rejects: bool, lines: SharedLines | None) -> int:
     shard, rows = group
-    corpus.write_shard(staging, shard, num_shards, (row for row in rows if row), keep_rejects, lines)
+    write_shard(staging, shard, num_shards, (row for row in rows if row), keep_rejects, lines)
     return shard

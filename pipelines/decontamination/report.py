@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.document import Document
 from castor.tasks.storage import storage
 
@@ -44,8 +45,8 @@ class Findings:
                 {
                     **match,
                     "document": document.id,
-                    "source": _plain(document.source),
-                    "passage": _plain(match["passage"]),
+                    "source": escape_surrogates(document.source),
+                    "passage": escape_surrogates(match["passage"]),
                 }
             )
             if len(mine["passages"]) > 8 * PASSAGES:
@@ -142,7 +143,3 @@ def _most_telling(passages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _strongest(match: Mapping[str, Any]) -> tuple:
     return -match["span"], -match["coverage"], match["document"], json.dumps(match, sort_keys=True)
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

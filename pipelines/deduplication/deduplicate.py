@@ -1,7 +1,7 @@
 """Deduplication by removal rows: find what is repeated without moving the documents.
 
     removals = elements | Deduplicate((ByUrl(), ByText(), MinHash()))
-    (elements, removals) | WriteCorpus(...)
+    (elements, counts, removals) | WriteCorpus(...)
 
 Rules are applied one after the other (pipelines/deduplication/rules.py): what one removes takes no part in the next, so a removed document never takes
 another with it. Exact rules come first; a near rule ends the list. The rows are (id, kind, survivor, 0) for each document that goes, with the id

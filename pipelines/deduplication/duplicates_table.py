@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.document import Document
 from castor.tasks.storage import storage
 
@@ -19,7 +20,13 @@ COLUMNS = ("id", "kind", "survivor", "source", "url")
 def row(document: Document, kind: str, survivor: str) -> tuple:
     """What the table says of a document that was removed in favour of the document with the id `survivor`."""
     url = document.metadata.get("url")
-    return document.id, kind, survivor, _plain(document.source), _plain(url) if isinstance(url, str) else None
+    return (
+        document.id,
+        kind,
+        survivor,
+        escape_surrogates(document.source),
+        escape_surrogates(url) if isinstance(url, str) else None,
+    )
 
 
 def write(staging: str, shard: int, num_shards: int, rows: list[tuple]) -> None:
@@ -74,7 +81,3 @@ def sum_clusters(histograms: Iterable[dict[str, dict[str, int]]]) -> dict[str, d
             for size, count in sizes.items():
                 count_cluster(summed, kind, int(size), count)
     return summed
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

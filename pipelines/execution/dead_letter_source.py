@@ -10,7 +10,8 @@ from typing import Any
 
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.sources import unit_of
-from castor.pipelines.corpus import corpus, outcomes
+from castor.pipelines.corpus import outcomes
+from castor.pipelines.corpus.reader import load_manifest
 from castor.pipelines.document import Element, Rejection
 from castor.tasks.errors import CorpusError
 
@@ -35,7 +36,7 @@ class DeadLetterSource:
         if not letters:
             raise CorpusError(f"{directory} has no dead letters.", "There is nothing to replay.")
         references = {letter.source for letter in letters}
-        units = source.units(corpus.load_manifest(directory)["config"])
+        units = source.units(load_manifest(directory)["config"])
         found = {reference: unit_of(reference, units) for reference in references}
         unfinished = frozenset(found.values())
         wanted = tuple(unit for unit in units if unit in unfinished)

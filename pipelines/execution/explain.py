@@ -13,8 +13,9 @@ from typing import Any
 
 from castor.pipelines.core.functions import Chain, Judge, apply, prepare
 from castor.pipelines.core.sources import unit_of
-from castor.pipelines.corpus import corpus, outcomes
+from castor.pipelines.corpus import outcomes
 from castor.pipelines.corpus.outcomes import Fate
+from castor.pipelines.corpus.reader import read_shard
 from castor.pipelines.deduplication import duplicates_table
 from castor.pipelines.document import Document, Element, Rejection
 from castor.pipelines.execution import beam_options, staging
@@ -28,7 +29,7 @@ def document(directory: str, manifest: Mapping[str, Any], identifier: str) -> Do
     """The document of a corpus with this id, read from its one shard; None if it was not kept."""
     shard = manifest["shards"][hashing.shard_of(int(identifier[:16], 16), len(manifest["shards"]))]
     path = storage.join(directory, shard["file"])
-    return next((found for found in corpus.read_shard(path) if found.id == identifier), None)
+    return next((found for found in read_shard(path) if found.id == identifier), None)
 
 
 def source_in(config: Mapping[str, Any], source: str) -> str:

@@ -11,8 +11,9 @@
             return LineSource(self.name, self.input_root, tuple(self.inputs))
 
         def build(self, pipeline, staging):
-            elements = pipeline | self.read() | Apply("extract", extract, self.sandbox) | Check(gopher_quality.Filter())
-            return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+            records, counts = pipeline | self.read()
+            elements = records | Apply("extract", extract, self.sandbox) | Check(gopher_quality.Filter())
+            return (elements, counts, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
 
 `castor data JOB` makes `pipelines.JOB.Job()` from gin and runs it (launcher.py). A job that writes no corpus derives from `BaseJob` and
 implements `finish`, which checks and commits its staged output. The fields go into the manifest (job_config.py) and are enough to build the
@@ -26,7 +27,11 @@ from typing import Any, ClassVar
 
 from castor.pipelines.core import lists, sources
 from castor.pipelines.core.funnel import Funnel
-from castor.pipelines.corpus import card, card_facts, corpus
+from castor.pipelines.core.surrogates import escape_surrogates
+from castor.pipelines.corpus import card, card_statistics
+from castor.pipelines.corpus.commit import commit, keep_failure, read_entries, sum_funnels
+from castor.pipelines.corpus.layout import CARD, FORMAT, KIND
+from castor.pipelines.corpus.reader import load_manifest
 from castor.pipelines.decontamination import report
 from castor.pipelines.deduplication import duplicates_table
 from castor.pipelines.execution.dead_letter_source import DeadLetterSource
@@ -128,7 +133,7 @@ class RefineJob(BaseJob):
         raise NotImplementedError
 
     def read(self):
-        """The transform that begins `build`: Read of the source, or of the part of it that is replayed."""
+        """The transform that begins `build`, pipeline -> (elements, counts): Read of the source, or of the records of it that are replayed."""
         from castor.pipelines.core.stages import Read
 
         if not self.replay_of:
@@ -140,25 +145,27 @@ class RefineJob(BaseJob):
         source = self.source()
         state: dict[str, Any] = {}
         for uri in getattr(source, "input_files", source.files)():
-            state[_plain(os.path.relpath(uri, self.input_root))] = storage.state(uri)  # a dangling link has a state too
+            state[escape_surrogates(os.path.relpath(uri, self.input_root))] = storage.state(
+                uri
+            )  # a dangling link has a state too
         return (
-            {"files": state, "corpus": corpus.load_manifest(self.replay_of)["fingerprint"]}
+            {"files": state, "corpus": load_manifest(self.replay_of)["fingerprint"]}
             if self.replay_of
             else {"files": state}
         )
 
     def finish(self, staging: str) -> dict[str, Any]:
-        entries = corpus.read_entries(staging, self.num_shards)
-        funnel = corpus.sum_funnels(entries)
+        entries = read_entries(staging, self.num_shards)
+        funnel = sum_funnels(entries)
         try:
             check_funnel(funnel, self.name, self.dead_letter_threshold)
         except CorpusError as error:
-            kept_in = corpus.keep_failure(staging, self.output)
+            kept_in = keep_failure(staging, self.output)
             raise CorpusError(error.what, f"{error.remedy} The dead letters are in {kept_in}.") from None
         config, name_of_run = self.config(), self.fingerprint()
         manifest = {
-            "kind": corpus.KIND,
-            "format": corpus.FORMAT,
+            "kind": KIND,
+            "format": FORMAT,
             "name": self.name,
             "modality": self.modality,
             "shards": [entry["shard"] for entry in entries],
@@ -173,10 +180,10 @@ class RefineJob(BaseJob):
         }
         benchmarks = report.write(staging, self.name, self, [entry["contamination"] for entry in entries])
         page = card.render(
-            self.name, self.modality, funnel, card_facts.merge(entries), config, name_of_run, benchmarks=benchmarks
+            self.name, self.modality, funnel, card_statistics.merge(entries), config, name_of_run, benchmarks=benchmarks
         )
-        storage.write_bytes_atomic(storage.join(staging, corpus.CARD), page.encode("utf-8"))
-        corpus.commit(staging, self.output, manifest)
+        storage.write_bytes_atomic(storage.join(staging, CARD), page.encode("utf-8"))
+        commit(staging, self.output, manifest)
         return manifest
 
 
@@ -196,10 +203,6 @@ def check_funnel(funnel: Funnel, name: str, dead_letter_threshold: float) -> Non
             f"over the threshold of {dead_letter_threshold:.1%}.",
             "Nothing was committed. Mend the input or the job, or raise DEAD_LETTER_THRESHOLD.",
         )
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _largest_first(item: tuple[str, int]) -> tuple[int, str]:

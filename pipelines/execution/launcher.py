@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from castor.pipelines.core import lists
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.layout import MANIFEST
 from castor.pipelines.execution import progress
 from castor.pipelines.execution.beam_options import parse, workers_import_as_here
 from castor.pipelines.execution.job import BaseJob
@@ -20,7 +20,7 @@ _READ_FIELDS = ("input_root", "replay_of", "corpus", "corpora", "vocabulary", "r
 def up_to_date(job: BaseJob) -> bool:
     """True if the output is there, whole, and made from the inputs, configuration and code as they are now."""
     try:
-        manifest = storage.read_json(storage.join(job.output, corpus.MANIFEST))
+        manifest = storage.read_json(storage.join(job.output, MANIFEST))
         return manifest.get("fingerprint") == job.fingerprint()
     except (OSError, ValueError, AttributeError):
         return False

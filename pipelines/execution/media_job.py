@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from castor.pipelines.core.sandbox import Sandbox
+from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.execution.job import RefineJob
 from castor.pipelines.readers.media_source import Samples
 from castor.tasks.storage import storage
@@ -33,6 +34,6 @@ class MediaJob(RefineJob):
         state, source = super().input_state(), self.source()
         for uri in source.files():
             for path in source.sidecars(uri).values():
-                name = source.relative(path).encode("utf-8", "backslashreplace").decode()
+                name = escape_surrogates(source.relative(path))
                 state["files"].setdefault(name, storage.state(path))
         return state

@@ -1,7 +1,7 @@
 """Dead letters fed through again: the job that made a corpus, set to read only its dead letters."""
 
 import gin
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import load_manifest
 from castor.pipelines.execution.job_config import rebuild
 
 
@@ -11,5 +11,5 @@ def make_job(corpus_directory: str, output: str, dead_letter_threshold: float = 
 
     Raises CorpusError if the corpus is not whole, was made by another version of the job, or has no dead letters.
     """
-    config = corpus.load_manifest(corpus_directory)["config"]
+    config = load_manifest(corpus_directory)["config"]
     return rebuild(config, output=output, replay_of=corpus_directory, dead_letter_threshold=dead_letter_threshold)

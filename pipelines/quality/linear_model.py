@@ -77,7 +77,7 @@ class LinearModel:
     """weights: [2**bits] int16; step: what one unit of them weighs, calibration included; bias: of the logarithm of the odds.
 
     keep: HIGH where good texts score high (quality), LOW where bad ones do (safety). threshold: the score that still passes.
-    facts: the rest of the manifest.
+    manifest: the rest of the manifest.
     """
 
     features: Features
@@ -86,7 +86,7 @@ class LinearModel:
     bias: float
     keep: str
     threshold: float
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def score(self, text: str) -> float:
         """Probability in [0, 1], rounded to DIGITS decimals. Of a text without tokens it is what the bias says."""
@@ -113,7 +113,7 @@ class LinearModel:
         storage.remove(storage.join(directory, MANIFEST))
         storage.write_bytes_atomic(storage.join(directory, WEIGHTS), data)
         manifest = {
-            **self.facts,
+            **self.manifest,
             "kind": KIND,
             "format": FORMAT,
             "features": {**dataclasses.asdict(self.features), "version": VERSION, "view": views.VERSION},

@@ -18,10 +18,10 @@ def render(model: LinearModel, ngrams: Mapping[str, Sequence[tuple[str, float]]]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        facts=model.facts,
-        measures=model.facts["measures"],
+        manifest=model.manifest,
+        measures=model.manifest["measures"],
         side="at least" if model.keep == HIGH else "at most",
-        funnel=rows(Funnel.from_json(model.facts["funnel"])),
+        funnel=rows(Funnel.from_json(model.manifest["funnel"])),
         ngrams=ngrams,
-        config=json.dumps(model.facts["config"], indent=1, sort_keys=True, ensure_ascii=False),
+        config=json.dumps(model.manifest["config"], indent=1, sort_keys=True, ensure_ascii=False),
     )

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from castor.pipelines.core.sources import CONTENT, FileSource, match, open_regular
+from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.document import BadInput, Element
 from castor.pipelines.readers import compressed, tars
 from castor.pipelines.sourcecode import licence_files, licences
@@ -84,7 +85,7 @@ class RepositorySource(FileSource):
                 data = self._content(path)
             except BadInput as error:
                 reason = "code.not_a_file" if error.error == "not_a_file" else "code.too_large"
-                yield self.reject(file, "", reason, error.message, path=_plain(path))
+                yield self.reject(file, "", reason, error.message, path=escape_surrogates(path))
             except OSError as error:
                 yield self.dead(file, "", type(error).__name__, error.strerror or "")
             else:
@@ -137,19 +138,19 @@ class RepositorySource(FileSource):
 
     def _member(self, uri: str, key: str, repository: str, item, governing: licence_files.Governing) -> Element:
         if item.name and _UNSAFE.search(item.name):
-            return self.reject(uri, key, "code.unsafe_path", _plain(repr(item.name))[:200])
+            return self.reject(uri, key, "code.unsafe_path", escape_surrogates(repr(item.name))[:200])
         if isinstance(item, tars.Fault):
             if item.error in _FAULTS_REJECTED:
-                return self.reject(uri, key, f"code.{item.error}", item.message, path=_plain(item.name))
+                return self.reject(uri, key, f"code.{item.error}", item.message, path=escape_surrogates(item.name))
             return self.dead(uri, key, item.error, item.message)
         if len(item.data) > self._limit(item.name):
-            return self.reject(uri, key, "code.too_large", str(len(item.data)), path=_plain(item.name))
+            return self.reject(uri, key, "code.too_large", str(len(item.data)), path=escape_surrogates(item.name))
         return self._file(uri, key, repository, _inside(item.name), item.data, governing)
 
     def _file(
         self, uri: str, key: str, repository: str, path: str, data: bytes, governing: licence_files.Governing
     ) -> Element:
-        facts = {"path": _plain(path), "repository": _plain(repository)}
+        facts = {"path": escape_surrogates(path), "repository": escape_surrogates(repository)}
         aside = _VERSION_CONTROL.search(path)
         if aside:
             return self.reject(uri, key, "code.not_source", aside.group().strip("/"), **facts)
@@ -162,7 +163,7 @@ class RepositorySource(FileSource):
             data=data,
             licence=decision.expression,
             licences=list(decision.ids),
-            licence_from=[_plain(p) for p in decision.files],
+            licence_from=[escape_surrogates(p) for p in decision.files],
             **facts,
         )
 
@@ -253,7 +254,3 @@ def _licence_files_above(root: str, top: str) -> list[str]:
     return sorted(
         name for name in os.listdir(root) if licences.is_licence_file(name) and os.path.isfile(os.path.join(root, name))
     )
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -2,7 +2,7 @@
 
     removals = elements | Deduplicate(rules)
     joined = (elements, removals) | JoinRepositories(layout, corpus="code")
-    (joined, removals) | WriteCorpus(...)
+    (joined, counts, removals) | WriteCorpus(...)
 
 Per-file rules and deduplication come before: what they turn away is no part of any document. How the funnel still adds up: a repository document
 stands for the records that its `members` name (Document.records), and the sink counts as kept what it finds named in the documents that it writes; a

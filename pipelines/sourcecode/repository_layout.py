@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 
 import gin
 from castor.pipelines.core.sources import CONTENT, LOCATION, reference
+from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.document import Document, content_id, document_id
 from castor.pipelines.sourcecode import imports
 from castor.tasks.errors import ConfigurationError
@@ -110,7 +111,7 @@ class Layout:
                 member = {
                     "id": file.id,
                     "path": _path(file),
-                    "source": _plain(file.source),
+                    "source": escape_surrogates(file.source),
                     "start": start,
                     "end": start + len(piece),
                 }
@@ -186,10 +187,6 @@ def _facts(repository: str, text: str, members: list[dict], files: list[Document
         "members": members,
     }
     return found | ({"secrets": secrets} if secrets else {})
-
-
-def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _path(file: Document) -> str:

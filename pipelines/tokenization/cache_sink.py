@@ -1,6 +1,6 @@
 """From tokenized documents to a task cache: everything meets once, by shard, and each shard is written by one call of a pure function.
 
-The same shape as the corpus's sink (pipelines/corpus/corpus.py, pipelines/corpus/sink.py): rows of bytes keyed by shard; one write-once set of files a
+The same shape as the corpus's sink (pipelines/corpus/sink.py): rows of bytes keyed by shard; one write-once set of files a
 shard, its records, dead letters and entry; the launcher adds the entries up and commits with `tasks.cache_writer.commit`.
 """
 
@@ -13,8 +13,9 @@ import msgpack
 
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.funnel import Funnel
-from castor.pipelines.core.stages import read_counts
-from castor.pipelines.corpus import corpus
+from castor.pipelines.core.surrogates import escape_surrogates
+from castor.pipelines.corpus import commit
+from castor.pipelines.corpus.rows import encode_element, encode_read
 from castor.pipelines.document import Document, Element, Rejection, unpack
 from castor.pipelines.tokenization import examples
 from castor.tasks import hashing
@@ -40,18 +41,20 @@ class Cut:
 
 
 class WriteCache(beam.PTransform):
-    """Elements (documents as `examples.Tokenizer` leaves them) -> files under `staging`."""
+    """(elements, counts) -> files under `staging`: documents as `examples.Tokenizer` leaves them, and the counts of Read."""
 
     def __init__(self, staging: str, cut: Cut):
         super().__init__(label="write")
         self._staging = staging
         self._cut = cut
 
-    def expand(self, elements):
+    def expand(self, inputs):
+        elements, counts = inputs
         pairs = tuple[int, bytes]
-        rows = [elements | "place" >> beam.Map(_place, self._cut).with_output_types(pairs)]
-        for i, counts in enumerate(read_counts(elements.pipeline)):
-            rows.append(counts | f"place counts {i}" >> beam.Map(_place_count, self._cut).with_output_types(pairs))
+        rows = [
+            elements | "key elements" >> beam.Map(_key_element, self._cut).with_output_types(pairs),
+            counts | "key counts" >> beam.Map(_key_count, self._cut).with_output_types(pairs),
+        ]
         # A shard without a single row must be written too.
         every = [(shard, b"") for shard in range(self._cut.num_shards)]
         rows.append(elements.pipeline | "every shard" >> beam.Create(every).with_output_types(pairs))
@@ -103,7 +106,7 @@ def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> No
         {
             "shards": [dataclasses.asdict(entry) for entry in entries],
             "funnel": funnel.to_json(),
-            "facts": _facts(documents.values()),
+            "statistics": _statistics(documents.values()),
             "rejected": [_excerpt(r.document, r.reason, r.measure) for r in sorted(rejections, key=_by_reason)],
         },
     )
@@ -111,20 +114,20 @@ def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> No
 
 def read_entries(staging: str, num_shards: int) -> list[dict[str, Any]]:
     """The entries of all shards, in order; they leave the staging folder. Raises CorpusError where one is missing."""
-    entries = corpus.read_entries(staging, num_shards)
+    entries = commit.read_entries(staging, num_shards)
     storage.remove_tree(storage.join(staging, _ENTRIES))
     return entries
 
 
-def card_facts(entries: Iterable[dict[str, Any]], vocabulary) -> dict[str, Any]:
+def card_statistics(entries: Iterable[dict[str, Any]], vocabulary) -> dict[str, Any]:
     """What the data card shows: a histogram of tokens, samples with their streams in words."""
     lengths: dict[str, int] = {}
     samples, rejected, tokens = [], {}, 0
     for entry in entries:
-        for bucket, count in entry["facts"]["lengths"].items():
+        for bucket, count in entry["statistics"]["lengths"].items():
             lengths[bucket] = lengths.get(bucket, 0) + count
-        tokens += entry["facts"]["tokens"]
-        samples.extend(entry["facts"]["samples"])
+        tokens += entry["statistics"]["tokens"]
+        samples.extend(entry["statistics"]["samples"])
         for sample in entry["rejected"]:
             rejected.setdefault(sample["reason"], []).append(sample)
     samples = sorted(samples, key=_by_id)[:_SAMPLES]
@@ -150,13 +153,13 @@ def in_words(vocabulary, ids: Iterable[int]) -> str:
     return " ".join(parts)
 
 
-def _place(element: Element, cut: Cut) -> tuple[int, bytes]:
-    identifier, row = corpus.encode_element(element, keep_rejects=False)
+def _key_element(element: Element, cut: Cut) -> tuple[int, bytes]:
+    identifier, row = encode_element(element, keep_rejects=False)
     return cut.shard_of(identifier), row
 
 
-def _place_count(count: tuple[str, int], cut: Cut) -> tuple[int, bytes]:
-    identifier, row = corpus.encode_read(*count)
+def _key_count(count: tuple[str, int], cut: Cut) -> tuple[int, bytes]:
+    identifier, row = encode_read(*count)
     return cut.shard_of(identifier), row
 
 
@@ -166,7 +169,7 @@ def _write(group, staging: str, cut: Cut) -> int:
     return shard
 
 
-def _facts(documents: Iterable[Document]) -> dict[str, Any]:
+def _statistics(documents: Iterable[Document]) -> dict[str, Any]:
     lengths: dict[str, int] = {}
     total, samples = 0, []
     for document in sorted(documents, key=_document_id):
@@ -180,7 +183,7 @@ def _facts(documents: Iterable[Document]) -> dict[str, Any]:
 
 
 def _excerpt(document: Document, reason: str = "", measure: str = "") -> dict[str, Any]:
-    source = document.source.encode("utf-8", "backslashreplace").decode()
+    source = escape_surrogates(document.source)
     return {"id": document.id, "source": source, "text": "", "metadata": "", "reason": reason, "measure": measure}
 
 

@@ -1,8 +1,8 @@
-"""What a job that fits something sees of a corpus: a deterministic draw of documents, for the vocabulary each cut down to its text and arrays.
+"""A deterministic sample of the documents of a source, for jobs that fit something; for the vocabulary each is cut down to its text and arrays.
 
-A document is drawn if the hash of its id is among the N smallest of its corpus: the same documents on every runner, whatever the order,
-and a larger draw contains a smaller one. Its place in that order is its rank; every eighth rank is held out of the fit of the codecs, to
-measure them on. Pure functions; this file imports no Beam.
+A document is sampled if the hash of its id is among the N smallest of its source: the same documents on every runner, in whatever order they
+come, and a larger sample contains a smaller one. The rank of a document is its index in that order. Every eighth rank is held out of the fit
+of the codecs, to measure them. Pure functions; this file imports no Beam.
 """
 
 import bisect
@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from castor.pipelines.corpus.corpus import CorpusSource
+from castor.pipelines.corpus.reader import CorpusSource
 from castor.pipelines.document import BadInput, Document, Rejection
 from castor.pipelines.media.clips import decode_video
 from castor.pipelines.media.images import decode_image
@@ -25,20 +25,20 @@ from castor.tasks.storage import storage
 from castor.tasks.vocabulary import audio, image, streams
 
 HELD_OUT_EVERY = 8
-NOT_DRAWN = "draw.not_drawn"
+NOT_SAMPLED = "draw.not_drawn"  # as in manifests of earlier versions
 _SEED = 0
 
 
-def place_of(document_id: str) -> int:
-    """Where a document stands in the order of the draw: 63 bits, which Beam's coder of integers can carry."""
-    return int(hashing.mix64(np.uint64(hashing.record_hash(_SEED, document_id) ^ _DRAW_KEY))) >> 1
+def sample_key(document_id: str) -> int:
+    """The hash by which documents are sampled, smallest first: 63 bits, which Beam's coder of integers can carry."""
+    return int(hashing.mix64(np.uint64(hashing.record_hash(_SEED, document_id) ^ _SAMPLING_KEY))) >> 1
 
 
-_DRAW_KEY = hashing.key64("vocabulary draw")
+_SAMPLING_KEY = hashing.key64("vocabulary draw")
 
 
-def places_in_shard(path: str, count: int) -> list[int]:
-    """The `count` smallest places of the documents of a corpus shard. Reads the ids alone."""
+def smallest_keys_of_shard(path: str, count: int) -> list[int]:
+    """The `count` smallest sampling keys of the documents of a corpus shard. Reads the ids alone."""
     import pyarrow
     import pyarrow.parquet
 
@@ -49,39 +49,39 @@ def places_in_shard(path: str, count: int) -> list[int]:
         raise CorpusError(
             f"{path} cannot be read as a corpus shard: {error}.", "Run the job that makes the corpus again."
         ) from error
-    return smallest(map(place_of, ids), count)
+    return smallest(map(sample_key, ids), count)
 
 
-def places_in(source: Any, uri: str, count: int) -> list[int]:
-    """The `count` smallest places of the documents of one file of any source; of a corpus the ids alone are read."""
+def smallest_keys(source: Any, uri: str, count: int) -> list[int]:
+    """The `count` smallest sampling keys of the documents of one file of any source; of a corpus the ids alone are read."""
     if isinstance(source, CorpusSource):
-        return places_in_shard(uri, count)
-    return smallest((place_of(element.id) for element in source.read(uri) if isinstance(element, Document)), count)
+        return smallest_keys_of_shard(uri, count)
+    return smallest((sample_key(element.id) for element in source.read(uri) if isinstance(element, Document)), count)
 
 
-def smallest(places: Iterable[int], count: int) -> list[int]:
-    """The `count` smallest, ascending: the bounded state of the draw."""
-    return heapq.nsmallest(count, places)
+def smallest(keys: Iterable[int], count: int) -> list[int]:
+    """The `count` smallest, ascending: the bounded state of the sampling."""
+    return heapq.nsmallest(count, keys)
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class SelectSample:
     """Document -> the Document with its corpus, rank and URL as metadata, or a Rejection with nothing but its name."""
 
     corpus: int
 
-    def __call__(self, element, drawn: Sequence[int]):
+    def __call__(self, element, sampled: Sequence[int]):
         if not isinstance(element, Document):
             return element
-        place = place_of(element.id)
-        rank = bisect.bisect_left(drawn, place)
-        if rank == len(drawn) or drawn[rank] != place:
-            return Rejection(Document(element.id, element.source, element.modality), NOT_DRAWN)
+        key = sample_key(element.id)
+        rank = bisect.bisect_left(sampled, key)
+        if rank == len(sampled) or sampled[rank] != key:
+            return Rejection(Document(element.id, element.source, element.modality), NOT_SAMPLED)
         return element.replace(metadata={"corpus": self.corpus, "rank": rank, "url": element.metadata.get("url", "")})
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepare:
+class PrepareSample:
     """Document -> the Document with a packed `Sample` as its bytes. Raises BadInput for media that cannot be decoded.
 
     text_characters: of one document, at most. image_token_budget, frame_token_budget, frames_per_second: as the tokenize job will see them;
@@ -144,8 +144,8 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One drawn document as the job passes it around: `file` holds its Sample, the rest is what is needed to order and to choose."""
+class SampleRow:
+    """One sampled document as it moves between stages: `file` holds its Sample, the other fields order and choose rows."""
 
     rank: int
     corpus: int
@@ -170,22 +170,22 @@ class Row:
         return Sample.unpack(storage.read_bytes(self.file))
 
 
-def keep(document: Document, folder: str) -> Row:
+def store(document: Document, folder: str) -> SampleRow:
     """Writes a prepared document's sample into `folder` under a name of its own and returns its row."""
     sample = Sample.unpack(document.bytes)
     corpus, rank = document.metadata["corpus"], document.metadata["rank"]
     path = storage.join(folder, f"{corpus:04d}-{document.id}")
     storage.makedirs(folder)
     storage.write_bytes_atomic(path, document.bytes)
-    return Row(
+    return SampleRow(
         rank, corpus, path, len(sample.text.encode("utf-8", "replace")), len(sample.pictures), len(sample.sounds)
     )
 
 
-def training_texts(rows: Iterable[Row], most_bytes: int):
+def training_texts(rows: Iterable[SampleRow], most_bytes: int):
     """Texts of the rows in order, until `most_bytes` are reached."""
     taken = 0
-    for row in sorted(rows, key=Row.order):
+    for row in sorted(rows, key=SampleRow.order):
         if taken >= most_bytes:
             return
         if row.text_bytes:

@@ -22,7 +22,7 @@ class Job(RefineJob):
         from castor.pipelines.corpus.sink import WriteCorpus
         from castor.pipelines.deduplication.deduplicate import Deduplicate
 
-        elements = pipeline | self.read()
-        return (elements, elements | Deduplicate(self.duplicates)) | WriteCorpus(
+        elements, counts = pipeline | self.read()
+        return (elements, counts, elements | Deduplicate(self.duplicates)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects, self.lines
         )

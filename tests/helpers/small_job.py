@@ -102,7 +102,8 @@ class Job(RefineJob):
         from castor.pipelines.corpus.sink import WriteCorpus
         from castor.pipelines.deduplication.deduplicate import ExactDuplicates, text_key
 
-        elements = pipeline | self.read() | Apply("shout", shout, self.limits) | Check(self.filter)
-        return (elements, elements | ExactDuplicates(text_key)) | WriteCorpus(
+        records, counts = pipeline | self.read()
+        elements = records | Apply("shout", shout, self.limits) | Check(self.filter)
+        return (elements, counts, elements | ExactDuplicates(text_key)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

@@ -10,7 +10,7 @@ import small_media
 
 from castor.pipelines import audio, image, video
 from castor.pipelines.core import dead_letters
-from castor.pipelines.corpus.corpus import read_corpus
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.execution import job_config, launcher
 from castor.pipelines.filters import image_lists
 from castor.pipelines.filters.datacomp_basic import DataCompBasic

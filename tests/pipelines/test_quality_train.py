@@ -14,7 +14,10 @@ import pytest
 
 from castor.pipelines import web
 from castor.pipelines.core.funnel import Funnel
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.commit import commit, read_entries
+from castor.pipelines.corpus.reader import read_corpus
+from castor.pipelines.corpus.rows import encode_element
+from castor.pipelines.corpus.shard_writer import write_shard
 from castor.pipelines.document import Document, document_id
 from castor.pipelines.execution import launcher
 from castor.pipelines.filters import quality_model
@@ -52,13 +55,11 @@ def write_lines(path, made, **facts):
 def write_corpus(directory, made):
     staging, rows = str(directory / ".staging-test"), collections.defaultdict(list)
     for i, text in enumerate(made):
-        identifier, row = corpus.encode_element(
-            Document(document_id("c", str(i)), f"c/{i}", "text", text), keep_rejects=False
-        )
+        identifier, row = encode_element(Document(document_id("c", str(i)), f"c/{i}", "text", text), keep_rejects=False)
         rows[int(identifier[:16], 16) * 2 >> 64].append(row)
     for shard in range(2):
-        corpus.write_shard(staging, shard, 2, rows[shard])
-    entries = corpus.read_entries(staging, 2)
+        write_shard(staging, shard, 2, rows[shard])
+    entries = read_entries(staging, 2)
     manifest = {
         "kind": "corpus",
         "format": 1,
@@ -67,7 +68,7 @@ def write_corpus(directory, made):
         "fingerprint": "c",
         "shards": [e["shard"] for e in entries],
     }
-    corpus.commit(staging, str(directory), manifest)
+    commit(staging, str(directory), manifest)
     return str(directory)
 
 
@@ -219,7 +220,7 @@ def test_quality_and_safety_side_by_side_in_a_web_job(sets, done, tmp_path):
     assert (
         set(made["funnel"]["rejected"]) == {"quality_model.score", "safety_model.score"} and made["funnel"]["kept"] >= 4
     )
-    for document in corpus.read_corpus(str(tmp_path / "w")):
+    for document in read_corpus(str(tmp_path / "w")):
         assert document.metadata["quality_score"] > 0.5 > document.metadata["safety_score"]
         assert document.metadata["quality_score"] == linear_model.load(str(done[1])).score(document.text)
     assert str(done[1] / "manifest.json") in made["files"]

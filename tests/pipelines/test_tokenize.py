@@ -224,7 +224,7 @@ def test_tokenizer_alone(vocabulary):
 
 def test_pure_functions_import_without_beam():
     heavy = "('apache_beam', 'tensorflow', 'jax')"
-    script = f"import sys, pipelines.examples, pipelines.tokenize; print([m for m in {heavy} if m in sys.modules])"
+    script = f"import sys, castor.pipelines.tokenization.examples, castor.pipelines.tokenize; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
         == "[]"

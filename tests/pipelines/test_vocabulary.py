@@ -1,4 +1,4 @@
-"""The vocabulary job, run whole on small corpora made here: the draw, the fit, the report, the same bytes with any workers."""
+"""The vocabulary job, run whole on small corpora made here: the sample, the fit, the report, the same bytes with any workers."""
 
 import dataclasses
 import hashlib
@@ -79,7 +79,7 @@ def test_whole_with_any_workers_the_same_bytes(corpora, tmp_path):
     made = make_job(corpora.values(), one)
     manifest = launcher.run(made, quiet=True)
     funnel = Funnel.from_json(manifest["funnel"])
-    assert funnel.read == 104 and funnel.kept == 72 and funnel.rejected == {samples.NOT_DRAWN: 32} and funnel.adds_up
+    assert funnel.read == 104 and funnel.kept == 72 and funnel.rejected == {samples.NOT_SAMPLED: 32} and funnel.adds_up
     assert manifest["fingerprint"] == made.fingerprint()
     assert not [p for p in one.iterdir() if p.name.startswith(".")]
     vocabulary = Vocabulary.load(str(one))
@@ -140,16 +140,16 @@ def test_bad_use(corpora, tmp_path):
     assert base.fingerprint() != dataclasses.replace(base, image_codes=512).fingerprint()
 
 
-def test_the_draw_is_nested_and_does_not_depend_on_order():
+def test_the_sample_is_nested_and_does_not_depend_on_order():
     ids = [document_id("c", str(n)) for n in range(1000)]
-    places = [samples.place_of(i) for i in ids]
-    few, many = samples.smallest(places, 10), samples.smallest(reversed(places), 100)
+    keys = [samples.sample_key(i) for i in ids]
+    few, many = samples.smallest(keys, 10), samples.smallest(reversed(keys), 100)
     assert few == many[:10] and len(set(many)) == 100
-    draw = samples.Draw(3)
-    chosen = [draw(Document(i, "s", "text", "x"), few) for i in ids]
+    sample = samples.SelectSample(3)
+    chosen = [sample(Document(i, "s", "text", "x"), few) for i in ids]
     kept = [d for d in chosen if isinstance(d, Document)]
     assert sorted(d.metadata["rank"] for d in kept) == list(range(10)) and all(d.metadata["corpus"] == 3 for d in kept)
-    assert all(d.reason == samples.NOT_DRAWN and d.document.text is None for d in chosen if isinstance(d, Rejection))
+    assert all(d.reason == samples.NOT_SAMPLED and d.document.text is None for d in chosen if isinstance(d, Rejection))
 
 
 def test_samples_survive_packing():
@@ -162,7 +162,7 @@ def test_samples_survive_packing():
 
 
 def test_text_sample_is_bounded_and_fair(tmp_path):
-    rows = [samples.keep(_prepared(corpus_index, rank), str(tmp_path)) for corpus_index in (0, 1) for rank in range(5)]
+    rows = [samples.store(_prepared(corpus_index, rank), str(tmp_path)) for corpus_index in (0, 1) for rank in range(5)]
     texts = list(samples.training_texts(rows, 40))
     assert texts == ["0 0 aaaaaa", "1 0 aaaaaa", "0 1 aaaaaa", "1 1 aaaaaa"]
     assert list(samples.training_texts(reversed(rows), 40)) == texts

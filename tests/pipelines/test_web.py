@@ -9,7 +9,7 @@ from prose import GOOD, PROSE
 
 import gin
 from castor.pipelines import web
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.execution import launcher
 from castor.pipelines.filters import c4, refinedweb
 from castor.pipelines.filters.reason import Reason
@@ -56,7 +56,7 @@ def test_funnel_of_the_default_rules(made):
     assert funnel["kept"] == 3 and funnel["duplicates"] == {
         "exact": 1
     }  # once its menu is gone, a page is another's twin
-    assert {d.metadata["language"] for d in corpus.read_corpus(made.output)} == {"en", "de", "zh"}
+    assert {d.metadata["language"] for d in read_corpus(made.output)} == {"en", "de", "zh"}
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_recipes_as_gin_files(name, reason, tmp_path):
         gin.clear_config()
     assert manifest["funnel"]["rejected"] == ({reason: 1} if reason else {})
     assert [step["class"].rpartition("filters.")[2] for step in manifest["config"]["filters"]] == [
-        "length.Filter", "gopher_repetition.Filter", "gopher_quality.Filter", "c4.Clean", "c4.Filter", "fineweb.Filter", "pipelines.pii.Replace",
+        "length.Filter", "gopher_repetition.Filter", "gopher_quality.Filter", "c4.Clean", "c4.Filter", "fineweb.Filter", "castor.pipelines.text.pii.Replace",
     ]  # fmt: skip

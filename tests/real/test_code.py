@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from castor.pipelines import code
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import read_corpus, read_shard
 from castor.pipelines.execution import launcher
 from castor.pipelines.filters import generated, stack
 from castor.pipelines.sourcecode.repository_layout import Layout
@@ -45,7 +45,7 @@ def odd(real_data, output, **changes):
 def rejected_in(output):
     found = {}
     for path in pathlib.Path(output, "rejected").rglob("*.parquet"):
-        for document in corpus.read_shard(str(path)):
+        for document in read_shard(str(path)):
             found[document.source.partition("#member=repo-0/")[2]] = path.parent.name
     return found
 
@@ -62,7 +62,7 @@ def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
     " when joined."""
     rules = (generated.Filter(), stack.Filter())
     manifest = launcher.run(odd(real_data, tmp_path / "files", filters=rules), quiet=True)
-    documents = {d.metadata["path"].partition("/")[2]: d for d in corpus.read_corpus(str(tmp_path / "files"))}
+    documents = {d.metadata["path"].partition("/")[2]: d for d in read_corpus(str(tmp_path / "files"))}
     assert {*documents, *rejected_in(tmp_path / "files")} == set(ODD)
     assert (
         documents["utf16.cs"].metadata["encoding"] == "utf-16-le"
@@ -79,7 +79,7 @@ def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
     assert secret.metadata["licence"] == "unknown" and secret.metadata["licence_from"] == ["repo-0/LICENSE"]
     joined = launcher.run(odd(real_data, tmp_path / "joined", filters=rules, repositories=Layout()), quiet=True)
     assert joined["funnel"] == manifest["funnel"] and joined["documents"] == 1
-    [document] = corpus.read_corpus(str(tmp_path / "joined"))
+    [document] = read_corpus(str(tmp_path / "joined"))
     assert {m["id"] for m in document.metadata["members"]} == {d.id for d in documents.values()} and document.metadata[
         "secrets"
     ] == {"aws_secret_key": 1}
@@ -98,7 +98,7 @@ def test_installed_packages(tmp_path):
         name="installed", input_root=str(tmp_path), inputs=("*.tar.gz",), output=str(tmp_path / "out"), num_shards=2
     )
     manifest = launcher.run(made, quiet=True)
-    documents = list(corpus.read_corpus(str(tmp_path / "out")))
+    documents = list(read_corpus(str(tmp_path / "out")))
     assert manifest["funnel"]["kept"] == len(documents) > 30
     assert {d.metadata["repository"] for d in documents} >= {"jinja2"}
     assert all(set(d.metadata["licences"]) <= {"MIT", "BSD-3-Clause", "Apache-2.0"} for d in documents)
@@ -134,6 +134,6 @@ def test_a_notebook_of_another_project(tmp_path):
         dead_letter_threshold=0.6,
     )
     manifest = launcher.run(made, quiet=True)
-    documents = list(corpus.read_corpus(str(tmp_path / "out")))
+    documents = list(read_corpus(str(tmp_path / "out")))
     assert manifest["funnel"]["dead_letters"] == {"parse.notebook": 1} and len(documents) == min(3, len(installed)) + 1
     assert all(d.metadata["language"] == "jupyter" and "# %%" in d.text and '"cells"' not in d.text for d in documents)

@@ -6,7 +6,7 @@ import pytest
 
 from castor.pipelines import audio, image, video
 from castor.pipelines.core import dead_letters
-from castor.pipelines.corpus.corpus import read_corpus
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.execution import launcher
 from castor.pipelines.filters.clip_quality import ClipQuality
 from castor.pipelines.filters.datacomp_basic import DataCompBasic

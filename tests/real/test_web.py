@@ -5,7 +5,7 @@ import pytest
 from castor.pipelines import web
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.document import Document, Rejection
 from castor.pipelines.execution import launcher
 from castor.pipelines.readers.web_source import PageSource
@@ -60,7 +60,7 @@ def refined(real_data, tmp_path_factory):
         sandbox=Sandbox(cpu_seconds=1.0, memory_bytes=1 << 30),
     )
     manifest = launcher.run(made, quiet=True)
-    return manifest, list(corpus.read_corpus(output)), list(dead_letters.read(output))
+    return manifest, list(read_corpus(output)), list(dead_letters.read(output))
 
 
 def test_every_bad_file_has_its_fate(refined, real_data):

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from castor.launch.command import main
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import load_manifest, read_corpus
 
 SENTENCES = [
     "The library keeps every book that was ever lent to it, and its readers have been grateful for that.",
@@ -81,7 +81,7 @@ def test_web(raw, tmp_path, capsys):
     assert castor("web", *flags(raw, tmp_path / "web"), "--gin.web.Job.duplicates=[@duplicates.ByText()]") == 0
     printed = capsys.readouterr().out
     assert "read" in printed and "source.corrupt_gzip" in printed
-    manifest = corpus.load_manifest(str(tmp_path / "web"))
+    manifest = load_manifest(str(tmp_path / "web"))
     funnel = manifest["funnel"]
     assert funnel == {
         "read": 11,
@@ -90,16 +90,16 @@ def test_web(raw, tmp_path, capsys):
         "duplicates": {"exact": 1},
         "dead_letters": {"source.corrupt_gzip": 1, "source.not_an_object": 1},
     }
-    documents = list(corpus.read_corpus(str(tmp_path / "web")))
+    documents = list(read_corpus(str(tmp_path / "web")))
     assert len(documents) == funnel["kept"] and {d.metadata["language"] for d in documents} == {"en"}
     assert next(d for d in documents if d.metadata.get("url") == "http://e.org/3").metadata["encoding"] == "utf-16-le"
 
 
 def test_code(raw, tmp_path):
     assert castor("code", *flags(raw, tmp_path / "code")) == 0
-    documents = {d.metadata["path"]: d for d in corpus.read_corpus(str(tmp_path / "code"))}
+    documents = {d.metadata["path"]: d for d in read_corpus(str(tmp_path / "code"))}
     assert documents["repo/a.py"].metadata["licences"] == ["Apache-2.0"] and documents["repo/a.py"].modality == "code"
-    assert corpus.load_manifest(str(tmp_path / "code"))["funnel"]["rejected"] == {"code.binary": 1}
+    assert load_manifest(str(tmp_path / "code"))["funnel"]["rejected"] == {"code.binary": 1}
 
 
 def test_replay(raw, tmp_path):
@@ -111,9 +111,9 @@ def test_replay(raw, tmp_path):
     text = (inputs / "b.jsonl").read_text()
     (inputs / "b.jsonl").write_text(text.replace("null", json.dumps({"text": "Once more: " + " ".join(SENTENCES)})))
     assert castor("replay", f"--gin.CORPUS={str(tmp_path / 'web')!r}", f"--gin.OUTPUT={str(tmp_path / 'again')!r}") == 0
-    [document] = corpus.read_corpus(str(tmp_path / "again"))
+    [document] = read_corpus(str(tmp_path / "again"))
     assert document.text.startswith("Once more") and document.source.endswith("b.jsonl#line=2")
-    assert corpus.load_manifest(str(tmp_path / "again"))["name"] == "mended"
+    assert load_manifest(str(tmp_path / "again"))["name"] == "mended"
 
 
 def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
@@ -131,14 +131,12 @@ def test_quality_train_and_one_line_in_the_web_job(tmp_path, capsys):
     line = "--gin.web.Job.filters=[@quality_model.Classify()]"
     extra = ["--gin_file=pipelines/web.gin", line, f"--gin.quality_model.Classify.model={str(tmp_path / 'model')!r}"]
     assert castor("web", *flags(tmp_path, tmp_path / "out", INPUTS=["*.jsonl"]), *extra) == 0
-    documents = list(corpus.read_corpus(str(tmp_path / "out")))
+    documents = list(read_corpus(str(tmp_path / "out")))
     assert (
         sum("history" in d.text for d in documents) == 120 and 121 <= len(documents) < 140
     )  # a twentieth of the sample passes: so it was asked
     assert all(0 < d.metadata["quality_score"] <= 1 for d in documents)
-    assert corpus.load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] == 240 - len(
-        documents
-    )
+    assert load_manifest(str(tmp_path / "out"))["funnel"]["rejected"]["quality_model.score"] == 240 - len(documents)
 
 
 def explained(capsys, *arguments):
@@ -155,7 +153,7 @@ def refined(raw, tmp_path_factory):
 
 
 def test_explain_tells_every_fate(refined, capsys):
-    funnel = corpus.load_manifest(str(refined))["funnel"]
+    funnel = load_manifest(str(refined))["funnel"]
     rows = [
         row for name in sorted((refined / "fates").iterdir()) for row in pandas.read_parquet(name).to_dict("records")
     ]
@@ -199,16 +197,16 @@ def test_replay_of_code_in_folders_and_archives(tmp_path):
     whole = _archive({"r/c.py": source * 2, "r/LICENSE": LICENSE.read_text(), "r/d.bin": "\0\1\2", "r/e.py": other})
     (inputs / "r.tar").write_bytes(whole[: -len(whole) // 2])
     assert castor("code", *flags(inputs, tmp_path / "code", INPUTS=["**"], NAME="mended")) == 0
-    first = corpus.load_manifest(str(tmp_path / "code"))["funnel"]
+    first = load_manifest(str(tmp_path / "code"))["funnel"]
     assert first["dead_letters"]["parse.charset"] == 2 and sum(first["dead_letters"].values()) == 3
     (inputs / "r.tar").write_bytes(whole)
     (inputs / "tool" / "a.py").write_text(source * 4)
     assert (
         castor("replay", f"--gin.CORPUS={str(tmp_path / 'code')!r}", f"--gin.OUTPUT={str(tmp_path / 'again')!r}") == 0
     )
-    again = {d.metadata["path"] for d in corpus.read_corpus(str(tmp_path / "again"))}
+    again = {d.metadata["path"] for d in read_corpus(str(tmp_path / "again"))}
     assert {"tool/a.py", "r/e.py"} <= again and not {"tool/b.py", "r/c.py"} & again
-    assert corpus.load_manifest(str(tmp_path / "again"))["funnel"]["dead_letters"] == {"parse.charset": 1}
+    assert load_manifest(str(tmp_path / "again"))["funnel"]["dead_letters"] == {"parse.charset": 1}
 
 
 @pytest.mark.parametrize(

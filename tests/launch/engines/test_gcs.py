@@ -15,7 +15,7 @@ from castor.launch.command import main
 from castor.launch.engines.gcs import FakeGcs
 from castor.launch.recipes.demo_corpus import _write_web
 from castor.pipelines.core import sources
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.execution import launcher
 from castor.tasks.errors import CacheError, ConfigurationError, CorpusError
 from castor.tasks.storage import gcs, storage
@@ -244,9 +244,9 @@ def test_a_run_killed_before_its_manifest_is_no_corpus(made, bucket):
     storage.write_bytes_atomic(f"{bucket}/killed/.staging-x/.entries/00000.json", b"{}")
     storage.write_bytes_atomic(f"{bucket}/killed/documents-00000-of-00001.parquet", b"half")
     with pytest.raises(CorpusError, match="not finished.*Run the job"):
-        list(corpus.read_corpus(f"{bucket}/killed"))
+        list(read_corpus(f"{bucket}/killed"))
     launcher.run(dataclasses.replace(made[0], output=f"{bucket}/killed"), quiet=True)
-    assert [d.id for d in corpus.read_corpus(f"{bucket}/killed")] and not [
+    assert [d.id for d in read_corpus(f"{bucket}/killed")] and not [
         n for n in storage.walk(f"{bucket}/killed") if "staging" in n or "00001.parquet" in n
     ]
 

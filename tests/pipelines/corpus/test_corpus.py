@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.funnel import Funnel, total
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.commit import commit, read_entries, sum_funnels
+from castor.pipelines.corpus.reader import CorpusSource, load_manifest, read_corpus, read_shard
+from castor.pipelines.corpus.rows import encode_element, encode_read, encode_removal
+from castor.pipelines.corpus.shard_writer import write_shard
 from castor.pipelines.document import DeadLetter, Document, Rejection, document_id
 from castor.tasks import hashing
 from castor.tasks.errors import CorpusError
@@ -20,17 +23,17 @@ def document(number, text="text", data=None, **metadata):
 
 
 def rows_of(elements, removals=(), read=None, keep_rejects=False):
-    rows = [corpus.encode_element(e, keep_rejects)[1] for e in elements]
-    rows += [corpus.encode_removal(*r)[1] for r in removals]
-    return rows + [corpus.encode_read("uri", len(elements) if read is None else read)[1]]
+    rows = [encode_element(e, keep_rejects)[1] for e in elements]
+    rows += [encode_removal(*r)[1] for r in removals]
+    return rows + [encode_read("uri", len(elements) if read is None else read)[1]]
 
 
 def write(directory, elements, removals=(), read=None, num_shards=1, seed=0, **options):
     rows = rows_of(elements, removals, read, options.get("keep_rejects", False))
     random.Random(seed).shuffle(rows)
     staging = str(directory / ".staging-x")
-    corpus.write_shard(staging, 0, num_shards, rows, **options)
-    return corpus.read_entries(staging, 1)[0], staging
+    write_shard(staging, 0, num_shards, rows, **options)
+    return read_entries(staging, 1)[0], staging
 
 
 MIXED = [
@@ -58,7 +61,7 @@ def test_shard_entry_counts_everything(tmp_path):
     funnel = Funnel.from_json(entry["funnel"])
     assert funnel.adds_up and funnel.kept == 49
     assert funnel.duplicates == {"exact": 1, "near": 1, "id": 1} and funnel.rejected == {"rules.long": 1}
-    [rejected] = corpus.read_shard(f"{staging}/rejected/rules.long/00000-of-00001.parquet")
+    [rejected] = read_shard(f"{staging}/rejected/rules.long/00000-of-00001.parquet")
     assert rejected.text == "long " * 1000
     assert list(dead_letters.read(staging)) == [MIXED[-1]]
 
@@ -74,30 +77,30 @@ def test_names_that_are_not_unicode_are_escaped(tmp_path):
     import dataclasses
 
     entry, staging = write(tmp_path, [dataclasses.replace(document(1), source="caf\udce9.txt")])
-    assert next(corpus.read_shard(f"{staging}/documents-00000-of-00001.parquet")).source == "caf\\udce9.txt"
+    assert next(read_shard(f"{staging}/documents-00000-of-00001.parquet")).source == "caf\\udce9.txt"
 
 
 def test_reason_must_be_fit_for_a_folder():
     for reason in ("../x", "a/b", "", ".hidden", "a b"):
         with pytest.raises(ValueError, match="cannot name a folder"):
-            corpus.encode_element(Rejection(document(1), reason), False)
+            encode_element(Rejection(document(1), reason), False)
 
 
-def commit(directory, documents, num_shards=3):
+def commit_to(directory, documents, num_shards=3):
     directory.mkdir(parents=True, exist_ok=True)
     staging = str(directory / ".staging-x")
     for shard in range(num_shards):
         mine = [d for d in documents if hashing.shard_of(int(d.id[:16], 16), num_shards) == shard]
-        corpus.write_shard(staging, shard, num_shards, rows_of(mine))
-    entries = corpus.read_entries(staging, num_shards)
+        write_shard(staging, shard, num_shards, rows_of(mine))
+    entries = read_entries(staging, num_shards)
     manifest = {
         "kind": "corpus",
         "format": 1,
         "name": "t",
         "shards": [e["shard"] for e in entries],
-        "funnel": corpus.sum_funnels(entries).to_json(),
+        "funnel": sum_funnels(entries).to_json(),
     }
-    corpus.commit(staging, str(directory), manifest)
+    commit(staging, str(directory), manifest)
     return manifest
 
 
@@ -105,16 +108,16 @@ def test_written_is_read_in_order_of_id(tmp_path):
     documents = [
         document(i, f"text {i}", bytes([i]), language="de", nested={"b": [1, None], "a": 0.5}) for i in range(40)
     ]
-    commit(tmp_path, documents)
-    assert list(corpus.read_corpus(str(tmp_path))) == sorted(documents, key=lambda d: d.id)
-    assert [
-        d for uri in corpus.CorpusSource(str(tmp_path)).files() for d in corpus.CorpusSource(str(tmp_path)).read(uri)
-    ] == list(corpus.read_corpus(str(tmp_path)))
+    commit_to(tmp_path, documents)
+    assert list(read_corpus(str(tmp_path))) == sorted(documents, key=lambda d: d.id)
+    assert [d for uri in CorpusSource(str(tmp_path)).files() for d in CorpusSource(str(tmp_path)).read(uri)] == list(
+        read_corpus(str(tmp_path))
+    )
 
 
 def test_pandas_and_duckdb_open_it(tmp_path):
     duckdb, pandas = pytest.importorskip("duckdb"), pytest.importorskip("pandas")
-    commit(tmp_path, [document(i, f"text {i}", language="de") for i in range(40)])
+    commit_to(tmp_path, [document(i, f"text {i}", language="de") for i in range(40)])
     assert duckdb.sql(
         f"select count(*), min(json_extract_string(metadata, '$.language')) from '{tmp_path}/*.parquet'"
     ).fetchall() == [(40, "de")]
@@ -127,9 +130,9 @@ def test_pandas_and_duckdb_open_it(tmp_path):
 
 
 def test_a_smaller_corpus_leaves_nothing_of_a_larger_one(tmp_path):
-    commit(tmp_path, [document(i) for i in range(40)], num_shards=5)
+    commit_to(tmp_path, [document(i) for i in range(40)], num_shards=5)
     (tmp_path / "mine.txt").write_text("not ours")
-    commit(tmp_path, [document(i) for i in range(4)], num_shards=2)
+    commit_to(tmp_path, [document(i) for i in range(4)], num_shards=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "dead_letter",
         "documents-00000-of-00002.parquet",
@@ -142,35 +145,35 @@ def test_a_smaller_corpus_leaves_nothing_of_a_larger_one(tmp_path):
 
 
 def test_damage_is_found_and_named(tmp_path):
-    commit(tmp_path, [document(i, "word " * 50) for i in range(40)])
+    commit_to(tmp_path, [document(i, "word " * 50) for i in range(40)])
     with pytest.raises(CorpusError, match="nowhere does not exist"):
-        corpus.load_manifest(str(tmp_path / "nowhere"))
+        load_manifest(str(tmp_path / "nowhere"))
     shard = tmp_path / "documents-00001-of-00003.parquet"
     good = shard.read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
     shard.write_bytes(flipped)
     with pytest.raises(CorpusError, match="documents-00001-of-00003.parquet is damaged"):
-        list(corpus.read_corpus(str(tmp_path)))
+        list(read_corpus(str(tmp_path)))
     shard.write_bytes(good[:-1])
     with pytest.raises(CorpusError, match=f"has {len(good) - 1} bytes where the manifest says {len(good)}"):
-        list(corpus.read_corpus(str(tmp_path)))
+        list(read_corpus(str(tmp_path)))
     shard.unlink()
     with pytest.raises(CorpusError, match="is missing"):
-        list(corpus.read_corpus(str(tmp_path)))
+        list(read_corpus(str(tmp_path)))
     (tmp_path / "manifest.json").write_text('{"kind": "cache", "format": 1, "shards": []}')
     with pytest.raises(CorpusError, match="of kind 'cache'"):
-        corpus.load_manifest(str(tmp_path))
+        load_manifest(str(tmp_path))
     for text in ("{", "[]", "[" * 100_000, '{"kind": 5}', "\xff"):
         (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(CorpusError, match="cannot be read"):
-            corpus.load_manifest(str(tmp_path))
+            load_manifest(str(tmp_path))
 
 
 def test_a_pipeline_that_skipped_a_shard_cannot_commit(tmp_path):
     _, staging = write(tmp_path, MIXED)
     with pytest.raises(CorpusError, match="1 of 2 shards"):
-        corpus.read_entries(staging, 2)
+        read_entries(staging, 2)
 
 
 counts = st.dictionaries(st.sampled_from(["a", "b.c", "d"]), st.integers(0, 9))

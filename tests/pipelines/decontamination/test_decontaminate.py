@@ -7,7 +7,7 @@ import pytest
 from benchmark_questions import CHINESE, QUESTION, filler
 
 from castor.pipelines import code, image, web
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.decontamination import report as contamination_report
 from castor.pipelines.decontamination.benchmark_files import Benchmark
 from castor.pipelines.decontamination.decontaminate import Decontaminate
@@ -163,4 +163,4 @@ def test_gin_file(step, tmp_path):
     finally:
         gin.clear_config()
     assert manifest["funnel"]["rejected"] == {"decontamination.ferry": 1} and list(manifest["files"].values())
-    assert not list(corpus.read_corpus(str(tmp_path / "out")))
+    assert not list(read_corpus(str(tmp_path / "out")))

@@ -9,7 +9,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.reader import read_corpus, read_shard
 from castor.pipelines.deduplication import duplicates_table
 from castor.pipelines.deduplication.deduplicate import Deduplicate, ExactDuplicates
 from castor.pipelines.deduplication.minhash import MinHash
@@ -109,7 +109,7 @@ def test_job_funnel_table_and_equal_bytes(texts, tmp_path):
         manifest["funnel"]["duplicates"] == {"exact": 3, "near": 19, "url": 2} and manifest["funnel"]["kept"] == 66 - 24
     )
     assert manifest["clusters"] == {"exact": {"4": 1}, "near": {"16": 1}, "url": {"2": 1}}
-    kept = {d.id: d for d in corpus.read_corpus(str(tmp_path / "one"))}
+    kept = {d.id: d for d in read_corpus(str(tmp_path / "one"))}
     rows = list(duplicates_table.read(str(tmp_path / "one")))
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows) and len(rows) == 24
     for row in rows:
@@ -128,7 +128,7 @@ def test_job_funnel_table_and_equal_bytes(texts, tmp_path):
 
 def test_who_stays_is_configuration(texts, tmp_path):
     run(texts, tmp_path / "out", duplicates=(MinHash(keep=Longest(), bands=40, rows=3),))
-    near = max((d for d in corpus.read_corpus(str(tmp_path / "out")) if "word" in d.text), key=lambda d: len(d.text))
+    near = max((d for d in read_corpus(str(tmp_path / "out")) if "word" in d.text), key=lambda d: len(d.text))
     lengths = [
         len(json.loads(line)["text"]) for p in texts.iterdir() for line in p.read_text().splitlines() if "word" in line
     ]
@@ -167,12 +167,10 @@ def test_lines_of_several_pages_stay_on_one_that_stays(tmp_path):
     changes = {"duplicates": (ByUrl(keep=Longest()),), "lines": SharedLines(), "keep_rejects": True}
     manifest = run(root, tmp_path / "out", **changes)
     assert manifest["funnel"]["duplicates"] == {"url": 1} and manifest["funnel"]["rejected"] == {"c4.shared_lines": 1}
-    kept = {d.id: d.text for d in corpus.read_corpus(str(tmp_path / "out"))}
+    kept = {d.id: d.text for d in read_corpus(str(tmp_path / "out"))}
     assert kept.keys() == {identifiers[i] for i in order[1:5] + order[6:]}
     assert [i for i, text in kept.items() if "menu" in text.lower()] == [identifiers[order[1]]]
     [rejected] = [
-        d
-        for p in (tmp_path / "out" / "rejected" / "c4.shared_lines").glob("*.parquet")
-        for d in corpus.read_shard(str(p))
+        d for p in (tmp_path / "out" / "rejected" / "c4.shared_lines").glob("*.parquet") for d in read_shard(str(p))
     ]
     assert rejected.id == identifiers[order[5]] and rejected.text == rows[order[5]]["text"].strip()

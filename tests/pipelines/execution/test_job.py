@@ -17,7 +17,8 @@ import small_job
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.funnel import Funnel
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.layout import FAILED
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.document import document_id
 from castor.pipelines.execution import beam_options, job_config, launcher, replay
 from castor.tasks.errors import ConfigurationError, CorpusError, LockError, VocabularyError
@@ -78,7 +79,7 @@ def test_funnel_is_exact_and_says_everything(done):
 
 
 def test_documents_come_back_sorted_and_whole(done):
-    documents = list(corpus.read_corpus(str(done[1])))
+    documents = list(read_corpus(str(done[1])))
     assert [d.id for d in documents] == sorted(d.id for d in documents) and len(documents) == done[0]["documents"]
     one = next(d for d in documents if d.text == "ONE")
     assert (one.id, one.source, one.metadata) == (
@@ -89,7 +90,7 @@ def test_documents_come_back_sorted_and_whole(done):
 
 
 def test_of_duplicates_the_smallest_id_stays(done):
-    kept = {d.text: d.id for d in corpus.read_corpus(str(done[1]))}
+    kept = {d.text: d.id for d in read_corpus(str(done[1]))}
     ids = [document_id("small", f"{f}.txt#line={i + 1}") for f in range(3) for i in range(120) if f * 50 + i % 80 == 60]
     assert kept["LINE 60"] == min(ids) and len(ids) > 2
 
@@ -139,12 +140,12 @@ def test_sigkill_leaves_nothing_visible_and_the_next_run_cleans_up(lines, tmp_pa
     process.wait()
     assert [p.name[:9] for p in sorted(output.iterdir())] == [".lock", ".staging-"]
     with pytest.raises(CorpusError, match="not finished.*Run the job"):
-        list(corpus.read_corpus(str(output)))
+        list(read_corpus(str(output)))
     (root / "some.txt").write_text("one\ntwo\nthree\n")
     launcher.run(
         small_job.Job(name="s", input_root=str(root), inputs=("*",), output=str(output), num_shards=2), quiet=True
     )
-    assert len(list(corpus.read_corpus(str(output)))) == 3 and not list(output.glob(".[sl]*"))
+    assert len(list(read_corpus(str(output)))) == 3 and not list(output.glob(".[sl]*"))
 
 
 def test_too_many_dead_letters_fail_and_leave_the_old_corpus(lines, done):
@@ -156,8 +157,8 @@ def test_too_many_dead_letters_fail_and_leave_the_old_corpus(lines, done):
         launcher.run(make(lines, done[1], dead_letter_threshold=0.01), quiet=True)
     assert str(done[1]) in str(caught.value)
     after = files_of(done[1])
-    assert {k: v for k, v in after.items() if not k.startswith(corpus.FAILED)} == before
-    assert any(k.startswith(f"{corpus.FAILED}/dead_letter/") for k in after)
+    assert {k: v for k, v in after.items() if not k.startswith(FAILED)} == before
+    assert any(k.startswith(f"{FAILED}/dead_letter/") for k in after)
     launcher.run(make(lines, done[1]), quiet=True)
     assert files_of(done[1]) == before
 
@@ -232,7 +233,7 @@ def test_replay_reads_the_dead_letters_alone(tmp_path, lines, monkeypatch):
     (root / "b.txt").write_text("fine\nmended too\nlost\n")
     again = launcher.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "again")), quiet=True)
     # Line 2 of b.txt is in the corpus already; of a damaged file only what was never seen comes back.
-    assert [sorted(d.text for d in corpus.read_corpus(str(tmp_path / o))) for o in ("out", "again")][1] == [
+    assert [sorted(d.text for d in read_corpus(str(tmp_path / o))) for o in ("out", "again")][1] == [
         "LOST",
         "MENDED",
     ]

@@ -66,7 +66,7 @@ def test_quantised_weights_are_near(values):
 
 
 def test_saved_and_loaded(tmp_path):
-    model = small(facts={"name": "m", "measures": {"auc": 0.9}})
+    model = small(manifest={"name": "m", "measures": {"auc": 0.9}})
     model.save(str(tmp_path / "m"))
     again = linear_model.load(str(tmp_path / "m"))
     assert (again.features, again.step, again.bias, again.keep, again.threshold) == (
@@ -76,7 +76,7 @@ def test_saved_and_loaded(tmp_path):
         HIGH,
         0.5,
     )
-    assert np.array_equal(again.weights, model.weights) and again.facts["measures"] == {"auc": 0.9}
+    assert np.array_equal(again.weights, model.weights) and again.manifest["measures"] == {"auc": 0.9}
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["manifest.json", "weights.bin"]
 
 

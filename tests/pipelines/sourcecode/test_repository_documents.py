@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castor.pipelines import code
-from castor.pipelines.corpus import corpus, outcomes
+from castor.pipelines.corpus import outcomes
+from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.document import Document, document_id
 from castor.pipelines.execution import launcher
 from castor.pipelines.filters import licence
@@ -170,8 +171,8 @@ def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):
         and together["documents"] == 3 < together["funnel"]["kept"] == apart["documents"]
     )
     assert together["funnel"]["duplicates"] == {"exact": 2} and together["funnel"]["rejected"] == {"stack.short": 2}
-    files = {d.id: d for d in corpus.read_corpus(str(tmp_path / "apart"))}
-    documents = list(corpus.read_corpus(str(tmp_path / "together")))
+    files = {d.id: d for d in read_corpus(str(tmp_path / "apart"))}
+    documents = list(read_corpus(str(tmp_path / "together")))
     members = [(m, d) for d in documents for m in d.metadata["members"]]
     assert sorted(m["id"] for m, _ in members) == sorted(files)  # each kept file once, and nothing else
     assert all(d.text[m["start"] : m["end"]] == files[m["id"]].text for m, d in members)
@@ -193,7 +194,7 @@ def test_parts_in_the_job_are_the_same_bytes_with_two_workers(raw, tmp_path):
     layout = Layout(max_characters=120)
     manifest = launcher.run(make(raw, tmp_path / "a", repositories=layout), quiet=True)
     assert manifest["documents"] > 5 and manifest["funnel"]["kept"] == sum(
-        d.records for d in corpus.read_corpus(str(tmp_path / "a"))
+        d.records for d in read_corpus(str(tmp_path / "a"))
     )
     launcher.run(make(raw, tmp_path / "b", repositories=layout), TWO_WORKERS, quiet=True)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")

@@ -1,12 +1,13 @@
 """What a data card tells of the documents of a corpus: lengths, languages, samples of the kept and of the rejected, the latter by reason.
 
-Each shard of the corpus adds up its own (`Facts`, `rejected_samples`), the launcher the shards' (`merge`). Samples are those with the smallest ids, so
+Each shard of the corpus adds up its own (`CardStatistics`, `rejected_samples`), the launcher the shards' (`merge`). Samples are those with the smallest ids, so
 they follow from the documents alone. This file knows no Beam.
 """
 
 import json
 from typing import Any
 
+from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.document import Document, unpack
 
 EXCERPT = 600
@@ -15,7 +16,7 @@ EXCERPT = 600
 _SAMPLES_KEPT, _SAMPLES_REJECTED = 12, 4
 
 
-class Facts:
+class CardStatistics:
     """Of the documents kept: a histogram of lengths by powers of two, languages, a few samples. Documents come in order of id."""
 
     def __init__(self):
@@ -33,7 +34,7 @@ class Facts:
         self.lengths[bucket] = self.lengths.get(bucket, 0) + 1
         language = document.metadata.get("language")
         if isinstance(language, str):
-            self.languages[_plain(language)] = self.languages.get(_plain(language), 0) + 1
+            self.languages[escape_surrogates(language)] = self.languages.get(escape_surrogates(language), 0) + 1
         if len(self.samples) < _SAMPLES_KEPT:
             self.samples.append(_sample(document))
 
@@ -67,10 +68,10 @@ def rejected_samples(rejected: list[tuple[str, str, bytes]]) -> dict[str, list]:
 
 def merge(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Lengths, languages and samples of the whole job, from the entries of its shards."""
-    merged = Facts()
+    merged = CardStatistics()
     rejected: dict[str, list] = {}
     for entry in entries:
-        merged.merge(entry["facts"])
+        merged.merge(entry["statistics"])
         for reason, samples in entry["rejected_samples"].items():
             rejected.setdefault(reason, []).extend(samples)
     return {
@@ -81,21 +82,16 @@ def merge(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _sample(document: Document, reason: str = "", measure: str = "") -> dict[str, Any]:
     text = document.text if document.text is not None else ""
-    facts = json.dumps(document.metadata, ensure_ascii=True, sort_keys=True, default=str)
+    metadata = json.dumps(document.metadata, ensure_ascii=True, sort_keys=True, default=str)
     return {
         "id": document.id,
-        "source": _plain(document.source),
-        "text": _plain(text[:EXCERPT]),
-        "metadata": facts[:EXCERPT],
+        "source": escape_surrogates(document.source),
+        "text": escape_surrogates(text[:EXCERPT]),
+        "metadata": metadata[:EXCERPT],
         "reason": reason,
-        "measure": _plain(measure),
+        "measure": escape_surrogates(measure),
     }
 
 
 def _by_id(sample: dict) -> str:
     return sample["id"]
-
-
-def _plain(text: str) -> str:
-    """Text that UTF-8 can carry: lone surrogates escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
