@@ -57,7 +57,7 @@ SUBCOMMANDS = (
     Subcommand(
         "data",
         "castor.launch.commands.data",
-        "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize, quality-train or replay; or explain a document's fate",
+        "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize, quality-train or replay; or explain a document's outcome",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
             "castor data web --gin.INPUT_ROOT='\"crawl\"' --gin.INPUTS='[\"*.warc.gz\"]' --gin.OUTPUT='\"corpora/web\"'",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import gin
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.core.stages import Apply, Chain, Through
+from castor.pipelines.core.stages import Apply, ApplySteps, Chain
 from castor.pipelines.corpus.sink import WriteCorpus
 from castor.pipelines.deduplication.deduplicate import Deduplicate
 from castor.pipelines.deduplication.minhash import MinHash
@@ -63,7 +63,9 @@ class Job(RefineJob):
     def build(self, pipeline, staging):
         records, counts = pipeline | self.read()
         elements = (
-            records | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox) | Through(self.filters)
+            records
+            | Apply("parse", Chain((self.parse, Declare(), self.secrets)), self.sandbox)
+            | ApplySteps(self.filters)
         )
         removals = elements | Deduplicate(self.duplicates)
         if self.repositories is not None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import gin
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.core.stages import Apply, Through
+from castor.pipelines.core.stages import Apply, ApplySteps
 from castor.pipelines.corpus.sink import WriteCorpus
 from castor.pipelines.deduplication.deduplicate import Deduplicate
 from castor.pipelines.deduplication.near_images import NearPictures
@@ -39,7 +39,7 @@ class Job(MediaJob):
 
     def build(self, pipeline, staging):
         records, counts = pipeline | self.read()
-        elements = records | Apply("decode", self.measure, self.limits) | Through(self.rules)
+        elements = records | Apply("decode", self.measure, self.limits) | ApplySteps(self.rules)
         return (elements, counts, elements | Deduplicate(self.duplicates)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

@@ -23,7 +23,7 @@ from castor.pipelines.execution.job import BaseJob, check_funnel
 from castor.pipelines.quality import linear_model, logistic, report, training_rows
 from castor.pipelines.quality.linear_model import HIGH, LOW, Features, LinearModel
 from castor.pipelines.quality.training_rows import Row
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 from castor.tasks.errors import ConfigurationError, CorpusError
 from castor.tasks.storage import storage
 
@@ -80,7 +80,7 @@ class Job(BaseJob):
             if not good:
                 raise ConfigurationError(f"{macro} is {value!r}.", f"Give it {say}.")
 
-    def sources(self) -> list[CorpusSource | PageSource]:
+    def sources(self) -> list[CorpusSource | WebSource]:
         """Of the reference, then of the sample."""
         return [self._source(entry) for entry in (*self.reference, *self.sample)]
 
@@ -206,13 +206,13 @@ class Job(BaseJob):
             f"calibration error {measures['calibration_error']:.3f}; {measures['features']:,} features; {measures['steps']} steps",
         ]
 
-    def _source(self, entry: str) -> CorpusSource | PageSource:
+    def _source(self, entry: str) -> CorpusSource | WebSource:
         if not entry.removesuffix(".gz").removesuffix(".zst").endswith(_LINES):
             return CorpusSource(entry)
         folder, _, name = entry.rpartition("/")
         if "*" in folder:
             raise ConfigurationError(f"{entry}: `*` may stand in the last part of a path only.", "Name the folders.")
-        return PageSource(
+        return WebSource(
             self.name, folder or ("/" if entry.startswith("/") else "."), (name,), text_field=self.text_field
         )
 

@@ -16,9 +16,9 @@ from castor.pipelines.corpus.layout import CARD
 from castor.pipelines.corpus.reader import CorpusSource, load_manifest
 from castor.pipelines.execution.job import BaseJob, check_funnel
 from castor.pipelines.tokenization.examples import Tokenizer, split_thresholds
+from castor.tasks.cache import manifest as cache_manifest
 from castor.tasks.cache import writer
 from castor.tasks.cache.features import TARGETS
-from castor.tasks.cache.manifest import ShardEntry, load_manifest
 from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
 from castor.tasks.storage import storage
 from castor.tasks.vocabulary.vocabulary import Vocabulary
@@ -93,7 +93,7 @@ class Job(BaseJob):
         manifest = writer.build_manifest(
             name=self.name,
             modality=source["modality"],
-            entries=[ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
+            entries=[cache_manifest.ShardEntry(**shard) for entry in entries for shard in entry["shards"]],
             features=TARGETS,
             seed=self.seed,
             vocabulary={"path": self.vocabulary, "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size},
@@ -104,7 +104,7 @@ class Job(BaseJob):
             inputs=inputs,
         )
         writer.commit(staging, self.output, manifest)
-        return dict(load_manifest(self.output).data)
+        return dict(cache_manifest.load_manifest(self.output).data)
 
     def _check(self, funnel: Funnel, staging: str) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import gin
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.core.stages import Apply, Through
+from castor.pipelines.core.stages import Apply, ApplySteps
 from castor.pipelines.corpus.sink import WriteCorpus
 from castor.pipelines.deduplication.deduplicate import ExactDuplicates, bytes_key
 from castor.pipelines.execution.media_job import MediaJob
@@ -34,7 +34,7 @@ class Job(MediaJob):
 
     def build(self, pipeline, staging):
         records, counts = pipeline | self.read()
-        elements = records | Apply("decode", self.measure, self.limits) | Through(self.rules)
+        elements = records | Apply("decode", self.measure, self.limits) | ApplySteps(self.rules)
         return (elements, counts, elements | ExactDuplicates(bytes_key)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

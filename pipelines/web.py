@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import gin
 from castor.pipelines.core.sandbox import Sandbox
-from castor.pipelines.core.stages import Apply, Chain, Through
+from castor.pipelines.core.stages import Apply, ApplySteps, Chain
 from castor.pipelines.corpus.sink import WriteCorpus
 from castor.pipelines.deduplication.deduplicate import Deduplicate
 from castor.pipelines.deduplication.minhash import MinHash
@@ -20,7 +20,7 @@ from castor.pipelines.deduplication.rules import ByText, ByUrl
 from castor.pipelines.deduplication.shared_lines import SharedLines
 from castor.pipelines.execution.job import RefineJob
 from castor.pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 from castor.pipelines.text.html import Extract
 from castor.pipelines.text.language import Identify
 
@@ -59,8 +59,8 @@ class Job(RefineJob):
 
     modality: ClassVar[str] = "text"
 
-    def source(self) -> PageSource:
-        return PageSource(
+    def source(self) -> WebSource:
+        return WebSource(
             self.name,
             self.input_root,
             tuple(self.inputs),
@@ -73,9 +73,9 @@ class Job(RefineJob):
         records, counts = pipeline | self.read()
         elements = (
             records
-            | Through(self.admission, "admission")
+            | ApplySteps(self.admission, "admission")
             | Apply("extract", Chain((self.extract, self.identify)), self.sandbox)
-            | Through(self.filters)
+            | ApplySteps(self.filters)
         )
         return (elements, counts, elements | Deduplicate(self.duplicates)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects, self.lines

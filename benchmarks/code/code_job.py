@@ -187,7 +187,7 @@ def secrets_peer(documents: list[Document], python: str) -> dict:
 
 
 def whole(folder: str, output: str) -> dict:
-    """The job on all archives: its funnel, CPU seconds and the fate of files by language."""
+    """The job on all archives: its funnel, CPU seconds and the outcome of files by language."""
     made = code.Job(
         name="code",
         input_root=folder,
@@ -206,7 +206,7 @@ def whole(folder: str, output: str) -> dict:
         collections.Counter(),
         collections.Counter(),
     )
-    fates: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    outcomes: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     characters = 0
     for d in read_corpus(output):
         characters += len(d.text)
@@ -217,12 +217,12 @@ def whole(folder: str, output: str) -> dict:
         removed.update(d.metadata.get("secrets", {}))
     for path in sorted(pathlib.Path(output, REJECTED).rglob("*.parquet")):
         for d in read_shard(str(path)):
-            fates[d.metadata.get("language") or "unread"][path.parent.name] += 1
+            outcomes[d.metadata.get("language") or "unread"][path.parent.name] += 1
     for row in duplicates_table.read(output):
-        fates[parse.language_of(row["source"], "") or "unread"][f"duplicate.{row['kind']}"] += 1
+        outcomes[parse.language_of(row["source"], "") or "unread"][f"duplicate.{row['kind']}"] += 1
     languages = {
-        name: {"files": kept[name] + fates[name].total(), "kept": kept[name], **dict(fates[name].most_common(4))}
-        for name in {*kept, *fates}
+        name: {"files": kept[name] + outcomes[name].total(), "kept": kept[name], **dict(outcomes[name].most_common(4))}
+        for name in {*kept, *outcomes}
     }
     return {
         "funnel": funnel, "files_per_cpu_s": round(funnel["read"] / spent), "cpu_s": round(spent, 1), "wall_s": round(time.monotonic() - wall, 1),

@@ -33,10 +33,10 @@ def real_pages(data: str, most: int) -> list[dict]:
     """Texts and URLs of real pages, every n-th, extracted in the sandbox."""
     from castor.pipelines.core.sandbox import Child, Sandbox
     from castor.pipelines.document import BadInput, Document
-    from castor.pipelines.readers.web_source import PageSource
+    from castor.pipelines.readers.web_source import WebSource
     from castor.pipelines.text.html import Extract
 
-    source = PageSource("benchmark", os.path.join(data, "web"), ("crawl/*",))
+    source = WebSource("benchmark", os.path.join(data, "web"), ("crawl/*",))
     documents = [e for uri in source.files() for e in source.read(uri) if isinstance(e, Document)]
     documents = documents[:: max(1, len(documents) // most)]
     child, pages = Child(Extract(), Sandbox(cpu_seconds=5.0)), []
@@ -124,29 +124,29 @@ def share(hits: list[bool]) -> float:
 def castor(args, pages, plants, index) -> dict:
     """Our side: found, flagged, and the cost."""
     from castor.pipelines.decontamination import matching
-    from castor.pipelines.text.tokenized_text import TextView
+    from castor.pipelines.text.tokenized_text import TokenizedText
 
-    found = [bool(matching.find(TextView(page["text"]), index)) for page in plants]
+    found = [bool(matching.find(TokenizedText(page["text"]), index)) for page in plants]
     flagged = []
     for page in pages:
-        for match in matching.find(TextView(page["text"]), index):
+        for match in matching.find(TokenizedText(page["text"]), index):
             flagged.append({"url": page["url"], "item": match.entry.item, "kind": match.kind, "span": match.span})
     rounds = []
     for _ in range(3):
-        views = [TextView(page["text"]) for page in pages]
+        texts = [TokenizedText(page["text"]) for page in pages]
         started = time.process_time()
-        for seen in views:
-            len(seen.token_hashes)
+        for tokenized in texts:
+            len(tokenized.token_hashes)
         middle = time.process_time()
-        for seen in views:
-            matching.find(seen, index)
+        for tokenized in texts:
+            matching.find(tokenized, index)
         rounds.append((middle - started, time.process_time() - middle))
     tokens, search = (1000 * statistics.median(times) / len(pages) for times in zip(*rounds))
     files = sorted(pathlib.Path(args.code).rglob("*.py"))[:: args.code_step] if args.code else []
     code_flagged = []
     for path in files:
         text = path.read_text(encoding="utf-8", errors="replace")[:1_000_000]
-        for match in matching.find(TextView(text), index):
+        for match in matching.find(TokenizedText(text), index):
             code_flagged.append(
                 {
                     "file": path.name,

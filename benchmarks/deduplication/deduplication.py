@@ -35,7 +35,7 @@ import planted
 from castor.pipelines.deduplication.minhash import MinHash, meeting_probability, minima
 from castor.pipelines.deduplication.rules import ByText, ByUrl
 from castor.pipelines.document import Document
-from castor.pipelines.text.tokenized_text import TextView, view
+from castor.pipelines.text.tokenized_text import TokenizedText, tokenize
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2)
 EDGES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0001)
@@ -73,7 +73,7 @@ for _ in sys.stdin:
 
 def curve(texts: list[str], rule: MinHash) -> dict:
     """Where near copies meet, by similarity, for both kinds of signature."""
-    texts = [text for text in texts if view(text).num_tokens >= 50]
+    texts = [text for text in texts if tokenize(text).num_tokens >= 50]
     count = rule.bands * rule.rows
     kinds = {
         "classic": lambda s: minima(s, count, rule.seed),
@@ -183,7 +183,7 @@ def signatures(texts: list[str], rule: MinHash, peer_python: str | None, turns: 
         times["datatrove"] = []
     for _ in range(turns):
         for name, function in parts.items():
-            view.cache_clear()
+            tokenize.cache_clear()
             started = time.process_time()
             function()
             times[name].append(1000 * (time.process_time() - started) / len(texts))
@@ -196,7 +196,7 @@ def signatures(texts: list[str], rule: MinHash, peer_python: str | None, turns: 
         peer.wait()
         os.unlink(file.name)
     result = {"texts": len(texts), "mean_characters": round(statistics.mean(map(len, texts))), "turns": turns}
-    result["mean_tokens"] = round(statistics.mean(TextView(text).num_tokens for text in texts))
+    result["mean_tokens"] = round(statistics.mean(TokenizedText(text).num_tokens for text in texts))
     result["milliseconds"] = {name: round(statistics.median(values), 3) for name, values in times.items()}
     if peer:
         result["times_datatrove"] = round(
@@ -216,7 +216,7 @@ def job(texts: list[str], sizes: tuple[int, ...]) -> dict:
     from castor.pipelines.deduplication import duplicates_table
     from castor.pipelines.deduplication.deduplicate import Deduplicate
     from castor.pipelines.deduplication.shared_lines import SharedLines
-    from castor.pipelines.readers.web_source import PageSource
+    from castor.pipelines.readers.web_source import WebSource
 
     steps = {
         "read and write": ((), None),
@@ -234,7 +234,7 @@ def job(texts: list[str], sizes: tuple[int, ...]) -> dict:
                 staging = f"{folder}/out-{name}"
                 started = time.process_time()
                 with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-                    elements, counts = pipeline | Read(PageSource("b", folder, ("*.jsonl",)))
+                    elements, counts = pipeline | Read(WebSource("b", folder, ("*.jsonl",)))
                     _ = (elements, counts, elements | Deduplicate(rules)) | WriteCorpus(staging, 4, lines=lines)
                 row["cpu_seconds"][name] = round(time.process_time() - started, 2)
                 entries = read_entries(staging, 4)

@@ -14,7 +14,7 @@ import tarfile
 import numpy as np
 
 from castor.pipelines.document import BadInput, Document
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 from castor.pipelines.text.html import Extract
 from castor.tasks.hashing import mix64
 
@@ -23,7 +23,7 @@ KINDS = ("substitute", "delete", "insert", "swap")
 
 def main_texts(root: str) -> dict[str, str]:
     """{source: main text} of the pages of web/crawl that have one."""
-    source, extract, texts = PageSource("b", root, ("web/crawl/*.warc.gz",)), Extract(), {}
+    source, extract, texts = WebSource("b", root, ("web/crawl/*.warc.gz",)), Extract(), {}
     for uri in source.files():
         for element in source.read(uri):
             if isinstance(element, Document):

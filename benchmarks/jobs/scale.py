@@ -149,7 +149,7 @@ def measure(count: int, pages: list[tuple[str, bytes]], work: pathlib.Path, engi
         if code != 0:
             sys.exit(f"{count} documents: the job ended with {code}:\n{error[-3000:]}")
         funnel = json.loads((output / "manifest.json").read_text())["funnel"]
-    ends = {fate: sum(funnel[fate].values()) for fate in ("rejected", "duplicates", "dead_letters")}
+    ends = {outcome: sum(funnel[outcome].values()) for outcome in ("rejected", "duplicates", "dead_letters")}
     assert funnel["read"] == count == funnel["kept"] + sum(ends.values()), funnel
     figures = {
         "documents": count,

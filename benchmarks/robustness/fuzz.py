@@ -41,14 +41,14 @@ PARTS = (2, 5)
 def pages(data: str, work: pathlib.Path) -> list[tuple[str, bytes]]:
     """(url, body) of the pages of real archives, or of the demo's."""
     from castor.pipelines.document import Document
-    from castor.pipelines.readers.web_source import PageSource
+    from castor.pipelines.readers.web_source import WebSource
 
     root = pathlib.Path(data, "web", "crawl") if data else work / "demo" / "web"
     if not data:
         from castor.launch.recipes.demo_corpus import DemoCorpus
 
         DemoCorpus(images=1, sounds=1, clips=1).make(str(work / "demo"))
-    source = PageSource("pages", str(root), ("*.warc.gz",))
+    source = WebSource("pages", str(root), ("*.warc.gz",))
     found = (x for uri in source.files() for x in source.read(uri) if isinstance(x, Document))
     return [(x.metadata.get("url", "http://unknown.invalid/"), x.bytes) for x in found if len(x.bytes) <= LARGEST_PAGE]
 
@@ -134,12 +134,12 @@ def run_batch(arguments) -> dict:
     """Makes a batch of inputs, reads each through the source, then runs the job over them all. Runs in a process of its own."""
     from castor.launch import command
     from castor.pipelines.readers.repository_source import RepositorySource
-    from castor.pipelines.readers.web_source import PageSource
+    from castor.pipelines.readers.web_source import WebSource
 
     kind, work = arguments.batch, pathlib.Path(arguments.work)
     folder, output = work / "inputs", work / "output"
     result = collections.Counter(inputs=0, bytes=0, neighbours_lost=0, members_lost=0, silent=0, parts=0)
-    source = (PageSource if JOBS[kind] == "web" else RepositorySource)("fuzz", str(folder), ("**",))
+    source = (WebSource if JOBS[kind] == "web" else RepositorySource)("fuzz", str(folder), ("**",))
     slowest = 0.0
     made = (
         bombs()
@@ -173,7 +173,7 @@ def run_batch(arguments) -> dict:
     if code != 0:
         sys.exit(f"castor data {JOBS[kind]} ended with {code}")
     funnel = json.loads((output / "manifest.json").read_text())["funnel"]
-    ends = {fate: sum(funnel[fate].values()) for fate in ("rejected", "duplicates", "dead_letters")}
+    ends = {outcome: sum(funnel[outcome].values()) for outcome in ("rejected", "duplicates", "dead_letters")}
     return {
         **result,
         "read": funnel["read"],

@@ -173,7 +173,7 @@ def _percentiles(values: list[float]) -> dict:
 def load(data: pathlib.Path, crawl: bool) -> tuple[list[dict], list[dict], list[str]]:
     """The two sets of truth, and the decoded pages: theirs in order, then all of the crawls."""
     from castor.pipelines.document import BadInput, Document
-    from castor.pipelines.readers.web_source import PageSource
+    from castor.pipelines.readers.web_source import WebSource
     from castor.pipelines.text import charset
 
     with gzip.open(data / "web/gold_text.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -182,7 +182,7 @@ def load(data: pathlib.Path, crawl: bool) -> tuple[list[dict], list[dict], list[
         segments = [json.loads(line) for line in file]
     wanted = {(truth["warc"].rpartition("/")[2], truth["url"]) for truth in golds + segments}
     pages = {}
-    source = PageSource("benchmark", str(data), ("web/crawl/*",))
+    source = WebSource("benchmark", str(data), ("web/crawl/*",))
     for uri in source.files():
         for document in source.read(uri):
             key = (uri.rpartition("/")[2], document.metadata["url"]) if isinstance(document, Document) else None

@@ -33,7 +33,7 @@ FEWEST = 3  # pages of a language that has a row of its own
 def documents(root: str, patterns: list[str]) -> list[Document]:
     """The main texts of all pages, with their languages."""
     source, step = (
-        web_source.PageSource("kept", root, tuple(patterns)),
+        web_source.WebSource("kept", root, tuple(patterns)),
         functions.Chain((html.Extract(), language.Identify())),
     )
     elements = (
@@ -63,7 +63,7 @@ def for_english(rules: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def judge(rules: tuple[Any, ...], document: Document) -> str | None:
     """The reason that turns a document away, None if it is kept."""
-    steps = tuple(functions.Judge(rule) if hasattr(rule, "check") else rule for rule in rules)
+    steps = tuple(functions.FilterFunction(rule) if hasattr(rule, "check") else rule for rule in rules)
     found = functions.Chain(steps)(document)
     return str(found.reason) if isinstance(found, Rejection) else None
 

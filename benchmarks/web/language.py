@@ -67,7 +67,7 @@ def prose(text: str, code: str) -> str:
 def labelled(root: str, patterns: list[str], questions: list[str]) -> list[tuple[str, str]]:
     """(language, text) of everything that says its own language."""
     found = []
-    source, extract = web_source.PageSource("language", root, tuple(patterns)), html.Extract()
+    source, extract = web_source.WebSource("language", root, tuple(patterns)), html.Extract()
     for uri in source.files():
         for document in source.read(uri):
             code = (

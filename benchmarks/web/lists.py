@@ -4,7 +4,7 @@
 
 The domains are made up (none is met); strings, hard and soft words are Castor's own. load_s and mb: reading the file and what the process holds
 after it (resident memory, before and after). Costs are microseconds of CPU a page, means over all pages, the least of three turns; words: of a
-page of which the view has tokens already. rejected: pages of the real archive by rule, with Castor's own lists and the default directives. Prints one JSON
+page of which the tokens exist already. rejected: pages of the real archive by rule, with Castor's own lists and the default directives. Prints one JSON
 line.
 """
 
@@ -24,7 +24,7 @@ from castor.pipelines.document import Document
 from castor.pipelines.filters import bad_words, robots, url_lists
 from castor.pipelines.readers import web_source
 from castor.pipelines.text import html
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 
 def resident_mb() -> float:
@@ -47,7 +47,7 @@ def cost(check, documents: list[Document], prepare=None) -> float:
 
 
 def tokenise(text: str) -> None:
-    view(text).token_hashes  # noqa: B018
+    tokenize(text).token_hashes  # noqa: B018
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
         gc.collect()
         result["load_s"], result["mb"] = round(time.perf_counter() - begin, 2), round(resident_mb() - before, 1)
         assert len(lists.hashed((str(path),))) == arguments.entries
-    source = web_source.PageSource("web", arguments.root, tuple(arguments.pages))
+    source = web_source.WebSource("web", arguments.root, tuple(arguments.pages))
     fetched = [element for uri in source.files() for element in source.read(uri) if isinstance(element, Document)]
     result["pages"] = len(fetched)
     result["address_us"] = cost(rules.check, fetched)

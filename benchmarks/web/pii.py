@@ -24,7 +24,7 @@ from castor.pipelines.core.functions import apply
 from castor.pipelines.document import Document
 from castor.pipelines.readers import web_source
 from castor.pipelines.text import html, pii
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 PHONES = (
     "+1 202 555 0###", "+1-415-555-01##", "(312) 555-01##", "646-555-01##", "503.555.01##", "1-800-555-01##", "+44 20 7946 0###", "+44 (0)161 496 0###",
@@ -110,7 +110,7 @@ def plant(text: str, value: str, draw: random.Random) -> str:
 
 
 def texts(root: str, patterns: list[str]) -> list[str]:
-    source, extract, made = web_source.PageSource("web", root, tuple(patterns)), html.Extract(), []
+    source, extract, made = web_source.WebSource("web", root, tuple(patterns)), html.Extract(), []
     for uri in source.files():
         for element in source.read(uri):
             if isinstance(element, Document):
@@ -213,8 +213,8 @@ def main() -> None:
 
 
 def _view(text: str):
-    view.cache_clear()
-    return view(text).codes
+    tokenize.cache_clear()
+    return tokenize(text).codes
 
 
 def _email_and_ip(text: str):

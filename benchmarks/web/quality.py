@@ -32,13 +32,13 @@ from castor.pipelines.quality.linear_model import Features
 from castor.pipelines.quality_train import Job
 from castor.pipelines.readers import web_source
 from castor.pipelines.text import html
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 MOST_OF_A_HOST = 100
 
 
 def read(root: str, patterns: list[str]) -> list[Document]:
-    source, extract, made = web_source.PageSource("web", root, tuple(patterns)), html.Extract(), []
+    source, extract, made = web_source.WebSource("web", root, tuple(patterns)), html.Extract(), []
     for uri in source.files():
         for element in source.read(uri):
             document = apply("extract", extract, element) if isinstance(element, Document) else element
@@ -67,7 +67,7 @@ def median_ms(function, documents: list[Document], prepare=None) -> float:
             if prepare:
                 prepare(document.text)
             else:
-                view.cache_clear()
+                tokenize.cache_clear()
             begin = time.perf_counter()
             function(document.text)
             turns.append(time.perf_counter() - begin)
@@ -76,8 +76,8 @@ def median_ms(function, documents: list[Document], prepare=None) -> float:
 
 
 def tokenise(text: str) -> None:
-    seen = view(text)
-    seen.token_hashes, seen.token_is_number  # noqa: B018
+    tokenized = tokenize(text)
+    tokenized.token_hashes, tokenized.token_is_number  # noqa: B018
 
 
 def main() -> None:

@@ -91,7 +91,9 @@ def castor(root: str, one: str, recipe: str, bindings: tuple[str, ...], num_page
     """Runs the job as its users do, over the archives under `root` and over the one page under `one`."""
     start, _ = castor_job(one, recipe, bindings)
     seconds, funnel = castor_job(root, recipe, bindings)
-    ended = funnel["kept"] + sum(sum(funnel[fate].values()) for fate in ("rejected", "duplicates", "dead_letters"))
+    ended = funnel["kept"] + sum(
+        sum(funnel[outcome].values()) for outcome in ("rejected", "duplicates", "dead_letters")
+    )
     facts = {
         "read": funnel["read"],
         "kept": funnel["kept"],
@@ -184,11 +186,11 @@ def stages(root: str) -> tuple[dict[str, float], int, float]:
         return result
 
     steps = [("extract", job.extract), ("language", job.identify)]
-    steps += [(rule.name, functions.Judge(rule) if hasattr(rule, "check") else rule) for rule in job.filters]
+    steps += [(rule.name, functions.FilterFunction(rule) if hasattr(rule, "check") else rule) for rule in job.filters]
     for _, step in steps:
         functions.prepare(step)
     language.identify("warm")
-    source, num_pages, size, rows = web_source.PageSource("web_job", root, ("**",)), 0, 0, []
+    source, num_pages, size, rows = web_source.WebSource("web_job", root, ("**",)), 0, 0, []
     for uri in source.files():
         elements = source.read(uri)
         while (element := timed("read", next, elements, None)) is not None:

@@ -1,11 +1,11 @@
-"""`castor data explain CORPUS`: which rule decided a document's fate, and with what value.
+"""`castor data explain CORPUS`: which rule decided a document's outcome, and with what value.
 
     castor data explain corpora/web --url=http://example.org/page
     castor data explain corpora/web --id=0123456789abcdef0123456789abcdef
     castor data explain corpora/web --source='crawl.warc.gz#offset=1200'
     castor data explain corpora/web --url=... --again         reads the record once more and shows what each step of the job says of it
 
-It needs no kept rejects: the table of fates beside the corpus has a row for every record read.
+It needs no kept rejects: the table of outcomes beside the corpus has a row for every record read.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _EXCERPT = 300
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What explain takes; other jobs refuse it."""
     group = parser.add_argument_group(
-        "explain", "castor data explain CORPUS: which rule decided a document's fate, and with what value"
+        "explain", "castor data explain CORPUS: which rule decided a document's outcome, and with what value"
     )
     group.add_argument(
         "corpus", nargs="?", metavar="CORPUS", help="the output of a web, code, image, audio or video job"
@@ -43,7 +43,7 @@ def given(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the fate of every record that was asked for."""
+    """Prints the outcome of every record that was asked for."""
     from rich.console import Console
 
     from castor.pipelines.corpus import outcomes
@@ -69,15 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
         asked["source"] = explain.source_in(manifest["config"], asked["source"])
     console = Console(highlight=False, soft_wrap=True)
     rows = 0
-    for fate in outcomes.find(arguments.corpus, **asked):
+    for outcome in outcomes.find(arguments.corpus, **asked):
         rows += 1
         if rows > _MOST_ROWS:
             console.print(f"... and more; only the first {_MOST_ROWS} are shown.", markup=False)
             break
-        for line in _told(arguments.corpus, manifest, fate):
+        for line in _told(arguments.corpus, manifest, outcome):
             console.print(line, markup=False)
         if arguments.again:
-            _tell_again(console, arguments.corpus, manifest, fate)
+            _tell_again(console, arguments.corpus, manifest, outcome)
     if not rows:
         [(name, value)] = asked.items()
         raise CorpusError(
@@ -87,38 +87,38 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _told(directory: str, manifest: dict, fate) -> list[str]:
+def _told(directory: str, manifest: dict, outcome) -> list[str]:
     from castor.pipelines.corpus import outcomes
     from castor.pipelines.execution import explain
 
-    lines = [f"{fate.id}  {fate.source}"]
-    if fate.fate == outcomes.KEPT:
-        lines.append(f"  kept{'; ' + fate.measure if fate.measure else ''}")
-        document = explain.document(directory, manifest, fate.id)
+    lines = [f"{outcome.id}  {outcome.source}"]
+    if outcome.outcome == outcomes.KEPT:
+        lines.append(f"  kept{'; ' + outcome.measure if outcome.measure else ''}")
+        document = explain.document(directory, manifest, outcome.id)
         lines += [f"    {key}: {_short(value)}" for key, value in sorted(document.metadata.items())] if document else []
-    elif fate.fate == outcomes.REJECTED:
-        lines.append(f"  rejected: {fate.reason}" + (f", measured: {fate.measure}" if fate.measure else ""))
-        rule = explain.rule_of(manifest["config"], fate.reason)
+    elif outcome.outcome == outcomes.REJECTED:
+        lines.append(f"  rejected: {outcome.reason}" + (f", measured: {outcome.measure}" if outcome.measure else ""))
+        rule = explain.rule_of(manifest["config"], outcome.reason)
         if rule is not None:
             lines.append(f"    by {rule[0]}, whose settings were")
             lines += [f"      {key} = {_short(value)}" for key, value in rule[1].items()]
-    elif fate.fate == outcomes.DUPLICATE:
-        lines.append(f"  duplicate: {fate.reason}")
+    elif outcome.outcome == outcomes.DUPLICATE:
+        lines.append(f"  duplicate: {outcome.reason}")
         lines += [
             f"    by {kind}, {survivor or 'another document'} stays"
-            for kind, survivor in explain.way_to_survivor(directory, fate)
+            for kind, survivor in explain.way_to_survivor(directory, outcome)
         ]
     else:
-        lines.append(f"  dead letter: {fate.reason}: {fate.measure}")
+        lines.append(f"  dead letter: {outcome.reason}: {outcome.measure}")
         lines.append("    castor data replay feeds dead letters through the job again")
     return lines
 
 
-def _tell_again(console, directory: str, manifest: dict, fate) -> None:
+def _tell_again(console, directory: str, manifest: dict, outcome) -> None:
     from castor.pipelines.execution import explain
 
     console.print("  the record again, step by step:", markup=False)
-    for step in explain.again(directory, manifest, fate):
+    for step in explain.again(directory, manifest, outcome):
         console.print(f"    {step.name}: {_verdict(step)}", markup=False)
 
 

@@ -20,8 +20,8 @@ def prepare(function: Any) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
-    """A filter as a function for `Apply` or `Chain`."""
+class FilterFunction:
+    """A filter as a function for `Apply` or `Chain`: a document that the filter rejects becomes a Rejection."""
 
     filter: Any
 

@@ -84,14 +84,14 @@ def total(funnels: Iterable[Funnel]) -> Funnel:
 
 
 def rows(funnel: Funnel) -> list[tuple[str, str, int]]:
-    """(fate, reason, count) rows in the order a reader wants: read, kept, then rejections, duplicates and dead letters, largest first."""
+    """(outcome, reason, count) rows in the order a reader wants: read, kept, then rejections, duplicates and dead letters, largest first."""
     result = [("read", "", funnel.read), ("kept", "", funnel.kept)]
-    for fate, counts in (
+    for outcome, counts in (
         ("rejected", funnel.rejected),
         ("duplicate", funnel.duplicates),
         ("dead letter", funnel.dead_letters),
     ):
-        result.extend((fate, reason, count) for reason, count in sorted(counts.items(), key=_largest_first))
+        result.extend((outcome, reason, count) for reason, count in sorted(counts.items(), key=_largest_first))
     return result
 
 
@@ -105,11 +105,13 @@ def table(funnel: Funnel, title: str):
     from rich.text import Text
 
     result = Table(title=title, title_justify="left")
-    result.add_column("fate")
+    result.add_column("outcome")
     result.add_column("reason", overflow="fold")
     result.add_column("records", justify="right")
     result.add_column("share", justify="right")
-    for fate, reason, count in rows(funnel):
+    for outcome, reason, count in rows(funnel):
         share = f"{count / funnel.read:.1%}" if funnel.read else ""
-        result.add_row(fate, Text(reason), f"{count:,}", share, style="bold" if fate in ("read", "kept") else None)
+        result.add_row(
+            outcome, Text(reason), f"{count:,}", share, style="bold" if outcome in ("read", "kept") else None
+        )
     return result

@@ -9,7 +9,7 @@
 
 A PCollection holds elements: `Document`, `Rejection` or `DeadLetter`. A stage works on Documents and lets the other two pass untouched, so
 every record that was read arrives at the sink as exactly one element. Whatever goes wrong with a record becomes a DeadLetter: BadInput
-under its own kind, any other exception under `exception:TypeName`. A CastorError is the user's to mend and stops the job.
+under its own kind, any other exception under `exception:TypeName`. A CastorError is the user's to fix and stops the job.
 
 Functions, filters and sources are module-level functions or frozen dataclasses (Beam pickles them by reference). What has costly state
 (a model) keeps it in a module-level `functools.cache`, and a method `prepare()`, if there is one, is called once a worker.
@@ -23,13 +23,13 @@ from typing import Any, Protocol
 
 import apache_beam as beam
 
-from castor.pipelines.core.functions import Chain, Judge, apply, prepare
+from castor.pipelines.core.functions import Chain, FilterFunction, apply, prepare
 from castor.pipelines.core.sandbox import Child, Sandbox
 from castor.pipelines.core.sources import FileSource
 from castor.pipelines.document import BadInput, DeadLetter, Document, Element, Rejection, document_id
 from castor.tasks.errors import CastorError, ConfigurationError
 
-__all__ = ["Apply", "Chain", "Check", "Filter", "Judge", "Read", "Sandbox", "Source", "Through"]
+__all__ = ["Apply", "Chain", "Check", "Filter", "FilterFunction", "Read", "Sandbox", "Source", "ApplySteps"]
 
 NAMESPACE = "castor"
 
@@ -93,17 +93,17 @@ class Apply(beam.PTransform):
 
 
 class Check(beam.PTransform):
-    """Elements -> elements; a Document that `filter` turns away becomes a Rejection with the filter's reason."""
+    """Elements -> elements; a Document that `filter` rejects becomes a Rejection with the filter's reason."""
 
     def __init__(self, filter: Filter):
         super().__init__(label=filter.name)
-        self._fn = ApplyFn(filter.name, Judge(filter), None)
+        self._fn = ApplyFn(filter.name, FilterFunction(filter), None)
 
     def expand(self, elements):
         return elements | beam.ParDo(self._fn)
 
 
-class Through(beam.PTransform):
+class ApplySteps(beam.PTransform):
     """Elements -> elements through `steps` in order: filters (they have `check`) and functions (Document -> Element), each with a `name`.
 
     Steps fuse, so a document goes through all of them before the next one comes, and what they share of a text is computed once.

@@ -44,7 +44,8 @@ def render(
         benchmarks=benchmarks,
         fingerprint=fingerprint,
         funnel=[
-            (fate, reason, count, count / funnel.read if funnel.read else 0.0) for fate, reason, count in rows(funnel)
+            (outcome, reason, count, count / funnel.read if funnel.read else 0.0)
+            for outcome, reason, count in rows(funnel)
         ],
         histogram=_histogram(statistics["lengths"]),
         languages=[(language, count, count / documents) for language, count in languages],

@@ -1,16 +1,19 @@
-"""What became of every record a job read, one row each, so that a document's fate can be told when its text is long gone.
+"""The outcome of every record a job read, one row each, so that it can be looked up long after the text is gone.
 
     fates/SSSSS-of-NNNNN.parquet      id, source, url, fate, reason, measure; cut and sorted by id like the corpus
 
+The folder and the column of the outcome are called `fates` and `fate` on disk, as in corpora of earlier versions; everywhere else they are
+outcomes.
+
 id       16 bytes
 source   where the record is
-url      64 bits of the hash of the normalised URL (duplicates.normalise_url), null where the record has none
-fate     kept, rejected, duplicate or dead letter
+url      64 bits of the hash of the normalised URL (text/urls.py), null where the record has none
+fate     the outcome: kept, rejected, duplicate or dead letter
 reason   of a rejection its code, of a duplicate its kind, of a dead letter `stage.error`
-measure  of a rejection the offending value, of a duplicate the id of the document that stays, of a dead letter the message, of a document kept
-         what the sink cut from it, or the repository document in which it stands
+measure  of a rejection the offending value, of a duplicate the id of the surviving document, of a dead letter the message, of a document kept
+         what the sink cut from it, or the repository document that contains it
 
-About 35 bytes a record. Where files of a repository are joined to documents, these have rows as well. This file knows no Beam.
+About 50 bytes per record. Where files of a repository are joined to documents, the documents have rows as well. This file knows no Beam.
 """
 
 import dataclasses
@@ -38,29 +41,29 @@ _ROW_GROUP = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Fate:
-    """One row; `url` is the 64-bit hash or None."""
+class Outcome:
+    """One row of the table; `url` is the 64-bit hash or None."""
 
     id: str
     source: str
     url: int | None
-    fate: str
+    outcome: str
     reason: str = ""
     measure: str = ""
 
 
-def of_document(document: Document, fate: str, reason: str = "", measure: str = "") -> Fate:
+def of_document(document: Document, outcome: str, reason: str = "", measure: str = "") -> Outcome:
     """The row of a document that was kept, rejected or removed as a duplicate."""
     url = document.metadata.get("url")
     hashed = url_hash(url) if isinstance(url, str) and url else None
-    return Fate(
-        document.id, escape_surrogates(document.source), hashed, fate, reason, escape_surrogates(measure)[:_MEASURE]
+    return Outcome(
+        document.id, escape_surrogates(document.source), hashed, outcome, reason, escape_surrogates(measure)[:_MEASURE]
     )
 
 
-def of_letter(letter: DeadLetter) -> Fate:
+def of_letter(letter: DeadLetter) -> Outcome:
     """The row of a dead letter."""
-    return Fate(
+    return Outcome(
         letter.id,
         escape_surrogates(letter.source),
         None,
@@ -75,12 +78,12 @@ def url_hash(url: str) -> int:
     return int.from_bytes(condense(normalise_url(url).encode("utf-8", "surrogatepass"))[:8], "little", signed=True)
 
 
-def write(staging: str, shard: int, num_shards: int, fates: Iterable[Fate]) -> None:
+def write(staging: str, shard: int, num_shards: int, rows: Iterable[Outcome]) -> None:
     """Writes the table of one shard, sorted."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    rows = sorted(fates, key=_order)
+    rows = sorted(rows, key=_order)
     kinds = {
         "id": pa.binary(16),
         "source": pa.string(),
@@ -89,7 +92,7 @@ def write(staging: str, shard: int, num_shards: int, fates: Iterable[Fate]) -> N
         "reason": pa.string(),
         "measure": pa.string(),
     }
-    columns = {name: [getattr(row, name) for row in rows] for name in kinds}
+    columns = {name: [getattr(row, "outcome" if name == "fate" else name) for row in rows] for name in kinds}
     columns["id"] = [bytes.fromhex(identifier) for identifier in columns["id"]]
     buffer = io.BytesIO()
     table = pa.table(columns, schema=pa.schema(list(kinds.items())))
@@ -104,7 +107,7 @@ def file_name(shard: int, num_shards: int) -> str:
     return f"{FOLDER}/{shard:05d}-of-{num_shards:05d}.parquet"
 
 
-def find(directory: str, *, id: str = "", url: str = "", source: str = "") -> Iterator[Fate]:
+def find(directory: str, *, id: str = "", url: str = "", source: str = "") -> Iterator[Outcome]:
     """The rows with this id, this URL or this source, in order of id; by id one shard is read, else all, a row group at a time.
 
     A source is matched whole, or as its end after a slash (`a.warc.gz#offset=120`). Raises CorpusError where there is no table.
@@ -119,22 +122,22 @@ def find(directory: str, *, id: str = "", url: str = "", source: str = "") -> It
         with storage.open_read(storage.join(folder, name)) as opened:
             file = pyarrow.parquet.ParquetFile(opened)
             for group in range(file.num_row_groups):
-                at = _places(file.read_row_group(group, columns=[column], use_threads=False).column(0), wanted)
+                at = _matching_rows(file.read_row_group(group, columns=[column], use_threads=False).column(0), wanted)
                 if len(at):
-                    yield from map(_fate, file.read_row_group(group, use_threads=False).take(at).to_pylist())
+                    yield from map(_outcome, file.read_row_group(group, use_threads=False).take(at).to_pylist())
 
 
-def _order(fate: Fate) -> tuple:
-    return fate.id, fate.fate, fate.reason, fate.source, fate.measure
+def _order(row: Outcome) -> tuple:
+    return row.id, row.outcome, row.reason, row.source, row.measure
 
 
-def _fate(row: dict[str, Any]) -> Fate:
-    return Fate(row["id"].hex(), row["source"], row["url"], row["fate"], row["reason"], row["measure"])
+def _outcome(row: dict[str, Any]) -> Outcome:
+    return Outcome(row["id"].hex(), row["source"], row["url"], row["fate"], row["reason"], row["measure"])
 
 
 @functools.lru_cache(maxsize=1)
-def seen_in(directory: str, units: tuple[str, ...], identity: str = LOCATION) -> frozenset[bytes]:
-    """Marks (see `mark`) of all records of some units of work (see sources.unit_of), whatever became of them: one pass over the table a process.
+def marks_in(directory: str, units: tuple[str, ...], identity: str = LOCATION) -> frozenset[bytes]:
+    """Marks (see `mark`) of all records of some units of work (see sources.unit_of), whatever their outcome: one pass over the table per process.
 
     Raises CorpusError where there is no table.
     """
@@ -153,8 +156,8 @@ def seen_in(directory: str, units: tuple[str, ...], identity: str = LOCATION) ->
 
 
 def mark(identifier: str, source: str, identity: str) -> bytes:
-    """16 bytes that tell a record from all others of its corpus: its id, but by content a copy has the same one, and its source tells them apart."""
-    return condense(_plain(source).encode()) if identity == CONTENT else bytes.fromhex(identifier)
+    """16 bytes that identify a record in its corpus: its id, or by content, where a copy has the same id, the hash of its source."""
+    return condense(escape_surrogates(source).encode()) if identity == CONTENT else bytes.fromhex(identifier)
 
 
 def _tables(directory: str) -> list[str]:
@@ -162,12 +165,12 @@ def _tables(directory: str) -> list[str]:
     names = sorted(storage.list_files(folder)) if storage.exists(folder) else []
     if not names:
         raise CorpusError(
-            f"{directory} has no table of fates.", "Run its job again: older versions of Castor wrote none."
+            f"{directory} has no table of outcomes.", "Run its job again: older versions of Castor wrote none."
         )
     return names
 
 
-def _places(column, wanted: bytes | int | str):
+def _matching_rows(column, wanted: bytes | int | str):
     """Indices of the rows of a column that are what is wanted; a text may be the end of a path too.
 
     By numpy: pyarrow's own indices_nonzero dies on a column without chunks (pyarrow 25).

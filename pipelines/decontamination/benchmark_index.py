@@ -18,7 +18,7 @@ import numpy as np
 
 from castor.pipelines.decontamination import benchmark_files
 from castor.pipelines.decontamination.benchmark_files import Benchmark, Passage
-from castor.pipelines.text.tokenized_text import SOLO, TextView, ngrams, view
+from castor.pipelines.text.tokenized_text import SOLO, TokenizedText, ngrams, tokenize
 from castor.tasks.storage import storage
 
 SCALES = (1.0, 1.6, 4.0)
@@ -111,17 +111,17 @@ class Index:
         self.entries: list[Entry] = []
         tokens, words, total = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], 0
         for passage in passages:
-            seen = TextView(passage.text)
-            script = script_of(seen)
-            for begin in range(0, seen.num_tokens, _PIECE_TOKENS):
-                piece = seen.token_hashes[begin : begin + _PIECE_TOKENS]
+            tokenized = TokenizedText(passage.text)
+            script = script_of(tokenized)
+            for begin in range(0, tokenized.num_tokens, _PIECE_TOKENS):
+                piece = tokenized.token_hashes[begin : begin + _PIECE_TOKENS]
                 self.entries.append(
                     Entry(
                         passage.benchmark, passage.file, passage.number, passage.part, total, total + len(piece), script
                     )
                 )
                 tokens.append(piece)
-                words.append(~seen.token_is_number[begin : begin + _PIECE_TOKENS])
+                words.append(~tokenized.token_is_number[begin : begin + _PIECE_TOKENS])
                 total += len(piece)
         self.tokens, self.words = np.concatenate(tokens), np.concatenate(words)
         self._starts = np.array([e.start for e in self.entries], np.int64)
@@ -131,13 +131,13 @@ class Index:
         self.informative = np.zeros(total, bool)
         self._tables = [self._table(script, scale) for script, scale in enumerate(SCALES)]
 
-    def candidates(self, seen: TextView, min_seeds: int = 2) -> Iterator[Candidate]:
+    def candidates(self, tokenized: TokenizedText, min_seeds: int = 2) -> Iterator[Candidate]:
         """Passages of which `min_seeds` seeds, more of long ones, stand in the document near one another and in their order; most seeds first."""
         found = [
             self._candidates(table, runs[at : at + _BLOCK_TOKENS], at, min_seeds)
             for table in self._tables
             if table is not None
-            for runs in (seen.token_ngrams(table.length),)
+            for runs in (tokenized.token_ngrams(table.length),)
             for at in range(0, max(1, len(runs) - _OVERLAP_TOKENS), _BLOCK_TOKENS - _OVERLAP_TOKENS)
         ]
         if not any(len(entries) for entries, *_ in found):
@@ -246,7 +246,7 @@ class Index:
         unique, which = np.unique(hashes, return_inverse=True)
         counts = np.zeros(len(unique), np.int64)
         for text in background_texts(self.seeds.background):
-            runs = np.unique(view(text).token_ngrams(n))
+            runs = np.unique(tokenize(text).token_ngrams(n))
             row = np.searchsorted(unique, runs)
             row = row[unique[np.minimum(row, len(unique) - 1)] == runs] if len(unique) else row[:0]
             counts[row] += 1
@@ -285,11 +285,11 @@ def parquet_files(directory: str) -> list[str]:
     return sorted(name for name in storage.list_files(directory) if name.endswith(".parquet"))
 
 
-def script_of(seen: TextView) -> int:
+def script_of(tokenized: TokenizedText) -> int:
     """The class of script of a text, an index of SCALES: that of most of its letters."""
-    if seen.share_of(SOLO) <= 0.5:
+    if tokenized.share_of(SOLO) <= 0.5:
         return 0
-    solo = seen.codes[(seen.kinds & SOLO) != 0]
+    solo = tokenized.codes[(tokenized.kinds & SOLO) != 0]
     return 2 if 2 * np.count_nonzero(solo < 0x1800) > len(solo) else 1
 
 

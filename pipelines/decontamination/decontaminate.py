@@ -20,7 +20,7 @@ from castor.pipelines.decontamination.benchmark_files import Benchmark
 from castor.pipelines.decontamination.benchmark_index import Seeds
 from castor.pipelines.decontamination.matching import Match, Thresholds, find
 from castor.pipelines.document import Document, Element, Rejection
-from castor.pipelines.text.tokenized_text import TextView, view
+from castor.pipelines.text.tokenized_text import TokenizedText, tokenize
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.storage import storage
 
@@ -70,8 +70,8 @@ class Decontaminate:
     def __call__(self, document: Document) -> Element:
         if not document.text:
             return document
-        seen = view(document.text)
-        matches = find(seen, self._index(), self.thresholds)
+        tokenized = tokenize(document.text)
+        matches = find(tokenized, self._index(), self.thresholds)
         if not matches:
             return document
         best = max(matches, key=_span)
@@ -79,7 +79,7 @@ class Decontaminate:
         document = document.with_metadata(contamination=_facts(document.text, matches, self.action))
         if self.action == "reject":
             return Rejection(document, reason, _measure(best, matches))
-        pieces = _pieces(seen, matches, self.margin)
+        pieces = _pieces(tokenized, matches, self.margin)
         kept = [piece for piece in pieces if len(piece) >= self.min_piece]
         if not kept or len(pieces) > self.max_pieces:
             return Rejection(document, reason, f"{_measure(best, matches)}; {len(pieces)} pieces left of it")
@@ -136,17 +136,17 @@ def _described(text: str, match: Match) -> dict[str, Any]:
     return {"file": match.entry.file, "item": match.entry.item, "part": match.entry.part, **facts, "passage": passage}
 
 
-def _pieces(seen: TextView, matches: list[Match], margin: int) -> list[str]:
+def _pieces(tokenized: TokenizedText, matches: list[Match], margin: int) -> list[str]:
     """What is left of a text when the matches and `margin` characters about them are gone, cut at whole words."""
-    edges = np.zeros(len(seen.text) + 1, np.int64)
+    edges = np.zeros(len(tokenized.text) + 1, np.int64)
     for match in matches:
-        begin, end = max(0, match.begin - margin), min(len(seen.text), match.end + margin)
-        word = np.searchsorted(seen.word_ends, begin, side="right")
-        begin = min(begin, int(seen.word_starts[word])) if word < seen.num_words else begin
-        word = np.searchsorted(seen.word_starts, end, side="left") - 1
-        end = max(end, int(seen.word_ends[word])) if word >= 0 else end
+        begin, end = max(0, match.begin - margin), min(len(tokenized.text), match.end + margin)
+        word = np.searchsorted(tokenized.word_ends, begin, side="right")
+        begin = min(begin, int(tokenized.word_starts[word])) if word < tokenized.num_words else begin
+        word = np.searchsorted(tokenized.word_starts, end, side="left") - 1
+        end = max(end, int(tokenized.word_ends[word])) if word >= 0 else end
         edges[begin] += 1
         edges[end] -= 1
     gone = np.cumsum(edges[:-1]) > 0
     changes = np.flatnonzero(np.diff(np.concatenate(([True], gone, [True]))))
-    return [piece for a, b in zip(changes[::2], changes[1::2]) if (piece := seen.text[a:b].strip())]
+    return [piece for a, b in zip(changes[::2], changes[1::2]) if (piece := tokenized.text[a:b].strip())]

@@ -28,7 +28,7 @@ import dataclasses
 import numpy as np
 
 from castor.pipelines.decontamination.benchmark_index import SCALES, Entry, Index
-from castor.pipelines.text.tokenized_text import TextView
+from castor.pipelines.text.tokenized_text import TokenizedText
 
 ANSWERS = ("answer", "plain")
 
@@ -67,13 +67,13 @@ class Match:
     end: int
 
 
-def find(seen: TextView, index: Index, limits: Thresholds = Thresholds()) -> list[Match]:
+def find(tokenized: TokenizedText, index: Index, limits: Thresholds = Thresholds()) -> list[Match]:
     """The passages that a document holds a copy of, in order of their places in the document."""
     matches = []
-    for count, candidate in enumerate(index.candidates(seen)):
+    for count, candidate in enumerate(index.candidates(tokenized)):
         if count >= limits.max_candidates:
             break
-        match = compare(seen, index, index.entries[candidate.entry], candidate.begin, candidate.slack, limits)
+        match = compare(tokenized, index, index.entries[candidate.entry], candidate.begin, candidate.slack, limits)
         if match is not None:
             matches.append(match)
     return sorted(_strongest(matches), key=_place)
@@ -93,7 +93,9 @@ def _strongest(matches: list[Match]) -> list[Match]:
     return kept
 
 
-def compare(seen: TextView, index: Index, entry: Entry, begin: int, slack: int, limits: Thresholds) -> Match | None:
+def compare(
+    tokenized: TokenizedText, index: Index, entry: Entry, begin: int, slack: int, limits: Thresholds
+) -> Match | None:
     """The copy of `entry` that begins within `slack` tokens of token `begin` of the document, if there is one."""
     scale = SCALES[entry.script]
     passage = index.tokens[entry.start : entry.end]
@@ -102,11 +104,11 @@ def compare(seen: TextView, index: Index, entry: Entry, begin: int, slack: int, 
     weight = np.count_nonzero(informative)
     if length < round(limits.min_words * scale) or not weight:
         return None
-    low, high = max(0, begin - slack), min(seen.num_tokens, begin + length + slack)
-    window = seen.token_hashes[low:high]
+    low, high = max(0, begin - slack), min(tokenized.num_tokens, begin + length + slack)
+    window = tokenized.token_hashes[low:high]
     if not _possible(np.isin(passage, window, kind="sort"), informative, weight, limits, scale):
         return None
-    if np.array_equal(passage, seen.token_hashes[begin : begin + length]):
+    if np.array_equal(passage, tokenized.token_hashes[begin : begin + length]):
         ours, theirs = np.arange(length), np.arange(length) + begin - low
     else:
         ours, theirs = _align(passage, window)
@@ -140,7 +142,7 @@ def compare(seen: TextView, index: Index, entry: Entry, begin: int, slack: int, 
         kind = "span"
     if not kind:
         return None
-    begin, end = seen.token_starts[low + theirs[a]], seen.token_ends[low + theirs[b - 1]]
+    begin, end = tokenized.token_starts[low + theirs[a]], tokenized.token_ends[low + theirs[b - 1]]
     return Match(
         entry, kind, int(in_runs.max()), int(spans[best]), round(coverage, 4), round(ngrams, 4), int(begin), int(end)
     )

@@ -24,7 +24,7 @@ import numpy as np
 import gin
 from castor.pipelines.deduplication import rules
 from castor.pipelines.document import Document
-from castor.pipelines.text.tokenized_text import hash_tokens, ngrams, view
+from castor.pipelines.text.tokenized_text import hash_tokens, ngrams, tokenize
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.hashing import key64, mix64
 
@@ -69,12 +69,12 @@ class MinHash:
 
     def shingles(self, text: str) -> np.ndarray:
         """Hashes of the shingles, repeats included, [shingles] uint64; none for an exempt text."""
-        seen = view(text)
-        tokens = seen.token_hashes
+        tokenized = tokenize(text)
+        tokens = tokenized.token_hashes
         if len(tokens) < self.min_tokens:
             return np.zeros(0, np.uint64)
-        if self.fold_numbers and seen.token_is_number.any():
-            tokens = np.where(seen.token_is_number, _zero(), tokens)
+        if self.fold_numbers and tokenized.token_is_number.any():
+            tokens = np.where(tokenized.token_is_number, _zero(), tokens)
         return ngrams(tokens, min(self.ngram, max(1, len(tokens))))
 
     def keys(self, document: Document) -> list[bytes]:

@@ -19,7 +19,7 @@ from castor.pipelines.deduplication.rules import condense
 from castor.pipelines.document import Document, Element, Rejection
 from castor.pipelines.filters.c4 import count_sentences
 from castor.pipelines.filters.reason import Reason
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 
 @gin.configurable(module="c4")
@@ -33,10 +33,10 @@ class SharedLines:
 
     def keys(self, text: str) -> list[bytes]:
         """The key of each line that is not blank, in order, 16 bytes each."""
-        seen = view(text)
+        tokenized = tokenize(text)
         return [
             condense(text[a:b].lower().encode("utf-8", "surrogatepass"))
-            for a, b in zip(seen.line_starts.tolist(), seen.line_ends.tolist())
+            for a, b in zip(tokenized.line_starts.tolist(), tokenized.line_ends.tolist())
         ]
 
     def edit(self, document: Document, owned: Collection[bytes]) -> Element:
@@ -46,7 +46,7 @@ class SharedLines:
         keep = np.array([key in owned and not (key in before or before.add(key)) for key in keys], bool)
         if keep.all():
             return document
-        left = view(text).joined(keep) if keep.any() else ""
+        left = tokenize(text).joined(keep) if keep.any() else ""
         if (sentences := count_sentences(left)) < self.min_sentences:
             reason = Reason(
                 "c4.shared_lines", f"{sentences} sentences left, {np.count_nonzero(~keep)} of {len(keep)} lines gone"

@@ -53,7 +53,7 @@ class DeadLetterSource:
         return list(self.uris)
 
     def read(self, uri: str) -> Iterator[Element]:
-        known = outcomes.seen_in(self.directory, self.units, self.source.identity)
+        known = outcomes.marks_in(self.directory, self.units, self.source.identity)
         for element in self.source.read(uri):
             record = element.document if isinstance(element, Rejection) else element
             mark = outcomes.mark(record.id, record.source, self.source.identity)

@@ -1,4 +1,4 @@
-"""Why a document is in a corpus or not: its row in the table of fates, the rule that decided with its thresholds, and on request the record
+"""Why a document is in a corpus or not: its row in the table of outcomes, the rule that decided with its thresholds, and on request the record
 read again and sent through the job's own steps, one by one.
 
 The steps are taken from the pipeline that the job builds, so what is told is what the job does, whatever steps it has. Beam is imported only
@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from castor.pipelines.core.functions import Chain, Judge, apply, prepare
+from castor.pipelines.core.functions import Chain, FilterFunction, apply, prepare
 from castor.pipelines.core.sources import unit_of
 from castor.pipelines.corpus import outcomes
-from castor.pipelines.corpus.outcomes import Fate
+from castor.pipelines.corpus.outcomes import Outcome
 from castor.pipelines.corpus.reader import read_shard
 from castor.pipelines.deduplication import duplicates_table
 from castor.pipelines.document import Document, Element, Rejection
@@ -42,10 +42,10 @@ def source_in(config: Mapping[str, Any], source: str) -> str:
     return source if inside == ".." or inside.startswith("../") else inside + mark + key
 
 
-def way_to_survivor(directory: str, fate: Fate) -> list[tuple[str, str]]:
+def way_to_survivor(directory: str, outcome: Outcome) -> list[tuple[str, str]]:
     """For a duplicate, the (kind, id) steps from it to the document that stays; a survivor of one rule may fall to another."""
-    return duplicates_table.survivor_of(list(duplicates_table.read(directory)), fate.id) or [
-        (fate.reason, fate.measure)
+    return duplicates_table.survivor_of(list(duplicates_table.read(directory)), outcome.id) or [
+        (outcome.reason, outcome.measure)
     ]
 
 
@@ -99,26 +99,26 @@ class Step:
     result: Element
 
 
-def again(directory: str, manifest: Mapping[str, Any], fate: Fate) -> Iterator[Step]:
+def again(directory: str, manifest: Mapping[str, Any], outcome: Outcome) -> Iterator[Step]:
     """The steps of the job on the record, read again from where it was. After a rejection the rules that follow are asked too.
 
     Raises CorpusError if the record is not there any more. The first Step is the record as its source gives it, named `source`.
     """
     job = rebuild(manifest["config"], output=directory)
-    element = _record(job.source(), fate, manifest["config"])
+    element = _record(job.source(), outcome, manifest["config"])
     current = element if isinstance(element, Document) else element.document if isinstance(element, Rejection) else None
-    yield Step("source", current or Document(fate.id, fate.source, job.modality), element)
+    yield Step("source", current or Document(outcome.id, outcome.source, job.modality), element)
     if not isinstance(element, Document):
         return
     rejected = False
     for name, function, sandbox in steps(job):
-        if rejected and not isinstance(function, Judge):
+        if rejected and not isinstance(function, FilterFunction):
             continue
         result = _run(name, function, sandbox, current)
         yield Step(name, current, result)
         if isinstance(result, Document):
             current = result
-        elif isinstance(result, Rejection) and isinstance(function, Judge):
+        elif isinstance(result, Rejection) and isinstance(function, FilterFunction):
             rejected = True
         else:
             return
@@ -152,15 +152,15 @@ def _step_name(name: str, function: Any, count: int) -> str:
     return name if count == 1 else f"{name}, {type(function).__name__}"
 
 
-def _record(source: Any, fate: Fate, config: Mapping[str, Any]) -> Element:
+def _record(source: Any, outcome: Outcome, config: Mapping[str, Any]) -> Element:
     units = source.units(config)
-    unit = unit_of(fate.source, units)
-    wanted = outcomes.mark(fate.id, fate.source, source.identity)
+    unit = unit_of(outcome.source, units)
+    wanted = outcomes.mark(outcome.id, outcome.source, source.identity)
     for element in source.read(units[unit]) if unit else ():
         record = element.document if isinstance(element, Rejection) else element
-        if record.id == fate.id and outcomes.mark(record.id, record.source, source.identity) == wanted:
+        if record.id == outcome.id and outcomes.mark(record.id, record.source, source.identity) == wanted:
             return element
-    raise CorpusError(f"the record {fate.source} is not to be found any more.", "Put its file back where it was.")
+    raise CorpusError(f"the record {outcome.source} is not to be found any more.", "Put its file back where it was.")
 
 
 def _run(name: str, function: Any, sandbox: Any, current: Document) -> Element:

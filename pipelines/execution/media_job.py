@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from castor.pipelines.core.sandbox import Sandbox
 from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.execution.job import RefineJob
-from castor.pipelines.readers.media_source import Samples
+from castor.pipelines.readers.media_source import MediaSource
 from castor.tasks.storage import storage
 
 
@@ -24,8 +24,8 @@ class MediaJob(RefineJob):
 
     modality: ClassVar[str] = "image"
 
-    def source(self) -> Samples:
-        return Samples(
+    def source(self) -> MediaSource:
+        return MediaSource(
             self.name, self.input_root, tuple(self.inputs), self.modality, self.max_bytes, identity=self.identity
         )
 

@@ -18,7 +18,7 @@ import gin
 from castor.pipelines.core import lists
 from castor.pipelines.document import Document
 from castor.pipelines.filters.reason import Reason
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 
 @gin.configurable(module="bad_words")
@@ -53,14 +53,16 @@ class Filter:
 
 def occurrences(text: str, name: str) -> list[str]:
     """The entries of a list that stand in a text, one for each place where one does."""
-    seen, found = view(text), []
+    tokenized, found = tokenize(text), []
     for length, (hashes, phrases) in _index(name).items():
-        runs = seen.token_ngrams(length)
+        runs = tokenized.token_ngrams(length)
         if not len(runs):
             continue
         places = np.minimum(np.searchsorted(hashes, runs), len(hashes) - 1)
         for i in np.flatnonzero(hashes[places] == runs):
-            tokens = tuple(text[seen.token_starts[j] : seen.token_ends[j]].lower() for j in range(i, i + length))
+            tokens = tuple(
+                text[tokenized.token_starts[j] : tokenized.token_ends[j]].lower() for j in range(i, i + length)
+            )
             entry = phrases.get(tokens)
             if entry is not None:
                 found.append(entry)
@@ -73,10 +75,10 @@ def _index(name: str) -> dict[int, tuple[np.ndarray, dict[tuple[str, ...], str]]
     phrases: dict[int, dict[tuple[str, ...], str]] = {}
     hashes: dict[int, list[int]] = {}
     for entry in sorted(lists.words((name,))):
-        seen = view(entry)
-        count = seen.num_tokens
+        tokenized = tokenize(entry)
+        count = tokenized.num_tokens
         if count:
-            tokens = tuple(entry[a:b] for a, b in zip(seen.token_starts, seen.token_ends, strict=True))
+            tokens = tuple(entry[a:b] for a, b in zip(tokenized.token_starts, tokenized.token_ends, strict=True))
             phrases.setdefault(count, {})[tokens] = entry
-            hashes.setdefault(count, []).append(seen.token_ngrams(count)[0])
+            hashes.setdefault(count, []).append(tokenized.token_ngrams(count)[0])
     return {count: (np.unique(np.array(hashes[count], np.uint64)), phrases[count]) for count in sorted(phrases)}

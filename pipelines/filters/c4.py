@@ -18,7 +18,7 @@ import gin
 from castor.pipelines.document import Document, Element, Rejection
 from castor.pipelines.filters.reason import Reason
 from castor.pipelines.text import languages
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
@@ -62,14 +62,14 @@ class Clean:
 
     def __call__(self, document: Document) -> Element:
         text = _CITATION.sub("", document.text) if "[" in document.text else document.text
-        seen = view(text)
-        if not seen.num_lines:
+        tokenized = tokenize(text)
+        if not tokenized.num_lines:
             return Rejection(document, "c4.no_lines", "0 of 0")
-        keep = np.diff(seen.words_before_line) >= self.min_words_a_line
-        longest = np.maximum.reduceat(seen.word_ends - seen.word_starts, seen.words_before_line[:-1])
+        keep = np.diff(tokenized.words_before_line) >= self.min_words_a_line
+        longest = np.maximum.reduceat(tokenized.word_ends - tokenized.word_starts, tokenized.words_before_line[:-1])
         keep &= longest <= self.max_word_length
         if self.end_marks:
-            codes, ends = seen.codes, seen.line_ends
+            codes, ends = tokenized.codes, tokenized.line_ends
             dots = (
                 (codes[ends - 1] == _DOT)
                 & (codes[np.maximum(ends - 2, 0)] == _DOT)
@@ -81,13 +81,13 @@ class Clean:
         unwanted = tuple(phrase for phrase in unwanted if phrase in lower)
         if unwanted:
             for i in np.flatnonzero(keep).tolist():
-                line = text[seen.line_starts[i] : seen.line_ends[i]].lower()
+                line = text[tokenized.line_starts[i] : tokenized.line_ends[i]].lower()
                 keep[i] = not any(phrase in line for phrase in unwanted)
         if not keep.any():
-            return Rejection(document, "c4.no_lines", f"0 of {seen.num_lines}")
+            return Rejection(document, "c4.no_lines", f"0 of {tokenized.num_lines}")
         if keep.all() and text is document.text:
             return document
-        return document.replace(text=seen.joined(keep))
+        return document.replace(text=tokenized.joined(keep))
 
 
 @gin.configurable(module="c4")

@@ -18,7 +18,7 @@ from castor.pipelines.document import Document
 from castor.pipelines.filters.gopher_repetition import duplicates
 from castor.pipelines.filters.reason import Reason
 from castor.pipelines.text import languages
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 _TERMINAL = np.array([ord(c) for c in languages.TERMINAL])
 
@@ -42,21 +42,21 @@ class Filter:
     name: ClassVar[str] = "fineweb"
 
     def check(self, document: Document) -> str | None:
-        seen = view(document.text)
-        count = seen.num_lines
+        tokenized = tokenize(document.text)
+        count = tokenized.num_lines
         if not count:
             return Reason("fineweb.empty")
-        terminal = (seen.codes[seen.line_ends - 1][:, None] == _TERMINAL).any(1)
+        terminal = (tokenized.codes[tokenized.line_ends - 1][:, None] == _TERMINAL).any(1)
         if (share := np.count_nonzero(terminal) / count) < self.min_terminal_lines:
             return Reason("fineweb.terminal_lines", share)
-        lengths = seen.line_ends - seen.line_starts
-        if seen.unspaced_share <= self.max_unspaced_for_length:
+        lengths = tokenized.line_ends - tokenized.line_starts
+        if tokenized.unspaced_share <= self.max_unspaced_for_length:
             if (share := np.count_nonzero(lengths <= self.short_line) / count) > self.max_short_lines:
                 return Reason("fineweb.short_lines", share)
         newlines = document.text.count("\n")
-        repeated = duplicates(seen.line_hashes, lengths)[1] * float(lengths.sum())
+        repeated = duplicates(tokenized.line_hashes, lengths)[1] * float(lengths.sum())
         if (share := repeated / (len(document.text) - newlines)) > self.max_repeated:
             return Reason("fineweb.repeated_lines", share)
-        if (ratio := newlines / seen.num_words) > self.max_newlines_per_word:
+        if (ratio := newlines / tokenized.num_words) > self.max_newlines_per_word:
             return Reason("fineweb.newlines", ratio)
         return None

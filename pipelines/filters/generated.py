@@ -25,7 +25,7 @@ import numpy as np
 import gin
 from castor.pipelines.document import Document
 from castor.pipelines.filters.reason import Reason
-from castor.pipelines.text.tokenized_text import DIGIT, view
+from castor.pipelines.text.tokenized_text import DIGIT, tokenize
 
 VENDORED = (
     "node_modules", "bower_components", "jspm_packages", "web_modules", "vendor", "vendors", "vendored", "_vendor", "_vendored", "_vendored_packages",
@@ -181,7 +181,7 @@ class Filter:
             return Reason("generated.encoded", sum(encoded) / len(text))
         if language in self.data_languages:
             return None
-        if view(text).share_of(DIGIT) > 0.2:
+        if tokenize(text).share_of(DIGIT) > 0.2:
             numbers = sum(len(found.group()) for found in _NUMBERS.finditer(text))
             if numbers > self.max_numbers * len(text):
                 return Reason("generated.table", numbers / len(text))
@@ -195,7 +195,7 @@ class Filter:
 
 def _encodings(text: str) -> list[re.Pattern]:
     """The patterns worth a search: without a long line there is no stretch of base64, without its escape none of the others."""
-    ends = np.flatnonzero(view(text).codes == 10)
+    ends = np.flatnonzero(tokenize(text).codes == 10)
     long_lines = np.max(np.diff(ends, prepend=-1, append=len(text))) > 64
     escapes = "\\x" in text or "0x" in text
     return [_BASE64] * bool(long_lines) + [_HEX] * bool(long_lines or escapes) + [_UNICODE] * ("\\u" in text)

@@ -19,7 +19,7 @@ import gin
 from castor.pipelines.document import Document
 from castor.pipelines.filters.reason import Reason
 from castor.pipelines.text import languages
-from castor.pipelines.text.tokenized_text import DIGIT, LETTER, TextView, hash_tokens, view
+from castor.pipelines.text.tokenized_text import DIGIT, LETTER, TokenizedText, hash_tokens, tokenize
 
 _BULLETS = np.array([ord(c) for c in "\u2022\u2023\u25b6\u25c0\u25e6\u25a0\u25a1\u25aa\u25ab\u2013-*"])
 _DOT, _ELLIPSIS = ord("."), 0x2026
@@ -54,18 +54,18 @@ class Filter:
     name: ClassVar[str] = "gopher_quality"
 
     def check(self, document: Document) -> str | None:
-        text, seen = document.text, view(document.text)
-        count = seen.num_words
+        text, tokenized = document.text, tokenize(document.text)
+        count = tokenized.num_words
         if count < self.min_words:
             return Reason("gopher_quality.few_words", count)
         if count > self.max_words:
             return Reason("gopher_quality.many_words", count)
         language = document.metadata.get("language", "")
-        spaced = seen.unspaced_share <= self.max_unspaced_for_length
+        spaced = tokenized.unspaced_share <= self.max_unspaced_for_length
         if spaced:
             bounds = self.word_lengths.get(language) or languages.WORD_LENGTHS.get(language)
             least, greatest = bounds or (self.min_mean_word_length, self.max_mean_word_length)
-            mean = float((seen.word_ends - seen.word_starts).sum()) / count
+            mean = float((tokenized.word_ends - tokenized.word_starts).sum()) / count
             if mean < least:
                 return Reason("gopher_quality.short_words", mean)
             if mean > greatest:
@@ -74,15 +74,15 @@ class Filter:
             return Reason("gopher_quality.hashes", ratio)
         if (ratio := (text.count("...") + text.count("\u2026")) / count) > self.max_ellipsis_ratio:
             return Reason("gopher_quality.ellipses", ratio)
-        if (share := bullet_lines(seen)) > self.max_bullet_lines:
+        if (share := bullet_lines(tokenized)) > self.max_bullet_lines:
             return Reason("gopher_quality.bullet_lines", share)
-        if (share := ellipsis_lines(seen)) > self.max_ellipsis_lines:
+        if (share := ellipsis_lines(tokenized)) > self.max_ellipsis_lines:
             return Reason("gopher_quality.ellipsis_lines", share)
-        if (share := words_with_letter(seen, spaced)) < self.min_words_with_letter:
+        if (share := words_with_letter(tokenized, spaced)) < self.min_words_with_letter:
             return Reason("gopher_quality.words_without_letters", share)
-        return self._stop_words(document, seen, language)
+        return self._stop_words(document, tokenized, language)
 
-    def _stop_words(self, document: Document, seen: TextView, language: str) -> str | None:
+    def _stop_words(self, document: Document, tokenized: TokenizedText, language: str) -> str | None:
         wanted = self.stop_words[language] if language in self.stop_words else languages.STOP_WORDS.get(language)
         if not wanted or document.metadata.get("language_score", 1.0) < self.min_language_score:
             return None
@@ -91,30 +91,32 @@ class Filter:
         else:
             if _stand_alone(document.text[:_HEAD], wanted) >= self.min_stop_words:  # most texts have them there
                 return None
-            found = _count(seen, wanted)
+            found = _count(tokenized, wanted)
         return Reason("gopher_quality.stop_words", f"{found} of {language}") if found < self.min_stop_words else None
 
 
-def bullet_lines(seen: TextView) -> float:
+def bullet_lines(tokenized: TokenizedText) -> float:
     """Share of the lines that begin with a bullet."""
-    found = (seen.codes[seen.line_starts][:, None] == _BULLETS).any(1)
+    found = (tokenized.codes[tokenized.line_starts][:, None] == _BULLETS).any(1)
     return np.count_nonzero(found) / len(found) if len(found) else 0.0
 
 
-def ellipsis_lines(seen: TextView) -> float:
+def ellipsis_lines(tokenized: TokenizedText) -> float:
     """Share of the lines that end with `...` or U+2026."""
-    codes, ends = seen.codes, seen.line_ends
+    codes, ends = tokenized.codes, tokenized.line_ends
     last, before, third = (codes[np.maximum(ends - i, 0)] for i in (1, 2, 3))
-    found = (last == _ELLIPSIS) | ((last == _DOT) & (before == _DOT) & (third == _DOT) & (ends - seen.line_starts >= 3))
+    found = (last == _ELLIPSIS) | (
+        (last == _DOT) & (before == _DOT) & (third == _DOT) & (ends - tokenized.line_starts >= 3)
+    )
     return np.count_nonzero(found) / len(found) if len(found) else 0.0
 
 
-def words_with_letter(seen: TextView, spaced: bool) -> float:
+def words_with_letter(tokenized: TokenizedText, spaced: bool) -> float:
     """Share of the words that have a letter of any script; unless `spaced`, of those that have a letter or a digit."""
-    if not seen.num_words:
+    if not tokenized.num_words:
         return 0.0
     kinds = np.bitwise_or.reduceat(
-        seen.kinds, seen.word_starts
+        tokenized.kinds, tokenized.word_starts
     )  # the blanks that follow a word are neither letter nor digit
     of = len(kinds) if spaced else np.count_nonzero(kinds & (LETTER | DIGIT))
     return np.count_nonzero(kinds & LETTER) / of if of else 0.0
@@ -134,9 +136,9 @@ def _folded(words: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, groups.values()))
 
 
-def _count(seen: TextView, words: Sequence[str]) -> int:
+def _count(tokenized: TokenizedText, words: Sequence[str]) -> int:
     """How many of the words are tokens of the text."""
-    return int((seen.token_hashes == _hashes(tuple(words))).any(1).sum())
+    return int((tokenized.token_hashes == _hashes(tuple(words))).any(1).sum())
 
 
 @functools.cache

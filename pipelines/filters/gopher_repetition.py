@@ -23,7 +23,7 @@ import numpy as np
 import gin
 from castor.pipelines.document import Document
 from castor.pipelines.filters.reason import Reason
-from castor.pipelines.text.tokenized_text import TextView, view
+from castor.pipelines.text.tokenized_text import TokenizedText, tokenize
 
 _NEXT = np.uint64(0x9E3779B97F4A7C15)
 
@@ -48,28 +48,30 @@ class Filter:
     name: ClassVar[str] = "gopher_repetition"
 
     def check(self, document: Document) -> str | None:
-        seen = view(document.text)
-        lines, characters = duplicates(seen.line_hashes, seen.line_ends - seen.line_starts)
+        tokenized = tokenize(document.text)
+        lines, characters = duplicates(tokenized.line_hashes, tokenized.line_ends - tokenized.line_starts)
         if lines > self.max_duplicate_lines:
             return Reason("gopher_repetition.duplicate_lines", lines)
         if characters > self.max_duplicate_line_characters:
             return Reason("gopher_repetition.duplicate_line_characters", characters)
-        paragraphs, characters = duplicates(seen.paragraph_hashes, seen.paragraph_ends - seen.paragraph_starts)
+        paragraphs, characters = duplicates(
+            tokenized.paragraph_hashes, tokenized.paragraph_ends - tokenized.paragraph_starts
+        )
         if paragraphs > self.max_duplicate_paragraphs:
             return Reason("gopher_repetition.duplicate_paragraphs", paragraphs)
         if characters > self.max_duplicate_paragraph_characters:
             return Reason("gopher_repetition.duplicate_paragraph_characters", characters)
-        return self._ngrams(seen)
+        return self._ngrams(tokenized)
 
-    def _ngrams(self, seen: TextView) -> str | None:
-        factor = self.unspaced_factor if seen.unspaced_share > self.max_unspaced else 1
+    def _ngrams(self, tokenized: TokenizedText) -> str | None:
+        factor = self.unspaced_factor if tokenized.unspaced_share > self.max_unspaced else 1
         top, duplicate = (
             {int(n) * factor: (n, most) for n, most in table.items()}
             for table in (self.top_ngram, self.duplicate_ngram)
         )
-        lengths = seen.word_ends - seen.word_starts
+        lengths = tokenized.word_ends - tokenized.word_starts
         longest = max([*top, *duplicate], default=0)
-        for n, starts, groups in repeated_runs(seen.word_hashes, longest):
+        for n, starts, groups in repeated_runs(tokenized.word_hashes, longest):
             repeated = covered(lengths, n, starts)  # no share of some of these runs is greater
             if n in top and repeated > top[n][1]:
                 share = top_share(lengths, n, starts, groups)

@@ -16,7 +16,7 @@ import numpy as np
 
 import gin
 from castor.pipelines.document import Document, Element, Rejection
-from castor.pipelines.text.tokenized_text import DIGIT, SPACE, UPPER, TextView, view
+from castor.pipelines.text.tokenized_text import DIGIT, SPACE, UPPER, TokenizedText, tokenize
 
 _COUNTED = "likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes|downloads|views|followers"
 _COUNTER = re.compile(rf"\W*\d[\d,.]*[KkMmBb]?\s+(?:{_COUNTED})\W*")
@@ -47,34 +47,34 @@ class Clean:
     name: ClassVar[str] = "refinedweb.lines"
 
     def __call__(self, document: Document) -> Element:
-        seen = view(document.text)
-        count = seen.num_lines
+        tokenized = tokenize(document.text)
+        count = tokenized.num_lines
         if not count:
             return Rejection(document, "refinedweb.no_lines", "0 of 0")
-        words = np.diff(seen.words_before_line)
-        solid = _per_line(seen, (seen.kinds & SPACE) == 0)
+        words = np.diff(tokenized.words_before_line)
+        solid = _per_line(tokenized, (tokenized.kinds & SPACE) == 0)
         keep = words >= self.min_words_a_line
-        keep &= _per_line(seen, (seen.kinds & UPPER) != 0) <= self.max_uppercase * solid
-        digits = _per_line(seen, (seen.kinds & DIGIT) != 0)
+        keep &= _per_line(tokenized, (tokenized.kinds & UPPER) != 0) <= self.max_uppercase * solid
+        digits = _per_line(tokenized, (tokenized.kinds & DIGIT) != 0)
         keep &= digits <= self.max_numeric * solid
         removed = int(words[~keep].sum())
         corrected: dict[int, str] = {}
         short = keep & (words <= self.max_phrase_words)
         if self.counters:
             for i in np.flatnonzero(short & (digits > 0)).tolist():
-                if _COUNTER.fullmatch(seen.line(i)):
+                if _COUNTER.fullmatch(tokenized.line(i)):
                     keep[i] = False
                     removed += int(words[i])
         if self.phrases and _HINT.search(document.text):
             for i in np.flatnonzero(short & keep).tolist():
-                removed += self._correct(seen.line(i), i, int(words[i]), keep, corrected)
-        if (share := removed / seen.num_words) > self.max_words_removed:
+                removed += self._correct(tokenized.line(i), i, int(words[i]), keep, corrected)
+        if (share := removed / tokenized.num_words) > self.max_words_removed:
             return Rejection(document, "refinedweb.words_removed", f"{share:.4g}")
         if not keep.any():
             return Rejection(document, "refinedweb.no_lines", f"0 of {count}")
         if keep.all() and not corrected:
             return document
-        return document.replace(text=seen.joined(keep, corrected))
+        return document.replace(text=tokenized.joined(keep, corrected))
 
     def _correct(self, line: str, i: int, words: int, keep: np.ndarray, corrected: dict[int, str]) -> int:
         """Takes the phrases out of line i; returns how many words went."""
@@ -84,7 +84,7 @@ class Clean:
         if rest == line:
             return 0
         rest = rest.strip()
-        left = TextView(rest).num_words
+        left = TokenizedText(rest).num_words
         keep[i] = left >= self.min_words_a_line
         if not keep[i]:
             return words
@@ -92,6 +92,6 @@ class Clean:
         return words - left
 
 
-def _per_line(seen: TextView, marks: np.ndarray) -> np.ndarray:
+def _per_line(tokenized: TokenizedText, marks: np.ndarray) -> np.ndarray:
     """How many characters of each line `marks` names, [lines] int64; blanks may not be among them."""
-    return np.add.reduceat(marks, seen.line_starts, dtype=np.int64)
+    return np.add.reduceat(marks, tokenized.line_starts, dtype=np.int64)

@@ -22,7 +22,7 @@ import numpy as np
 import gin
 from castor.pipelines.document import Document
 from castor.pipelines.filters.reason import Reason
-from castor.pipelines.text.tokenized_text import DIGIT, LETTER, view
+from castor.pipelines.text.tokenized_text import DIGIT, LETTER, tokenize
 
 _TAGS = re.compile(
     r"(?is)<script\b.*?(?:</script\s*>|\Z)|<style\b.*?(?:</style\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^<>]{0,5000}>"
@@ -106,7 +106,7 @@ class Filter:
         return None
 
     def _characters(self, text: str, extension: str) -> Reason | None:
-        kinds = view(text).kinds
+        kinds = tokenize(text).kinds
         share = np.count_nonzero(kinds & (LETTER | DIGIT)) / len(text)
         if share < self.min_alphanumeric and extension not in self.any_alphanumeric:
             return Reason("stack.few_alphanumeric", share)

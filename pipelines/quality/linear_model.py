@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 
 from castor.pipelines.core import lists
-from castor.pipelines.text import tokenized_text as views
+from castor.pipelines.text import tokenized_text
 from castor.tasks.errors import CorpusError
 from castor.tasks.hashing import key64
 from castor.tasks.storage import storage
 
 KIND, FORMAT = "linear_model", 1
 VERSION = 1
-"""Of the features: another version of these or of the view makes other buckets, and a model of the old ones worthless."""
+"""Of the features: another version of these or of the tokenization makes other buckets, and a model of the old ones worthless."""
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.bin"
 HIGH, LOW = "high", "low"
@@ -57,15 +57,19 @@ class Features:
 
     def of(self, text: str) -> np.ndarray:
         """Buckets of a text's features, [features] int64; empty for a text without tokens."""
-        tokens = self.tokens(views.view(text))
-        hashes = np.sort(np.concatenate([views.ngrams(tokens, n) for n in range(1, self.order + 1)]))
+        tokens = self.tokens(tokenized_text.tokenize(text))
+        hashes = np.sort(np.concatenate([tokenized_text.ngrams(tokens, n) for n in range(1, self.order + 1)]))
         different = np.ones(len(hashes), bool)
         different[1:] = hashes[1:] != hashes[:-1]
         return self.buckets(hashes[different][: self.most])
 
-    def tokens(self, seen: views.TextView) -> np.ndarray:
+    def tokens(self, tokenized: tokenized_text.TokenizedText) -> np.ndarray:
         """Hashes of the tokens as features see them, [tokens] uint64."""
-        return seen.token_hashes if self.numbers else np.where(seen.token_is_number, _NUMBER, seen.token_hashes)
+        return (
+            tokenized.token_hashes
+            if self.numbers
+            else np.where(tokenized.token_is_number, _NUMBER, tokenized.token_hashes)
+        )
 
     def buckets(self, hashes: np.ndarray) -> np.ndarray:
         """The buckets of hashes of runs, int64: their lowest bits, since the highest ones decided which were taken."""
@@ -116,7 +120,7 @@ class LinearModel:
             **self.manifest,
             "kind": KIND,
             "format": FORMAT,
-            "features": {**dataclasses.asdict(self.features), "version": VERSION, "view": views.VERSION},
+            "features": {**dataclasses.asdict(self.features), "version": VERSION, "view": tokenized_text.VERSION},
             "step": self.step,
             "bias": self.bias,
             "keep": self.keep,
@@ -170,9 +174,9 @@ def load(directory: str) -> LinearModel:
         raise CorpusError(
             f"{path} cannot be read as a model: {type(error).__name__}: {error}.", "Make the model again."
         ) from error
-    if versions != (VERSION, views.VERSION):
+    if versions != (VERSION, tokenized_text.VERSION):
         raise CorpusError(
-            f"the model {directory} is of features {versions[0]} on view {versions[1]}; here they are {VERSION} and {views.VERSION}.",
+            f"the model {directory} is of features version {versions[0]} on tokenization version {versions[1]}; here they are {VERSION} and {tokenized_text.VERSION}.",
             "Make the model again.",
         )
     weights = storage.join(directory, WEIGHTS)

@@ -11,7 +11,7 @@ import numpy as np
 
 from castor.pipelines.document import Document, Element, Rejection
 from castor.pipelines.quality.linear_model import Features
-from castor.pipelines.text import tokenized_text as views
+from castor.pipelines.text import tokenized_text
 from castor.pipelines.text.urls import split_url
 from castor.tasks import hashing
 from castor.tasks.storage import storage
@@ -108,12 +108,12 @@ def names_of(buckets: Iterable[int], rows: Iterable[Row], features: Features) ->
     wanted = np.array(sorted(buckets), np.int64)
     counts: dict[int, dict[str, int]] = {}
     for row in rows:
-        seen = views.view(row.excerpt)
+        tokenized = tokenized_text.tokenize(row.excerpt)
         for n in range(1, features.order + 1):
-            own = features.buckets(views.ngrams(features.tokens(seen), n))
+            own = features.buckets(tokenized_text.ngrams(features.tokens(tokenized), n))
             for i in np.flatnonzero(np.isin(own, wanted)).tolist():
                 words = " ".join(
-                    row.excerpt[seen.token_starts[j] : seen.token_ends[j]] for j in range(i, i + n)
+                    row.excerpt[tokenized.token_starts[j] : tokenized.token_ends[j]] for j in range(i, i + n)
                 ).lower()[:80]
                 of_bucket = counts.setdefault(int(own[i]), {})
                 of_bucket[words] = of_bucket.get(words, 0) + 1

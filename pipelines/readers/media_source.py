@@ -1,4 +1,4 @@
-"""Samples: media files with what stands beside them, from WebDataset tars and from plain folders, as a source of Documents.
+"""Media files with their sidecars, from WebDataset tars and from plain folders, as a source of Documents.
 
 A record is one media file. In a tar its sample is the run of members with the same key, the path up to the first dot of the base name
 (WebDataset's rule), and the record's name is the member's; in a folder it is the file, and its sidecars are STEM.txt, .json, .vtt, .srt or
@@ -25,7 +25,7 @@ EXTENSIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples(FileSource):
+class MediaSource(FileSource):
     """Media files of one modality (image, audio or video), each with its sidecars.
 
     max_bytes: of one media file; larger ones become dead letters unread.

@@ -30,7 +30,7 @@ _WISHES = ("x-robots-tag", "tdm-reservation")  # see pipelines/filters/robots.py
 
 
 @dataclasses.dataclass(frozen=True)
-class PageSource(FileSource):
+class WebSource(FileSource):
     """The pages of files (see the top of this file).
 
     max_page_bytes: of one page, one line or one HTTP body, after decompression; more is a dead letter.

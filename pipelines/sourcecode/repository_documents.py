@@ -16,7 +16,7 @@ copies as duplicates of kind "id".
 The shuffle: texts cross one here, keyed by 16 bytes of the repository, beside the one in the sink. It cannot be saved: whether a file stays is known
 only after deduplication has seen the whole corpus, long after the one worker that read the repository has let go of it. What finds out which files
 are gone moves ids and keys alone. A group is one repository's kept files, held in memory to be put in order: the archive's limit on its size
-(repositories.RepositorySource.max_archive_bytes) bounds it.
+(repository_source.RepositorySource.max_archive_bytes) bounds it.
 """
 
 import hashlib

@@ -9,7 +9,7 @@ symbols. A file that has the marks in its text can pretend to be two: what is tr
 
     {"id": ..., "path": ..., "source": ..., "start": 24, "end": 730, "piece": 1}
 
-text[start:end] is the file; `piece`, from 0, is there where it was cut. The table of fates has a row for each file, which says where it stands.
+text[start:end] is the file; `piece`, from 0, is there where it was cut. The table of outcomes has a row for each file, which says where it stands.
 
 Order: directories and files by name; before each file, those it needs (pipelines/sourcecode/imports.py), each as soon as it is first needed. That is a
 depth-first walk, so neighbours in use are neighbours in the document; of a cycle, the file that the walk comes to first is last. Everything

@@ -28,7 +28,7 @@ import numpy as np
 
 import gin
 from castor.pipelines.document import Document
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 
 KINDS = ("email", "ip", "iban", "card", "phone")
 PLACEHOLDERS = {
@@ -111,7 +111,7 @@ class _Runs:
 
     @staticmethod
     def of(text: str) -> "_Runs":
-        codes = view(text).codes
+        codes = tokenize(text).codes
         digits = (codes - np.uint32(48)) < 10
         edges = np.flatnonzero(np.diff(digits.view(np.int8), prepend=0, append=0))
         return _Runs(text, np.append(codes, np.zeros(8, np.uint32)), edges[::2], edges[1::2] - edges[::2])

@@ -1,8 +1,8 @@
-"""One tokenised view of a text, on which every rule, signature and index works: where its words, tokens, lines and paragraphs are, and their hashes.
+"""A tokenized text, on which every rule, signature and index works: offsets of its words, tokens, lines and paragraphs, and their hashes.
 
-    seen = view(text)                      # the same object for every rule that asks for the same text in turn
-    seen.word_ends - seen.word_starts      # lengths of the words, [words] int64
-    seen.token_ngrams(5)                   # hashes of the runs of five tokens, [tokens - 4] uint64
+    tokenized = tokenize(text)                    # cached: rules that ask for the same text in turn share one object
+    tokenized.word_ends - tokenized.word_starts   # lengths of the words, [words] int64
+    tokenized.token_ngrams(5)                     # hashes of the runs of five tokens, [tokens - 4] uint64
 
 words       runs of non-blank characters; in scripts that set no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each
             character with its marks. So counts of words mean about the same in every language, within a factor of two
@@ -16,7 +16,7 @@ hash is a polynomial of its mixed code points modulo 2**64, taken from prefix su
 collide can have it (the modulus is public and even); he would only harm his own pages. Golden vectors in tests/pipelines/text/test_tokenized_text.py keep the
 hashes as they are, since signatures and indexes on disk are made of them.
 
-Memory: about 60 bytes a character while a view is in use. This file knows no Beam.
+Memory: about 60 bytes per character while a tokenized text is in use. This file knows no Beam.
 """
 
 import functools
@@ -62,8 +62,8 @@ _TRANSPARENT_CODES = (
 _CODES = 0x110000
 
 
-class TextView:
-    """The view of one text. Arrays are read-only by convention; starts and ends are int64 offsets into the text, ends exclusive."""
+class TokenizedText:
+    """One text, tokenized. Arrays are read-only by convention; starts and ends are int64 offsets into the text, ends exclusive."""
 
     def __init__(self, text: str):
         self.text = text
@@ -250,9 +250,9 @@ class TextView:
 
 
 @functools.lru_cache(maxsize=2)
-def view(text: str) -> TextView:
-    """The view of a text. The last two stay at hand, so that the rules of a job, asked one after another, share one."""
-    return TextView(text)
+def tokenize(text: str) -> TokenizedText:
+    """Tokenizes a text. The last two results are cached, so that consecutive rules of a job share one."""
+    return TokenizedText(text)
 
 
 def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
@@ -272,7 +272,7 @@ def hash_tokens(tokens: Iterable[str]) -> np.ndarray:
     """The hashes that `token_hashes` has for these words, [words] uint64. Raises ValueError for one that is not exactly one token."""
     hashes = []
     for token in tokens:
-        found = TextView(token).token_hashes
+        found = TokenizedText(token).token_hashes
         if len(found) != 1:
             raise ValueError(f"{token!r} is {len(found)} tokens, not one")
         hashes.append(found[0])

@@ -7,7 +7,7 @@ from typing import Any
 from castor.pipelines.deduplication.minhash import MinHash
 from castor.pipelines.deduplication.rules import ByText, ByUrl
 from castor.pipelines.execution.job import RefineJob
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Job(RefineJob):
     lines: Any = None
 
     def source(self):
-        return PageSource(self.name, self.input_root, tuple(self.inputs))
+        return WebSource(self.name, self.input_root, tuple(self.inputs))
 
     def build(self, pipeline, staging):
         from castor.pipelines.corpus.sink import WriteCorpus

@@ -1,4 +1,4 @@
-"""The web job's composition: rules before and after extraction, one view a text, and the published recipes as gin files."""
+"""The web job's composition: rules before and after extraction, one tokenization per text, and the published recipes as gin files."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.execution import launcher
 from castor.pipelines.filters import c4, refinedweb
 from castor.pipelines.filters.reason import Reason
-from castor.pipelines.text.tokenized_text import view
+from castor.pipelines.text.tokenized_text import tokenize
 from castor.tasks import configuration
 from castor.tasks.errors import ConfigurationError
 
@@ -30,7 +30,7 @@ class NoMirrors:
 
 @pytest.fixture
 def made(tmp_path):
-    """A job on six texts: one for each fate."""
+    """A job on six texts: one for each outcome."""
     texts = [GOOD, PROSE["de"], PROSE["zh"], GOOD + "\n\nHome", GOOD + "\n" + GOOD, "Too short to say."]
     rows = [{"text": text, "url": f"http://e.org/{i}"} for i, text in enumerate(texts)] + [
         {"text": PROSE["ko"], "url": "http://mirror.org/"}
@@ -75,13 +75,13 @@ def test_a_job_put_together_wrongly_says_so_at_once(made, changes, message):
 
 
 def test_all_rules_of_a_document_share_one_view(made):
-    """Steps fuse and elements go through them one by one, so the view is made once a text; c4.Clean makes another text of one document."""
-    view.cache_clear()
+    """Steps fuse and elements go through them one by one, so each text is tokenized once; c4.Clean makes another text of one document."""
+    tokenize.cache_clear()
     launcher.run(
         dataclasses.replace(made, filters=(*made.filters, refinedweb.Clean(max_words_removed=1.0), c4.Clean())),
         quiet=True,
     )
-    info = view.cache_info()
+    info = tokenize.cache_info()
     assert info.misses == 6 + 1 and info.hits == 20 + 4  # the four that are left are asked for their signatures
 
 

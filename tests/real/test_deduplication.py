@@ -10,7 +10,7 @@ from castor.pipelines.deduplication.minhash import MinHash
 from castor.pipelines.document import Document
 from castor.pipelines.media.fingerprints import hamming, perceptual_hash
 from castor.pipelines.media.images import decode_image
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 from castor.pipelines.text.html import Extract
 
 pytestmark = pytest.mark.real
@@ -24,7 +24,7 @@ def test_pages_that_are_near_duplicates_in_nature_meet(real_data):
     rows = map(json.loads, (real_data / "web" / "near_duplicates.jsonl").read_text().splitlines())
     pairs = [tuple(places[row[k]["repo"], row[k]["path"]] for k in "ab") for row in rows if row["jaccard"] >= 0.8]
     wanted = {place for pair in pairs for place in pair}
-    source = PageSource(
+    source = WebSource(
         "real", str(real_data), tuple({place[len(str(real_data)) + 1 :].partition("#")[0] for place in wanted})
     )
     found = [e for uri in source.files() for e in source.read(uri) if isinstance(e, Document) and e.source in wanted]

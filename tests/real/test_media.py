@@ -11,7 +11,7 @@ from castor.pipelines.execution import launcher
 from castor.pipelines.filters.clip_quality import ClipQuality
 from castor.pipelines.filters.datacomp_basic import DataCompBasic
 from castor.pipelines.filters.sound_quality import SoundQuality
-from castor.pipelines.readers.media_source import Samples
+from castor.pipelines.readers.media_source import MediaSource
 
 pytestmark = pytest.mark.real
 
@@ -101,6 +101,6 @@ def test_films_of_every_codec_and_broken_films(real_data, tmp_path):
 
 @pytest.mark.parametrize("modality", ["image", "audio", "video"])
 def test_every_file_there_is_is_read_or_refused(real_data, modality):
-    source = Samples("real", str(real_data), ("bad", "web/real", "image/*-png-*"), modality)
+    source = MediaSource("real", str(real_data), ("bad", "web/real", "image/*-png-*"), modality)
     for uri in source.files():
         assert list(source.read(uri)), uri

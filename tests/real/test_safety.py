@@ -6,7 +6,7 @@ import pytest
 
 from castor.pipelines.document import Document
 from castor.pipelines.filters import robots, url_lists
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 from castor.pipelines.text import pii
 
 pytestmark = pytest.mark.real
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def fetched(real_data):
-    source = PageSource("web", str(real_data / "web" / "crawl"), ("*.warc.gz",))
+    source = WebSource("web", str(real_data / "web" / "crawl"), ("*.warc.gz",))
     return [element for uri in source.files() for element in source.read(uri) if isinstance(element, Document)]
 
 
@@ -30,7 +30,7 @@ def test_our_own_lists_turn_no_ordinary_address_away(fetched):
 
 def test_personal_data_in_real_text(real_data):
     """Of 30 pages and a book on programming in 170 parts: three phone numbers and three e-mail addresses, each of which is one, and no version or example."""
-    source = PageSource("web", str(real_data / "web" / "text"), ("*.jsonl.gz", "*.json.gz", "*.jsonl.zst"))
+    source = WebSource("web", str(real_data / "web" / "text"), ("*.jsonl.gz", "*.json.gz", "*.jsonl.zst"))
     counts, pages = collections.Counter(), 0
     for uri in source.files():
         for document in source.read(uri):

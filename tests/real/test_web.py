@@ -8,7 +8,7 @@ from castor.pipelines.core.sandbox import Sandbox
 from castor.pipelines.corpus.reader import read_corpus
 from castor.pipelines.document import Document, Rejection
 from castor.pipelines.execution import launcher
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 
 pytestmark = pytest.mark.real
 
@@ -78,7 +78,7 @@ def test_sound_records_of_bad_files_come_through(real_data):
     for name, (_, sound) in BAD.items():
         if not sound or name.startswith("html"):
             continue
-        elements = list(PageSource("real", str(real_data), (f"bad/{name}",)).read(f"{real_data}/bad/{name}"))
+        elements = list(WebSource("real", str(real_data), (f"bad/{name}",)).read(f"{real_data}/bad/{name}"))
         assert sum(isinstance(e, Document) for e in elements) == sound, name
 
 
@@ -111,7 +111,7 @@ def test_crawls_come_through_whole(refined, real_data):
 
 
 def test_all_1443_pages_of_the_crawl_are_read(real_data):
-    source = PageSource("real", str(real_data), ("web/crawl/*",))
+    source = WebSource("real", str(real_data), ("web/crawl/*",))
     elements = [e for uri in source.files() for e in source.read(uri)]
     pages = [e for e in elements if isinstance(e, Document)]
     assert len(pages) == 1443 and {e.reason for e in elements if isinstance(e, Rejection)} == {"page.record_type"}

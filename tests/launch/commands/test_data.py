@@ -152,21 +152,21 @@ def refined(raw, tmp_path_factory):
     return output
 
 
-def test_explain_tells_every_fate(refined, capsys):
+def test_explain_tells_every_outcome(refined, capsys):
     funnel = load_manifest(str(refined))["funnel"]
     rows = [
         row for name in sorted((refined / "fates").iterdir()) for row in pandas.read_parquet(name).to_dict("records")
     ]
     assert len(rows) == funnel["read"] and sum(row["fate"] == "kept" for row in rows) == funnel["kept"]
-    by_fate = {row["fate"]: row["id"].hex() for row in rows}
-    assert set(by_fate) == {"kept", "rejected", "duplicate", "dead letter"}
-    kept = explained(capsys, refined, f"--id={by_fate['kept']}")
+    by_outcome = {row["fate"]: row["id"].hex() for row in rows}
+    assert set(by_outcome) == {"kept", "rejected", "duplicate", "dead letter"}
+    kept = explained(capsys, refined, f"--id={by_outcome['kept']}")
     assert "kept" in kept and "language_score: " in kept and "url: http://e.org/" in kept
-    rejected = explained(capsys, refined, f"--id={by_fate['rejected']}")
+    rejected = explained(capsys, refined, f"--id={by_outcome['rejected']}")
     assert "rejected: gopher_quality.few_words, measured: 1" in rejected and "min_words = 142" in rejected
-    duplicate = explained(capsys, refined, f"--id={by_fate['duplicate']}")
+    duplicate = explained(capsys, refined, f"--id={by_outcome['duplicate']}")
     assert "stays" in duplicate and re.search("[0-9a-f]{32} stays", duplicate)
-    assert "dead letter: source." in explained(capsys, refined, f"--id={by_fate['dead letter']}")
+    assert "dead letter: source." in explained(capsys, refined, f"--id={by_outcome['dead letter']}")
     assert len(explained(capsys, refined, "--url=https://e.org/0").split("#offset=")) == 3  # the page and its copy
     assert "b.jsonl#line=2" in explained(capsys, refined, "--source=b.jsonl#line=2")
 

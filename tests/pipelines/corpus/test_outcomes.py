@@ -1,4 +1,4 @@
-"""The table of fates: one row for every record read, found by id, address and place."""
+"""The table of outcomes: one row for every record read, found by id, address and place."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_rows_come_back_by_id_url_and_source(tmp_path):
     )
     assert list(outcomes.find(str(tmp_path), source="warc#offset=3")) == []
     [letter] = outcomes.find(str(tmp_path), id="f" * 32)
-    assert (letter.fate, letter.reason, letter.source, letter.url, len(letter.measure)) == (
+    assert (letter.outcome, letter.reason, letter.source, letter.url, len(letter.measure)) == (
         "dead letter",
         "source.bad",
         "/in/\\udc80",
@@ -41,7 +41,7 @@ def test_rows_come_back_by_id_url_and_source(tmp_path):
         300,
     )
     for units, count in ((("/in/a.warc",), 40), (("/in/",), 41), (("/in/./",), 41), (("/in/a", "/i"), 0)):
-        assert len(outcomes.seen_in(str(tmp_path), units)) == count
+        assert len(outcomes.marks_in(str(tmp_path), units)) == count
 
 
 def test_order_of_arrival_does_not_show(tmp_path):

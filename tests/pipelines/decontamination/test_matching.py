@@ -13,7 +13,7 @@ from castor.pipelines.decontamination import matching
 from castor.pipelines.decontamination.benchmark_files import Passage
 from castor.pipelines.decontamination.benchmark_index import Index, Seeds
 from castor.pipelines.decontamination.matching import Thresholds, find
-from castor.pipelines.text.tokenized_text import TextView
+from castor.pipelines.text.tokenized_text import TokenizedText
 
 
 def passage(text, number=0, part="question", file="b"):
@@ -26,7 +26,7 @@ def index():
 
 
 def found(index, text, **limits):
-    return find(TextView(text), index, Thresholds(**limits))
+    return find(TokenizedText(text), index, Thresholds(**limits))
 
 
 def planted(text):
@@ -51,7 +51,9 @@ def test_the_same_words_are_a_copy_whatever_their_dress(index, text, number, cha
     assert (
         match.entry.number == number and match.coverage == 1.0 and match.kind == ("whole" if number == 2 else "ngram")
     )
-    assert TextView(page[match.begin : match.end]).token_hashes.tolist() == TextView(text).token_hashes.tolist()
+    assert (
+        TokenizedText(page[match.begin : match.end]).token_hashes.tolist() == TokenizedText(text).token_hashes.tolist()
+    )
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3])

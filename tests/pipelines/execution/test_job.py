@@ -28,7 +28,7 @@ TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-    """Text files with every fate in them, a FIFO and a dangling link."""
+    """Text files with every outcome in them, a FIFO and a dangling link."""
     root = tmp_path_factory.mktemp("lines")
     for f in range(3):
         text = (

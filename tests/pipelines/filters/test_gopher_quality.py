@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from prose import GOOD, PROSE, document
 
 from castor.pipelines.filters import gopher_quality
-from castor.pipelines.text.tokenized_text import TextView
+from castor.pipelines.text.tokenized_text import TokenizedText
 
 NO_STOP_WORDS = "Library book shelf reader lending catalogue. " * 12
 
@@ -66,13 +66,13 @@ TEXTS = st.lists(PIECES, max_size=40).map("".join)
 
 @given(TEXTS)
 def test_shares_are_those_of_plain_python(text):
-    seen = TextView(text)
+    tokenized = TokenizedText(text)
     lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
     count = max(1, len(lines))
-    assert gopher_quality.bullet_lines(seen) == sum(line[0] in "-*\u2022" for line in lines) / count
-    assert gopher_quality.ellipsis_lines(seen) == sum(line.endswith(("...", "\u2026")) for line in lines) / count
-    words = [text[a:b] for a, b in zip(seen.word_starts, seen.word_ends)]
+    assert gopher_quality.bullet_lines(tokenized) == sum(line[0] in "-*\u2022" for line in lines) / count
+    assert gopher_quality.ellipsis_lines(tokenized) == sum(line.endswith(("...", "\u2026")) for line in lines) / count
+    words = [text[a:b] for a, b in zip(tokenized.word_starts, tokenized.word_ends)]
     lettered = sum(any(c.isalpha() for c in word) for word in words)
-    assert gopher_quality.words_with_letter(seen, spaced=True) == lettered / max(1, len(words))
+    assert gopher_quality.words_with_letter(tokenized, spaced=True) == lettered / max(1, len(words))
     solid = sum(any(c.isalnum() for c in word) for word in words)
-    assert gopher_quality.words_with_letter(seen, spaced=False) == lettered / max(1, solid)
+    assert gopher_quality.words_with_letter(tokenized, spaced=False) == lettered / max(1, solid)

@@ -10,7 +10,7 @@ from prose import GOOD, PROSE, document
 
 from castor.pipelines.filters import gopher_repetition
 from castor.pipelines.filters.gopher_repetition import Filter, covered, duplicates, repeated_runs, top_share
-from castor.pipelines.text.tokenized_text import TextView
+from castor.pipelines.text.tokenized_text import TokenizedText
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd"]), max_size=30)
 
@@ -28,15 +28,15 @@ def plain_share(words, n, starts):
 
 
 def measured(words, longest):
-    seen = TextView(" ".join(words))
-    lengths = seen.word_ends - seen.word_starts
+    tokenized = TokenizedText(" ".join(words))
+    lengths = tokenized.word_ends - tokenized.word_starts
     return {
         n: (
             top_share(lengths, n, starts, groups),
             covered(lengths, n, gopher_repetition._later(starts, groups)),
             covered(lengths, n, starts),
         )
-        for n, starts, groups in repeated_runs(seen.word_hashes, longest)
+        for n, starts, groups in repeated_runs(tokenized.word_hashes, longest)
     }
 
 

@@ -90,7 +90,7 @@ def test_saved_and_loaded(tmp_path):
         ({"features": {"bits": 60, "order": 2, "most": 5, "numbers": False, "version": 1, "view": 1}}, "out of range"),
         (
             {"features": {"bits": 8, "order": 2, "most": 5, "numbers": False, "version": 99, "view": 1}},
-            "of features 99 on view 1",
+            "of features version 99 on tokenization version 1",
         ),
         ({"weights": {"file": "../../etc/passwd", "bytes": 512, "sha256": "0" * 64}}, "not what its manifest says"),
         ({"weights": {}}, "KeyError"),

@@ -5,13 +5,13 @@ import pytest
 import small_media
 
 from castor.pipelines.document import DeadLetter, Document
-from castor.pipelines.readers.media_source import Samples
+from castor.pipelines.readers.media_source import MediaSource
 
 JPEG = small_media.encode_picture(small_media.picture())
 
 
 def elements(tmp_path, modality="image", patterns=("**/*",), **options):
-    source = Samples("test", str(tmp_path), tuple(patterns), modality, **options)
+    source = MediaSource("test", str(tmp_path), tuple(patterns), modality, **options)
     return [element for uri in source.files() for element in source.read(uri)]
 
 

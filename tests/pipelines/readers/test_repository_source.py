@@ -57,7 +57,7 @@ def read(root, uri=None, **options):
     return [e for u in ([uri] if uri else source.files()) for e in source.read(u)]
 
 
-def fates(elements):
+def outcomes(elements):
     result = {}
     for e in elements:
         d = e.document if isinstance(e, Rejection) else e
@@ -92,7 +92,7 @@ def test_archive(tmp_path):
     ]
     tar(tmp_path / "r@1.tar.gz", members)
     elements = read(tmp_path, max_file_bytes=4000)
-    assert fates(elements) == {
+    assert outcomes(elements) == {
         "r/a.py": ("MIT",),
         "r/LICENSE": ("MIT",),
         "r/vendor/COPYING": ("GPL-3.0",),
@@ -121,14 +121,14 @@ def test_damaged_archives_give_what_is_sound(tmp_path):
     tar(tmp_path / "r.tar.gz", [(f"r/{i}.py", os.urandom(20_000)) for i in range(5)])
     whole = (tmp_path / "r.tar.gz").read_bytes()
     (tmp_path / "r.tar.gz").write_bytes(whole[: len(whole) // 2])
-    found = fates(read(tmp_path))
+    found = outcomes(read(tmp_path))
     assert found["r/0.py"] == () and "truncated_gzip" in found.values() and len(found) >= 3
     (tmp_path / "r.tar.gz").write_bytes(b"no gzip")
-    assert list(fates(read(tmp_path)).values()) == ["not_gzip"]
+    assert list(outcomes(read(tmp_path)).values()) == ["not_gzip"]
     (tmp_path / "r.tar.gz").write_bytes(b"")
-    assert list(fates(read(tmp_path)).values()) == ["empty"]
+    assert list(outcomes(read(tmp_path)).values()) == ["empty"]
     (tmp_path / "r.tar.gz").write_bytes(gzip.compress(bytes(3 << 20)))
-    assert list(fates(read(tmp_path, max_archive_bytes=1 << 20)).values()) == ["too_large"]
+    assert list(outcomes(read(tmp_path, max_archive_bytes=1 << 20)).values()) == ["too_large"]
 
 
 def test_folders(tmp_path):

@@ -7,11 +7,11 @@ import pytest
 import zstandard
 
 from castor.pipelines.document import DeadLetter, Document, Rejection, document_id
-from castor.pipelines.readers.web_source import PageSource
+from castor.pipelines.readers.web_source import WebSource
 
 
 def source(tmp_path, *patterns, **options):
-    return PageSource("web", str(tmp_path), patterns or ("**",), **options)
+    return WebSource("web", str(tmp_path), patterns or ("**",), **options)
 
 
 def read(tmp_path, name, data, **options):
@@ -19,7 +19,7 @@ def read(tmp_path, name, data, **options):
     return list(source(tmp_path, **options).read(str(tmp_path / name)))
 
 
-def fates(elements):
+def outcomes(elements):
     return [e.text if isinstance(e, Document) else e.reason if isinstance(e, Rejection) else e.error for e in elements]
 
 
@@ -69,7 +69,7 @@ def test_records_of_an_archive(tmp_path):
         None,
         None,
     ]
-    assert fates(elements) == expected
+    assert outcomes(elements) == expected
     page = elements[1]
     offset = page.source.partition("#")[2]
     assert page.id == document_id("web", f"a.warc.gz#{offset}") and page.bytes == b"<p>page" and page.modality == "text"
@@ -102,7 +102,7 @@ def test_lines(tmp_path, name):
     data = b"\n".join(line for line, _ in LINES if len(line) < 50_000)
     pack = {"gz": gzip.compress, "zst": zstandard.compress}.get(name.rpartition(".")[2], bytes)
     elements = read(tmp_path, name, pack(data), max_page_bytes=2000)
-    assert fates(elements) == [fate for line, fate in LINES if len(line) < 50_000]
+    assert outcomes(elements) == [outcome for line, outcome in LINES if len(line) < 50_000]
     assert elements[0].id == document_id("web", f"{name}#line=1") and elements[0].metadata == {
         "url": "http://a/",
         "id": 5,
@@ -111,22 +111,22 @@ def test_lines(tmp_path, name):
 
 
 def test_deep_nesting_is_a_dead_letter(tmp_path):
-    assert fates(read(tmp_path, "a.jsonl", LINES[-3][0] + b"\n" + LINES[0][0])) == ["deep_nesting", "sound"]
+    assert outcomes(read(tmp_path, "a.jsonl", LINES[-3][0] + b"\n" + LINES[0][0])) == ["deep_nesting", "sound"]
 
 
 def test_line_bombs_and_damage(tmp_path):
     good = b"".join(json.dumps({"text": f"line {i}"}).encode() + b"\n" for i in range(200))
     bomb = gzip.compress(LINES[0][0] + b"\n" + bytes(50 << 20) + b"\n" + LINES[0][0])
-    assert fates(read(tmp_path, "bomb.jsonl.gz", bomb, max_page_bytes=1 << 20)) == ["sound", "too_large", "sound"]
+    assert outcomes(read(tmp_path, "bomb.jsonl.gz", bomb, max_page_bytes=1 << 20)) == ["sound", "too_large", "sound"]
     cut = read(tmp_path, "cut.jsonl.zst", zstandard.compress(good)[:-20])
-    assert fates(cut)[-1] == "truncated_zstd"
+    assert outcomes(cut)[-1] == "truncated_zstd"
     packed = gzip.compress(good)
     damaged = bytearray(packed)
     damaged[len(packed) // 2] ^= 0xFF
     elements = read(tmp_path, "multi.jsonl.gz", bytes(damaged) + gzip.compress(good))
-    assert fates(elements)[-200:] == [f"line {i}" for i in range(200)] and "corrupt_gzip" in fates(elements)
+    assert outcomes(elements)[-200:] == [f"line {i}" for i in range(200)] and "corrupt_gzip" in outcomes(elements)
     assert len({e.id for e in elements}) == len(elements)
-    assert fates(read(tmp_path, "empty.jsonl", b"")) == ["empty"]
+    assert outcomes(read(tmp_path, "empty.jsonl", b"")) == ["empty"]
 
 
 def test_what_publishers_ask_comes_along(tmp_path):
@@ -138,11 +138,11 @@ def test_what_publishers_ask_comes_along(tmp_path):
 def test_single_pages_and_unknown_files(tmp_path):
     [page] = read(tmp_path, "a.HTML", b"<p>x")
     assert (page.bytes, page.id, page.source) == (b"<p>x", document_id("web", "a.HTML"), "a.HTML")
-    assert fates(read(tmp_path, "b.html.gz", gzip.compress(bytes(3000)), max_page_bytes=2000)) == ["too_large"]
-    assert fates(read(tmp_path, "c.pdf", b"%PDF")) == ["unsupported_format"] and fates(
+    assert outcomes(read(tmp_path, "b.html.gz", gzip.compress(bytes(3000)), max_page_bytes=2000)) == ["too_large"]
+    assert outcomes(read(tmp_path, "c.pdf", b"%PDF")) == ["unsupported_format"] and outcomes(
         read(tmp_path, "noextension", b"x")
     ) == ["unsupported_format"]
-    assert fates(read(tmp_path, "d.html", b"")) == ["empty"]
+    assert outcomes(read(tmp_path, "d.html", b"")) == ["empty"]
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
@@ -151,7 +151,9 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.html")
     (tmp_path / "gone.html").symlink_to("nowhere")
     (tmp_path / "loop.html").symlink_to("loop.html")
-    assert {name: fates(source(tmp_path).read(f"{tmp_path}/{name}.html"))[0] for name in ("pipe", "gone", "loop")} == {
+    assert {
+        name: outcomes(source(tmp_path).read(f"{tmp_path}/{name}.html"))[0] for name in ("pipe", "gone", "loop")
+    } == {
         "pipe": "not_a_file",
         "gone": "FileNotFoundError",
         "loop": "OSError",

@@ -176,12 +176,12 @@ def test_the_job_joins_what_it_keeps_and_the_funnel_adds_up(raw, tmp_path):
     members = [(m, d) for d in documents for m in d.metadata["members"]]
     assert sorted(m["id"] for m, _ in members) == sorted(files)  # each kept file once, and nothing else
     assert all(d.text[m["start"] : m["end"]] == files[m["id"]].text for m, d in members)
-    for identifier, file in files.items():  # a file's fate can still be told, and where it stands
-        [fate] = outcomes.find(str(tmp_path / "together"), id=identifier)
+    for identifier, file in files.items():  # a file's outcome can still be told, and where it stands
+        [outcome] = outcomes.find(str(tmp_path / "together"), id=identifier)
         assert (
-            fate.fate == "kept"
-            and fate.source == file.source
-            and fate.measure in {f"stands in {d.id}" for d in documents}
+            outcome.outcome == "kept"
+            and outcome.source == file.source
+            and outcome.measure in {f"stands in {d.id}" for d in documents}
         )
     assert {d.metadata["repository"] for d in documents} == {"one/r", "two/r", "three"}
     first = next(d for d in documents if d.metadata["repository"] in ("one/r", "two/r"))

@@ -3,7 +3,7 @@
 import pytest
 
 from castor.pipelines.text import languages
-from castor.pipelines.text.tokenized_text import TextView
+from castor.pipelines.text.tokenized_text import TokenizedText
 
 OF_A_CRAWL = "de en zh es fr ru uk pl sv pt ro ja hu it ar ko tr no cs hi bg el nl da fi id vi th fa he ca gl".split()
 
@@ -15,7 +15,7 @@ def test_the_languages_of_a_crawl_are_there():
 
 @pytest.mark.parametrize("language", [x for x in languages.STOP_WORDS if x not in languages.ANYWHERE])
 def test_a_stop_word_set_apart_is_one_token(language):
-    assert [word for word in languages.STOP_WORDS[language] if TextView(word).num_tokens != 1] == []
+    assert [word for word in languages.STOP_WORDS[language] if TokenizedText(word).num_tokens != 1] == []
 
 
 def test_terminal_marks_are_single_and_no_letters():

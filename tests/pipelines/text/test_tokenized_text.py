@@ -1,4 +1,4 @@
-"""The tokenised view against plain Python: words, lines, paragraphs and tokens of any text, and hashes that may never drift."""
+"""The tokenized text against plain Python: words, lines, paragraphs and tokens of any text, and hashes that may never drift."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castor.pipelines.text.tokenized_text import LETTER, SOLO, TextView, hash_tokens, ngrams, view
+from castor.pipelines.text.tokenized_text import LETTER, SOLO, TokenizedText, hash_tokens, ngrams, tokenize
 
 PIECES = st.sampled_from(
     [
@@ -51,13 +51,13 @@ def spans(text, starts, ends):
 
 @given(TEXTS)
 def test_words_and_lines_are_those_of_plain_python(text):
-    seen = TextView(text)
-    assert spans(text, seen.word_starts, seen.word_ends) == WORD.findall(text)
-    assert spans(text, seen.line_starts, seen.line_ends) == plain_lines(text)
-    assert seen.unspaced_share == pytest.approx(
+    tokenized = TokenizedText(text)
+    assert spans(text, tokenized.word_starts, tokenized.word_ends) == WORD.findall(text)
+    assert spans(text, tokenized.line_starts, tokenized.line_ends) == plain_lines(text)
+    assert tokenized.unspaced_share == pytest.approx(
         len([c for c in text if solo(c)]) / max(1, len([c for c in text if not c.isspace()]))
     )
-    assert np.diff(seen.words_before_line).tolist() == [len(WORD.findall(line)) for line in plain_lines(text)]
+    assert np.diff(tokenized.words_before_line).tolist() == [len(WORD.findall(line)) for line in plain_lines(text)]
 
 
 def solo(character):
@@ -66,7 +66,7 @@ def solo(character):
 
 @given(TEXTS)
 def test_paragraphs_are_lines_without_a_blank_line_between(text):
-    seen = TextView(text)
+    tokenized = TokenizedText(text)
     expected, current = [], []
     for line in [*text.split("\n"), ""]:
         if line.strip():
@@ -74,41 +74,45 @@ def test_paragraphs_are_lines_without_a_blank_line_between(text):
         elif current:
             expected.append(current)
             current = []
-    assert [plain_lines(p) for p in spans(text, seen.paragraph_starts, seen.paragraph_ends)] == expected
+    assert [plain_lines(p) for p in spans(text, tokenized.paragraph_starts, tokenized.paragraph_ends)] == expected
 
 
 @given(TEXTS)
 def test_all_lines_joined_are_the_text_with_its_blanks_in_order(text):
-    seen = TextView(text)
-    whole = seen.joined(np.ones(seen.num_lines, bool))
+    tokenized = TokenizedText(text)
+    whole = tokenized.joined(np.ones(tokenized.num_lines, bool))
     assert (
         plain_lines(whole) == plain_lines(text)
-        and TextView(whole).paragraph_hashes.tolist() == seen.paragraph_hashes.tolist()
+        and TokenizedText(whole).paragraph_hashes.tolist() == tokenized.paragraph_hashes.tolist()
     )
 
 
 def test_some_lines_joined():
-    seen = TextView(" one\ntwo \n\n\nthree\nfour\n\nfive")
-    assert seen.joined(np.array([True, False, False, True, True])) == "one\n\nfour\n\nfive"
-    assert seen.joined(np.array([True, True, False, False, False]), {1: "2"}) == "one\n2" and seen.line(2) == "three"
-    assert seen.joined(np.zeros(5, bool)) == ""
+    tokenized = TokenizedText(" one\ntwo \n\n\nthree\nfour\n\nfive")
+    assert tokenized.joined(np.array([True, False, False, True, True])) == "one\n\nfour\n\nfive"
+    assert (
+        tokenized.joined(np.array([True, True, False, False, False]), {1: "2"}) == "one\n2"
+        and tokenized.line(2) == "three"
+    )
+    assert tokenized.joined(np.zeros(5, bool)) == ""
 
 
 @given(TEXTS, TEXTS)
 def test_hashes_of_spans_are_equal_where_the_spans_are(one, other):
     text = one + "\n" + other
-    seen = TextView(text)
+    tokenized = TokenizedText(text)
     for starts, ends, hashes in (
-        (seen.word_starts, seen.word_ends, seen.word_hashes),
-        (seen.line_starts, seen.line_ends, seen.line_hashes),
-        (seen.paragraph_starts, seen.paragraph_ends, seen.paragraph_hashes),
+        (tokenized.word_starts, tokenized.word_ends, tokenized.word_hashes),
+        (tokenized.line_starts, tokenized.line_ends, tokenized.line_hashes),
+        (tokenized.paragraph_starts, tokenized.paragraph_ends, tokenized.paragraph_hashes),
     ):
         by_string = {}
         for string, value in zip(spans(text, starts, ends), hashes.tolist()):
             assert by_string.setdefault(string, value) == value
         assert len(set(by_string.values())) == len(by_string)
     assert (
-        TextView(other).word_hashes.tolist() == seen.word_hashes[seen.num_words - TextView(other).num_words :].tolist()
+        TokenizedText(other).word_hashes.tolist()
+        == tokenized.word_hashes[tokenized.num_words - TokenizedText(other).num_words :].tolist()
     )
 
 
@@ -125,8 +129,8 @@ def test_hashes_of_spans_are_equal_where_the_spans_are(one, other):
     ],
 )
 def test_tokens(text, expected):
-    seen = TextView(text)
-    assert spans(text, seen.token_starts, seen.token_ends) == expected
+    tokenized = TokenizedText(text)
+    assert spans(text, tokenized.token_starts, tokenized.token_ends) == expected
 
 
 @pytest.mark.parametrize(
@@ -142,21 +146,23 @@ def test_tokens(text, expected):
     ],
 )
 def test_folding_forgets_case_accents_and_punctuation(one, same):
-    assert TextView(one).token_hashes.tolist() == hash_tokens([same]).tolist()
+    assert TokenizedText(one).token_hashes.tolist() == hash_tokens([same]).tolist()
 
 
 @given(TEXTS)
 def test_tokens_lie_in_order_and_hold_letters_or_digits(text):
-    seen = TextView(text)
-    assert (seen.token_starts < seen.token_ends).all() and (seen.token_ends[:-1] <= seen.token_starts[1:]).all()
-    assert len(seen.token_hashes) == len(seen.token_is_number) == seen.num_tokens
-    for token, number in zip(spans(text, seen.token_starts, seen.token_ends), seen.token_is_number):
+    tokenized = TokenizedText(text)
+    assert (tokenized.token_starts < tokenized.token_ends).all() and (
+        tokenized.token_ends[:-1] <= tokenized.token_starts[1:]
+    ).all()
+    assert len(tokenized.token_hashes) == len(tokenized.token_is_number) == tokenized.num_tokens
+    for token, number in zip(spans(text, tokenized.token_starts, tokenized.token_ends), tokenized.token_is_number):
         if number:
             assert not any(c.isalpha() for c in token)
 
 
 def test_number_tokens():
-    assert TextView("in 1969, at 11th 3.5").token_is_number.tolist() == [False, True, False, False, True, True]
+    assert TokenizedText("in 1969, at 11th 3.5").token_is_number.tolist() == [False, True, False, False, True, True]
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.integers(1, 6))
@@ -179,16 +185,16 @@ def test_words_that_are_no_single_token_are_refused():
 
 def test_the_view_is_shared_and_old_ones_are_let_go():
     text = "a shared text"
-    assert view(text) is view(text)
-    assert view(text).share_of(LETTER) == 1.0 and view("\u4e2d\u6587").share_of(SOLO) == 1.0
+    assert tokenize(text) is tokenize(text)
+    assert tokenize(text).share_of(LETTER) == 1.0 and tokenize("\u4e2d\u6587").share_of(SOLO) == 1.0
 
 
 def test_hashes_have_not_drifted():
     """Signatures and indexes on disk hold these numbers: another value is another VERSION."""
-    seen = TextView("The quick fox\njumps. \u4e2d\u6587 Caf\u00e9 42")
-    assert [f"{h:016x}" for h in seen.token_hashes.tolist()] == GOLDEN_TOKENS
-    assert [f"{h:016x}" for h in seen.token_ngrams(5).tolist()] == GOLDEN_FIVE
-    assert [f"{h:016x}" for h in seen.line_hashes.tolist()] == GOLDEN_LINES
+    tokenized = TokenizedText("The quick fox\njumps. \u4e2d\u6587 Caf\u00e9 42")
+    assert [f"{h:016x}" for h in tokenized.token_hashes.tolist()] == GOLDEN_TOKENS
+    assert [f"{h:016x}" for h in tokenized.token_ngrams(5).tolist()] == GOLDEN_FIVE
+    assert [f"{h:016x}" for h in tokenized.line_hashes.tolist()] == GOLDEN_LINES
     assert sys.byteorder == "little"
 
 
