@@ -3,7 +3,9 @@
 import collections
 import pathlib
 
-from castor.pipelines.corpus import corpus
+from castor.pipelines.corpus.commit import commit, read_entries
+from castor.pipelines.corpus.rows import encode_element
+from castor.pipelines.corpus.shard_writer import write_shard
 from castor.pipelines.document import Document
 
 
@@ -12,12 +14,12 @@ def write_corpus(directory: pathlib.Path, name: str, modality: str, made: list[D
     staging = str(directory / ".staging-test")
     rows = collections.defaultdict(list)
     for document in made:
-        identifier, row = corpus.encode_element(document, keep_rejects=False)
+        identifier, row = encode_element(document, keep_rejects=False)
         rows[int(identifier[:16], 16) * num_shards >> 64].append(row)
     for shard in range(num_shards):
-        corpus.write_shard(staging, shard, num_shards, rows[shard])
-    entries = corpus.read_entries(staging, num_shards)
+        write_shard(staging, shard, num_shards, rows[shard])
+    entries = read_entries(staging, num_shards)
     manifest = {"kind": "corpus", "format": 1, "name": name, "modality": modality, "fingerprint": name}
     manifest["shards"] = [entry["shard"] for entry in entries]
-    corpus.commit(staging, str(directory), manifest)
+    commit(staging, str(directory), manifest)
     return str(directory)

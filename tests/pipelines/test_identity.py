@@ -15,7 +15,8 @@ import pytest
 from castor.launch.recipes.demo_corpus import DemoCorpus
 from castor.pipelines import audio, code, image, video, web
 from castor.pipelines.core import dead_letters
-from castor.pipelines.corpus import corpus, outcomes
+from castor.pipelines.corpus import outcomes
+from castor.pipelines.corpus.reader import load_manifest, read_corpus
 from castor.pipelines.document import content_id
 from castor.pipelines.execution import explain, launcher, replay
 from castor.pipelines.sourcecode.repository_layout import Layout
@@ -145,7 +146,7 @@ def test_an_exact_copy_is_the_same_document(kind, demo, corpora, tmp_path):
     funnel, single = after["funnel"], manifest["funnel"]
     assert funnel["read"] == 2 * single["read"] and funnel["kept"] == single["kept"]
     assert funnel["duplicates"]["id"] == single["kept"] + sum(single["duplicates"].values())
-    assert {d.source for d in corpus.read_corpus(str(tmp_path / "out")) if d.source.startswith("two")} == set()
+    assert {d.source for d in read_corpus(str(tmp_path / "out")) if d.source.startswith("two")} == set()
 
 
 def test_repository_documents_of_copied_and_overlapping_archives(demo, tmp_path):
@@ -159,10 +160,12 @@ def test_repository_documents_of_copied_and_overlapping_archives(demo, tmp_path)
     members = tar_members(gzip.decompress(archives[1].read_bytes()))
     (tmp_path / "raw" / "b" / "part.tar.gz").write_bytes(gzip.compress(tar_of([*members[1:], members[1]])))
     twice = run("code", tmp_path / "raw", tmp_path / "twice", inputs=("**/*.tar.gz",), repositories=Layout())
-    assert twice["funnel"]["read"] == 2 * single["funnel"]["read"] and twice["funnel"]["kept"] >= single["funnel"]["kept"]
+    assert (
+        twice["funnel"]["read"] == 2 * single["funnel"]["read"] and twice["funnel"]["kept"] >= single["funnel"]["kept"]
+    )
 
     def files(output):
-        return sorted(m["id"] for d in corpus.read_corpus(str(output)) for m in d.metadata["members"])
+        return sorted(m["id"] for d in read_corpus(str(output)) for m in d.metadata["members"])
 
     assert len(files(tmp_path / "twice")) == len(set(files(tmp_path / "twice")))
     # Renaming chooses the same homes: documents and their texts stay.
@@ -187,13 +190,18 @@ def test_the_spelling_of_the_input_root_changes_no_parquet_byte(identity, demo, 
     found = []
     for number, root in enumerate([*spellings, "moved/raw", *(["link"] if identity == "content" else [])]):
         run("code", root, f"out{number}", identity)
-        found.append({str(p.relative_to(f"out{number}")): p.read_bytes() for p in pathlib.Path(f"out{number}").rglob("*.parquet")})
+        found.append(
+            {
+                str(p.relative_to(f"out{number}")): p.read_bytes()
+                for p in pathlib.Path(f"out{number}").rglob("*.parquet")
+            }
+        )
     assert all(other == found[0] for other in found) and found[0]
-    sources = {d.source for d in corpus.read_corpus("out0")}
+    sources = {d.source for d in read_corpus("out0")}
     assert sources and not any("raw" in source for source in sources)
     assert [outcome.source for outcome in outcomes.find("out0", source="loose.py")] == ["loose.py"]
     # A user may name a record by any of them.
-    config = corpus.load_manifest("out2")["config"]
+    config = load_manifest("out2")["config"]
     for root in (str(tmp_path / "raw"), "raw"):
         assert explain.source_in(config, f"{root}/loose.py") == "loose.py"
     assert explain.source_in(config, "loose.py") == "loose.py"
@@ -214,13 +222,13 @@ def test_dead_letters_are_explained_and_replayed(identity, tmp_path):
     assert made["funnel"]["duplicates"] == ({} if identity == "location" else {"id": 1})
     for name in ("a.html", "b.html"):
         (outcome,) = outcomes.find(output, source=name)
-        steps = list(explain.again(output, corpus.load_manifest(output), outcome))
+        steps = list(explain.again(output, load_manifest(output), outcome))
         assert steps[0].result.source == name and steps[-1].result.error == "charset"
     # What follows the broken line has no outcome yet, although its content occurs before it.
     (root / "e.jsonl").write_text('{"text": "one line"}\n{"text": "mended"}\n{"text": "one line"}\n')
     again = launcher.run(replay.make_job(output, str(tmp_path / "again")), quiet=True)["funnel"]
     assert again["read"] == 4 and again["kept"] == 2 and sum(again["dead_letters"].values()) == 2
-    assert {d.text for d in corpus.read_corpus(str(tmp_path / "again"))} == {"mended", "one line"}
+    assert {d.text for d in read_corpus(str(tmp_path / "again"))} == {"mended", "one line"}
 
 
 def test_ids_by_content_tell_apart_what_later_steps_can_tell_apart():
