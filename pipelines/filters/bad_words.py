@@ -1,11 +1,17 @@
-"""Words that a page should not have: C4's rule, Raffel et al. 2020, arXiv 1910.10683, section 2.2, by language as in mC4.
+"""Rejects pages that contain a listed word: C4's rule (Raffel et al. 2020, arXiv 1910.10683, section 2.2), per
+language.
 
-An entry is a word or a phrase. It counts where it stands as whole words, whatever their case; in scripts that set no blanks between words
-(C4's code names Japanese, Thai and Chinese) wherever it stands. C4 rejects a page for one such word, which costs it pages on medicine, law and
-minorities more than others (Dodge et al. 2021, arXiv 2104.08758); `max_words` allows some.
+The paper: "removed any page that contained any word on the 'List of Dirty, Naughty, Obscene or Otherwise Bad Words'".
+The lists per language follow mC4 (Xue et al. 2021, arXiv 2010.11934).
 
-Entries are looked up as hashes of runs of tokens (pipelines/text/tokenized_text.py), whose folding is wider than case alone; what is found is then compared
-letter by letter, so an accent still makes another word. Blanks and punctuation between the words of a phrase do not count.
+An entry is a word or a phrase. An entry matches whole words, ignoring case. In scripts without spaces between words
+(C4's code names Japanese, Thai and Chinese) an entry matches anywhere. C4 rejects a page for a single listed word.
+That removes pages on medicine, law and minorities more often than others (Dodge et al. 2021, arXiv 2104.08758);
+`max_words` allows some occurrences.
+
+Entries are found by the hashes of their token n-grams (pipelines/text/tokenized_text.py). Tokens fold accents as well
+as case, so each hit is then compared letter by letter: an accent makes a different word. Whitespace and punctuation
+between the words of a phrase are ignored.
 """
 
 import dataclasses
@@ -24,9 +30,12 @@ from castor.pipelines.text.tokenized_text import tokenize
 @gin.configurable(module="bad_words")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """words: a list (pipelines/core/lists.py) for each language, ISO 639-1; `*` for documents of any language, in addition.
+    """Rejects documents with more than `max_words` occurrences of listed words. Reads metadata `language`.
 
-    max_words: how many occurrences a page may have. Reads metadata `language`.
+    words: language code (ISO 639-1) -> list of words (pipelines/core/lists.py). The list under `*` also applies to
+        documents of every language.
+
+    max_words: number of occurrences that a page may have.
     """
 
     words: Mapping[str, str] = dataclasses.field(
@@ -52,7 +61,7 @@ class Filter:
 
 
 def occurrences(text: str, name: str) -> list[str]:
-    """The entries of a list that stand in a text, one for each place where one does."""
+    """The entries of the list `name` found in `text`, one per occurrence."""
     tokenized, found = tokenize(text), []
     for length, (hashes, phrases) in _index(name).items():
         runs = tokenized.token_ngrams(length)
@@ -71,7 +80,7 @@ def occurrences(text: str, name: str) -> list[str]:
 
 @lists.kept
 def _index(name: str) -> dict[int, tuple[np.ndarray, dict[tuple[str, ...], str]]]:
-    """{tokens: (sorted hashes of the entries with so many tokens, {their tokens: the entry})}."""
+    """{number of tokens: (sorted hashes of the entries of that length, {the tokens of an entry: the entry})}."""
     phrases: dict[int, dict[tuple[str, ...], str]] = {}
     hashes: dict[int, list[int]] = {}
     for entry in sorted(lists.words((name,))):

@@ -1,10 +1,12 @@
-"""C4's rules: Raffel et al. 2020, arXiv 1910.10683, section 2.2, with the constants of the code that made it.
+"""C4's rules: Raffel et al. 2020, arXiv 1910.10683, section 2.2, with the constants of the published code.
 
-`Clean` drops lines (a function), `Filter` drops pages for what is left of them; C4 is both, in this order. Where paper and code differ, the
-code: at least 5 words a line, at least 3 sentences a page. Line ends are those of any script (pipelines/text/languages.py), `...` excepted.
-Sentences are counted by their terminal punctuation, which agrees with a trained splitter closely enough for a threshold of 3. The rule
-against curly brackets is meant for pages that show code by mistake; it also throws away every page about programming. Lines that occur on
-several pages are another matter (pipelines/deduplication/shared_lines.py).
+`Clean` is a function that drops lines; `Filter` rejects pages by what remains. C4 runs both, in this order.
+
+Where the paper and the code differ, the code decides: at least 5 words per line, at least 3 sentences per page. A line
+may end with the terminal punctuation of any script (pipelines/text/languages.py), except `...`. Sentences are counted
+by their terminal punctuation, which agrees closely enough with a trained splitter for a threshold of 3.
+
+C4's deduplication of lines that occur on several pages is in pipelines/deduplication/shared_lines.py.
 """
 
 import dataclasses
@@ -24,21 +26,25 @@ _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _END_MARKS = np.array([ord(c) for c in languages.TERMINAL if c not in "'\u2026"])
 _SENTENCE_END = re.compile(
-    r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f\uff61\u104b\u1362\u17d4\u17d5\u0f0d]+"
+    r"[.!?\u0964\u061f\u06d4\u0589]+(?=[\s\"'\u201d\u2019)\]]|$)"
+    r"|[\u3002\uff01\uff1f\uff61\u104b\u1362\u17d4\u17d5\u0f0d]+"
 )
-_CLAUSE_END = re.compile(
-    r"[\u0e01-\u0edf][ \u00a0\n]+(?=[\u0e01-\u0edf])"
-)  # Thai and Lao have no full stop: a blank ends a clause
+# Thai and Lao have no full stop: a space ends a clause.
+_CLAUSE_END = re.compile(r"[\u0e01-\u0edf][ \u00a0\n]+(?=[\u0e01-\u0edf])")
 _DOT = ord(".")
 
 
 def count_sentences(text: str) -> int:
-    """Sentences, by their terminal punctuation; in Thai and Lao, which have none, clauses, by the blank between two of their letters."""
+    """Number of sentences, counted by terminal punctuation.
+
+    Example: "Is it? Yes." has 2. Thai and Lao have no terminal punctuation; there each space between two letters ends a
+    clause, and clauses are counted.
+    """
     return len(_SENTENCE_END.findall(text)) + len(_CLAUSE_END.findall(text))
 
 
 def has_sentences(text: str, least: int) -> bool:
-    """count_sentences(text) >= least, without a look at the rest of a text that has them."""
+    """Whether `count_sentences(text) >= least`; stops reading the text once enough sentences are found."""
     return (
         sum(1 for _ in itertools.islice(_SENTENCE_END.finditer(text), least)) >= least or count_sentences(text) >= least
     )
@@ -47,9 +53,19 @@ def has_sentences(text: str, least: int) -> bool:
 @gin.configurable(module="c4")
 @dataclasses.dataclass(frozen=True)
 class Clean:
-    """Drops lines without an end mark, with few words, with an overlong word, about JavaScript or policies; deletes citation marks.
+    """Drops lines and deletes citation marks. Rejects `c4.no_lines` if no line remains.
 
-    What is left is stripped lines, a blank line where paragraphs met. Rejects `c4.no_lines`.
+    The remaining lines are stripped; an empty line separates paragraphs.
+
+    min_words_a_line: minimum number of words per line. 5, as in the code.
+
+    max_word_length: maximum length of any word of a line, in characters. 1,000, from the code; not in the paper.
+
+    end_marks: keep only lines that end with terminal punctuation.
+
+    javascript: drop lines that contain `javascript`.
+
+    policies: drop lines that contain a phrase of boilerplate policy notices.
     """
 
     min_words_a_line: int = 5
@@ -61,6 +77,7 @@ class Clean:
     name: ClassVar[str] = "c4.lines"
 
     def __call__(self, document: Document) -> Element:
+        # "citation markers (e.g. [1], [citation needed], etc.), we removed any such markers"
         text = _CITATION.sub("", document.text) if "[" in document.text else document.text
         tokenized = tokenize(text)
         if not tokenized.num_lines:
@@ -68,6 +85,7 @@ class Clean:
         keep = np.diff(tokenized.words_before_line) >= self.min_words_a_line
         longest = np.maximum.reduceat(tokenized.word_ends - tokenized.word_starts, tokenized.words_before_line[:-1])
         keep &= longest <= self.max_word_length
+        # "We only retained lines that ended in a terminal punctuation mark"
         if self.end_marks:
             codes, ends = tokenized.codes, tokenized.line_ends
             dots = (
@@ -76,6 +94,8 @@ class Clean:
                 & (codes[np.maximum(ends - 3, 0)] == _DOT)
             )
             keep &= (codes[ends - 1][:, None] == _END_MARKS).any(1) & ~dots
+        # "we removed any line with the word Javascript"; "Many pages had boilerplate policy notices, so we removed any
+        # lines containing the strings" of _POLICY
         unwanted = (("javascript",) if self.javascript else ()) + (_POLICY if self.policies else ())
         lower = text.lower()
         unwanted = tuple(phrase for phrase in unwanted if phrase in lower)
@@ -93,7 +113,15 @@ class Clean:
 @gin.configurable(module="c4")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """Rules about whole pages."""
+    """Rejects whole pages: placeholder text, curly brackets, too few sentences.
+
+    min_sentences: minimum number of sentences (`count_sentences`). 3, as in the code.
+
+    lorem_ipsum: reject pages that contain `lorem ipsum`.
+
+    curly_brackets: reject pages that contain `{`. The rule is meant for pages that show code by mistake; it also
+        rejects every page about programming.
+    """
 
     min_sentences: int = 3
     lorem_ipsum: bool = True
@@ -103,10 +131,13 @@ class Filter:
 
     def check(self, document: Document) -> str | None:
         text = document.text
+        # "we removed any page where the phrase 'lorem ipsum' appeared"
         if self.lorem_ipsum and "lorem ipsum" in text.lower():
             return Reason("c4.lorem_ipsum")
+        # "we removed any pages that contained a curly bracket"
         if self.curly_brackets and "{" in text:
             return Reason("c4.curly_bracket", text.count("{"))
+        # Pages with too few sentences: a threshold on which paper and code differ (see the top of this file).
         if not has_sentences(text, self.min_sentences):
             return Reason("c4.few_sentences", count_sentences(text))
         return None

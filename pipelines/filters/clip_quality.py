@@ -1,8 +1,10 @@
-"""Duration, shape and motion of films.
+"""Filters video clips by duration, shape and motion.
 
-Shortest clip: 2 s, NeMo Curator's shortest scene. Aspect: 9/21 to 21/9, Data-Juicer's default. Motion: both measure it by optical flow or
-motion vectors, which not every codec has; here it is the mean absolute change of brightness between small frames half a second apart (see
-pipelines/media/measures.py), with a threshold of Castor's own that only still pictures and test cards fail.
+Shortest clip: 2 s, the shortest scene of NeMo Curator. Aspect ratio: 9/21 to 21/9, the defaults of Data-Juicer.
+
+Both tools measure motion by optical flow or motion vectors, which not every codec provides. Here motion is the mean
+absolute change of brightness between small frames half a second apart (pipelines/media/measures.py). Its threshold is
+Castor's own: only still pictures and test cards fail.
 """
 
 import dataclasses
@@ -16,7 +18,18 @@ from castor.pipelines.filters.reason import Reason
 @gin.configurable(module="pipelines.filters.clip_quality")
 @dataclasses.dataclass(frozen=True)
 class ClipQuality:
-    """Seconds; shorter side in pixels; width over height; motion as a share of full scale."""
+    """Rejects clips outside the bounds. Reads the metadata of media/measures.py's MeasureClip.
+
+    min_seconds, max_seconds: bounds of the duration, in seconds.
+
+    min_side: minimum length of the shorter side, in pixels.
+
+    min_aspect, max_aspect: bounds of width / height.
+
+    min_motion: minimum motion, as a share of full scale.
+
+    require_text: reject clips without a caption.
+    """
 
     min_seconds: float = 2.0
     max_seconds: float = 300.0

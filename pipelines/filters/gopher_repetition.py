@@ -1,17 +1,22 @@
-"""Gopher's repetition rules: Rae et al. 2021, arXiv 2112.11446, table A1.
+"""Gopher's repetition rules: Rae et al. 2021, arXiv 2112.11446, appendix A.1.1, table A1.
 
-Public codebases count differently; what is counted here:
+Example: the lines `a`, `b`, `a`, `a` have a duplicate line fraction of 2/4, since the first `a` is not a duplicate.
 
-- Lines and paragraphs are those of pipelines/text/tokenized_text.py, stripped. A duplicate is a second or later occurrence, compared as it stands. Its
-  characters are divided by those of all lines or paragraphs.
-- Runs of n words, their punctuation left on them, compared as they stand. A character of a word counts once however many runs hold it, and
-  blanks do not count, on either side of the fraction.
-- Top n-gram: all occurrences of the commonest run; one that occurs once is no repetition. Of equally common ones the longest in characters,
-  of those the smallest hash.
-- Duplicate n-grams: second and later occurrences. With `first_occurrences` the first counts too, as table A1 may be read.
-- In scripts without blanks each character is a word; there runs are `unspaced_factor` times as long, since a word has about two characters.
+Public implementations count differently. What is counted here:
 
-One sort of all pairs of words, then ever smaller ones: a run of n + 1 can only be repeated where its first n words are.
+- Lines and paragraphs are those of pipelines/text/tokenized_text.py, stripped. A duplicate is a second or later
+  occurrence of exactly the same text. Its characters are divided by those of all lines or paragraphs.
+- An n-gram is a run of n words with their punctuation, compared exactly. A character counts once, however many runs
+  contain it. Whitespace counts neither in the numerator nor in the denominator.
+- Top n-gram: all occurrences of the most frequent run. A run that occurs once is not a repetition. Among equally
+  frequent runs the longest in characters counts, then the one with the smallest hash.
+- Duplicate n-grams: second and later occurrences. With `first_occurrences` the first occurrence counts too, as table A1
+  may also be read.
+- In scripts without spaces each character is a word. Runs are `unspaced_factor` times as long there, since a word has
+  about two characters.
+
+The cost is one sort of all pairs of words, then of ever fewer runs: a run of n + 1 words can only be repeated where its
+first n words are.
 """
 
 import dataclasses
@@ -31,7 +36,22 @@ _NEXT = np.uint64(0x9E3779B97F4A7C15)
 @gin.configurable(module="gopher_repetition")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """Thresholds of the paper, greatest shares in [0, 1]. top_ngram, duplicate_ngram: n -> greatest share of characters."""
+    """Rejects documents by the thresholds of table A1. All thresholds are maximum shares in [0, 1].
+
+    max_duplicate_lines, max_duplicate_paragraphs: of lines and paragraphs that are duplicates.
+
+    max_duplicate_line_characters, max_duplicate_paragraph_characters: of characters in duplicate lines and paragraphs.
+
+    top_ngram: n -> maximum share of characters in the most frequent n-gram.
+
+    duplicate_ngram: n -> maximum share of characters in duplicate n-grams.
+
+    first_occurrences: also count the first occurrence of a duplicate n-gram.
+
+    unspaced_factor: factor on n in scripts without spaces between words.
+
+    max_unspaced: share of characters from scripts without spaces above which the factor applies.
+    """
 
     max_duplicate_lines: float = 0.30
     max_duplicate_paragraphs: float = 0.30
@@ -50,6 +70,7 @@ class Filter:
     def check(self, document: Document) -> str | None:
         tokenized = tokenize(document.text)
         lines, characters = duplicates(tokenized.line_hashes, tokenized.line_ends - tokenized.line_starts)
+        # "Duplicate line fraction", "Duplicate line character fraction"
         if lines > self.max_duplicate_lines:
             return Reason("gopher_repetition.duplicate_lines", lines)
         if characters > self.max_duplicate_line_characters:
@@ -57,6 +78,7 @@ class Filter:
         paragraphs, characters = duplicates(
             tokenized.paragraph_hashes, tokenized.paragraph_ends - tokenized.paragraph_starts
         )
+        # "Duplicate paragraph fraction", "Duplicate paragraph character fraction"
         if paragraphs > self.max_duplicate_paragraphs:
             return Reason("gopher_repetition.duplicate_paragraphs", paragraphs)
         if characters > self.max_duplicate_paragraph_characters:
@@ -72,16 +94,18 @@ class Filter:
         lengths = tokenized.word_ends - tokenized.word_starts
         longest = max([*top, *duplicate], default=0)
         for n, starts, groups in repeated_runs(tokenized.word_hashes, longest):
-            repeated = covered(lengths, n, starts)  # no share of some of these runs is greater
+            repeated = covered(lengths, n, starts)  # upper bound of both shares below
+            # "Top 2-gram character fraction", also of 3 and 4
             if n in top and repeated > top[n][1]:
                 share = top_share(lengths, n, starts, groups)
                 if share > top[n][1]:
                     return Reason(f"gopher_repetition.top_{top[n][0]}_gram", share)
+            # "Duplicate 5-gram character fraction", up to 10
             if n in duplicate and repeated > duplicate[n][1]:
                 share = repeated if self.first_occurrences else covered(lengths, n, _later(starts, groups))
                 if share > duplicate[n][1]:
                     return Reason(f"gopher_repetition.duplicate_{duplicate[n][0]}_gram", share)
-            # Words in a repeated run of n + 1 are in one of n too: where these are few, no longer run can go beyond its threshold.
+            # Every repeated run of n + 1 words contains one of n words, so longer runs cannot cover more characters.
             if repeated <= min(
                 (most for table in (top, duplicate) for m, (_, most) in table.items() if m > n), default=1.0
             ):
@@ -90,7 +114,14 @@ class Filter:
 
 
 def duplicates(hashes: np.ndarray, lengths: np.ndarray) -> tuple[float, float]:
-    """Shares of the spans, and of their characters, that are second or later occurrences; 0 where there is no span."""
+    """(share of spans, share of their characters) that are second or later occurrences; (0, 0) without spans.
+
+    Example: hashes [7, 8, 7] of spans of lengths [5, 5, 5] give (1/3, 1/3).
+
+    hashes: one hash per span, [spans] uint64.
+
+    lengths: length of each span in characters, [spans] int64.
+    """
     if len(hashes) < 2:
         return 0.0, 0.0
     first = np.unique(hashes, return_index=True)[1]
@@ -99,13 +130,21 @@ def duplicates(hashes: np.ndarray, lengths: np.ndarray) -> tuple[float, float]:
 
 
 def repeated_runs(hashes: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(n, starts, groups) for n = 2 .. longest, while any run of n words occurs more than once.
+    """Yields (n, starts, groups) for n = 2 .. longest, as long as some run of n words occurs more than once.
 
-    starts: where such runs begin, in order of group and in a group of place, [runs] int64. groups: equal for equal runs, ascending, [runs] uint64.
+    Example: words a b c a b repeat the run (a, b), which yields n = 2, starts [0, 3] and two equal groups.
+
+    hashes: one hash per word, [words] uint64.
+
+    longest: largest n.
+
+    starts: word index at which each repeated run begins, sorted by group, then by position, [runs] int64.
+
+    groups: hash of each repeated run, ascending; equal runs have equal values, [runs] uint64.
     """
     starts, own = np.arange(len(hashes)), hashes
     for n in range(2, longest + 1):
-        keep = int(starts.searchsorted(len(hashes) - n + 1))  # they are in order of place
+        keep = int(starts.searchsorted(len(hashes) - n + 1))  # starts are in ascending order
         starts, own = starts[:keep], own[:keep]
         own = (own ^ (own >> np.uint64(29))) * _NEXT + hashes[starts + (n - 1)]
         order = own.argsort(kind="stable")
@@ -123,7 +162,7 @@ def repeated_runs(hashes: np.ndarray, longest: int) -> Iterator[tuple[int, np.nd
 
 
 def top_share(lengths: np.ndarray, n: int, starts: np.ndarray, groups: np.ndarray) -> float:
-    """Share of the characters of words within the commonest run of n words, from what `repeated_runs` yields."""
+    """Share of the words' characters inside the most frequent run of n words. Takes what `repeated_runs` yields."""
     begins = np.concatenate(([0], (groups[1:] != groups[:-1]).nonzero()[0] + 1))
     counts = np.diff(begins, append=len(groups))
     most = int(counts.max())
@@ -135,7 +174,12 @@ def top_share(lengths: np.ndarray, n: int, starts: np.ndarray, groups: np.ndarra
 
 
 def covered(lengths: np.ndarray, n: int, starts: np.ndarray) -> float:
-    """Share of the characters of words (`lengths`, [words]) within the runs of n words that begin at `starts`; each counts once."""
+    """Share of the words' characters inside the runs of n words that begin at `starts`; each character counts once.
+
+    Example: four words of lengths [1, 1, 1, 1] with runs of n = 2 at [0, 1] cover 3/4.
+
+    lengths: length of each word in characters, [words] int64.
+    """
     if not len(starts):
         return 0.0
     edges = np.zeros(len(lengths) + 1, np.int64)

@@ -1,10 +1,12 @@
-"""Pictures that are known and unwanted: lists of hashes of files, and of perceptual hashes for what was scaled or compressed again.
+"""Rejects known unwanted images: lists of file hashes, and of perceptual hashes for rescaled or recompressed copies.
 
-Where such lists come from (a hotline, a platform, one's own reviewers) they are hashes, so that nobody passes the pictures on. Castor ships
-none. A list of cryptographic hashes may mix MD5, SHA-1 and SHA-256 in hexadecimal, told apart by their length; a list of perceptual hashes holds
-those of pipelines/media/fingerprints.py, 16 hex digits. Other services' perceptual hashes are other functions and cannot be compared with these.
+Hotlines, platforms and reviewers publish hashes, so that nobody passes the images on. Castor ships no such list. A list
+of file hashes may mix MD5, SHA-1 and SHA-256 in hexadecimal; the length tells them apart. A list of perceptual hashes
+holds those of pipelines/media/fingerprints.py, 16 hex digits each. Perceptual hashes of other services are different
+functions and cannot be compared with these.
 
-A perceptual match is a likeness, no proof: keep rejects and look. Costs a millisecond a picture and million perceptual hashes.
+A perceptual match shows likeness, not identity: keep the rejects and review them. The cost is one millisecond per image
+and million perceptual hashes.
 """
 
 import dataclasses
@@ -28,10 +30,17 @@ _HEX = re.compile(r"[0-9a-f]+")
 @gin.configurable(module="image_lists")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """files: lists of hashes of whole files. perceptual: lists of perceptual hashes.
+    """Rejects images whose hash is on a list. Reads the image bytes and metadata `perceptual_hash` and `detail`.
 
-    max_distance: bits of 64 that may differ; pictures that have nothing in common differ in 32, and one in 1e9 of such pairs in fewer than 9.
-    min_detail: pictures with less have no perceptual hash to speak of. Reads metadata `perceptual_hash` and `detail` of the image job.
+    files: lists of hashes of whole files.
+
+    perceptual: lists of perceptual hashes.
+
+    max_distance: maximum number of the 64 bits that may differ. Unrelated images differ in 32 bits on average; one in
+        1e9 of such pairs differs in fewer than 9.
+
+    min_detail: images with less detail are not compared, since their perceptual hash means nothing. Standard deviation
+        of brightness, 0..128 (media/fingerprints.py).
     """
 
     files: Sequence[str] = ()
@@ -66,14 +75,14 @@ class Filter:
 
 @lists.kept
 def _files(names: tuple[str, ...]) -> dict[int, frozenset[str]]:
-    """{hex digits: hashes of that length}."""
+    """{number of hex digits: file hashes of that length}."""
     known: dict[int, set[str]] = {}
     for name in names:
         for entry in lists.lines(name):
             if len(entry) not in _KINDS or not _HEX.fullmatch(entry):
                 raise ConfigurationError(
-                    f"{entry[:80]!r} in the list {name} is no MD5, SHA-1 or SHA-256.",
-                    "Write 32, 40 or 64 hex digits a line.",
+                    f"{entry[:80]!r} in the list {name} is not an MD5, SHA-1 or SHA-256 hash.",
+                    "Write one hash of 32, 40 or 64 hex digits per line.",
                 )
             known.setdefault(len(entry), set()).add(entry)
     return {length: frozenset(entries) for length, entries in sorted(known.items())}
@@ -87,7 +96,7 @@ def _perceptual(names: tuple[str, ...]) -> np.ndarray:
         for entry in lists.lines(name):
             if len(entry) != 16 or not _HEX.fullmatch(entry):
                 raise ConfigurationError(
-                    f"{entry[:80]!r} in the list {name} is no perceptual hash.", "Write 16 hex digits a line."
+                    f"{entry[:80]!r} in the list {name} is not a perceptual hash.", "Write 16 hex digits per line."
                 )
             known.add(int(entry, 16))
     return np.array(sorted(known), np.uint64)

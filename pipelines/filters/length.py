@@ -1,7 +1,8 @@
-"""A bound on the length of a text, before anything that works on all of it at once.
+"""Limits the length of a text before any rule that works on the whole text at once.
 
-The tokenised view that the rules share takes about 60 bytes a character while it is in use. Our own choice, from no paper: two million
-characters are twice what the longest document within Gopher's bounds has (100,000 words of mean length 10). C4's own bound is 190,000.
+The tokenized text that the rules share takes about 60 bytes per character while in use. The limit is Castor's own: two
+million characters are twice the longest document within Gopher's bounds (100,000 words of mean length 10). C4's own
+limit is 190,000 characters.
 """
 
 import dataclasses
@@ -15,7 +16,10 @@ from castor.pipelines.filters.reason import Reason
 @gin.configurable(module="length")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """max_characters: longer texts are rejected as `length.too_long`."""
+    """Rejects long texts as `length.too_long`.
+
+    max_characters: maximum length of a text, in characters.
+    """
 
     max_characters: int = 2_000_000
 

@@ -1,7 +1,10 @@
-"""The licence rule: only files that may be used and passed on freely.
+"""Keeps only files whose licence permits use and redistribution.
 
-A file is under what its own header declares, else under what its repository says of it (pipelines/sourcecode/licence_headers.py, licence_files.py): an SPDX
-expression, which the licences of the list must meet. Of `MIT OR GPL-2.0-only` one side will do; of `MIT AND GPL-2.0-only` none.
+A file is under the licence that its own header declares, else under the one that its repository gives it
+(pipelines/sourcecode/licence_headers.py, licence_files.py). The licence is an SPDX expression, and the permissive
+licences must satisfy it: `MIT OR GPL-2.0-only` passes, `MIT AND GPL-2.0-only` does not.
+
+The Stack did the same with the permissive licences of the Blue Oak Council (Kocetkov et al. 2022, arXiv 2211.15533).
 """
 
 import dataclasses
@@ -16,10 +19,13 @@ from castor.pipelines.sourcecode import licence_headers, licences
 @gin.configurable(module="licence")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """permissive: SPDX ids; `or later` and upper case do not count.
+    """Rejects files without a permissive licence.
 
-    Reads metadata `licence` (the expression, empty where nothing decides) and `licence_from` (paths of the files that decided); a document
-    without `licence` is judged by its header and by metadata `licences`, a list of ids to be met together.
+    Reads metadata `licence` (the expression, empty if no file declares one) and `licence_from` (paths of the files that
+    declare it). A document without `licence` is checked by its header and by metadata `licences`, a list of SPDX ids
+    that all apply.
+
+    permissive: SPDX ids. Case and the suffix `-or-later` are ignored.
     """
 
     permissive: tuple[str, ...] = licences.PERMISSIVE

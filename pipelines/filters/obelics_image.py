@@ -1,6 +1,6 @@
-"""The image rules of OBELICS: formats and shapes.
+"""Image rules of OBELICS: format, size and aspect ratio.
 
-Laurencon et al. 2023, arXiv 2306.16527; thresholds of config_filter_web_documents.yaml in its repository.
+Laurencon et al. 2023, arXiv 2306.16527. The thresholds are those of config_filter_web_documents.yaml in its repository.
 """
 
 import dataclasses
@@ -15,7 +15,16 @@ from castor.pipelines.filters.reason import Reason
 @gin.configurable(module="pipelines.filters.obelics_image")
 @dataclasses.dataclass(frozen=True)
 class ObelicsImage:
-    """Encoded format, sides in pixels, longer side over shorter one."""
+    """Rejects images by format, size and shape. Reads metadata `format`, `width` and `height`.
+
+    formats: accepted encodings.
+
+    min_side: minimum length of the shorter side, in pixels.
+
+    max_side: maximum length of the longer side, in pixels.
+
+    max_aspect: maximum ratio of the longer side to the shorter side.
+    """
 
     formats: Sequence[str] = ("JPEG", "PNG", "WEBP")
     min_side: int = 150

@@ -1,14 +1,15 @@
-"""What a model says of a page, kept in its metadata, and pages turned away by it: quality and safety alike, the model says which end is good.
+"""Scores pages with a linear model and rejects those on the wrong side of its threshold: quality and safety alike.
 
-    web.Job.filters = [..., @quality_model.Classify()]                    score and reject, one line
+    web.Job.filters = [..., @quality_model.Classify()]                    score and reject, in one line
     quality_model.Classify.model = "models/quality"
 
-    web.Job.filters = [..., @quality_model.Score(), @safety/quality_model.Classify()]       two models side by side
+    web.Job.filters = [..., @quality_model.Score(), @safety/quality_model.Classify()]       two models in one job
     safety/quality_model.Classify.model = "models/safety"
     safety/quality_model.Classify.label = "safety"
 
-A model is made by `castor data quality-train` (pipelines/quality_train.py), and its threshold with it, from the share of the web sample to keep.
-Rules and models judge one page side by side in one pass, each with its own code, and the score stays beside what the rules left.
+`castor data quality-train` (pipelines/quality_train.py) makes a model and derives its threshold from the share of the
+web sample to keep. The model records whether high or low scores are good. Rules and models filter a page in the same
+pass, each with its own reason code. The score stays in the metadata.
 """
 
 import dataclasses
@@ -22,9 +23,13 @@ from castor.tasks.storage import storage
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-    """model: folder of the model. label: the score is the metadata `LABEL_score`, the reason `LABEL_model.score`.
+    """Settings that scoring and filtering share.
 
-    threshold: the score that still passes; None: the model's own.
+    model: folder of the model.
+
+    label: names the metadata field `LABEL_score` and the reason `LABEL_model.score`.
+
+    threshold: last score that still passes; None for the model's own threshold.
     """
 
     model: str
@@ -36,7 +41,7 @@ class _Model:
         return f"{self.label}_model"
 
     def reads(self) -> dict[str, str]:
-        path = storage.join(self.model, linear_model.MANIFEST)  # which names the weights by their checksum
+        path = storage.join(self.model, linear_model.MANIFEST)  # contains the checksum of the weights
         return {path: path} if storage.exists(path) else {}
 
     def prepare(self) -> None:
@@ -45,7 +50,7 @@ class _Model:
     def score(self, document: Document) -> float:
         return linear_model.cached(self.model).score(document.text or "")
 
-    def judge(self, score: float) -> str | None:
+    def reject_reason(self, score: float) -> str | None:
         return (
             None
             if linear_model.cached(self.model).passes(score, self.threshold)
@@ -56,7 +61,7 @@ class _Model:
 @gin.configurable(module="quality_model")
 @dataclasses.dataclass(frozen=True)
 class Score(_Model):
-    """Document -> the Document with its score."""
+    """Document -> the Document with its score in the metadata."""
 
     def __call__(self, document: Document) -> Element:
         return document.with_metadata(**{f"{self.label}_score": self.score(document)})
@@ -65,19 +70,19 @@ class Score(_Model):
 @gin.configurable(module="quality_model")
 @dataclasses.dataclass(frozen=True)
 class Classify(_Model):
-    """Document -> the Document with its score, or a Rejection of it (with its score too)."""
+    """Document -> the Document with its score, or a Rejection that also carries the score."""
 
     def __call__(self, document: Document) -> Element:
         score = self.score(document)
-        document, reason = document.with_metadata(**{f"{self.label}_score": score}), self.judge(score)
+        document, reason = document.with_metadata(**{f"{self.label}_score": score}), self.reject_reason(score)
         return document if reason is None else Rejection(document, str(reason), reason.measure)
 
 
 @gin.configurable(module="quality_model")
 @dataclasses.dataclass(frozen=True)
 class Filter(_Model):
-    """A filter on a score that is in the metadata already, or on the text where it is not."""
+    """Rejects by the score in the metadata; scores the text if the metadata has none."""
 
     def check(self, document: Document) -> str | None:
         score = document.metadata.get(f"{self.label}_score")
-        return self.judge(self.score(document) if score is None else score)
+        return self.reject_reason(self.score(document) if score is None else score)

@@ -1,10 +1,10 @@
-"""A reason to reject a document, with the value that gave it. A `Reason` is its code, a str; who wants to know more asks for `measure`."""
+"""The reason for rejecting a document: its code, a str, with the offending value in `measure`."""
 
 
 class Reason(str):
-    """The code of a rule, `rule_set.rule`, which is all that a counter, a funnel row or a folder needs.
+    """The code of a rule, `rule_set.rule`: all that a counter, a funnel row or a folder needs.
 
-    measure: the offending value as a reader wants to see it, `0.42` or `3 of 12 lines`; empty where the rule has none.
+    measure: the offending value for human readers, such as `0.42` or `3 of 12 lines`; empty if the rule has none.
     """
 
     measure: str

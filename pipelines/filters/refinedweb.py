@@ -1,11 +1,12 @@
-"""RefinedWeb's line-wise corrections: Penedo et al. 2023, arXiv 2306.01116, appendix G.2, as DCLM runs them (Li et al. 2024, arXiv 2406.11794).
+"""RefinedWeb's line-wise corrections: Penedo et al. 2023, arXiv 2306.01116, appendix G.2.
 
-Removed: lines mostly of capitals, of digits alone, counters (`3 likes`), lines of one word; from lines of at most ten words the traces of
-shops, teasers and log-ins. A page that loses more than 5 % of its words was mostly that, and is dropped.
+DCLM runs the same rules (Li et al. 2024, arXiv 2406.11794). Where the papers leave a choice:
 
-What the papers leave open, as read here: the shares of capitals and digits are of the characters of a line that are not blank; a counter is
-the whole line; words are those of pipelines/text/tokenized_text.py, so that in scripts without blanks only a single character is a line of one word; of a
-line with `Read more...` or `Sign-in` the phrase goes and the rest stays.
+- The shares of capitals and digits are taken over the non-whitespace characters of a line.
+- A counter must be the whole line.
+- Words are those of pipelines/text/tokenized_text.py. In scripts without spaces only a single character is a line of
+  one word.
+- Of a line with `Read more...` or `Sign-in` only the phrase is removed.
 """
 
 import dataclasses
@@ -31,9 +32,21 @@ _HINT = re.compile(r"(?i)items in cart|read more(?:\.\.\.|\u2026)|sign-in")
 @gin.configurable(module="refinedweb")
 @dataclasses.dataclass(frozen=True)
 class Clean:
-    """Drops and corrects lines. Rejects `refinedweb.words_removed` beyond `max_words_removed`, `refinedweb.no_lines` where none is left.
+    """Drops and corrects lines. Rejects `refinedweb.words_removed` and `refinedweb.no_lines`.
 
-    max_uppercase, max_numeric: greatest shares of a line's characters. max_phrase_words: lines with more words keep their phrases.
+    max_uppercase: maximum share of uppercase characters in a line.
+
+    max_numeric: maximum share of digits in a line. The default drops only lines of digits alone.
+
+    min_words_a_line: minimum number of words per line.
+
+    counters: drop lines such as `3 likes`.
+
+    phrases: remove the phrases of shops, teasers and log-ins.
+
+    max_phrase_words: counters and phrases are looked for only in lines of at most this many words.
+
+    max_words_removed: maximum share of a page's words that may be removed before the page is rejected.
     """
 
     max_uppercase: float = 0.5
@@ -53,21 +66,27 @@ class Clean:
             return Rejection(document, "refinedweb.no_lines", "0 of 0")
         words = np.diff(tokenized.words_before_line)
         solid = _per_line(tokenized, (tokenized.kinds & SPACE) == 0)
+        # "If it only contains one word"
         keep = words >= self.min_words_a_line
+        # "If it is mainly composed of uppercase characters"
         keep &= _per_line(tokenized, (tokenized.kinds & UPPER) != 0) <= self.max_uppercase * solid
+        # "If it is only composed of numerical characters"
         digits = _per_line(tokenized, (tokenized.kinds & DIGIT) != 0)
         keep &= digits <= self.max_numeric * solid
         removed = int(words[~keep].sum())
         corrected: dict[int, str] = {}
         short = keep & (words <= self.max_phrase_words)
+        # "If it is a counter (e.g., 3 likes)"
         if self.counters:
             for i in np.flatnonzero(short & (digits > 0)).tolist():
                 if _COUNTER.fullmatch(tokenized.line(i)):
                     keep[i] = False
                     removed += int(words[i])
+        # "If it is short (≤ 10 words) and matches a pattern": the patterns of _PHRASES
         if self.phrases and _HINT.search(document.text):
             for i in np.flatnonzero(short & keep).tolist():
                 removed += self._correct(tokenized.line(i), i, int(words[i]), keep, corrected)
+        # A page whose removed lines hold more than 5 % of its words is dropped.
         if (share := removed / tokenized.num_words) > self.max_words_removed:
             return Rejection(document, "refinedweb.words_removed", f"{share:.4g}")
         if not keep.any():
@@ -77,7 +96,7 @@ class Clean:
         return document.replace(text=tokenized.joined(keep, corrected))
 
     def _correct(self, line: str, i: int, words: int, keep: np.ndarray, corrected: dict[int, str]) -> int:
-        """Takes the phrases out of line i; returns how many words went."""
+        """Removes the phrases from line i. Returns the number of words removed."""
         rest = line
         for phrase in _PHRASES:
             rest = phrase.sub("", rest)
@@ -93,5 +112,5 @@ class Clean:
 
 
 def _per_line(tokenized: TokenizedText, marks: np.ndarray) -> np.ndarray:
-    """How many characters of each line `marks` names, [lines] int64; blanks may not be among them."""
+    """Number of characters per line for which `marks` is True, [lines] int64. Whitespace must not be marked."""
     return np.add.reduceat(marks, tokenized.line_starts, dtype=np.int64)

@@ -1,17 +1,20 @@
-"""What publishers say about the use of a page, in its HTTP headers and `meta` elements, honoured.
+"""Honours what publishers declare about the use of a page, in HTTP headers and `meta` elements.
 
-    X-Robots-Tag: noai, noimageai                  repeated at will; `agent: noindex` speaks to one crawler
-    <meta name="robots" content="noai">            the same inside a page; another name than `robots` speaks to one crawler
-    TDM-Reservation: 1                             W3C's TDM Reservation Protocol: text and data mining is reserved (EU directive 2019/790, article 4)
+    X-Robots-Tag: noai, noimageai                  may be repeated; `agent: noindex` addresses one crawler
+    <meta name="robots" content="noai">            the same inside a page; any other name addresses one crawler
+    TDM-Reservation: 1                             W3C's TDM Reservation Protocol: text and data mining is reserved
+                                                   (EU directive 2019/790, article 4)
     <meta name="tdm-reservation" content="1">
 
-By default `noai` and a reservation of text and data mining reject a page: each says in so many words that its publisher does not want it trained
-on. `noindex`, `none` and `noarchive` are about search results and caches and stand on many a page that its publisher would not mind being read
-(archives, lists of tags), so they reject only if gin says so; `noimageai` is about the pictures of a page and matters to a job that takes those.
-A page may only be held to what its record carries: text without its headers (WET, JSON lines) says nothing, and robots.txt is the crawler's
-to obey before there is a record.
+By default `noai` and a reservation of text and data mining reject a page, since both state that the publisher does not
+want the page used for training. `noindex`, `none` and `noarchive` concern search results and caches. Many pages carry
+them whose publishers would not mind a reader (archives, tag lists), so they reject a page only if gin lists them.
+`noimageai` concerns the images of a page and matters to jobs that take those.
 
-A `meta` element counts wherever it stands in the first part of a page, in a comment too: who is in doubt leaves the page alone.
+A page is checked only by what its record contains. Text without headers (WET, JSON lines) declares nothing, and
+robots.txt binds the crawler before a record exists.
+
+A `meta` element counts anywhere in the first part of a page, even in a comment: in doubt the page is left out.
 """
 
 import dataclasses
@@ -34,11 +37,17 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 @gin.configurable(module="robots")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """directives: those that reject, as `robots.DIRECTIVE`; `tdm-reservation` stands for W3C's protocol.
+    """Rejects pages whose publisher reserves their use.
 
-    agents: crawlers whose directives bind beside those for everyone: by default the one that fetched most public archives.
-    head_bytes: how much of a page is looked through for `meta` elements.
-    Reads metadata `x_robots_tag` and `tdm_reservation`, as pipelines/readers/web_source.py takes them from a response, and the page's bytes.
+    Reads metadata `x_robots_tag` and `tdm_reservation`, which pipelines/readers/web_source.py takes from the response,
+    and the bytes of the page.
+
+    directives: directives that reject, as `robots.DIRECTIVE`; `tdm-reservation` names W3C's protocol.
+
+    agents: crawlers whose directives apply in addition to those for everyone. The default is the crawler that fetched
+        most public archives.
+
+    head_bytes: number of bytes of a page that are searched for `meta` elements.
     """
 
     directives: Sequence[str] = ("noai", TDM)
@@ -49,7 +58,7 @@ class Filter:
 
     def check(self, document: Document) -> str | None:
         wanted = {d.lower() for d in self.directives}
-        for where, agent, directive in self._said(document, wanted):
+        for where, agent, directive in self._declared(document, wanted):
             if directive in wanted and (agent == "" or agent in self.agents):
                 return Reason(
                     f"robots.{re.sub('[^a-z0-9._-]', '_', directive)}",
@@ -57,7 +66,7 @@ class Filter:
                 )
         return None
 
-    def _said(self, document: Document, wanted: set[str]) -> Iterator[tuple[str, str, str]]:
+    def _declared(self, document: Document, wanted: set[str]) -> Iterator[tuple[str, str, str]]:
         for agent, directive in parse(str(document.metadata.get("x_robots_tag", ""))):
             yield "X-Robots-Tag", agent, directive
         if str(document.metadata.get("tdm_reservation", "")).strip() == "1":
@@ -72,9 +81,11 @@ class Filter:
 
 
 def parse(value: str) -> Iterator[tuple[str, str]]:
-    """(agent, directive) of the lines of X-Robots-Tag, in lower case; the agent is empty where everyone is meant.
+    """Yields (agent, directive) of the lines of X-Robots-Tag, in lower case; the agent is empty if everyone is
+    addressed.
 
-    Within a line an agent holds until the next one is named: `noai, bot: noindex, nofollow` speaks to everyone once, to bot twice.
+    Within a line an agent applies until the next agent is named. Example: `noai, bot: noindex, nofollow` gives ("",
+    "noai"), ("bot", "noindex") and ("bot", "nofollow").
     """
     for line in value.lower().split("\n"):
         agent = ""
@@ -88,7 +99,7 @@ def parse(value: str) -> Iterator[tuple[str, str]]:
 
 
 def metas(head: bytes) -> Iterator[tuple[str, str]]:
-    """(agent, directive) of the `meta` elements of a page's bytes."""
+    """Yields (agent, directive) of the `meta` elements in the bytes of a page."""
     for element in _META.finditer(head):
         attributes = {}
         for name, *values in _ATTRIBUTE.findall(element.group(1)):

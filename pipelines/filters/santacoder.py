@@ -1,11 +1,13 @@
-"""The share of comments of SantaCoder: Ben Allal et al. 2023, arXiv 2301.03988, section 4.2, "comments-to-code ratio".
+"""SantaCoder's "comments-to-code ratio": Ben Allal et al. 2023, arXiv 2301.03988, section 4.2.
 
-The characters of comments and docstrings over all characters of the file (pipelines/sourcecode/comments.py says how they are told and how that differs from
-the published code). Published for Python, Java and JavaScript; other languages can be named. The rule prefers code that explains itself: what it
-turns away for too few comments need not be bad, and StarCoder did without it: a job asks for it by name.
+The ratio is the characters of comments and docstrings over all characters of the file. pipelines/sourcecode/comments.py
+describes how comments are found and how that differs from the published code. The paper filtered Python, Java and
+JavaScript; other languages can be named. The rule prefers code that explains itself. Code with few comments need not be
+bad, and StarCoder did without the rule, so a job must ask for it by name.
 
-Left out, of the same paper: characters a token (at least 2.5 Python, 2.9 Java, 2.6 JavaScript), which needs the tokenizer, and a corpus here is made
-before any vocabulary; stars of the repository (5 or more), which no archive carries, and which made the model worse.
+Two filters of the same paper are left out. Characters per token (at least 2.5 Python, 2.9 Java, 2.6 JavaScript) needs
+the tokenizer, and here a corpus is made before any vocabulary. Stars of the repository (5 or more) are in no archive
+and made the model worse.
 """
 
 import dataclasses
@@ -20,7 +22,12 @@ from castor.pipelines.sourcecode import comments
 @gin.configurable(module="santacoder")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """min_comments, max_comments: shares of a file's characters. languages: those the rule is for; ("*",) is all that comments can be told in."""
+    """Rejects files with too few or too many comments. Reads metadata `language`.
+
+    min_comments, max_comments: bounds of the share of characters in comments, in [0, 1].
+
+    languages: languages that the rule applies to; ("*",) for all languages in which comments can be found.
+    """
 
     min_comments: float = 0.01
     max_comments: float = 0.8

@@ -1,7 +1,7 @@
-"""Duration, sample rate, silence and clipping of recordings.
+"""Filters recordings by duration, sample rate, silence and clipping.
 
-No corpus paper publishes model-free thresholds for these; the defaults are Castor's own choice, in the range of NeMo Curator's audio
-pipeline (segments of 2 to 60 s, wide-band only): whole sentences, wide-band, mostly sound, hardly clipped.
+No corpus paper publishes model-free thresholds for these. The defaults are Castor's own, in the range of NeMo Curator's
+audio pipeline (segments of 2 to 60 s, wide-band only): complete sentences, wide-band, mostly sound, hardly clipped.
 """
 
 import dataclasses
@@ -15,7 +15,18 @@ from castor.pipelines.filters.reason import Reason
 @gin.configurable(module="pipelines.filters.sound_quality")
 @dataclasses.dataclass(frozen=True)
 class SoundQuality:
-    """Seconds; sample rate in Hz of the file as it came; shares 0..1 of silent 25 ms windows and of samples at full scale."""
+    """Rejects recordings outside the bounds. Reads the metadata of media/measures.py's MeasureSound.
+
+    min_seconds, max_seconds: bounds of the duration, in seconds.
+
+    min_sample_rate: minimum sample rate of the original file, in Hz.
+
+    max_silence: maximum share of silent 25 ms windows.
+
+    max_clipping: maximum share of samples at full scale.
+
+    require_text: reject recordings without a transcript or caption.
+    """
 
     min_seconds: float = 1.0
     max_seconds: float = 30.0

@@ -1,15 +1,19 @@
-"""Rules of The Stack and StarCoder for source files: Kocetkov et al. 2022, arXiv 2211.15533; Li et al. 2023, arXiv 2305.06161, section 3.
+"""Rules of The Stack and StarCoder for source files.
 
-Lengths are in characters, lines as `str.splitlines` has them. Semantics where public code leaves a choice:
+Kocetkov et al. 2022, arXiv 2211.15533, and Li et al. 2023, arXiv 2305.06161, section 3.
 
-- Shares of letters and digits are over all characters of the file, blanks too, as published; a character counts by its Unicode category.
-- The line and character limits are those of the table by file extension that was made for StarCoder from a look at 1,000 files of each
-  (`visual_inspection.csv`): limits that it lifts, tightens or adds, and extensions that it leaves out. The table drops what it does not know;
-  here that gets the general limits of 1,000, 100 and 0.25.
-- XML is told by `<?xml version=` in the first 100 characters and turned away in every language but XSLT.
-- The visible text of HTML is what stands outside of tags, scripts and styles, with runs of blanks as one (published: blanks as they are).
+Lengths are in characters; lines are those of `str.splitlines`. Where the public code leaves a choice:
 
-The share of comments is SantaCoder's (filters/santacoder.py).
+- Shares of letters and digits are taken over all characters of the file, whitespace included, as published. The Unicode
+  category decides what a letter or digit is.
+- The line and character limits come from StarCoder's table by file extension (`visual_inspection.csv`), made by
+  inspecting 1,000 files per extension. The table lifts, tightens or adds limits and excludes extensions. Files with an
+  extension that the table lacks are dropped there; here they get the general limits of 1,000, 100 and 0.25.
+- XML is recognized by `<?xml version=` in the first 100 characters and rejected in every language except XSLT.
+- The visible text of HTML is the text outside of tags, scripts and styles, with runs of whitespace collapsed to one
+  space. The published code keeps whitespace as it is.
+
+The share of comments is SantaCoder's rule (filters/santacoder.py).
 """
 
 import dataclasses
@@ -29,20 +33,22 @@ _TAGS = re.compile(
 )
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
-# From the published table. Extensions left out, most as data, generated or meaningless.
+# From the published table: excluded extensions, most of them data, generated or meaningless.
 EXCLUDED = (
-    "al", "aux", "bison", "cats", "cdf", "cl2", "csx", "dpr", "f77", "frg", "frx", "geo", "grt", "ihlp", "ltx", "nbp", "pck", "ph", "pls", "plx",
+    "al", "aux", "bison", "cats", "cdf", "cl2", "csx", "dpr", "f77", "frg", "frx", "geo", "grt", "ihlp", "ltx", "nbp",
+    "pck", "ph", "pls", "plx",
     "rest", "rkt", "rktd", "rktl", "sexp", "sig", "sthlp", "tab", "toc", "vhf", "vht", "vrx", "w", "wlt", "xrl", "yy",
 )  # fmt: skip
-# Extensions without a limit on lines (0), or with another.
+# From the published table: extensions without a limit on line length (0), or with a different one.
 LINE_LIMITS = (
     *((extension, 0) for extension in (
-        "ado", "asm", "bbx", "bib", "bsv", "cbx", "cmake", "do", "dtx", "frm", "ins", "json", "lbx", "ma", "markdown", "matlab", "md", "mkd", "mkdn",
+        "ado", "asm", "bbx", "bib", "bsv", "cbx", "cmake", "do", "dtx", "frm", "ins", "json", "lbx", "ma", "markdown",
+        "matlab", "md", "mkd", "mkdn",
         "mkii", "mkiv", "mkvi", "nb", "r", "rmd", "ron", "rst", "sql", "sty", "tex",
     )),
     ("fsh", 500),
 )  # fmt: skip
-# Extensions with a least share of letters, most of them since data hides behind them.
+# From the published table: minimum share of letters for extensions that often hold data.
 LETTERS = (
     *((extension, 0.25) for extension in (
         "ads", "aug", "bas", "fp", "ma", "matlab", "mpl", "nb", "prc", "scm", "sld", "sps", "sv", "vhd", "wl", "y",
@@ -55,10 +61,35 @@ ANY_ALPHANUMERIC = ("frm", "ma", "nb", "sas")
 @gin.configurable(module="stack")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """Published thresholds. Our own are min_characters and the refusal of bidirectional controls, which show other code than runs (CVE-2021-42574).
+    """Rejects source files by the published thresholds.
 
-    excluded, line_limits, letters, any_alphanumeric: the table by extension (lower case, no dot); pairs or a mapping where they carry a value.
-    min_lines, max_lines: off (0); NeMo Curator takes 10 and 20,000, StarCoder2 at most 100,000.
+    min_characters and the rejection of bidirectional controls are Castor's own. Such controls display code in another
+    order than it runs (CVE-2021-42574).
+
+    min_characters: minimum length of the stripped text.
+
+    max_line, max_mean_line: maximum and maximum mean length of the lines.
+
+    min_alphanumeric: minimum share of letters and digits.
+
+    excluded: excluded extensions, in lower case, without the dot.
+
+    line_limits: extension -> limit that replaces `max_line`; 0 lifts both limits on lines. Pairs or a mapping.
+
+    letters: extension -> minimum share of letters. Pairs or a mapping.
+
+    any_alphanumeric: extensions that `min_alphanumeric` does not apply to.
+
+    min_lines, max_lines: bounds of the number of lines; 0 is off. NeMo Curator uses 10 and 20,000, StarCoder2 at most
+        100,000.
+
+    xml_languages: languages that may be XML.
+
+    data_languages: languages whose length must be between `min_data_characters` and `max_data_characters`.
+
+    min_visible_html, min_visible_html_characters: share and number of visible characters that HTML must exceed.
+
+    unwanted_languages: languages that are always rejected.
     """
 
     min_characters: int = 10
@@ -97,6 +128,7 @@ class Filter:
     def _lines(self, text: str, extension: str) -> Reason | None:
         lengths = [len(line) for line in text.splitlines()]
         limit = dict(self.line_limits).get(extension, self.max_line)
+        # Maximum line length of 1,000 and mean line length of 100 characters, or the table's limits.
         if limit and max(lengths) > limit:
             return Reason("stack.long_line", max(lengths))
         if limit and sum(lengths) > self.max_mean_line * len(lengths):
@@ -107,6 +139,7 @@ class Filter:
 
     def _characters(self, text: str, extension: str) -> Reason | None:
         kinds = tokenize(text).kinds
+        # At least 25 % alphanumeric characters, or the table's limits.
         share = np.count_nonzero(kinds & (LETTER | DIGIT)) / len(text)
         if share < self.min_alphanumeric and extension not in self.any_alphanumeric:
             return Reason("stack.few_alphanumeric", share)
@@ -118,10 +151,13 @@ class Filter:
         return None
 
     def _data(self, text: str, language: str) -> Reason | None:
+        # "<?xml version=" "within the first 100 characters of the file"
         if language not in self.xml_languages and "<?xml version=" in text[:100]:
             return Reason("stack.xml", language)
+        # JSON and YAML: StarCoder keeps files of limited length, since most of them are data.
         if language in self.data_languages and not self.min_data_characters <= len(text) <= self.max_data_characters:
             return Reason("stack.data_size", len(text))
+        # "the visible text makes up at least 20% of the HTML code and has a minimum length of 100 characters"
         if language == "html":
             visible = len(" ".join(_TAGS.sub(" ", text).split()))
             if visible <= self.min_visible_html_characters or visible <= self.min_visible_html * len(text):

@@ -1,4 +1,4 @@
-"""Only still pictures: an animated PNG or WebP would be trained on by its first frame alone. Castor's own rule."""
+"""Rejects animated images. Castor's own rule: training would use only the first frame of an animated PNG or WebP."""
 
 import dataclasses
 from typing import ClassVar
@@ -11,7 +11,10 @@ from castor.pipelines.filters.reason import Reason
 @gin.configurable(module="pipelines.filters.still_image")
 @dataclasses.dataclass(frozen=True)
 class StillImage:
-    """At most `max_frames` frames."""
+    """Rejects images with several frames. Reads metadata `frames`.
+
+    max_frames: maximum number of frames.
+    """
 
     max_frames: int = 1
 

@@ -1,15 +1,17 @@
-"""Addresses that tell of a page what its text may not: the URL filter of RefinedWeb, DCLM and FineWeb.
+"""Rejects pages by their URL: the URL filter of RefinedWeb, DCLM and FineWeb.
 
-Penedo et al. 2023, arXiv 2306.01116, appendix G.1; Li et al. 2024, arXiv 2406.11794; Penedo et al. 2024, arXiv 2406.17557. In order:
+Penedo et al. 2023, arXiv 2306.01116, appendix G.1; Li et al. 2024, arXiv 2406.11794; Penedo et al. 2024, arXiv
+2406.17557. The rules run in this order:
 
-    domain      the host or any domain above it is on a list; there is no list of public suffixes, so an entry `co.uk` would hold for all of it
-    url         the address itself, without scheme, `www.` and a last slash, is on a list
-    strict      a string of a list stands in the address once all but letters and digits is taken out
-    hard_word   a word of a list stands whole between signs
-    soft_words  at least two different words of a softer list do
+    domain      the host or a parent domain is on a list. Public suffixes are not treated specially, so an entry `co.uk`
+                would match all of them
+    url         the URL itself, without scheme, `www.` and trailing slash, is on a list
+    strict      a listed string occurs in the URL after removing everything but letters and digits
+    hard_word   a listed word occurs in the URL as a whole word
+    soft_words  at least two different words of a softer list occur in the URL
 
-The lists are files (pipelines/core/lists.py): one for each category keeps the reasons apart no further than the measure, which is the entry met.
-Costs a dozen microseconds an address, however long the lists.
+The lists are files (pipelines/core/lists.py). The measure of a rejection names the matching entry. The cost is about a
+dozen microseconds per URL, whatever the length of the lists.
 """
 
 import dataclasses
@@ -29,7 +31,18 @@ _PARTS = re.compile(r"[^a-z0-9]+")
 @gin.configurable(module="url_lists")
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """Files of domains, addresses, substrings, hard and soft words; min_soft_words: different ones in one address. Reads metadata `url`."""
+    """Rejects pages whose URL is on a list. Reads metadata `url`.
+
+    domains: lists of domains.
+
+    urls: lists of URLs.
+
+    strict: lists of substrings.
+
+    hard_words, soft_words: lists of words.
+
+    min_soft_words: number of different soft words in one URL that rejects the page.
+    """
 
     domains: Sequence[str] = ("castor/url_domains.txt",)
     urls: Sequence[str] = ()

@@ -1,1 +1,4 @@
-"""Decoders: encoded bytes -> pixels, waveform or clip, or BadInput. Pure functions that know neither Beam nor Documents."""
+"""Media decoders: encoded bytes -> pixels, waveform or clip, or BadInput.
+
+The decoders are pure functions that know neither Beam nor Documents.
+"""

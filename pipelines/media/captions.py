@@ -1,7 +1,8 @@
-"""What stands beside a media file: captions, transcripts and facts in .txt, .json, .vtt and .srt.
+"""Reads the sidecars of media files: captions, transcripts and facts in .txt, .json, .vtt and .srt.
 
-One function, `read_sidecars`, makes the text and the metadata of a document of them, for members of a tar and for files of a folder alike.
-A sidecar that cannot be read makes its whole sample bad: a picture with somebody else's half of a caption is worse than none.
+`read_sidecars` makes the text and the metadata of a document from the sidecars, both for members of a tar and for files
+of a folder. An unreadable sidecar makes its whole sample bad: an image with half of the wrong caption is worse than
+none.
 """
 
 import json
@@ -14,7 +15,7 @@ from castor.pipelines.document import BadInput
 EXTENSIONS = ("txt", "json", "vtt", "srt")
 MAX_BYTES = 1 << 20
 
-# The fields of a .json in which a text is looked for, in this order, where there is no .txt.
+# Fields of a .json that may hold the text, in order of preference; used if there is no .txt.
 FIELDS = {
     "image": ("caption", "text", "alt", "title", "label", "class_name"),
     "audio": ("transcript", "text", "sentence", "caption", "title", "label"),
@@ -27,11 +28,17 @@ _MARKUP = re.compile(r"<[^<>]*>")
 
 
 def read_sidecars(modality: str, sidecars: Mapping[str, bytes]) -> tuple[str | None, dict[str, Any]]:
-    """Sidecars by extension (see EXTENSIONS; others are ignored) -> (text or None, metadata).
+    """Sidecars by extension -> (text or None, metadata).
 
-    text: of .txt, else of the first field of FIELDS[modality] that the .json has; captions of .vtt or .srt come after it, a line each.
-    metadata: `text_from` (which of them, as "json.caption+vtt"), `sidecar` (the whole .json), `licence`, `captions_dropped` (a number).
-    Raises BadInput: bad_text (not UTF-8), bad_json (not a JSON object), bad_captions (captions without one usable cue), too_large.
+    The text is that of .txt, else of the first field of FIELDS[modality] in the .json. Captions of .vtt or .srt follow,
+    one line per cue. The metadata has `text_from` (the origins, such as "json.caption+vtt"), `sidecar` (the whole
+    .json), `licence` and `captions_dropped` (a count).
+
+    modality: `image`, `audio` or `video`.
+
+    sidecars: extension -> bytes; extensions other than EXTENSIONS are ignored.
+
+    Raises BadInput: bad_text (not UTF-8), bad_json (not a JSON object), bad_captions (no usable cue), too_large.
     """
     for extension, data in sidecars.items():
         if len(data) > MAX_BYTES:
@@ -67,7 +74,10 @@ def read_sidecars(modality: str, sidecars: Mapping[str, bytes]) -> tuple[str | N
 
 
 def parse_facts(data: bytes) -> dict[str, Any]:
-    """A JSON object of plain values. Raises BadInput("bad_json"), also for NaN, integers over 64 bits, lone surrogates, absurd nesting."""
+    """A JSON object of plain values.
+
+    Raises BadInput("bad_json"), also for NaN, integers over 64 bits, lone surrogates and excessive nesting.
+    """
     try:
         facts = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_bounded_integer)
         json.dumps(facts, ensure_ascii=False, allow_nan=False).encode("utf-8")
@@ -79,9 +89,9 @@ def parse_facts(data: bytes) -> dict[str, Any]:
 
 
 def parse_captions(text: str) -> tuple[list[str], int]:
-    """WebVTT or SRT -> (the text of each usable cue, without markup; the number of cues dropped because of their times).
+    """WebVTT or SRT -> (the text of each usable cue, without markup; the number of cues dropped for invalid times).
 
-    Raises BadInput("bad_captions") where there is no usable cue at all.
+    Raises BadInput("bad_captions") if no cue is usable.
     """
     lines, dropped = [], 0
     for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
@@ -116,7 +126,7 @@ def _decode(data: bytes) -> str:
 
 
 def _refuse_constant(name: str):
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _bounded_integer(digits: str) -> int:

@@ -1,7 +1,8 @@
-"""Films: an encoded clip -> frames at a steady rate and the sound beside them, or BadInput.
+"""Decodes video: an encoded clip -> frames at a constant rate and its sound, or BadInput.
 
-Every frame is decoded (that is what finds damage and what inter-coded films need) but only the sampled ones are converted, scaled inside
-swscale on the way; one thread and bit-exact arithmetic, so the pixels do not depend on the machine.
+Every frame is decoded, which finds damage and is necessary for inter-coded video. Only the sampled frames are
+converted, and swscale scales them in the same step. One thread and bit-exact arithmetic make the pixels independent of
+the machine.
 """
 
 import dataclasses
@@ -18,11 +19,21 @@ MAX_SECONDS = 600.0
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A sampled film.
+    """A sampled video clip.
 
-    frames: uint8 [F, h, w, 3] RGB, the frame on display at each of `times`; times: float64 [F] seconds from the first frame, k / rate.
-    waveform: float32 [samples] mono 16 kHz from the first frame on, or None where the film is silent. seconds: duration of the pictures.
-    width, height: of the film as displayed, before scaling; codec, container: FFmpeg's names.
+    frames: uint8 [F, h, w, 3] RGB, the frame displayed at each of `times`.
+
+    times: float64 [F] seconds from the first frame, k / rate.
+
+    waveform: float32 [samples], mono, 16 kHz, starting at the first frame; None for a silent clip.
+
+    seconds: duration of the video stream.
+
+    width, height: size as displayed, before scaling, in pixels.
+
+    codec, container: FFmpeg's names.
+
+    source_frames: number of frames decoded.
     """
 
     frames: np.ndarray
@@ -44,10 +55,20 @@ def decode_video(
     max_pixels: int = MAX_PIXELS,
     with_audio: bool = True,
 ) -> Clip:
-    """Decodes MP4, WebM/Matroska or Ogg. Frames are scaled so that the longer side is at most `max_side`; small ones are left as they are.
+    """Decodes MP4, WebM/Matroska or Ogg.
 
-    Raises BadInput: empty, unsupported_format, unsupported_codec, no_video_stream, damaged_container, damaged_stream, too_large (a frame of
-    more than `max_pixels`), too_long (more than `max_seconds`); sound as in sounds.decode_sound.
+    data: the whole file.
+
+    frames_per_second: rate of the sampled frames.
+
+    max_side: maximum length of the longer side of a frame, in pixels; smaller frames keep their size.
+
+    max_seconds, max_pixels: longer clips and larger frames are bad input.
+
+    with_audio: decode the first audio stream too.
+
+    Raises BadInput: empty, unsupported_format, unsupported_codec, no_video_stream, damaged_container, damaged_stream,
+    too_large, too_long; for sound as in sounds.decode_sound.
     """
     if not data:
         raise BadInput("empty", "zero bytes")
@@ -87,7 +108,7 @@ def decode_video(
 
 
 class _Track:
-    """Parts one interleaved stream of frames: pictures go to the sampler, sound goes on; remembers when the sound began."""
+    """Splits an interleaved stream of frames: video goes to the sampler, audio is yielded. Records when audio began."""
 
     def __init__(self):
         self.start = 0.0
@@ -104,7 +125,7 @@ class _Track:
 
 
 class _Sampler:
-    """Takes decoded frames in display order and keeps the one on display at each k / rate."""
+    """Takes decoded frames in display order and keeps the frame displayed at each k / rate."""
 
     def __init__(self, rate: float, max_side: int, max_seconds: float, max_pixels: int, stream):
         from av.video.reformatter import Interpolation
@@ -160,8 +181,8 @@ class _Sampler:
         width, height = max(1, round(frame.width * self.aspect)), frame.height
         if not 0.01 < self.aspect < 100 or width * height > 4 * self.max_pixels:
             width = frame.width
-        quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise, as of np.rot90
-        if self.shape is None:  # the first frame decides; a film that changes its size in the middle is scaled to it
+        quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise, as in np.rot90
+        if self.shape is None:  # the first frame sets the size; later frames of another size are scaled to it
             scale = min(1.0, self.max_side / max(width, height))
             self.shape = (max(1, round(width * scale)), max(1, round(height * scale)))
             self.size = (height, width) if quarter_turns % 2 else (width, height)
@@ -181,7 +202,7 @@ def _check_size(context, max_pixels: int) -> None:
 
 
 def _align(waveform: np.ndarray, offset: float, max_seconds: float) -> np.ndarray | None:
-    """Sound that starts `offset` seconds after the first picture -> sound from the first picture on."""
+    """Audio that starts `offset` seconds after the first frame -> audio that starts at the first frame."""
     samples = round(min(max(offset, -max_seconds), max_seconds) * sounds.SAMPLE_RATE)
     aligned = np.concatenate([np.zeros(samples, np.float32), waveform]) if samples >= 0 else waveform[-samples:]
     return aligned[: round(max_seconds * sounds.SAMPLE_RATE)] if len(aligned) else None

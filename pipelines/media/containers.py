@@ -1,9 +1,11 @@
-"""Sound and video containers: which one it is, whether the file is whole, and a decoder that stops at the first error.
+"""Audio and video containers: detects the format, checks that the file is complete, and decodes up to the first error.
 
-FFmpeg is built to play on: it skips what is damaged, makes up what is missing and takes the end of the data for the end of the film.
-Training data must not be made up, so the structure of each container is walked here (does every box, page and chunk fit in the file, are
-the checksums right) and the codecs run with all their error detection on. The demuxer is always named, never probed: probing would
-let a text file choose a playlist demuxer, which opens other files.
+FFmpeg is built for playback: it skips damage, conceals missing data and treats the end of the data as the end of the
+film. Training data must not be invented. So this module walks the structure of each container (every box, page and
+chunk must fit in the file, checksums must match) and runs the codecs with all their error detection on.
+
+The demuxer is always named, never probed: probing would let a text file select a playlist demuxer, which opens other
+files.
 """
 
 import contextlib
@@ -17,15 +19,14 @@ from castor.pipelines.document import BadInput
 
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 MAX_STREAMS = 16
-MAX_PARTS = 100_000  # boxes or elements at the top of a file; an hour of film has a few thousand
-MIN_RATE, MAX_RATE, MAX_CHANNELS = (
-    1_000,
-    384_000,
-    16,
-)  # of sound; below 1 kHz nothing is heard, 384 kHz is the fastest recorder
+MAX_PARTS = 100_000  # top-level boxes or elements of a file; an hour of film has a few thousand
+# Sample rates in Hz: below 1 kHz nothing is audible, and 384 kHz is the fastest recorder.
+MIN_RATE, MAX_RATE, MAX_CHANNELS = 1_000, 384_000, 16
 AUDIO_CODECS = frozenset(
-    "aac mp3 mp3float vorbis libvorbis opus libopus flac alac amrnb amr_nb amrwb amr_wb libopencore_amrnb libopencore_amrwb "
-    "adpcm_ms adpcm_ima_wav adpcm_ima_qt pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be "
+    "aac mp3 mp3float vorbis libvorbis opus libopus flac alac amrnb amr_nb amrwb amr_wb libopencore_amrnb "
+    "libopencore_amrwb "
+    "adpcm_ms adpcm_ima_wav adpcm_ima_qt pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be "
+    "pcm_f32le pcm_f32be "
     "pcm_f64le pcm_f64be pcm_alaw pcm_mulaw gsm gsm_ms".split()
 )
 VIDEO_CODECS = frozenset(
@@ -34,7 +35,7 @@ VIDEO_CODECS = frozenset(
 
 
 def sniff(data: bytes) -> str | None:
-    """FFmpeg's name of the demuxer for the bytes: wav, flac, ogg, caf, mov, matroska or mp3; None for anything else."""
+    """FFmpeg's name of the demuxer for these bytes: wav, flac, ogg, caf, mov, matroska or mp3; None for other data."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "wav"
     if data[:4] == b"fLaC":
@@ -53,13 +54,19 @@ def sniff(data: bytes) -> str | None:
 
 
 def check_whole(data: bytes, kind: str) -> None:
-    """Walks the container's own structure to the end of the file. Raises BadInput("damaged_container") where a part does not fit."""
+    """Walks the structure of the container to the end of the file.
+
+    Raises BadInput("damaged_container") if a part does not fit.
+    """
     _CHECKS[kind](data)
 
 
 @contextlib.contextmanager
 def open_strict(data: bytes, kind: str, max_pixels: int):
-    """The file as an open PyAV container that can open nothing else. Raises BadInput("damaged_container") if FFmpeg cannot open it."""
+    """The file as an open PyAV container that cannot open any other file.
+
+    Raises BadInput("damaged_container") if FFmpeg cannot open it.
+    """
     import av
 
     try:
@@ -87,7 +94,10 @@ def open_strict(data: bytes, kind: str, max_pixels: int):
 
 
 def prepare(stream: Any, codecs: frozenset[str], max_pixels: int) -> None:
-    """Readies a stream's decoder: one thread (the same result everywhere), every error detected. Raises BadInput("unsupported_codec")."""
+    """Configures a stream's decoder: one thread (the same result everywhere), every error detected.
+
+    Raises BadInput("unsupported_codec").
+    """
     context = stream.codec_context
     if context is None or context.name not in codecs:
         raise BadInput("unsupported_codec", f"{stream.type} codec {context.name if context else 'unknown'}")
@@ -96,7 +106,10 @@ def prepare(stream: Any, codecs: frozenset[str], max_pixels: int) -> None:
 
 
 def decode(container: Any, streams: list) -> Iterator[tuple[Any, Any]]:
-    """(stream, frame) in the file's order. Raises BadInput("damaged_stream") at the first packet or frame that is not sound."""
+    """Yields (stream, frame) in file order.
+
+    Raises BadInput("damaged_stream") at the first damaged packet or frame.
+    """
     try:
         for packet in container.demux(streams):
             if packet.is_corrupt:
@@ -114,7 +127,7 @@ def decode(container: Any, streams: list) -> Iterator[tuple[Any, Any]]:
 
 
 def one_line(error: Exception) -> str:
-    """An exception as one short line, free of object addresses, so that two runs write the same."""
+    """An exception as one short line without object addresses, so that two runs write the same text."""
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(f"{type(error).__name__}: {error}".split()))[:200]
 
 
@@ -175,7 +188,7 @@ def _check_flac(data: bytes) -> None:
 
 
 def flac_samples(data: bytes) -> int:
-    """The number of samples that the STREAMINFO block promises; 0 where it does not say. `check_whole` must have passed."""
+    """The number of samples declared in the STREAMINFO block; 0 if not declared. `check_whole` must have passed."""
     return int.from_bytes(data[18:26], "big") & ((1 << 36) - 1)
 
 
@@ -183,7 +196,7 @@ _BIT_REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """CRC-32 of polynomial 0x04c11db7, not reflected, from 0 (RFC 3533), by way of zlib's reflected one."""
+    """CRC-32 with polynomial 0x04c11db7, not reflected, starting at 0 (RFC 3533), by zlib's reflected CRC."""
     reflected = zlib.crc32(page.translate(_BIT_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)
 
@@ -242,7 +255,7 @@ def _check_mov(data: bytes) -> None:
 
 
 def _vint(data: bytes, position: int, keep_marker: bool) -> tuple[int, int, bool]:
-    """An EBML number: (value, bytes, all ones = unknown)."""
+    """An EBML number: (value, length in bytes, whether all bits are ones, which means unknown)."""
     first = data[position] if position < len(data) else 0
     length = 9 - first.bit_length()
     if length > 8 or position + length > len(data):
@@ -259,9 +272,8 @@ def _check_matroska(data: bytes) -> None:
         name, used, _ = _vint(data, position, True)
         size, more, unknown = _vint(data, position + used, False)
         position += used + more
-        if name == 0x18538067 or (
-            unknown and name == 0x1F43B675
-        ):  # Segment, or a Cluster of unknown size: walk its children
+        # A Segment, or a Cluster of unknown size: walk its children.
+        if name == 0x18538067 or (unknown and name == 0x1F43B675):
             if not unknown and position + size > len(data):
                 raise _damaged(f"segment claims {size} bytes, {len(data) - position} are left")
             continue
@@ -281,7 +293,10 @@ _MP3_KBITS = {
 
 
 def _mp3_frame_bytes(header: int) -> int:
-    """Length of the frame that a 32-bit MPEG audio header announces; 0 where it announces none (ISO 11172-3, 13818-3)."""
+    """Length of the frame that a 32-bit MPEG audio header announces; 0 for an invalid header (ISO 11172-3, 13818-3).
+
+    Example: 0xFFFB9000 is MPEG-1 layer III, 128 kbit/s, 44.1 kHz: 144,000 * 128 // 44,100 = 417 bytes.
+    """
     version, layer, bits, rate = header >> 19 & 3, header >> 17 & 3, header >> 12 & 15, header >> 10 & 3
     if header >> 21 != 0x7FF or version == 1 or layer == 0 or bits in (0, 15) or rate == 3:
         return 0
@@ -317,7 +332,7 @@ def _check_mp3(data: bytes) -> None:
 
 
 def _mp3_promised_frames(first: bytes) -> int:
-    """The count in the Xing or Info header that encoders put into a first, silent frame; 0 where there is none."""
+    """The frame count in the Xing or Info header, which encoders put into a first, silent frame; 0 if there is none."""
     for offset in (36, 21, 13):  # after 32, 17 or 9 bytes of side information
         if first[offset : offset + 4] in (b"Xing", b"Info") and first[offset + 7] & 1:
             return int.from_bytes(first[offset + 8 : offset + 12], "big")

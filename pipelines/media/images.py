@@ -1,9 +1,9 @@
-"""Pictures: encoded JPEG, PNG or WebP -> RGB pixels, or BadInput; never a damaged or partial picture.
+"""Decodes images: encoded JPEG, PNG or WebP -> RGB pixels, or BadInput; never a damaged or partial image.
 
-The header's size is checked before a pixel is decoded, so a header that lies costs nothing. What the decoder would forgive is checked
-beside it: Pillow skips the checksums of PNG pixel data and ignores libjpeg's warnings, so every PNG chunk is checked here and every JPEG is
-decoded a second time by FFmpeg, which refuses where libjpeg only warns (damage that leaves a legal Huffman stream cannot be seen by
-anyone).
+The size in the header is checked before any pixel is decoded, so a false header costs nothing. Errors that the decoder
+would ignore are checked separately. Pillow skips the checksums of PNG pixel data and ignores libjpeg's warnings. So
+every PNG chunk is checked here, and every JPEG is decoded a second time by FFmpeg, which fails where libjpeg only
+warns. Damage that leaves a valid Huffman stream is undetectable.
 """
 
 import dataclasses
@@ -17,15 +17,24 @@ from castor.pipelines.document import BadInput
 from castor.pipelines.media.containers import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 50_000_000  # 150 MB of RGB; cameras of telephones reach 50 megapixels
-MAX_SCANS = 200  # of a progressive JPEG; libjpeg needs as much time for each scan as for a whole picture
+MAX_PIXELS = 50_000_000  # 150 MB of RGB; phone cameras reach 50 megapixels
+MAX_SCANS = 200  # of a progressive JPEG; libjpeg takes as long per scan as for a whole image
 ORIENTATION = 0x0112  # the Exif tag
-BACKDROP = 255  # transparent pixels are laid on white
+BACKDROP = 255  # transparent pixels are composited on white
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-    """What a header says: size in pixels as displayed (after the Exif orientation), one of FORMATS, Pillow's mode, number of frames."""
+    """Facts from an image's header.
+
+    width, height: size in pixels as displayed, after the Exif orientation.
+
+    format: one of FORMATS.
+
+    mode: Pillow's mode.
+
+    frames: number of frames.
+    """
 
     width: int
     height: int
@@ -35,7 +44,7 @@ class ImageFacts:
 
 
 def sniff(data: bytes) -> str | None:
-    """The format of FORMATS whose magic number the bytes begin with, or None."""
+    """The format of FORMATS whose magic number the bytes start with, or None."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -46,19 +55,21 @@ def sniff(data: bytes) -> str | None:
 
 
 def probe_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageFacts:
-    """Facts of the header alone. Raises BadInput: empty, unsupported_format, damaged_image, too_large."""
+    """Facts from the header alone. Raises BadInput: empty, unsupported_format, damaged_image, too_large."""
     with _open(data, max_pixels) as image:
         return _facts(image, _orientation(image))
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Encoded picture -> uint8 [height, width, 3] RGB as displayed, see `read_image`."""
+    """Encoded image -> uint8 [height, width, 3] RGB as displayed; see `read_image`."""
     return read_image(data, max_pixels)[0]
 
 
 def read_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, ImageFacts]:
-    """Encoded picture -> uint8 [height, width, 3] RGB as displayed, and its facts: Exif orientation applied, alpha laid on white, 16 bits
-    cut to 8, first frame of an animation, embedded colour profiles left out of account.
+    """Encoded image -> (uint8 [height, width, 3] RGB as displayed, facts from its header).
+
+    The Exif orientation is applied, alpha is composited on white, 16 bits are reduced to 8, the first frame of an
+    animation is taken, and embedded colour profiles are ignored.
 
     Raises BadInput: empty, unsupported_format, damaged_image, too_large (more than `max_pixels` pixels).
     """
@@ -110,7 +121,7 @@ def _open(data: bytes, max_pixels: int):
         raise BadInput("damaged_image", f"JPEG of more than {MAX_SCANS} scans")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own limit is looser than ours, which follows
+            warnings.simplefilter("ignore")  # Pillow's limit is looser than the check below
             image = Image.open(io.BytesIO(data), formats=[kind])
             width, height = image.size
     except Image.DecompressionBombError as error:
@@ -128,23 +139,24 @@ def _open(data: bytes, max_pixels: int):
 
 def _facts(image, orientation: int) -> ImageFacts:
     width, height = image.size if orientation < 5 else image.size[::-1]
-    if image.format == "MPO":  # a JPEG followed by more views of it
+    if image.format == "MPO":  # a JPEG followed by further views of the scene
         return ImageFacts(width, height, "JPEG", image.mode)
     return ImageFacts(width, height, image.format, image.mode, getattr(image, "n_frames", 1))
 
 
 def _orientation(image) -> int:
-    """The Exif orientation 1..8; 1 where there is none or the Exif block is malformed, which viewers ignore as well.
+    """The Exif orientation 1..8; 1 if there is none or the Exif block is malformed, which viewers ignore as well.
 
-    To be asked before the pixels are loaded, so that a block behind the pixels of a PNG counts for neither reading nor probing.
+    Must be called before the pixels are loaded: then an Exif block after the pixels of a PNG is ignored both by reading
+    and by probing.
     """
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
-        return 1  # Pillow would decode the picture to look behind it
+        return 1  # Pillow would decode the image to look after its pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Pillow's EXIF reader raises whatever it meets; a broken tag costs the turn, not the picture
+    except Exception:  # Pillow's EXIF reader raises many types; a broken tag loses the orientation, not the image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -166,7 +178,7 @@ def _to_rgb(image):
 
 
 def _check_png_chunks(data: bytes) -> None:
-    """Every chunk whole and with the right checksum, from the header to IEND."""
+    """Checks that every chunk from the header to IEND is complete and has the right checksum."""
     position, view = 8, memoryview(data)
     while position + 12 <= len(data):
         length = int.from_bytes(view[position : position + 4], "big")
@@ -190,7 +202,7 @@ def _check_jpeg_entropy(data: bytes) -> None:
     context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
     try:
         frames = context.decode(av.Packet(data)) + context.decode(None)
-    except av.error.PatchWelcomeError:  # a legal kind that FFmpeg does not decode: libjpeg's word stands alone
+    except av.error.PatchWelcomeError:  # a valid kind that FFmpeg cannot decode: trust libjpeg
         return
     except (av.error.FFmpegError, ValueError) as error:
         raise BadInput("damaged_image", f"JPEG scan: {one_line(error)}") from error

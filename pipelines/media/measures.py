@@ -1,7 +1,8 @@
-"""What the jobs do to a raw media document before it is judged: decode all of it, once, and write down what the rules ask for.
+"""Decodes raw media documents once, completely, and records the measurements that the filters need.
 
-Each class here is a function Document -> Document for the sandbox: it raises BadInput for a file that is not whole and sound, and otherwise
-adds facts to the metadata (ratios 0..1, seconds, pixels, hertz). Rules then judge the facts and need no decoder.
+Each class is a function Document -> Document for the sandbox. It raises BadInput for an incomplete or damaged file, and
+otherwise adds measurements to the metadata (ratios 0..1, seconds, pixels, hertz). The filters read only these and need
+no decoder.
 """
 
 import dataclasses
@@ -13,15 +14,17 @@ from castor.pipelines.document import Document
 from castor.pipelines.media import clips, fingerprints, images, sounds
 
 _SILENCE_WINDOW = 400  # samples, 25 ms
-_CLIPPED = 0.999  # of full scale: the two highest of 16-bit values and what a decoder makes of them
+_CLIPPED = 0.999  # share of full scale: the two highest 16-bit values, as decoders return them
 
 
 @gin.configurable(module="pipelines.media.measures")
 @dataclasses.dataclass(frozen=True)
 class MeasureImage:
-    """Adds width, height (pixels as displayed), format, mode, frames, and of media/fingerprints.py perceptual_hash (16 hex digits) and detail.
+    """Adds width, height (pixels as displayed), format, mode, frames, perceptual_hash (16 hex digits) and detail.
 
-    The encoded bytes stay as they are.
+    The last two are those of media/fingerprints.py. The encoded bytes stay as they are.
+
+    max_pixels: larger images are bad input.
     """
 
     max_pixels: int = images.MAX_PIXELS
@@ -32,23 +35,30 @@ class MeasureImage:
 
     def __call__(self, document: Document) -> Document:
         pixels, facts = images.read_image(document.bytes, self.max_pixels)
-        seen = fingerprints.fingerprint(pixels)
+        found = fingerprints.fingerprint(pixels)
         return document.with_metadata(
             width=facts.width,
             height=facts.height,
             format=facts.format,
             mode=facts.mode,
             frames=facts.frames,
-            perceptual_hash=fingerprints.to_hex(seen.hash),
-            detail=round(seen.detail, 2),
+            perceptual_hash=fingerprints.to_hex(found.hash),
+            detail=round(found.detail, 2),
         )
 
 
 @gin.configurable(module="pipelines.media.measures")
 @dataclasses.dataclass(frozen=True)
 class MeasureSound:
-    """Replaces the bytes by 16-bit FLAC of the sound, mono at 16 kHz, and adds seconds, container, codec, sample_rate (Hz) and channels of
-    the file as it came, silence (share of 25 ms windows under `silence_dbfs`) and clipping (share of samples at full scale)."""
+    """Replaces the bytes by 16-bit FLAC, mono at 16 kHz, and adds measurements of the recording.
+
+    Adds seconds; container, codec, sample_rate (Hz) and channels of the original file; silence (share of silent 25 ms
+    windows) and clipping (share of samples at full scale).
+
+    max_seconds: longer recordings are bad input.
+
+    silence_dbfs: RMS below which a window is silent, in decibels relative to full scale.
+    """
 
     max_seconds: float = sounds.MAX_SECONDS
     silence_dbfs: float = -40.0
@@ -74,9 +84,14 @@ class MeasureSound:
 @gin.configurable(module="pipelines.media.measures")
 @dataclasses.dataclass(frozen=True)
 class MeasureClip:
-    """Adds seconds, width, height (pixels as displayed), container, codec, source_frames, sound (has it a sound track) and motion.
+    """Adds seconds, width, height (pixels as displayed), container, codec, source_frames, sound (has a sound track) and
+    motion.
 
-    All of the film and of its sound is decoded. frames_per_second, max_side: of the small frames between which motion is measured.
+    All of the video and its sound is decoded.
+
+    frames_per_second, max_side: rate and longer side, in pixels, of the small frames between which motion is measured.
+
+    max_seconds, max_pixels: longer clips and larger frames are bad input.
     """
 
     frames_per_second: float = 2.0
@@ -105,7 +120,12 @@ class MeasureClip:
 
 
 def silence_ratio(waveform: np.ndarray, dbfs: float) -> float:
-    """Share of 25 ms windows of float32 [samples] at 16 kHz whose RMS lies under `dbfs` decibels of full scale; 1.0 for no samples."""
+    """Share of 25 ms windows whose RMS is below `dbfs`; 1.0 for no samples.
+
+    waveform: float32 [samples] at 16 kHz.
+
+    dbfs: decibels relative to full scale.
+    """
     if not len(waveform):
         return 1.0
     padded = np.pad(waveform, (0, -len(waveform) % _SILENCE_WINDOW)).reshape(-1, _SILENCE_WINDOW)
@@ -114,12 +134,16 @@ def silence_ratio(waveform: np.ndarray, dbfs: float) -> float:
 
 
 def clipping_ratio(waveform: np.ndarray) -> float:
-    """Share of float32 [samples] at or beyond full scale."""
+    """Share of float32 [samples] at or beyond full scale; 0.0 for no samples."""
     return float((np.abs(waveform) >= _CLIPPED).mean()) if len(waveform) else 0.0
 
 
 def motion(frames: np.ndarray) -> float:
-    """Mean absolute change of brightness between neighbours of uint8 [F, h, w, 3], a share of full scale; 0.0 for under two frames."""
+    """Mean absolute change of brightness between consecutive frames, as a share of full scale; 0.0 for fewer than two
+    frames.
+
+    frames: uint8 [F, h, w, 3] RGB.
+    """
     if len(frames) < 2:
         return 0.0
     luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601

@@ -1,6 +1,7 @@
-"""Sounds: any encoded recording -> one channel of samples at 16 kHz, or BadInput; and back to FLAC.
+"""Decodes sound: any encoded recording -> one channel at 16 kHz, or BadInput. Also encodes FLAC.
 
-Decoding, mixing down and resampling run block by block, so memory is bounded by the resampled seconds allowed, not by what a header claims.
+Decoding, downmixing and resampling run block by block, so the allowed number of resampled seconds bounds the memory,
+not the header.
 """
 
 import dataclasses
@@ -14,13 +15,22 @@ from castor.pipelines.media import containers
 
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 3_600.0
-MAX_AMPLITUDE = 16.0  # 24 dB over full scale: float files exceed 1.0 a little; far beyond it the samples are no sound
+MAX_AMPLITUDE = 16.0  # 24 dB over full scale: float files exceed 1.0 a little; far beyond it the data is not sound
 RESAMPLER = "HQ"  # soxr's quality; 20 bits
 
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-    """A decoded recording: waveform float32 [samples] at SAMPLE_RATE, and the facts of its file (rate in Hz before resampling)."""
+    """A decoded recording.
+
+    waveform: float32 [samples] at SAMPLE_RATE, mono.
+
+    container, codec: FFmpeg's names.
+
+    sample_rate: of the file, before resampling, in Hz.
+
+    channels: of the file.
+    """
 
     waveform: np.ndarray
     container: str
@@ -34,15 +44,20 @@ class Sound:
 
 
 def decode_audio(data: bytes, max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """Encoded recording -> float32 [samples], mono (mean of the channels), 16 kHz, full scale 1.0. Raises BadInput, see `decode_sound`."""
+    """Encoded recording -> float32 [samples], mono (mean of the channels), 16 kHz, full scale 1.0.
+
+    Raises BadInput, see `decode_sound`.
+    """
     return decode_sound(data, max_seconds).waveform
 
 
 def decode_sound(data: bytes, max_seconds: float = MAX_SECONDS) -> Sound:
     """Decodes the first audio stream of WAV, FLAC, MP3, Ogg, WebM/Matroska, MP4/3GP or CAF.
 
-    Raises BadInput: empty, unsupported_format, unsupported_codec, damaged_container, damaged_stream, not_finite (NaN or infinite samples),
-    out_of_range (beyond MAX_AMPLITUDE), too_long.
+    max_seconds: longer recordings are bad input.
+
+    Raises BadInput: empty, unsupported_format, unsupported_codec, no_audio_stream, damaged_container, damaged_stream,
+    not_finite (NaN or infinite samples), out_of_range (beyond MAX_AMPLITUDE), too_long.
     """
     if not data:
         raise BadInput("empty", "zero bytes")
@@ -76,7 +91,12 @@ def _all_of(frames: Iterator, promised: int) -> Iterator:
 
 
 def resample(frames: Iterator, max_seconds: float) -> np.ndarray:
-    """PyAV audio frames (any sample format, one constant rate and layout) -> float32 [samples] mono at SAMPLE_RATE."""
+    """PyAV audio frames -> float32 [samples], mono, at SAMPLE_RATE.
+
+    frames: of any sample format, with one constant rate and layout.
+
+    max_seconds: longer recordings raise BadInput("too_long").
+    """
     blocks, rate, channels, stream, samples = [], None, None, None, 0
     for frame in frames:
         if rate is None:
@@ -98,7 +118,10 @@ def resample(frames: Iterator, max_seconds: float) -> np.ndarray:
 
 
 def encode_flac(waveform: np.ndarray) -> bytes:
-    """float32 [samples] mono at 16 kHz -> 16-bit FLAC, the same bytes for the same samples. Samples beyond full scale are clipped to it."""
+    """float32 [samples], mono, 16 kHz -> 16-bit FLAC, the same bytes for the same samples.
+
+    Samples beyond full scale are clipped.
+    """
     import soundfile
 
     buffer = io.BytesIO()
@@ -107,7 +130,10 @@ def encode_flac(waveform: np.ndarray) -> bytes:
 
 
 def to_pcm(waveform: np.ndarray) -> np.ndarray:
-    """float32 [samples] -> int16 [samples], rounded to nearest; `decode_audio(encode_flac(w))` is exactly `to_pcm(w) / 32768`."""
+    """float32 [samples] -> int16 [samples], rounded to nearest and clipped.
+
+    Example: 0.5 -> 16384, 1.0 -> 32767. `decode_audio(encode_flac(w))` is exactly `to_pcm(w) / 32768`.
+    """
     return np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 

@@ -159,9 +159,9 @@ def test_pictures(listed):
     assert rules.check(seen(brighter)) == "image_lists.perceptual" and "known" in rules.check(seen(brighter)).measure
     assert rules.check(seen(brighter, detail=1.0)) is None and rules.check(seen(pixels[::-1].copy())) is None
     assert rules.check(page(data=data)) is None and image_lists.Filter().check(seen(pixels)) is None
-    with pytest.raises(ConfigurationError, match="'xyz' in the list .* is no MD5"):
+    with pytest.raises(ConfigurationError, match="'xyz' in the list .* is not an MD5, SHA-1 or SHA-256 hash"):
         image_lists.Filter(files=(listed("bad", "xyz"),)).prepare()
-    with pytest.raises(ConfigurationError, match="no perceptual hash"):
+    with pytest.raises(ConfigurationError, match="'.*' in the list .* is not a perceptual hash"):
         image_lists.Filter(perceptual=(listed("bad2", "12"),)).prepare()
 
 
