@@ -1,6 +1,8 @@
 """Gin-configured, partitioned training of one multimodal decoder on task caches.
 
-It knows a task cache, a vocabulary and `tasks.Batches`, and nothing of where they came from. No TensorFlow.
+The trainer reads task caches, a vocabulary and `tasks.Batches`. It knows nothing about the jobs that made them and does
+not import TensorFlow.
 
-Files to read first: loop.py (a run, top to bottom), step.py (one update), model.py, partitioning.py (where every array lives).
+Files to read first: loop.py (a run, top to bottom), step.py (one update), model/decoder.py, partitioning.py (how arrays
+are sharded).
 """

@@ -1,7 +1,8 @@
-"""The training run, from a gin configuration to a trained MODEL_DIR, to be read from top to bottom.
+"""The training run, from a gin configuration to a trained MODEL_DIR. Read it from top to bottom.
 
-The host never waits for a step it has just dispatched: the metrics of step N - 1 are read while step N runs, and a thread prepares the next
-batches and transfers them to the devices. Inside the loop nothing moves between host and devices implicitly (jax.transfer_guard).
+The host never waits for a step it has just dispatched: the metrics of step N - 1 are read while step N runs. A thread
+prepares the next batches and transfers them to the devices. Inside the loop, jax.transfer_guard forbids implicit
+transfers between host and devices.
 """
 
 import contextlib
@@ -29,12 +30,15 @@ from castor.train.step import TrainState, TrainStep
 
 
 def train(config: RunConfig, on_step: Callable[[int], None] | None = None) -> int:
-    """Trains up to `config.train_steps`, from the latest checkpoint in MODEL_DIR if there is one. Returns the number of steps done.
+    """Trains up to `config.train_steps`, from the latest checkpoint in MODEL_DIR if there is one. Returns the number of
+    steps done.
 
-    SIGTERM and SIGINT end the run after the current step with a checkpoint: then fewer steps are done than configured, and after SIGINT
-    KeyboardInterrupt is raised. `on_step` is called on the host after each dispatched step, with the number of steps done.
+    config: the run's configuration.
+    on_step: called on the host after each dispatched step, with the number of steps done.
 
-    Raises LockError, before anything is touched, if another run writes this MODEL_DIR.
+    SIGTERM and SIGINT end the run after the current step with a checkpoint, so fewer steps are done than configured.
+    After SIGINT, KeyboardInterrupt is raised. Raises LockError, before anything is touched, if another run writes this
+    MODEL_DIR.
     """
     with only_writer(config.model_dir) as held:
         return _train(config, held, on_step)
@@ -92,7 +96,8 @@ def _train(config: RunConfig, held: lock.Held | None, on_step: Callable[[int], N
             if held and (saving or evaluating):
                 held.check()
             if saving or evaluating:
-                # Metrics must be on disk before the checkpoint that follows from them: a restart keeps only the lines before its step.
+                # Flush metrics before saving: a restart truncates metrics.jsonl at the checkpoint's step and must find
+                # every earlier line on disk.
                 reporter.log_step(*pending)
                 pending = None
                 values = {}
@@ -112,7 +117,7 @@ def _train(config: RunConfig, held: lock.Held | None, on_step: Callable[[int], N
     if done < config.train_steps:
         if is_main:
             print(
-                f"castor: stopped by a signal after step {done}, saved; run the same command again to go on.",
+                f"castor: stopped by a signal after step {done} and saved. Run the same command again to continue.",
                 file=sys.stderr,
             )
         if signal.SIGINT in signals.received:
@@ -123,13 +128,13 @@ def _train(config: RunConfig, held: lock.Held | None, on_step: Callable[[int], N
 def _start_state(
     run: PreparedRun, store: CheckpointStore, train_step: TrainStep, metadata: dict[str, Any]
 ) -> TrainState:
-    """The state to continue from: the latest checkpoint, or new parameters, or those of another run (warm start)."""
+    """The state to start from: the latest checkpoint, new parameters, or those of another run (warm start)."""
     config = run.config
     latest = store.latest() or 0
     if latest > config.train_steps:
         raise ConfigurationError(
             f"{config.model_dir} has a checkpoint of step {latest}, beyond TRAIN_STEPS = {config.train_steps}.",
-            "Ask for more steps.",
+            "Increase TRAIN_STEPS.",
         )
     state = initial_state.resume(store, train_step, metadata)
     if state is not None:
@@ -142,7 +147,7 @@ def _start_state(
 
 
 def _print_summary(run: PreparedRun, reporter: Reporter, start: int, batch_sizes: Sequence[int]) -> None:
-    """What is about to be trained, before the first step is compiled."""
+    """Prints a summary of the run before the first step is compiled."""
     config = run.config
     axes = [f"{axis} {size}" for axis, size in run.partitioner.mesh.shape.items() if size > 1]
     reporter.print(
@@ -154,15 +159,15 @@ def _print_summary(run: PreparedRun, reporter: Reporter, start: int, batch_sizes
     elif config.warm_start:
         reporter.print(f"--warm_start={config.warm_start} is ignored: this run continues from its own step {start}")
     if reporter.replayed:
-        reporter.print(f"{reporter.replayed} steps that no checkpoint holds are done again")
+        reporter.print(f"replaying {reporter.replayed} steps done after the last checkpoint")
     microbatches = f", each in {config.accumulate} microbatches" if config.accumulate > 1 else ""
     if len(batch_sizes) > 1 or microbatches:
         sizes = ", ".join(map(str, batch_sizes))
-        reporter.print(f"batches of {sizes} rows{microbatches}; the step of each size is compiled now")
+        reporter.print(f"batches of {sizes} rows{microbatches}; compiling one step per size")
 
 
 def _complete(config: RunConfig, step: int, state: TrainState) -> None:
-    """Marks the run as finished. The checksum is a computation of all processes; only the first one writes."""
+    """Marks the run as finished. All processes compute the checksum; only process 0 writes."""
     checksum = checksums.digest(checksums.checksums(state.parameters))
     if jax.process_index() == 0:
         model_dir.write_completed(config.model_dir, step, checksum)

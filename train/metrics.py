@@ -1,9 +1,10 @@
 """Where the metrics of a run go: exact JSON lines, TensorBoard, and one progress line on the terminal.
 
-`metrics.jsonl` has one line per step. It holds only what follows from the data, the configuration and the seed: no time, no speed. Floats are
-written so that they read back to the same bits. A run that restarts from a checkpoint drops the lines after it and writes them again, so a run
-that was killed any number of times leaves the same file as one that never was. Where new lines differ from the dropped ones (another mesh,
-another compiler, a broken chip), the run prints one warning.
+`metrics.jsonl` has one line per step. It depends only on the data, the configuration and the seed, so it holds no times
+or speeds. Floats are written so that they read back to the same bits. A run that restarts from a checkpoint drops the
+later lines and writes them again, so a run that was killed any number of times leaves the same file as one that never
+was. If new lines differ from the dropped ones (another mesh, another compiler, a faulty chip), the run prints one
+warning.
 """
 
 import dataclasses
@@ -20,10 +21,11 @@ from castor.tasks.storage import storage
 
 
 def step_row(results: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[str, float | int]:
-    """The metrics.jsonl row of what `TrainStep.step` returned, without the step.
+    """The metrics.jsonl row for the results of `TrainStep.step`, without the step.
 
-    Scalars keep their names. The sums per domain, `domain_nll` and `domain_tokens` [C], become loss/NAME (nats per token) and tokens/NAME for
-    each domain with tokens in the batch.
+    results: metrics by name, as host arrays. Scalars keep their names.
+    domains: names of the C domains. The sums `domain_nll` and `domain_tokens` [C] become loss/NAME (nats per token) and
+        tokens/NAME for each domain with tokens in the batch.
     """
     row: dict[str, float | int] = {key: float(value) for key, value in results.items() if not key.startswith("domain_")}
     row["tokens"], row["skipped"] = int(row["tokens"]), int(row["skipped"])
@@ -35,16 +37,19 @@ def step_row(results: Mapping[str, np.ndarray], domains: Sequence[str]) -> dict[
 
 
 class JsonLines:
-    """An append-only file of rows with a `step`. Rows from `keep_until` on are dropped when it is opened, and compared with what replaces them.
+    """An append-only file of rows with a `step`.
 
-    Objects in a bucket cannot be appended to: there `flush` writes the whole object. A file on this machine is replaced when it is opened, so lines
-    that a run appends after another one has taken its MODEL_DIR over go to a file without a name.
+    Opening the file drops the rows from `keep_until` on; each is compared with the row that replaces it. Bucket objects
+    cannot be appended to, so there `flush` writes the whole object. A local file is replaced when it is opened. If
+    another run takes over the MODEL_DIR, lines appended by the first run therefore go to an unlinked file.
 
+    path: the file.
+    keep_until: the first step whose rows are dropped.
     check_lock: raises LockError if this run may not write any more; called before the whole object is written.
     """
 
     def __init__(self, path: storage.Path, keep_until: int, check_lock: Callable[[], None] = lambda: None):
-        """Keeps the rows with step < keep_until. An incomplete last line, left by a killed run, is dropped."""
+        """Keeps the rows with step < keep_until. Drops an incomplete last line left by a killed run."""
         self.path = path
         self._check_lock = check_lock
         self.replayed: dict[int, str] = {}
@@ -70,7 +75,8 @@ class JsonLines:
         if before != line and self.differs_at is None:
             self.differs_at = row["step"]
             print(
-                f"castor: step {row['step']} gives other metrics in {self.path} than before the restart (another mesh, version or machine?)",
+                f"castor: {self.path}: the metrics of step {row['step']} differ from those before the restart "
+                "(another mesh, version or machine?)",
                 file=sys.stderr,
             )
         if self._file is None:
@@ -80,7 +86,7 @@ class JsonLines:
             self._file.flush()
 
     def flush(self) -> None:
-        """Returns when every row is where a restart will find it."""
+        """Blocks until every row is where a restart will find it."""
         if self._file is None:
             self._write_whole()
 
@@ -95,7 +101,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, by tensorboardX (no TensorFlow)."""
+    """Writes scalars for TensorBoard with tensorboardX (no TensorFlow)."""
 
     def __init__(self, directory: pathlib.Path, start: int):
         from tensorboardX import SummaryWriter
@@ -112,7 +118,7 @@ class TensorBoard:
 
 
 class NoBoard:
-    """Stands in for TensorBoard where MODEL_DIR cannot be appended to (a bucket)."""
+    """Replaces TensorBoard if MODEL_DIR cannot be appended to (a bucket)."""
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         pass
@@ -142,7 +148,11 @@ class Throughput:
 
 
 class ProgressLine:
-    """One line, updated in place on a terminal and printed every `period_s` seconds elsewhere."""
+    """One line, updated in place on a terminal and printed every `period_s` seconds elsewhere.
+
+    total: number of steps of the run.
+    period_s: seconds between lines if the output is not a terminal.
+    """
 
     def __init__(self, total: int, period_s: float = 10.0):
         import rich.console
@@ -166,7 +176,10 @@ class ProgressLine:
         domains = "  ".join(
             f"{key.removeprefix('loss/')} {value:.2f}" for key, value in row.items() if key.startswith("loss/")
         )
-        line = f"step {step}/{self._total}  loss {row['loss']:.3f}  {tokens_per_second:,.0f} tokens/s  {_clock(left)} left  {domains}"
+        line = (
+            f"step {step}/{self._total}  loss {row['loss']:.3f}  {tokens_per_second:,.0f} tokens/s  "
+            f"{_clock(left)} left  {domains}"
+        )
         if self._live:
             self._live.update(line, refresh=True)
         else:

@@ -3,9 +3,9 @@
 checkpoint_<step>/     parameters, optimizer state and metadata (train/checkpoints/checkpoints.py)
 metrics.jsonl          one line per step; evaluation.jsonl: one line per evaluation
 tensorboard/           the same numbers for TensorBoard
-config/                the operative gin configuration of every start, as NNN_step_S.gin; none is overwritten
+config/                the operative gin configuration of every start, as NNN_step_S.gin; never overwritten
 model.json             what inference needs: the model's configuration and its vocabulary
-vocabulary/            a copy of that vocabulary
+vocabulary/            a copy of the vocabulary
 logs/                  logs of the hosts of `castor launch local`
 COMPLETED              written after the last step, with the checksum of the parameters
 """
@@ -33,10 +33,13 @@ class ModelDescription:
     """The content of model.json.
 
     model: the fields of castor.train.model.decoder.DecoderConfig.
-    image_token_budget: largest number of image codes that tokenization allowed for one picture; 0 where no cache has pictures.
-    vocabulary: {"path", "fingerprint", "size"}: where it was at training time, which one it is, and its number of ids. The fingerprint is None
-    for an imported model without a vocabulary.
-    lengths: {"targets": tokens per row}. domains: components of the mixture. mixture: fingerprint of the data.
+    image_token_budget: largest number of image codes that tokenization allowed per picture; 0 if the caches have no
+        pictures.
+    vocabulary: {"path", "fingerprint", "size"}: its path at training time, its fingerprint and its number of ids. The
+        fingerprint is None for an imported model without a vocabulary.
+    lengths: {"targets": tokens per row}.
+    domains: components of the mixture.
+    mixture: fingerprint of the data.
     """
 
     model: Mapping[str, Any]
@@ -48,7 +51,7 @@ class ModelDescription:
 
     @classmethod
     def read(cls, model_dir: str) -> "ModelDescription":
-        """Raises ConfigurationError where the folder has no readable model.json."""
+        """Reads model.json. Raises ConfigurationError if the file is missing or unreadable."""
         path = storage.join(model_dir, MODEL_FILE)
         try:
             content = json.loads(storage.read_bytes(path))
@@ -62,28 +65,35 @@ class ModelDescription:
         storage.write_json_atomic(storage.join(model_dir, MODEL_FILE), dataclasses.asdict(self))
 
     def load_vocabulary(self, model_dir: str, directory: str | None = None) -> tasks.Vocabulary:
-        """The vocabulary that the model was trained with: from `directory` if given, else the copy in `model_dir`, else its path at training time.
+        """The vocabulary that the model was trained with.
 
-        Raises VocabularyError where none is there, and for another vocabulary than the model's.
+        model_dir: the MODEL_DIR, whose copy of the vocabulary is preferred to its path at training time.
+        directory: a folder to load the vocabulary from instead.
+
+        Raises VocabularyError if the vocabulary is missing or its fingerprint is not the model's.
         """
         copy = storage.join(model_dir, VOCABULARY_FOLDER)
         path = directory or (copy if storage.is_directory(copy) else self.vocabulary["path"])
         if not storage.is_directory(path):
             raise VocabularyError(
-                f"the vocabulary of {model_dir} is neither in it nor at {path!r}.", "Give --vocabulary=DIR."
+                f"the vocabulary of {model_dir} is neither in that folder nor at {path!r}.", "Give --vocabulary=DIR."
             )
         vocabulary = tasks.Vocabulary.load(path)
         expected = self.vocabulary["fingerprint"]
         if vocabulary.fingerprint != expected:
             raise VocabularyError(
                 f"{model_dir} was trained with vocabulary {expected}; {path} is {vocabulary.fingerprint}.",
-                "Give the one it was trained with: --vocabulary=DIR.",
+                "Give the vocabulary it was trained with: --vocabulary=DIR.",
             )
         return vocabulary
 
 
 def write_configuration(model_dir: str, config: str, start: int) -> None:
-    """Writes the gin text of a start at step `start` as config/NNN_step_S.gin, numbered after the earlier ones."""
+    """Writes the operative gin configuration of a start as config/NNN_step_S.gin, numbered after the earlier ones.
+
+    config: the gin text.
+    start: the step S that the run starts from.
+    """
     folder = storage.join(model_dir, CONFIG_FOLDER)
     storage.makedirs(folder)
     number = 1 + max((int(name[:3]) for name in storage.list_files(folder) if name[:3].isdigit()), default=-1)
@@ -91,24 +101,24 @@ def write_configuration(model_dir: str, config: str, start: int) -> None:
 
 
 def latest_configuration(model_dir: str) -> str:
-    """Path of the gin configuration of the latest start. Raises ConfigurationError where the folder holds none."""
+    """Path of the gin configuration of the latest start. Raises ConfigurationError if the folder holds none."""
     folder = storage.join(model_dir, CONFIG_FOLDER)
     names = [name for name in storage.list_files(folder) if name.endswith(".gin")]
     if not names:
         raise ConfigurationError(
-            f"{model_dir} holds no run: there is no configuration in {folder}.",
+            f"{model_dir} holds no run: {folder} has no gin configuration.",
             "Give the MODEL_DIR of a castor train run.",
         )
     return storage.join(folder, names[-1])
 
 
 def write_completed(model_dir: str, step: int, parameters_checksum: str) -> None:
-    """Marks the run as finished. Runs can be compared by the checksum of their parameters."""
+    """Marks the run as finished. The checksum of the parameters lets runs be compared."""
     storage.write_json_atomic(
         storage.join(model_dir, COMPLETED_FILE), {"step": step, "parameters": parameters_checksum}
     )
 
 
 def remove_completed(model_dir: str) -> None:
-    """Called when a run starts or continues; does nothing where the mark is absent."""
+    """Removes the COMPLETED file, if any, when a run starts or continues."""
     storage.remove(storage.join(model_dir, COMPLETED_FILE))

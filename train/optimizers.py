@@ -1,17 +1,20 @@
 """Optimizers and learning-rate schedules, as frozen dataclasses that gin fills; each builds its optax transformation.
 
-A schedule maps the number of the step (int32, from 0) to the learning rate of its update (float32); the first update is not wasted on a rate of
-0. Weight decay, where there is some, spares the norms' scales, which are told by name: under the scan over layers they too have two axes.
+A schedule maps the step number (int32, from 0) to the learning rate of its update (float32). The first update uses a
+nonzero learning rate. Weight decay, if any, excludes the scales of the norms. The scales are identified by name,
+because the scan over layers gives them two axes too.
 
-What is built here is updated by `update(gradients, state, parameters, step=, norm=, finite=)`:
+Transformations are updated by `update(gradients, state, parameters, step=, norm=, finite=)`:
 
-    step    int32 [], of the run. The rate follows from it and not from a counter in the optimizer's state: a skipped update does not shift it.
-    norm    float32 [], the gradients' global norm, which the metrics tell too
-    finite  bool [], whether the update counts. If not, parameters and state stay what they are.
+    step    int32 [], step of the run. The rate follows from the step, not from a counter in the optimizer state, so a
+            skipped update does not shift the schedule.
+    norm    float32 [], global norm of the gradients, also reported as a metric
+    finite  bool [], whether to apply the update. If false, parameters and state do not change.
 
-An update is one loop over each parameter: clip, moments, decay, descent and the skip fuse, so that AdamW reads and writes parameter and moments
-once and the gradient twice (once for the norm). A skip is therefore no choice between new arrays and old ones, which the loop would have to keep
-apart, but arithmetic that changes nothing: m = 1 m + 0. Moments are float32 unless asked otherwise; arithmetic always is.
+An update is one loop over each parameter: clipping, moments, decay, descent and the skip fuse. AdamW therefore reads
+and writes parameter and moments once, and reads the gradient twice (once for the norm). A skip is not a selection
+between new and old arrays, which the loop would have to keep separately, but arithmetic that changes nothing: m = 1 m +
+0. Moments are float32 unless configured otherwise; arithmetic is always float32.
 """
 
 import dataclasses
@@ -25,17 +28,23 @@ import gin
 from castor.tasks.checks import check_number
 from castor.tasks.errors import ConfigurationError
 
-LAYERS = "layers"  # the part of the parameter tree that is stacked: [N, ...]
+LAYERS = "layers"  # the stacked subtree of the parameters: [N, ...]
 _MOMENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-# ---------------------------------------------------------------------------------------------------------------- schedules
+# ------------------------------------------------------------------------------------------------------------ schedules
 
 
 @gin.configurable(module="train.optimizers")
 @dataclasses.dataclass(frozen=True)
 class WarmupCosine:
-    """Linear from 0 to `peak` over `warmup_steps`, then half a cosine down to `final_share` of the peak at `total_steps` (Chinchilla: 0.1)."""
+    """Linear warmup from 0 to `peak`, then half a cosine down to a share of the peak at `total_steps`.
+
+    peak: largest learning rate.
+    warmup_steps: updates of the warmup.
+    total_steps: updates of the run.
+    final_share: final rate as a share of the peak (Chinchilla, arXiv 2203.15556: 0.1).
+    """
 
     peak: float = 3e-3
     warmup_steps: int = 20
@@ -60,7 +69,13 @@ class WarmupCosine:
 @gin.configurable(module="train.optimizers")
 @dataclasses.dataclass(frozen=True)
 class WarmupRsqrt:
-    """Linear from 0 to `peak` over `warmup_steps`, then peak * sqrt(warmup_steps / step) (T5): needs no total, so a run can be prolonged."""
+    """Linear warmup from 0 to `peak`, then peak * sqrt(warmup_steps / step) (T5, arXiv 1910.10683).
+
+    The schedule needs no total, so a run can be prolonged.
+
+    peak: largest learning rate.
+    warmup_steps: updates of the warmup.
+    """
 
     peak: float = 1e-2
     warmup_steps: int = 1000
@@ -96,13 +111,19 @@ _DECAYS = {"linear": _linear, "1-sqrt": _one_minus_sqrt, "cosine": _cosine}
 @gin.configurable(module="train.optimizers")
 @dataclasses.dataclass(frozen=True)
 class WarmupStableDecay:
-    """Linear from 0 to `peak` over `warmup_steps`, then `peak`, then down to `final_share` of it over the last updates (MiniCPM, arXiv 2404.06395).
+    """Linear warmup from 0 to `peak`, a constant phase at `peak`, then a decay (MiniCPM, arXiv 2404.06395).
 
-    Up to the decay nothing depends on `total_steps`: any checkpoint of the stable part can be prolonged, or be decayed from at once
-    (docs/optimizers.md).
+    Nothing before the decay depends on `total_steps`: any checkpoint of the stable phase can be trained further or
+    decayed at once (docs/optimizers.md). The first update of the decay uses the peak rate; no update has a rate of 0.
 
-    decay_steps: updates of the decay; None takes `decay_share` of the total (0.2: Haegele et al., arXiv 2405.18392, section 4).
-    decay: "linear", "1-sqrt" (the best of theirs) or "cosine". The first update of the decay has the peak's rate, none has a rate of 0.
+    peak: largest learning rate.
+    warmup_steps: updates of the warmup.
+    total_steps: updates of the run.
+    decay_steps: updates of the decay; None takes `decay_share` of the total.
+    decay_share: share of the updates that decay, if decay_steps is None (0.2: Haegele et al., arXiv 2405.18392,
+        section 4).
+    decay: "linear", "1-sqrt" (the best in that paper) or "cosine".
+    final_share: final rate as a share of the peak.
     """
 
     peak: float = 3e-3
@@ -127,7 +148,7 @@ class WarmupStableDecay:
 
     @property
     def decay_start(self) -> int:
-        """The number of updates before the decay: a checkpoint of this step or an earlier one has seen none of it."""
+        """Number of updates before the decay. Checkpoints up to this step are unaffected by the decay."""
         steps = round(self.total_steps * self.decay_share) if self.decay_steps is None else self.decay_steps
         return max(self.total_steps - steps, 0)
 
@@ -154,17 +175,23 @@ def _check_schedule(schedule) -> None:
         check_number(f"{name}.{field}", getattr(schedule, field, least), at_least=least)
 
 
-# ---------------------------------------------------------------------------------------------------------------- optimizers
+# ----------------------------------------------------------------------------------------------------------- optimizers
 
 
 @gin.configurable(module="train.optimizers")
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """AdamW (arXiv 1711.05101) behind a clip of the global gradient norm; `clip` 0 or None leaves gradients as they are.
+    """AdamW (arXiv 1711.05101) with clipping of the global gradient norm.
 
-    Every update is parameter -= rate * (multiplier * m / (sqrt(v) + eps) + weight_decay * parameter), m and v corrected for their start at 0.
-    first_moment: dtype that m is kept in: "float32", or "bfloat16" for 2 bytes a parameter less (docs/optimizers.md tells the cost). v stays
-    float32: the step it takes, 1 - b2 of the difference, would be lost in the 8 bits of a bfloat16.
+    Every update is parameter -= rate * (multiplier * m / (sqrt(v) + eps) + weight_decay * parameter), with m and v
+    corrected for their start at 0.
+
+    schedule: learning rate by step.
+    b1, b2, eps: decay of the first and second moment, and the constant in the denominator.
+    weight_decay: decay per unit of learning rate; excludes the scales of the norms.
+    clip: largest global norm of the gradients; 0 or None: no clipping.
+    first_moment: dtype of m: "float32", or "bfloat16" to save 2 bytes per parameter (docs/optimizers.md measures the
+        cost). v stays float32: its increment, 1 - b2 of the difference, would vanish in the 8 bits of a bfloat16.
     """
 
     schedule: Schedule = WarmupCosine()
@@ -182,7 +209,7 @@ class AdamW:
             )
 
     def build(self, multipliers: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
-        """multipliers: parameter name -> factor of its learning rate (muP); those not named have 1."""
+        """The optax transformation. multipliers: parameter name -> factor of its learning rate (muP), 1 if absent."""
         return optax.chain(
             _clip(self.clip),
             _scale_by_adam(self.b1, self.b2, self.eps, _MOMENT_DTYPES[self.first_moment]),
@@ -193,11 +220,16 @@ class AdamW:
 @gin.configurable(module="train.optimizers")
 @dataclasses.dataclass(frozen=True)
 class Adafactor:
-    """Adafactor (arXiv 1804.04235): a row and a column of second moments instead of a matrix, no first moment; updates are clipped by their own
-    root mean square and scaled by that of the parameter.
+    """Adafactor (arXiv 1804.04235): factored second moments (a row and a column per matrix) and no first moment.
 
-    Every layer of the stack is a parameter of its own, with its own root mean squares. Of each parameter the two longest axes are factored,
-    if both have at least 128 entries; others (heads) are kept. decay_rate: the second moment of update t decays by 1 - t^-decay_rate.
+    Updates are clipped by their own root mean square and scaled by that of the parameter. Every layer of the stack
+    counts as a separate parameter with its own root mean squares. Of each parameter the two longest axes are factored
+    if both have at least 128 entries; other axes (heads) are kept.
+
+    schedule: learning rate by step.
+    decay_rate: the second moment of update t decays by 1 - t^-decay_rate.
+    weight_decay: decay per unit of learning rate; excludes the scales of the norms.
+    clip: largest global norm of the gradients; 0 or None: no clipping.
     """
 
     schedule: Schedule = WarmupRsqrt()
@@ -208,7 +240,8 @@ class Adafactor:
     def build(self, multipliers: Mapping[str, float] | None = None) -> optax.GradientTransformationExtraArgs:
         if multipliers:
             raise ConfigurationError(
-                "Adafactor scales its updates by the size of the parameter; the multipliers of muP (Transformer.mup_base_embed) are Adam's.",
+                "Adafactor scales updates by the parameter's size; the multipliers of muP "
+                "(Transformer.mup_base_embed) are for Adam.",
                 "Use train.optimizers.AdamW with muP, or leave Transformer.mup_base_embed at 0.",
             )
         moments = optax.scale_by_factored_rms(decay_rate=self.decay_rate)
@@ -235,11 +268,11 @@ def _schedule(schedule: Schedule) -> Schedule:
     return schedule
 
 
-# ---------------------------------------------------------------------------------------------------------------- parts of an update
+# ------------------------------------------------------------------------------------------------------ transformations
 
 
 def _clip(largest: float | None) -> optax.GradientTransformationExtraArgs:
-    """Gradients scaled to a global norm of at most `largest`; zeros in place of those that do not count."""
+    """Scales gradients to a global norm of at most `largest`; returns zeros if the update is skipped."""
 
     def update(gradients, state, parameters, *, norm, finite, **_):
         del parameters
@@ -250,7 +283,9 @@ def _clip(largest: float | None) -> optax.GradientTransformationExtraArgs:
 
 
 def _scale_by_adam(b1: float, b2: float, eps: float, first_moment) -> optax.GradientTransformationExtraArgs:
-    """Adam's direction. optax's own would multiply a bfloat16 moment by b1 in bfloat16; here only what is kept is rounded, once an update."""
+    """The direction of Adam's update. optax would multiply a bfloat16 moment by b1 in bfloat16; here only the stored
+    moment is rounded, once per update.
+    """
 
     def init(parameters):
         mu = jax.tree.map(lambda p: jnp.zeros_like(p, first_moment), parameters)
@@ -258,7 +293,7 @@ def _scale_by_adam(b1: float, b2: float, eps: float, first_moment) -> optax.Grad
 
     def update(gradients, state, parameters, *, finite, **_):
         del parameters
-        count = (state.count + 1).astype(jnp.float32)  # of the updates that counted, this one among them
+        count = (state.count + 1).astype(jnp.float32)  # applied updates, including this one
         correct1, correct2 = 1.0 - b1**count, 1.0 - b2**count
         keep1, keep2 = jnp.where(finite, b1, 1.0), jnp.where(finite, b2, 1.0)
         mu = jax.tree.map(lambda g, m: keep1 * m.astype(jnp.float32) + (1.0 - b1) * g, gradients, state.mu)
@@ -274,7 +309,10 @@ def _scale_by_adam(b1: float, b2: float, eps: float, first_moment) -> optax.Grad
 def _descend(
     rate: optax.Schedule, weight_decay: float, multipliers: Mapping[str, float]
 ) -> optax.GradientTransformationExtraArgs:
-    """-rate(step) * (multiplier * direction + weight_decay * parameter). A multiplier leaves the decay as it is: it should not fade with width."""
+    """-rate(step) * (multiplier * direction + weight_decay * parameter).
+
+    Multipliers do not scale the decay: weight decay should not fade with width.
+    """
 
     def update(directions, state, parameters, *, step, finite, **_):
         now = jnp.where(finite, jnp.asarray(rate(step), jnp.float32), 0.0)
@@ -290,12 +328,15 @@ def _descend(
 
 
 def _decays(path) -> bool:
-    """Whether weight decay may pull a parameter: all but the norms' scales."""
+    """Whether weight decay applies to a parameter: all but the scales of the norms."""
     return jax.tree_util.keystr(path[-1:], simple=True) != "scale"
 
 
 def _layer_by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The transformation for each layer of the stack alone, and for the parameters outside it. Its state is small: a skip selects the old one."""
+    """Applies the transformation to each layer of the stack separately, and to the parameters outside the stack.
+
+    The optimizer state is small, so a skip selects the old state.
+    """
 
     def split(tree):
         return {LAYERS: tree[LAYERS]} if LAYERS in tree else {}, {

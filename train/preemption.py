@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop, and the step after which all of its processes do.
+"""Signals that ask a run to stop, and the step after which all of its processes stop.
 
-SIGTERM is how schedulers announce a preemption; SIGINT is Ctrl-C. With several processes JAX's own preemption service receives SIGTERM and
-agrees on one step.
+Schedulers announce a preemption with SIGTERM; Ctrl-C sends SIGINT. With several processes, JAX's own preemption service
+receives SIGTERM and agrees on one step.
 """
 
 import signal
@@ -36,16 +36,17 @@ class SignalRecorder:
 
 
 class StopSignals(SignalRecorder):
-    """SIGTERM or a first SIGINT asks for a stop after the current step; a second SIGINT raises KeyboardInterrupt at once.
+    """SIGTERM or a first SIGINT requests a stop after the current step; a second SIGINT raises KeyboardInterrupt at
+    once.
 
-    With several processes no handler is installed here, and `should_stop` gives the same answer in each of them.
+    With several processes no handler is installed, and `should_stop` returns the same answer in each of them.
     """
 
     def __enter__(self):
         return super().__enter__() if jax.process_count() == 1 else self
 
     def should_stop(self, step: int) -> bool:
-        """Whether the run stops after this step. All processes must ask at every step."""
+        """Whether the run stops after this step. Every process must call this at every step."""
         if jax.process_count() == 1:
             return bool(self.received)
         from jax.experimental import multihost_utils

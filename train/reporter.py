@@ -1,7 +1,8 @@
-"""What a run reports while it trains: metrics.jsonl and evaluation.jsonl, TensorBoard, and a progress line on the terminal (train/metrics.py).
+"""Reports metrics from process 0: metrics.jsonl and evaluation.jsonl, TensorBoard, and a progress line
+(train/metrics.py).
 
-The first process has a `Reporter`. Every process counts skipped updates: if one alone ended the run, the others would wait for it in the next
-step.
+Every process also runs the skip-limit check, so that all of them stop at the same step instead of deadlocking in the
+next collective.
 """
 
 import pathlib
@@ -16,7 +17,9 @@ from castor.train.run import RunConfig
 
 
 class SkippedUpdateMonitor:
-    """Ends the run with CastorError when `skip_limit` updates in a row were skipped because loss or gradient was not finite. Writes nothing."""
+    """Ends the run with CastorError after `skip_limit` consecutive skipped updates (non-finite loss or gradient).
+    Writes nothing.
+    """
 
     replayed = 0
 
@@ -25,7 +28,7 @@ class SkippedUpdateMonitor:
         self._skipped = 0  # consecutive skipped updates up to the latest step
 
     def log_step(self, step: int, results: Mapping[str, jax.Array]) -> None:
-        """Waits for the step's metrics and counts."""
+        """Waits for the step's metrics and counts skipped updates."""
         self._count(step, jax.device_get({name: results[name] for name in ("loss", "gradient_norm", "skipped")}))
 
     def _count(self, step: int, row: Mapping[str, float]) -> None:
@@ -39,18 +42,18 @@ class SkippedUpdateMonitor:
             )
             return
         first = step + 1 - self._skipped
-        in_a_row = (
-            f": that is {self._skipped} skipped updates in a row, from step {first} on" if self._skipped > 1 else ""
-        )
+        in_a_row = f": {self._skipped} skipped updates in a row, from step {first} on" if self._skipped > 1 else ""
         raise CastorError(
             f"{values}{in_a_row}.",
-            "See castor tasks lineage for what was in it; start again from a checkpoint with that step in tasks.Mixture.skip_steps "
+            "See castor tasks lineage for what was in it; start again from a checkpoint with that step in "
+            "tasks.Mixture.skip_steps "
             "(and --gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup. "
-            f"Run.skip_limit = {self._skip_limit} (macro SKIP_LIMIT) is the number of skipped updates in a row that ends a run.",
+            f"Run.skip_limit = {self._skip_limit} (macro SKIP_LIMIT) is the number of skipped updates in a row that "
+            "ends a run.",
         )
 
     def start(self) -> None:
-        """Called when everything is compiled."""
+        """Called after compilation."""
 
     def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Held-out losses and metrics after `step` updates."""
@@ -59,14 +62,20 @@ class SkippedUpdateMonitor:
         """Prints a line above the progress line."""
 
     def flush(self) -> None:
-        """Returns when every row logged is where a restart will find it."""
+        """Blocks until every row logged is where a restart will find it."""
 
     def close(self) -> None:
-        """Called when the run is over."""
+        """Called when the run ends."""
 
 
 class Reporter(SkippedUpdateMonitor):
-    """Writes the metrics of steps and evaluations, from step `start` on. `check_lock` raises LockError if it may not."""
+    """Writes the metrics of steps and evaluations, from step `start` on.
+
+    config: the run's configuration.
+    start: the step that the run starts from.
+    domains: names of the mixture's components.
+    check_lock: raises LockError if this run may not write any more.
+    """
 
     def __init__(
         self, config: RunConfig, start: int, domains: tuple[str, ...], check_lock: Callable[[], None] = lambda: None
@@ -86,11 +95,11 @@ class Reporter(SkippedUpdateMonitor):
 
     @property
     def replayed(self) -> int:
-        """Steps whose metrics were on disk already and that are done again."""
+        """Number of steps that are replayed because their metrics were on disk already."""
         return len(self._metrics.replayed)
 
     def start(self) -> None:
-        self._throughput.take()  # compilation does not count
+        self._throughput.take()  # excludes compilation
 
     def log_step(self, step: int, results: Mapping[str, jax.Array]) -> None:
         """Waits for the step's metrics and writes them."""

@@ -1,4 +1,5 @@
-"""A training run before it starts: its configuration, which gin fills, and the run prepared from it (devices, data, step).
+"""A training run before it starts: the configuration that gin fills, and the run prepared from it (devices, data,
+step).
 
 `RunConfig` keeps the gin name train.loop.Run, `EvaluationConfig` train.loop.Evaluation.
 """
@@ -28,12 +29,14 @@ from castor.train.step import TrainStep, abstract_batch
 @gin.configurable("Evaluation", module="train.loop")
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured on held-out records, and when. Gin name: train.loop.Evaluation.
+    """What to measure on held-out records, and when. Gin name: train.loop.Evaluation.
 
-    period: updates between two evaluations; one more follows the last update. 0: no evaluation.
-    steps: batches per domain for the held-out loss. split: where held-out records come from, also for `tasks`.
-    tasks: names of SeqIO tasks or mixtures whose own metrics are computed too; the gin file imports the module that registers them.
-    examples: at most N examples of each of them; None: all.
+    period: updates between two evaluations; the last update is always evaluated. 0: no evaluation.
+    steps: batches per domain for the held-out loss.
+    split: split of the held-out records, also for `tasks`.
+    tasks: names of SeqIO tasks or mixtures whose own metrics are computed too; the gin file imports the module that
+        registers them.
+    examples: at most N examples of each SeqIO task; None: all.
     """
 
     period: int = 500
@@ -49,19 +52,30 @@ class EvaluationConfig:
 @gin.configurable("Run", module="train.loop")
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Configuration of one training run. Gin name: train.loop.Run; runs/pretrain.gin binds each field to a macro of T5X's name.
+    """Configuration of one training run. Gin name: train.loop.Run; runs/pretrain.gin binds each field to T5X's macro
+    name.
 
-    mixture: a tasks.Mixture, the name of one bound in gin, a task name or a cache directory; names are looked up in `tasks_dir`.
-    lengths: {"targets": L}, tokens per row. batch_size: rows of the global batch, or {first step: rows}.
-    accumulate: number of gradient-accumulation microbatches per batch.
-    seed: of the data order, the initial weights and dropout.
+    mixture: a tasks.Mixture, the name of one bound in gin, a task name or a cache directory.
+    model: the decoder; vocab_size 0 takes the size of the vocabulary.
+    model_dir: MODEL_DIR, the folder that the run writes.
+    lengths: {"targets": L}, tokens per row.
+    train_steps: number of updates.
+    batch_size: rows of the global batch, or {first step: rows}.
+    tasks_dir: folder in which task names are looked up.
     vocabulary: directory that the caches' vocabulary must equal; None takes the one that the caches name.
-    mesh: a MeshConfig or {mesh axis: size}. prefetch: batches prepared ahead of the step.
+    optimizer: one of the optimizers of train/optimizers.py.
+    mesh: a MeshConfig or {mesh axis: size}.
+    seed: of the data order, the initial weights and dropout.
+    checkpoints: when to save and which checkpoints to keep.
+    evaluation: what to measure on held-out records, and when.
+    prefetch: batches prepared ahead of the step.
+    accumulate: number of gradient-accumulation microbatches per batch.
     packing: how documents are packed into rows: best_fit, first_fit or concat_and_split (tasks/mixing/packing.py).
-    skip_limit: an update whose loss or gradient is not finite is skipped; this many in a row end the run.
+    skip_limit: number of consecutive skipped updates that ends the run. An update is skipped if its loss or gradient is
+        not finite.
     compiler_options: of the TPU compiler (gin/compiler/*.gin); other devices ignore them.
-    warm_start: MODEL_DIR or MODEL_DIR@STEP of another run whose parameters this one starts from. grow_vocabulary: see
-    train/checkpoints/initial_state.py.
+    warm_start: MODEL_DIR or MODEL_DIR@STEP of another run whose parameters this run starts from.
+    grow_vocabulary: see train/checkpoints/initial_state.py.
     """
 
     mixture: tasks.Mixture | str
@@ -100,7 +114,9 @@ class RunConfig:
             raise ConfigurationError("MODEL_DIR is empty.", "Bind it: --gin.MODEL_DIR='\"model\"'.")
 
     def train_step(self, model: DecoderConfig, partitioner: Partitioner, num_domains: int) -> TrainStep:
-        """The step of this run for a model whose vocabulary size is known: what `castor train` runs and `castor compile` compiles."""
+        """The training step for a model whose vocabulary size is known. `castor train` runs it and `castor compile`
+        compiles it.
+        """
         return TrainStep(
             model, self.optimizer, partitioner, num_domains, self.seed, self.accumulate, self.compiler_options
         )
@@ -111,9 +127,11 @@ class RunConfig:
             partitioner.check_divides({"BATCH_SIZE": ("batch", size)})
             if size % (partitioner.size("batch") * self.accumulate):
                 raise ConfigurationError(
-                    f"BATCH_SIZE = {size} does not divide into ACCUMULATE = {self.accumulate} microbatches of whole rows for each of the "
+                    f"BATCH_SIZE = {size} cannot be split into ACCUMULATE = {self.accumulate} microbatches of whole "
+                    "rows for each of the "
                     f"{partitioner.size('batch')} device(s) that share it.",
-                    f"Make BATCH_SIZE a multiple of {partitioner.size('batch') * self.accumulate}, or ACCUMULATE smaller.",
+                    f"Make BATCH_SIZE a multiple of {partitioner.size('batch') * self.accumulate}, or reduce "
+                    "ACCUMULATE.",
                 )
 
 
@@ -121,8 +139,11 @@ class RunConfig:
 class PreparedRun:
     """A run configuration with its devices and data, opened and checked against each other by `prepare`.
 
-    config: as gin filled it. model: its decoder with the vocabulary size filled in. batches: this process's rows, those of shard `shard` of
-    `num_shards`.
+    config: as gin filled it.
+    model: its decoder with the vocabulary size filled in.
+    partitioner: the mesh and its rules.
+    batches: this process's rows of every batch.
+    shard, num_shards: which shard of the batches this process reads, and of how many.
     """
 
     config: RunConfig
@@ -158,7 +179,9 @@ class PreparedRun:
         return sorted(found)
 
     def domain_batches(self, split: str) -> dict[str, tasks.Batches]:
-        """Batches of each domain alone, of the batch size of step 0; domains without records in `split` are left out."""
+        """Batches of each domain alone, with the batch size of step 0. Domains without records in `split` are
+        omitted.
+        """
         found = {}
         for name, component in zip(self.batches.domains, self.batches.mixture.components):
             alone = tasks.Mixture(name, {component: 1}, self.batches.mixture.cache_dirs)
@@ -171,7 +194,7 @@ class PreparedRun:
         return found
 
     def vocabulary(self) -> tasks.Vocabulary | None:
-        """The vocabulary that the task caches were made with; None where its folder is gone."""
+        """The vocabulary that the task caches were made with; None if its folder no longer exists."""
         (manifest, *_) = self.batches.mixture.manifests().values()
         try:
             return tasks.Vocabulary.load(self.config.vocabulary or tasks.find_vocabulary(manifest))
@@ -179,7 +202,7 @@ class PreparedRun:
             return None
 
     def write_model_files(self) -> None:
-        """Writes model.json, and a copy of the vocabulary where the path that the caches name still exists."""
+        """Writes model.json, and a copy of the vocabulary if the path that the caches name still exists."""
         batches, model_dir = self.batches, self.config.model_dir
         manifests = tuple(batches.mixture.manifests().values())
         path = self.config.vocabulary or manifests[0].vocabulary.get("path", "")
@@ -206,15 +229,18 @@ class PreparedRun:
 
 
 def prepare(config: RunConfig) -> PreparedRun:
-    """Opens devices and caches and checks that mesh, model, batch and vocabulary agree. Raises the CastorError that names what does not."""
+    """Opens devices and caches and checks that mesh, model, batch and vocabulary agree. Raises a CastorError for the
+    first conflict.
+    """
     partitioner = Partitioner.create(config.mesh)
     sizes = BatchSizes.of(config.batch_size)
     config.check_batch_size(partitioner)
-    # One layout holds for every batch size: each size is cut into equal shards.
+    # One layout serves every batch size: each size is split into equal shards.
     ((shard, num_shards),) = {partitioner.data_layout(size) for size in sizes.sizes}
     vocabulary = tasks.Vocabulary.load(config.vocabulary) if config.vocabulary else None
     mixture = tasks.resolve_mixture(config.mixture, config.tasks_dir)
-    # By name: gin writes dictionaries sorted, and a run must equal the one that its saved configuration describes.
+    # Sorted by name: gin writes dictionaries sorted, and a run must equal the one that its saved configuration
+    # describes.
     mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))
     batches = tasks.Batches(
         mixture,
@@ -232,7 +258,8 @@ def prepare(config: RunConfig) -> PreparedRun:
         model = dataclasses.replace(model, vocab_size=batches.vocab_size)
     if model.vocab_size < max(batches.vocab_size, 1):
         raise VocabularyError(
-            f"Transformer.vocab_size = {model.vocab_size} is smaller than the vocabulary of the task caches ({batches.vocab_size}).",
+            f"Transformer.vocab_size = {model.vocab_size} is smaller than the vocabulary of the task caches "
+            f"({batches.vocab_size}).",
             "Leave Transformer.vocab_size at 0 to take the vocabulary's size.",
         )
     model.check_mesh(partitioner)

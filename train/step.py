@@ -1,12 +1,13 @@
-"""One training step as a pure function of (state, batch), and where its state lives on the mesh.
+"""One training step as a pure function of (state, batch), and how its state is sharded over the mesh.
 
-Randomness is a function of (seed, step), so no generator is kept in the state: dropout at a step is the same after any restart.
+Randomness is a function of (seed, step), so the state holds no generator: dropout at a step is the same after any
+restart.
 
-Gradient accumulation splits a batch into microbatches, run one after the other, to save memory. It changes nothing else: sums over tokens are added
-up over the microbatches and divided by the tokens of the whole batch, never by those of one microbatch.
+Gradient accumulation splits a batch into microbatches, run sequentially, to save memory. Losses are summed over
+microbatches and divided by the token count of the full batch, not of each microbatch.
 
-An update whose loss or gradient is not finite is skipped: parameters and optimizer state stay exactly as they were. The step is counted
-nevertheless, so that training continues with the next batch.
+An update whose loss or gradient is not finite is skipped: parameters and optimizer state stay exactly as they were. The
+step is still counted, so training continues with the next batch.
 """
 
 import dataclasses
@@ -27,7 +28,12 @@ from castor.train.partitioning import Partitioner
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step: int32 [], updates done. parameters: float32 tree. optimizer: optax's state. Of arrays, ShapeDtypeStructs or shardings alike."""
+    """The state of a run: arrays, ShapeDtypeStructs or shardings.
+
+    step: int32 [], updates done.
+    parameters: tree of float32 arrays.
+    optimizer: optax's state.
+    """
 
     step: Any
     parameters: Any
@@ -36,10 +42,13 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """The training step of a model, an optimizer and a mesh: its initial state, one update, and both compiled.
+    """The training step of a model, an optimizer and a mesh: its initial state and one update, both also compiled.
 
-    num_domains: components whose losses are reported separately. accumulate: number of microbatches; it divides the rows of every device.
-    compiler_options: of the TPU compiler, by name; other platforms ignore them. gin/compiler/*.gin bind them with their reasons.
+    model, optimizer, partitioner: what the step trains, how, and on which mesh.
+    num_domains: number of components whose losses are reported separately.
+    seed: of the initial weights and dropout.
+    accumulate: number of microbatches; must divide the rows of every device.
+    compiler_options: of the TPU compiler, by name; other platforms ignore them. gin/compiler/*.gin explain each.
     """
 
     model: DecoderConfig
@@ -51,8 +60,11 @@ class TrainStep:
     compiler_options: Mapping[str, Any] | None = None
 
     def logical_axes(self) -> TrainState:
-        """The logical axes of every array of the state, as tuples in place of the arrays. The optimizer's moments have the axes of the parameter
-        whose path they share (Adafactor's without one of them); any other array is not sharded."""
+        """Logical axis names for every array in the train state, as a tree of tuples.
+
+        Optimizer moments inherit the axes of their parameter, matched by path; Adafactor's factored moments drop one
+        axis. All other arrays are not sharded.
+        """
         parameters, state = self._shapes()
         axes = model_lib.logical_axes(self.model)
         shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}
@@ -73,7 +85,7 @@ class TrainStep:
         )
 
     def abstract_state(self) -> TrainState:
-        """ShapeDtypeStructs with their shardings, of what `init` returns and what a checkpoint is restored to."""
+        """ShapeDtypeStructs with shardings of the state that `init` returns and a checkpoint is restored to."""
 
         def place(path, leaf, axes):
             return jax.ShapeDtypeStruct(
@@ -89,7 +101,7 @@ class TrainStep:
         return parameters, jax.eval_shape(self._transformation().init, parameters)
 
     def init(self) -> TrainState:
-        """The state before the first update, initialized in place on the mesh; the same values for every mesh."""
+        """The state before the first update, initialized directly on the mesh. Its values do not depend on the mesh."""
 
         def make():
             tokens = jnp.zeros((1, 8), jnp.int32)
@@ -100,12 +112,20 @@ class TrainStep:
         return jax.jit(make, out_shardings=shardings)()
 
     def step(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update. Metrics: loss and z_loss (means over the batch's tokens, nats), gradient_norm, learning_rate, tokens, skipped (1 where the
-        loss or the gradient was not finite and nothing but the step changed, else 0); domain_nll and domain_tokens [C] are sums."""
+        """One update: (state, batch) -> (new state, metrics).
+
+        state: donated if compiled.
+        batch: the arrays of `tasks.Batches`, [B, L].
+
+        Metrics are float32 unless noted. loss and z_loss are means over the batch's tokens in nats. gradient_norm,
+        learning_rate and tokens are scalars. skipped (int32) is 1 if the loss or the gradient was not finite and only
+        the step changed, else 0. domain_nll and domain_tokens [C] are sums.
+        """
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
         gradients, losses = self._gradients(state.parameters, batch, dropout)
         means, norm = _means(losses), optax.tree.norm(gradients)
-        # The norm depends on every number of the gradient: a test of each number would be one more pass over memory.
+        # The global norm is NaN or Inf if any gradient entry is, so one scalar check avoids another pass over the
+        # gradients.
         finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
         updates, optimizer = self._transformation().update(
             gradients, state.optimizer, state.parameters, step=state.step, norm=norm, finite=finite
@@ -152,7 +172,7 @@ class TrainStep:
     def _losses(
         self, parameters, batch: Mapping[str, jax.Array], dropout: jax.Array | None = None
     ) -> tuple[jax.Array, losses_lib.Losses]:
-        """(The objective, a sum over tokens; loss sums) of a batch. dropout: its random key; None: no dropout."""
+        """(objective summed over tokens, loss sums) of a batch. dropout: random key; None: no dropout."""
         model = self.model
 
         def apply(method):
@@ -182,7 +202,7 @@ class TrainStep:
     def _accumulate(
         self, function: Callable[[Mapping[str, jax.Array], jax.Array], Any], batch: Mapping[str, jax.Array]
     ):
-        """The sum of function(microbatch, its number) over the microbatches of a batch, one at a time."""
+        """The sum of function(microbatch, index) over the microbatches of a batch, run sequentially."""
         microbatches = split_microbatches(batch, self.accumulate, self.partitioner)
 
         def add(total, numbered):
@@ -194,7 +214,7 @@ class TrainStep:
         return jax.lax.scan(add, zeros, (microbatches, numbers))[0]
 
     def compile_step(self, batch: Mapping[str, jax.Array]):
-        """`step`, compiled for the mesh; the compiled function donates the state it is given."""
+        """`step`, compiled for the mesh. The compiled function donates its input state."""
         abstract = self.abstract_state()
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         step = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, self.partitioner.replicated()))
@@ -219,7 +239,10 @@ def abstract_batch(partitioner: Partitioner, rows: int, length: int) -> dict[str
 
 
 def split_microbatches(batch: Mapping[str, jax.Array], count: int, partitioner: Partitioner) -> dict[str, jax.Array]:
-    """[B, L] -> [count, B / count, L]; row r goes to microbatch r % count. Every device keeps its rows: a microbatch has some of each device's."""
+    """[B, L] -> [count, B / count, L]. Row r goes to microbatch r % count.
+
+    Rows stay on their device: every microbatch has rows of each device.
+    """
     result = {}
     for name, rows in batch.items():
         split = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
@@ -229,7 +252,7 @@ def split_microbatches(batch: Mapping[str, jax.Array], count: int, partitioner: 
 
 
 def _means(losses: losses_lib.Losses) -> dict[str, jax.Array]:
-    """Metrics of the loss sums: means per token, and the sums per domain as they are."""
+    """Metrics from loss sums: means per token; the sums per domain are unchanged."""
     tokens = jnp.maximum(losses.tokens, 1.0)
     return {
         "loss": losses.nll / tokens,
@@ -241,7 +264,12 @@ def _means(losses: losses_lib.Losses) -> dict[str, jax.Array]:
 
 
 def _kept_axes(shape: tuple[int, ...], kept: tuple[int, ...], names: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """The logical axes of an optimizer array: `names` for the parameter's shape, `names` without one for the shape without that axis, else None."""
+    """The logical axes of an optimizer array.
+
+    shape, names: shape and axes of its parameter.
+    kept: shape of the optimizer array. An array of the parameter's shape has all of `names`; one that lacks one axis
+        lacks that name; any other is not sharded.
+    """
     if kept == shape:
         return names
     for axis in range(len(shape)):

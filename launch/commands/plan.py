@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     parameters = count_parameters(model)
     per_token = plan.flops_per_token(parameters, model.layers, model.heads, model.head_dim, length)
     own_tokens = sizes.position(config.train_steps) * length
-    fleet = _fleet(arguments)
-    budget, origin = _budget(arguments, fleet, own_tokens * per_token, config.train_steps)
+    cluster = _cluster(arguments)
+    budget, origin = _budget(arguments, cluster, own_tokens * per_token, config.train_steps)
 
     console = terminal.console()
     console.print(f"Budget: {budget:.3g} FLOPs, {origin}.")
@@ -63,13 +63,13 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     console.print(
         f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs a token, attention over {length:,} tokens included."
     )
-    console.print(_trainings(trainings, parameters, per_token, sizes, length, fleet, arguments.mfu))
+    console.print(_trainings(trainings, parameters, per_token, sizes, length, cluster, arguments.mfu))
     if mixture is None:
         console.print(f"Epochs of the mixture are unknown: {missing}")
         return 0
     steps = plan.steps_for(budget / per_token, sizes, length)
     held = {name: manifest.tokens("train") for name, manifest in manifests.items()}
-    rows = plan.passes(mixture.weights(manifests), held, sizes, length, steps)
+    rows = plan.component_epochs(mixture.weights(manifests), held, sizes, length, steps)
     _show_epochs(console, rows, steps)
     return 0
 
@@ -86,19 +86,19 @@ def _mixture(config):
         return None, " ".join(str(error).split())
 
 
-def _fleet(arguments: argparse.Namespace):
+def _cluster(arguments: argparse.Namespace):
     """The chips of --topology, or None."""
-    from castor.train.compiler.plan import Fleet
+    from castor.train.compiler.plan import Cluster
 
     if not arguments.topology:
         return None
     from castor.train.compiler.chips import Topology
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
-    return Fleet(topology.size, topology.chip.peak, arguments.mfu)
+    return Cluster(topology.size, topology.chip.peak, arguments.mfu)
 
 
-def _budget(arguments: argparse.Namespace, fleet, own: float, steps: int) -> tuple[float, str]:
+def _budget(arguments: argparse.Namespace, cluster, own: float, steps: int) -> tuple[float, str]:
     """(FLOPs, where the number comes from)."""
     from castor.train.compiler.plan import count
 
@@ -108,12 +108,12 @@ def _budget(arguments: argparse.Namespace, fleet, own: float, steps: int) -> tup
             "Give one of them; with --flops, --topology adds the days that it takes.",
         )
     if arguments.days:
-        if fleet is None:
+        if cluster is None:
             raise ConfigurationError("--days alone is no budget.", "Give the chips too: --topology=v5p:8x8x8.")
         days = count(arguments.days, "--days")
-        return fleet.flops(
+        return cluster.flops(
             days
-        ), f"{fleet.chips:,} chips of {arguments.topology} for {days:g} days at an MFU of {fleet.mfu:g}"
+        ), f"{cluster.chips:,} chips of {arguments.topology} for {days:g} days at an MFU of {cluster.mfu:g}"
     if arguments.flops:
         return count(arguments.flops, "--flops"), "as --flops says"
     return own, f"what TRAIN_STEPS = {steps:,} cost (give --flops, or --topology and --days, for another)"
@@ -132,12 +132,12 @@ def _laws(budget: float):
     return table
 
 
-def _trainings(trainings, parameters: int, per_token: float, sizes, length: int, fleet, mfu: float):
+def _trainings(trainings, parameters: int, per_token: float, sizes, length: int, cluster, mfu: float):
     from castor.train.compiler import plan
     from castor.train.compiler.chips import CHIPS
 
-    alone = {f">{name} chip-days at MFU {mfu:g}": plan.Fleet(1, CHIPS[name].peak, mfu) for name in ("v5e", "v5p")}
-    days = {f">days on {fleet.chips:,} chips": fleet} if fleet else alone
+    alone = {f">{name} chip-days at MFU {mfu:g}": plan.Cluster(1, CHIPS[name].peak, mfu) for name in ("v5e", "v5p")}
+    days = {f">days on {cluster.chips:,} chips": cluster} if cluster else alone
     table = terminal.table(
         "MODEL trained", ">tokens", ">tokens a parameter", ">steps", ">FLOPs", *days, ">loss (Besiroglu et al.)"
     )
@@ -156,7 +156,9 @@ def _show_epochs(console, rows, steps: int) -> None:
         f"component, over {steps:,} steps", ">tokens held", ">share of rows", ">tokens seen", ">epochs"
     )
     for row in rows:
-        table.add_row(row.name, _billions(row.held), f"{row.share:.1%}", _billions(row.seen), f"{row.epochs:,.3g}")
+        table.add_row(
+            row.name, _billions(row.cache_tokens), f"{row.share:.1%}", _billions(row.run_tokens), f"{row.epochs:,.3g}"
+        )
     console.print(table)
     worn = [row.name for row in rows if row.epochs > FRESH_EPOCHS]
     if worn:

@@ -106,7 +106,7 @@ def test_evaluate_reads_the_configuration_that_the_run_kept(castor, trained, tmp
     )
     assert code == 0 and "loss/words" in out and (tmp_path / "e.json").is_file(), err
     code, _, err = castor("evaluate", f"--model_dir={trained}", "--step=9")
-    assert code == 2 and "There are: 2" in err
+    assert code == 2 and "Available: 2" in err
     code, _, err = castor("evaluate", f"--model_dir={tmp_path}")
     assert code == 2 and "holds no run" in err
 

@@ -71,11 +71,11 @@ def test_every_parameter_and_activation_has_its_place():
 
 def test_two_axes_on_one_mesh_axis_are_refused_by_name():
     with pytest.raises(
-        ConfigurationError, match="parameter gate.*'mlp' and 'heads' both fall on the mesh axis 'sequence'"
+        ConfigurationError, match="parameter gate.*'mlp' and 'heads' both map to the mesh axis 'sequence'"
     ):
         on(tensor=2).spec(("mlp", "heads"), "parameter gate")
     rules = tuple((RULES | {"mlp": ("fsdp",)}).items())
-    with pytest.raises(ConfigurationError, match="'embed' and 'mlp' both fall on the mesh axis 'fsdp'"):
+    with pytest.raises(ConfigurationError, match="'embed' and 'mlp' both map to the mesh axis 'fsdp'"):
         dataclasses.replace(on(fsdp=2), rules=rules).spec(("layers", "embed", "mlp"))
     with pytest.raises(ConfigurationError, match="'colour', which has no rule"):
         on().spec(("colour",))
@@ -87,7 +87,7 @@ def test_two_axes_on_one_mesh_axis_are_refused_by_name():
         (
             {"tensor": 3},
             {"vocab_size": 384, "heads": 4},
-            r"Transformer.heads = 4 is not a multiple of 3, the mesh axes \(tensor=3\)",
+            r"Transformer.heads = 4 is not a multiple of 3, the size of the mesh axes \(tensor=3\)",
         ),
         ({"tensor": 2}, {"vocab_size": 129}, "Transformer.vocab_size = 129"),
         ({"fsdp": 5}, {"vocab_size": 128}, "Transformer.embed = 128"),
@@ -145,5 +145,5 @@ def test_hosts_that_share_a_part_of_their_rows_are_refused():
     by_host = sorted(devices, key=lambda device: device.process_index)
     grid = np.array(by_host[1:] + by_host[:1]).reshape(1, 8, 1, 1, 2)  # pairs that straddle hosts
     place = Partitioner(jax.sharding.Mesh(grid, MESH_AXES))
-    with pytest.raises(ConfigurationError, match=r"process \d+ holds rows .* some of them shared"):
+    with pytest.raises(ConfigurationError, match=r"process \d+ holds rows .* shares only some of them"):
         place.data_layout(8)

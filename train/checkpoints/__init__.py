@@ -1,1 +1,1 @@
-"""Checkpoints: written, proven by checksums, restored; and the initial state of a run (resume or warm start)."""
+"""Checkpoints: saving, verification by checksums, restoring, and the initial state of a run (resume or warm start)."""

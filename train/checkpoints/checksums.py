@@ -1,8 +1,9 @@
-"""Checksums of arrays: 64 bits each, the same on every mesh and host count.
+"""Checksums of arrays: 64 bits each, identical on every mesh and host count.
 
-A checksum is a sum, modulo 2^32, over the elements of an array: each element's bits are mixed with its index. Integer sums do not depend on their
-order, so every device sums its own shard. For a given index the mixing is a bijection of the bits (the finalizer of MurmurHash3, public domain),
-so a change of one element always changes the sum. Two sums with different constants make 64 bits.
+A checksum is a sum modulo 2^32 over the elements of an array, where each element's bits are mixed with its index.
+Integer sums do not depend on their order, so every device sums its own shard. For a given index the mixing is a
+bijection of the bits (the finalizer of MurmurHash3, public domain), so changing one element always changes the sum. Two
+sums with different constants make 64 bits.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ _SEEDS = (0x9E3779B9, 0x7F4A7C15)
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """Array name -> 16 hex digits, for a tree of jax.Arrays on any mesh. Every process gets the same."""
+    """Array name -> 16 hex digits, for a tree of jax.Arrays on any mesh. Every process gets the same result."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     sums = jax.device_get(_sums([leaf for _, leaf in leaves]))
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
@@ -24,7 +25,7 @@ def checksums(tree: Any) -> dict[str, str]:
 
 
 def digest(sums: Any) -> str:
-    """16 hex digits for a dict, or a dict of dicts, of checksums."""
+    """16 hex digits summarizing a dict (or a dict of dicts) of checksums."""
     return hashlib.blake2b(json.dumps(sums, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """The state a run starts from: its latest checkpoint (resume), or another run's parameters (warm start).
 
-Resuming restores everything: parameters, optimizer state and step. A warm start takes another run's parameters and nothing else: the optimizer
-state is new, the step is 0, the data are the new run's.
+Resuming restores the run's own checkpoint in full: parameters, optimizer state and step. A warm start copies only
+parameters from another run; optimizer state, step and data order start fresh.
 """
 
 import contextlib
@@ -23,10 +23,13 @@ EMBEDDING = "embedding"
 
 
 def resume(store: CheckpointStore, train_step: TrainStep, metadata: Mapping[str, Any]) -> TrainState | None:
-    """The state of the latest checkpoint, on the mesh of `train_step`, or None where there is none. `metadata` are compared with those saved.
+    """The state of the latest checkpoint on the mesh of `train_step`, or None if the store has no checkpoints.
 
-    A damaged checkpoint is quarantined and the one before it restored. With several processes only those that read the damaged part know of the
-    damage: they quarantine the checkpoint and raise DamagedCheckpoint, which ends the run; the next start continues from the one before.
+    metadata: what this run would save; compared with the checkpoint's.
+
+    A damaged checkpoint is quarantined and the previous one restored. With several processes, only those that read the
+    damaged shard detect the damage. They quarantine the checkpoint and raise DamagedCheckpoint, which ends the run; the
+    next start resumes from the previous checkpoint.
     """
     while (step := store.latest()) is not None:
         abstract = train_step.abstract_state()
@@ -36,9 +39,12 @@ def resume(store: CheckpointStore, train_step: TrainStep, metadata: Mapping[str,
             earlier = store.quarantine(damaged, step)
             if jax.process_count() > 1:
                 raise DamagedCheckpoint(
-                    damaged.what, f"It was quarantined: started again, the run goes on from step {earlier}."
+                    damaged.what, f"The checkpoint was quarantined. Start the run again to resume from step {earlier}."
                 ) from damaged
-            print(f"castor: {damaged.what} It was quarantined; the run goes on from step {earlier}.", file=sys.stderr)
+            print(
+                f"castor: {damaged.what} The checkpoint was quarantined; the run resumes from step {earlier}.",
+                file=sys.stderr,
+            )
             continue
         return abstract.replace(
             step=jax.device_put(np.int32(step), train_step.partitioner.replicated()),
@@ -50,10 +56,12 @@ def resume(store: CheckpointStore, train_step: TrainStep, metadata: Mapping[str,
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """Parameters of another run to start from. model_dir: that run's; step: of its checkpoint, None for the latest.
+    """Parameters of another run to start from.
 
-    grow_vocabulary: the new vocabulary is the old one with ids appended; the embeddings of the new ids keep their initial values. That the old ids
-    kept their meaning cannot be checked.
+    model_dir: MODEL_DIR of the other run.
+    step: step of its checkpoint; None: the latest.
+    grow_vocabulary: the new vocabulary extends the old one with appended ids, whose embeddings keep their initial
+        values. Whether the old ids kept their meaning cannot be checked.
     """
 
     model_dir: str
@@ -62,14 +70,16 @@ class WarmStart:
 
     @classmethod
     def parse(cls, source: str, grow_vocabulary: bool = False) -> "WarmStart":
-        """From MODEL_DIR or MODEL_DIR@STEP."""
+        """Parses MODEL_DIR or MODEL_DIR@STEP."""
         directory, at, step = source.rpartition("@")
         if at and step.isdigit():
             return cls(directory, int(step), grow_vocabulary)
         return cls(source, None, grow_vocabulary)
 
     def apply(self, state: TrainState, train_step: TrainStep, vocabulary: str) -> TrainState:
-        """`state`, as initialized, with the other run's parameters. vocabulary: fingerprint of this run's.
+        """The initialized `state` with the other run's parameters.
+
+        vocabulary: fingerprint of this run's vocabulary.
 
         Raises CheckpointError for a parameter of another shape and VocabularyError for another vocabulary.
         """
@@ -78,15 +88,17 @@ class WarmStart:
             saved = store.metadata(step)
             if saved.get("vocabulary") != vocabulary and not self.grow_vocabulary:
                 raise VocabularyError(
-                    f"{self.model_dir} was trained with vocabulary {saved.get('vocabulary')}; the task caches of this run use {vocabulary}.",
-                    "Warm-start with the same vocabulary, or give --grow_vocabulary if the new one only adds ids after the old ones.",
+                    f"{self.model_dir} was trained with vocabulary {saved.get('vocabulary')}; the task caches of this "
+                    f"run use {vocabulary}.",
+                    "Warm-start with the same vocabulary, or pass --grow_vocabulary if the new one only appends ids "
+                    "to the old one.",
                 )
             wanted = train_step.abstract_state().parameters
             rows, ids = saved["parameters"].get(EMBEDDING, [[0]])[0][0], wanted[EMBEDDING].shape[0]
             grows = self.grow_vocabulary and rows != ids
             if grows and rows > ids:
                 raise CheckpointError(
-                    f"{self.model_dir} has a vocabulary of {rows} ids, this run one of {ids}.",
+                    f"{self.model_dir} has a vocabulary of {rows} ids; this run's has {ids}.",
                     "A vocabulary can grow, not shrink.",
                 )
             to_read = wanted
@@ -102,7 +114,7 @@ class WarmStart:
                 saved["parameters"],
                 shapes(to_read),
                 "parameter",
-                "A warm start takes over every parameter: use the same model.",
+                "A warm start copies every parameter: use the same model.",
             )
             parameters, _ = store.restore(step, to_read)
         if grows:
@@ -112,5 +124,5 @@ class WarmStart:
 
 
 def _grow(old_VxD: jax.Array, new_VxD: jax.Array) -> jax.Array:
-    """The rows of the new table, those of the old one in their places."""
+    """`new_VxD` with its first rows replaced by `old_VxD`."""
     return jnp.concatenate([old_VxD, new_VxD[old_VxD.shape[0] :]])

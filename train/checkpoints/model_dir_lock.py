@@ -1,6 +1,8 @@
-"""The lock on a MODEL_DIR, for a run of any number of processes: process 0 holds it, and none begins where it cannot.
+"""The lock on a MODEL_DIR, for a run of any number of processes. Process 0 holds the lock; no process starts without
+it.
 
-`castor launch local` holds the lock for all starts of its pod; process 0 then writes under that lock (castor.tasks.storage.lock).
+`castor launch local` holds the lock for all starts of its pod, and process 0 then writes under that lock
+(castor.tasks.storage.lock).
 """
 
 import contextlib
@@ -15,9 +17,9 @@ from castor.tasks.storage import lock
 
 @contextlib.contextmanager
 def only_writer(model_dir: str) -> Iterator[lock.Held | None]:
-    """Holds the lock on MODEL_DIR for the block; yields it in process 0 and None in the others.
+    """Holds the lock on MODEL_DIR for the block. Yields the lock in process 0 and None in the others.
 
-    Called by all processes of a run together. Raises LockError in all of them if another run writes this MODEL_DIR.
+    All processes of a run call this together. Raises LockError in all of them if another run writes this MODEL_DIR.
     """
     with contextlib.ExitStack() as stack:
         held, refusal = None, None
@@ -30,7 +32,9 @@ def only_writer(model_dir: str) -> Iterator[lock.Held | None]:
         if refusal is not None:
             raise refusal
         if refused:
-            raise LockError(f"MODEL_DIR {model_dir} cannot be locked by process 0.", "Its log says why.")
+            raise LockError(
+                f"MODEL_DIR {model_dir} cannot be locked by process 0.", "See the log of process 0 for the reason."
+            )
         yield held
 
 

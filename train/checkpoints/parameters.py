@@ -1,4 +1,4 @@
-"""The parameters of a checkpoint alone, as inference and export need them."""
+"""Loads only the parameters of a checkpoint, for inference and export."""
 
 import contextlib
 from typing import Any
@@ -15,10 +15,10 @@ def load_parameters(
 ) -> tuple[int, Any]:
     """(step, parameters on the partitioner's mesh) of checkpoint `step`; None: the latest.
 
-    Raises CheckpointError where MODEL_DIR has no such checkpoint, and for parameters of other shapes than the model's.
+    Raises CheckpointError if MODEL_DIR has no such checkpoint or the shapes differ from the model's.
     """
     with contextlib.closing(CheckpointStore(model_dir, read_only=True)) as store:
         step = store.step_or_latest(step)
-        # Any optimizer will do: its state is not read.
+        # Any optimizer works here: its state is not read.
         abstract = TrainStep(model, AdamW(), partitioner, num_domains=1).abstract_state().parameters
         return step, store.restore(step, abstract)[0]

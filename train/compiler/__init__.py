@@ -1,1 +1,3 @@
-"""TPU programs without a TPU: ahead-of-time compilation, HLO, collectives, predicted step times, mesh search, memory reports."""
+"""TPU programs without a TPU: ahead-of-time compilation, HLO, collectives, predicted step times, mesh search, memory
+reports.
+"""

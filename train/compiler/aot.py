@@ -1,9 +1,10 @@
-"""Ahead-of-time compilation: the step that trains, through the real TPU compiler, on a machine without a TPU.
+"""Ahead-of-time compilation: compiles the training step with the real TPU compiler on a machine without a TPU.
 
-libtpu describes any slice of any chip and compiles for it on a CPU. What is compiled is `train.step.TrainStep.compile_step`, the function that
-`castor train` runs, so what is said of memory and time here is said of that program.
+libtpu describes any slice of any chip and compiles for the slice on a CPU. The compiled function is
+`train.step.TrainStep.compile_step`, the same one that `castor train` runs, so memory and time reported here are those
+of the real program.
 
-`quiet` must have run before JAX is imported; this module imports JAX only inside its functions.
+Call `quiet` before JAX is imported. This module imports JAX only inside its functions.
 """
 
 import dataclasses
@@ -33,29 +34,32 @@ _REFUSED = re.compile(
 
 
 class DoesNotFit(CastorError):
-    """The compiler gave up for want of HBM. needed, granted: bytes a chip, as far as it says."""
+    """The compiler ran out of HBM. needed, granted: bytes per chip, or None if the compiler does not say."""
 
     def __init__(self, what: str, needed: float | None, granted: float | None):
         super().__init__(
             what,
-            "Cut the model over more chips (fsdp, tensor), recompute more (remat) or take the batch in parts (ACCUMULATE).",
+            "Shard the model over more chips (fsdp, tensor), recompute more (remat) or use more microbatches "
+            "(ACCUMULATE).",
         )
         self.needed, self.granted = needed, granted
 
 
 def quiet() -> None:
-    """Sets what JAX and libtpu read when they start: this process runs on the CPU, and libtpu neither looks for a TPU nor asks a server for one."""
+    """Sets the environment of JAX and libtpu: run on the CPU, look for no TPU and query no metadata server."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = (
-        "1"  # its lock is for processes that would drive one TPU; compilers may stand side by side
+        "1"  # libtpu's lock is for processes that share a TPU; compilers may run concurrently
     )
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def devices(topology: Topology) -> list:
-    """The described devices of all slices, slice by slice. Raises ConfigurationError without libtpu and for slices that it does not know."""
+    """The described devices of all slices, slice by slice. Raises ConfigurationError if libtpu is missing or does not
+    know the slice.
+    """
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigurationError(
             "castor compile needs the TPU compiler, libtpu, which is not installed.",
@@ -73,19 +77,24 @@ def devices(topology: Topology) -> list:
             raise CastorError(
                 f"libtpu did not start: {_line(error)}", "Is another process using the TPU compiler or a TPU?"
             ) from error
-        what = f"--topology={topology.name}: libtpu knows no such slice ({_line(error)})."
-        raise ConfigurationError(what, "Give the sides of a slice that exists.") from error
+        what = f"--topology={topology.name}: libtpu does not know this slice ({_line(error)})."
+        raise ConfigurationError(what, "Give the shape of an existing slice.") from error
     if len(found) != topology.size:
         raise ConfigurationError(
             f"--topology={topology.name}: libtpu describes {len(found)} devices, not {topology.size}.",
-            "Give another slice.",
+            "Choose another slice.",
         )
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled step. memory: bytes a chip; seconds: of the compiler, tracing included."""
+    """A compiled step.
+
+    text: optimized HLO.
+    memory: bytes per chip by use.
+    seconds: time of tracing and compilation.
+    """
 
     text: str
     memory: dict[str, int]
@@ -93,7 +102,7 @@ class Compiled:
 
 
 def compile_step(train_step, rows: int, length: int) -> Compiled:
-    """Compiles a training step for its mesh and a batch [rows, length]. Raises DoesNotFit where HBM does not suffice."""
+    """Compiles a training step for its mesh and a batch [rows, length]. Raises DoesNotFit if HBM does not suffice."""
     import jax
 
     from castor.train.step import abstract_batch
@@ -105,9 +114,9 @@ def compile_step(train_step, rows: int, length: int) -> Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         if "memory space vmem" in str(error):
-            what = f"A kernel asks for more vector memory than the chip has: {_line(error)}"
+            what = f"A kernel needs more vector memory than the chip has: {_line(error)}"
             raise CastorError(
-                what, "Give it smaller tiles: gin binds them with train.splash.Blocks (docs/attention.md)."
+                what, "Use smaller tiles: bind train.splash.Blocks in gin (docs/attention.md)."
             ) from error
         raise out_of_memory(str(error)) from error
     seconds = time.monotonic() - began
@@ -124,21 +133,25 @@ def compile_step(train_step, rows: int, length: int) -> Compiled:
 
 
 def out_of_memory(message: str) -> DoesNotFit:
-    """The refusal in the compiler's words: "Used 20.10G of 15.75G hbm" or "temporaries (480.00G) exceeds available HBM (15.75G)"."""
+    """Parses the compiler's error: "Used 20.10G of 15.75G hbm" or "temporaries (480.00G) exceeds available HBM
+    (15.75G)".
+    """
     sizes = _REFUSED.search(message)
     if not sizes:
         return DoesNotFit(f"The step does not fit ({_line(message)}).", None, None)
     number, unit, limit, limit_unit = (part for part in sizes.groups() if part is not None)
     needed, granted = float(number) * _UNITS[unit], float(limit) * _UNITS[limit_unit]
     return DoesNotFit(
-        f"The step needs {needed / GIB:.1f} GiB of the {granted / GIB:.2f} GiB of HBM that a program may use.",
+        f"The step needs {needed / GIB:.1f} GiB of HBM; a program may use {granted / GIB:.2f} GiB.",
         needed,
         granted,
     )
 
 
 def report(train_step, topology: Topology, rows: int, length: int, compiled: Compiled) -> dict:
-    """Everything that is said of a compiled step, as JSON (fields: docs/compile.md). Bytes, FLOPs and seconds are of one chip and one step."""
+    """The report of a compiled step as JSON (fields: docs/compile.md). Bytes, FLOPs and seconds are per chip and
+    step.
+    """
     import jax
 
     from castor.train.model.decoder import count_parameters
@@ -194,7 +207,7 @@ def report(train_step, topology: Topology, rows: int, length: int, compiled: Com
 
 
 def refusal(train_step, topology: Topology, rows: int, length: int, error: DoesNotFit) -> dict:
-    """What `report` says of a step that does not fit: the same head, and the memory it asked for."""
+    """The report of a step that does not fit: the same header, and the memory that the compiler requested."""
     memory = {
         "peak": error.needed,
         "capacity": int(topology.chip.hbm),
@@ -204,7 +217,7 @@ def refusal(train_step, topology: Topology, rows: int, length: int, error: DoesN
 
 
 def _header(train_step, topology: Topology, rows: int, length: int) -> dict:
-    """What was compiled: the part that `report` and `refusal` share."""
+    """The fields that `report` and `refusal` share: what was compiled."""
     from castor.train.model.decoder import count_parameters
 
     model, mesh = train_step.model, train_step.partitioner.mesh

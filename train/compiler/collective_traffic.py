@@ -1,7 +1,8 @@
 """Bytes that a scheduled instruction moves to or from HBM.
 
-A lower bound: each operand and result once, and only what lies in HBM. Slices move what they return, updates what they write, and a fusion of
-its operands only what its slices touch; results that a collective writes are the wire's.
+The count is a lower bound: each operand and result once, and only arrays in HBM. Slices move what they return, updates
+what they write. A fusion moves only what its slices touch of its operands. Results that a collective writes count as
+network traffic instead.
 """
 
 from castor.train.compiler.collectives import kind_of
@@ -15,20 +16,20 @@ START_CALL, DONE_CALL = "AsyncCollectiveStart", "AsyncCollectiveDone"
 
 
 class Traffic:
-    """Of one program; remembers what it has seen of fusions."""
+    """HBM traffic of the instructions of one program; caches the analysis of fusions."""
 
     def __init__(self, program: Program):
         self._program = program
         self._read: dict[tuple[str, str], float] = {}
 
     def bytes(self, computation: Computation, instruction: Instruction) -> float:
-        """To and from HBM when `instruction` runs once."""
+        """Bytes moved to and from HBM when `instruction` runs once."""
         known = computation.instructions
         inputs = [known[name] for name in instruction.operands if name in known]
         if instruction.op in DONES:
             return 0.0
         if instruction.op == "custom-call" and instruction.target != "tpu_custom_call":
-            return 0.0  # assertions, partial results, the edges of asynchronous collectives
+            return 0.0  # assertions, partial results, starts and ends of asynchronous collectives
         if instruction.op in STARTS:
             moved = [array for array in instruction.arrays if array.space <= 1 and array.shape][-1]
             return moved.nbytes * ((moved.space == HBM) + (inputs[0].arrays[0].space == HBM))
@@ -68,7 +69,7 @@ class Traffic:
         return total
 
     def read(self, computation: Computation, name: str) -> float:
-        """Bytes of a value that its readers inside a fusion touch, at most all of it."""
+        """Bytes of a value that its readers inside a fusion touch, at most its size."""
         key = (computation.name, name)
         if key not in self._read:
             whole = computation.instructions[name].nbytes

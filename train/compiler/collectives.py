@@ -1,8 +1,10 @@
-"""What passes between chips: which devices a collective joins, along which mesh axes, over which network, and for how long at best.
+"""Communication between chips: which devices a collective joins, along which mesh axes, over which network, and its
+minimal time.
 
-A compiled program names devices by their place in the mesh. `Fabric` knows where on the torus each place lies, so a group of devices is turned
-back into the mesh axes along which it runs, and into the number of links that a member can receive on. Times are those of the classical ring
-and torus algorithms on otherwise idle links, without start-up latency: a lower bound, and a good one for large arrays.
+A compiled program identifies devices by their index in the mesh. `Fabric` maps each index to its position on the torus.
+A group of devices is thereby mapped back to the mesh axes along which it runs, and to the number of links on which a
+member can receive. Times are those of the classical ring and torus algorithms on otherwise idle links, without start-up
+latency: a lower bound, and a good one for large arrays.
 """
 
 import dataclasses
@@ -35,7 +37,7 @@ _GROUPS = re.compile(
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """The kind of a collective or of its start; None for anything else."""
+    """The kind of a collective or of its start; None for other instructions."""
     kind = instruction.op.removesuffix("-start")
     return kind if kind in KINDS else None
 
@@ -44,9 +46,16 @@ def kind_of(instruction: Instruction) -> str | None:
 class Collective:
     """One collective of a program, run once.
 
-    axes: mesh axes along which its group runs. network: "ICI" inside a slice, "DCN" between slices, "ICI+DCN". group: devices in it.
-    payload: bytes of the larger of input and output on one device; wire: bytes that a device receives. seconds: at best.
-    channel: joins the parts of an asynchronous one. lane: collectives of different lanes do not wait for each other.
+    kind: such as "all-gather".
+    axes: mesh axes along which its group runs.
+    network: "ICI" inside a slice, "DCN" between slices, "ICI+DCN".
+    group: number of devices in the group.
+    payload: bytes of the larger of input and output on one device.
+    wire: bytes that a device receives.
+    seconds: minimal time.
+    channel: identifies the start and end of one asynchronous collective.
+    lane: collectives of different lanes do not wait for each other.
+    source: where in the traced program the collective comes from.
     """
 
     kind: str
@@ -64,7 +73,12 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fabric:
-    """Places of a mesh on slices of chips: axes and sizes of the mesh; coordinates [devices, sides] and slices [devices] in the order of the mesh."""
+    """Where the devices of a mesh are on slices of chips.
+
+    axes, sizes: of the mesh.
+    coordinates: [devices, sides] on the torus, in mesh order.
+    slices: [devices], in mesh order.
+    """
 
     topology: Topology
     axes: tuple[str, ...]
@@ -74,26 +88,27 @@ class Fabric:
 
     @classmethod
     def of(cls, mesh, topology: Topology) -> "Fabric":
-        """Of a jax.sharding.Mesh of described devices."""
+        """The fabric of a jax.sharding.Mesh of described devices."""
         devices = list(mesh.devices.flat)
         coordinates = np.array([device.coords[: len(topology.shape)] for device in devices])
         slices = np.array([getattr(device, "slice_index", None) or 0 for device in devices])
         return cls(topology, tuple(mesh.axis_names), tuple(mesh.devices.shape), coordinates, slices)
 
     def places(self, devices: np.ndarray) -> np.ndarray:
-        """[...] numbers of devices -> [..., axes] their coordinates on the mesh."""
+        """Device indices [...] -> mesh coordinates [..., axes]."""
         return np.stack(np.unravel_index(devices, self.sizes), axis=-1)
 
     def mesh_axes(self, groups: np.ndarray) -> tuple[str, ...]:
-        """The axes along which members of a group differ; groups [number, members]."""
+        """The axes along which the members of a group differ. groups: [number, members]."""
         places = self.places(groups)
         varied = (places != places[:, :1]).any(axis=(0, 1))
         return tuple(axis for axis, moves in zip(self.axes, varied) if moves)
 
     def links(self, members: np.ndarray) -> float:
-        """ICI links on which a member of a group [members] of one slice can receive: two along each closed side of the torus, one along an open one.
+        """ICI links on which a member of a group [members] of one slice can receive.
 
-        Members that lie `stride` apart share their links with the groups between them.
+        A closed side of the torus counts two links, an open one counts one. Members `stride` apart share their links
+        with the groups between them.
         """
         total = 0.0
         for axis, side in enumerate(self.topology.shape):
@@ -106,12 +121,12 @@ class Fabric:
         return max(total, 1.0)
 
     def hops(self, members: np.ndarray) -> float:
-        """Mean links that lie between two members, in rings."""
+        """Mean number of links between two members, in rings."""
         lengths = [len(np.unique(side)) for side in self.coordinates[members].T]
         return sum(length for length in lengths if length > 1) / 4
 
     def seconds(self, kind: str, members: np.ndarray, sent: float) -> float:
-        """The least time in which a group [members] does `kind` with `sent` bytes of input a member, over ICI and DCN."""
+        """Minimal time of `kind` in a group [members], over ICI and DCN. sent: bytes of input per member."""
         slices, counts = np.unique(self.slices[members], return_counts=True)
         local, remote = int(counts.max()), len(slices)
         near = members[self.slices[members] == slices[0]]
@@ -130,10 +145,10 @@ class Fabric:
 
 
 def describe(program: Program, computation: Computation, instruction: Instruction, fabric: Fabric) -> Collective:
-    """A collective of a computation; `instruction` is the collective or its start."""
+    """The Collective of an instruction; `instruction` is the collective or its start."""
     kind = kind_of(instruction)
     if kind == "all-reduce" and any(user.op == "dynamic-slice" for user in computation.users.get(instruction.name, ())):
-        kind = "reduce-scatter"  # how the TPU compiler writes one inside a fusion
+        kind = "reduce-scatter"  # the TPU compiler's form of a reduce-scatter inside a fusion
     inputs = [
         array
         for name in instruction.operands
@@ -149,7 +164,7 @@ def describe(program: Program, computation: Computation, instruction: Instructio
         groups = moving if len(moving) else groups
         across = groups[fabric.slices[groups[:, 0]] != fabric.slices[groups[:, 1]]]
         members, size, wire = (across if len(across) else groups)[0], len(groups), sent
-        lane = f"permute {groups[0, 0]}-{groups[0, 1]}"  # the two ways round a ring are two lanes
+        lane = f"permute {groups[0, 0]}-{groups[0, 1]}"  # the two directions of a ring are two lanes
     else:
         groups = replica_groups(instruction.attributes, program.num_partitions)
         members, size = groups[0], groups.shape[1]
@@ -173,11 +188,13 @@ def describe(program: Program, computation: Computation, instruction: Instructio
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- groups
+# --------------------------------------------------------------------------------------------------------------- groups
 
 
 def replica_groups(attributes: str, num_partitions: int) -> np.ndarray:
-    """The groups of devices [number, members] that an instruction's attributes name, in any of the notations of HLO; without one, all devices."""
+    """The device groups [number, members] of an instruction's attributes, in any HLO notation. Default: one group of
+    all devices.
+    """
     found = _GROUPS.search(attributes)
     text = found.group(1) if found else "{}"
     return _groups(text, num_partitions)
@@ -194,7 +211,7 @@ def _groups(text: str, num_partitions: int) -> np.ndarray:
 
 
 def _iota(text: str) -> np.ndarray:
-    """[4,2]<=[2,4]T(1,0): the numbers 0 ... 7 laid out as 2 x 4, transposed, cut into 4 groups of 2."""
+    """[4,2]<=[2,4]T(1,0): the integers 0 ... 7 reshaped to 2 x 4, transposed, and split into 4 groups of 2."""
     shape, source, order = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
     sizes = _numbers(source)
     numbers = np.arange(math.prod(sizes)).reshape(sizes)
@@ -202,9 +219,10 @@ def _iota(text: str) -> np.ndarray:
 
 
 def _mesh_groups(text: str) -> np.ndarray:
-    """mesh['a'=8,'b'=2], device_ids=([8,2]T(1,0)) {'a'}: groups along the axes named last, of a mesh of the compiler's own.
+    """mesh['a'=8,'b'=2], device_ids=([8,2]T(1,0)) {'a'}: groups along the axes named last, of a mesh that the compiler
+    defines.
 
-    An axis may be named in part: 'a':(2)4 is the part of size 4 that follows a part of size 2.
+    An axis may be split: 'a':(2)4 is the sub-axis of size 4 that follows a sub-axis of size 2.
     """
     axes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", text[: text.index("]")])]
     sizes = [size for _, size in axes]

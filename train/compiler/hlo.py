@@ -1,10 +1,11 @@
-"""Optimized HLO text as a program: computations, instructions, how often loops run, and what a matrix product costs.
+"""Parses optimized HLO text: computations, instructions, trip counts of loops, and FLOPs of matrix products.
 
-`parse` reads what `compiled.as_text()` gives, line by line, and keeps of each instruction what a cost model needs. Everything here is a
-pure function of that text; seconds, chips and meshes are unknown to it (train/compiler/predict.py, train/compiler/collectives.py).
+`parse` reads the output of `compiled.as_text()` line by line and keeps what a cost model needs of each instruction.
+Everything here is a pure function of that text and independent of seconds, chips and meshes (train/compiler/predict.py,
+train/compiler/collectives.py).
 
-Why not XLA's own cost analysis: it visits the body of a loop once, so a scan over layers counts as one layer. The text says how long each loop
-runs, and what the TPU compiler expects of each fusion (`estimated_cycles`).
+XLA's own cost analysis visits the body of a loop once, so a scan over layers counts as one layer. The text gives the
+trip count of each loop, and the TPU compiler's estimate for each fusion (`estimated_cycles`).
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ BITS = {
     },
     **{"f8e4m3b11fnuz": 8, "f8e4m3fnuz": 8, "f8e5m2fnuz": 8, "f8e3m4": 8, "f8e8m0fnu": 8, "token": 0, "opaque": 0},
 }
-HBM = 0  # the memory space that layouts leave unsaid; S(1) is the chip's vector memory, others hold scalars and semaphores
+HBM = 0  # the default memory space of a layout; S(1) is vector memory, others hold scalars and semaphores
 
 _ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^{}]*)\})?")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
@@ -56,7 +57,11 @@ _KERNEL_BODY = re.compile(r'"(?:body|serialized_module)":"[^"]*"')  # a Pallas k
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Array:
-    """One array of an instruction's result. space: HBM, 1 for vector memory, or another."""
+    """One array of an instruction's result.
+
+    shape, dtype: as in the text.
+    space: HBM, 1 for vector memory, or another memory space.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -64,13 +69,21 @@ class Array:
 
     @property
     def nbytes(self) -> float:
-        """Without the padding of tiles."""
+        """Without tile padding."""
         return math.prod(self.shape) * BITS.get(self.dtype, 32) / 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Instruction:
-    """name: without %. arrays: the result, tuples flattened. literal: what stands in the brackets of a constant or parameter."""
+    """One instruction of a computation.
+
+    name: without %.
+    op: opcode.
+    arrays: the result, with tuples flattened.
+    operands: names of the instructions read.
+    attributes: the rest of the text.
+    literal: the text in the brackets of a constant or parameter.
+    """
 
     name: str
     op: str
@@ -90,24 +103,24 @@ class Instruction:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate, 0 where it gives none."""
+        """The compiler's estimate in cycles, 0 if absent."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(found.group(1)) if found else 0
 
     @property
     def op_name(self) -> str:
-        """Where in the traced program it comes from."""
+        """Where in the traced program the instruction comes from."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found.group(1) if found else ""
 
     @property
     def target(self) -> str:
-        """Of a custom call."""
+        """Target of a custom call."""
         found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
         return found.group(1) if found else ""
 
     def attribute(self, name: str) -> str | None:
-        """The computation (or word) that `name=` points to."""
+        """The computation (or word) that `name=` refers to."""
         found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
         return found.group(1) if found else None
 
@@ -118,13 +131,13 @@ class Instruction:
 
     @property
     def index(self) -> int:
-        """Of a get-tuple-element."""
+        """Index of a get-tuple-element."""
         return int(re.search(r"\bindex=(\d+)", self.attributes).group(1))
 
 
 @dataclasses.dataclass(eq=False)
 class Computation:
-    """Instructions by name, in the order in which they are scheduled."""
+    """Instructions by name, in scheduled order."""
 
     name: str
     instructions: dict[str, Instruction] = dataclasses.field(default_factory=dict)
@@ -146,7 +159,7 @@ class Computation:
 
 @dataclasses.dataclass(eq=False)
 class Program:
-    """A compiled module. num_partitions: devices that run it side by side."""
+    """A compiled module. num_partitions: devices that run the module in parallel."""
 
     computations: dict[str, Computation]
     entry: str
@@ -154,7 +167,7 @@ class Program:
 
     @functools.cached_property
     def callers(self) -> dict[str, tuple[Computation, Instruction]]:
-        """Computation -> one place that runs it."""
+        """Computation -> one instruction that calls the computation."""
         found: dict[str, tuple[Computation, Instruction]] = {}
         for computation in self.computations.values():
             for instruction in computation:
@@ -168,7 +181,7 @@ class Program:
         return self.computations.get(instruction.called or "")
 
     def trips(self, computation: Computation, loop: Instruction) -> int | None:
-        """How often the body of a `while` in `computation` runs; None where the text does not tell."""
+        """Trip count of a `while` in `computation`; None if the text does not determine it."""
         known = re.search(r'known_trip_count"?[=:]\{"n":"(\d+)"', loop.attributes)
         if known:
             return int(known.group(1))
@@ -190,7 +203,7 @@ class Program:
         return 0 if begins is False else turns if begins and turns > 0 else None
 
     def _bound(self, loop: Instruction) -> tuple[int, int, str] | None:
-        """(element of the loop's tuple that is counted, constant it is compared to, direction)."""
+        """(tuple element that is the loop counter, the constant it is compared to, direction)."""
         computation = self.computations[loop.attribute("condition")]
         outer: tuple[Computation, Instruction] | None = None
         test = computation.root
@@ -221,7 +234,7 @@ class Program:
         )
 
     def _stride(self, loop: Instruction, index: int) -> int | None:
-        """What a turn adds to element `index` of the loop's tuple."""
+        """The increment of tuple element `index` per iteration."""
         computation = self.computations[loop.attribute("body")]
         if computation.root.op != "tuple":
             return None
@@ -238,12 +251,14 @@ class Program:
         return None if len(values) != 1 else values[0] if update.op == "add" else -values[0]
 
     def _initial(self, computation: Computation, loop: Instruction, index: int) -> int | None:
-        """Element `index` of what a loop starts from."""
+        """Element `index` of the loop's initial tuple."""
         start = computation.instructions[loop.operands[0]]
         return self.constant(computation, start.operands[index]) if start.op == "tuple" else None
 
     def constant(self, computation: Computation, name: str, depth: int = 32) -> int | None:
-        """The whole number that an instruction is known to hold, followed through copies, calls and tuple elements that loops leave alone."""
+        """The integer value of an instruction, if known; follows copies, calls and tuple elements that loops do not
+        change.
+        """
         instruction = computation.instructions.get(name)
         if instruction is None or depth == 0:
             return None
@@ -268,7 +283,7 @@ class Program:
         return self._invariant(where, loop, instruction.index, depth - 1)
 
     def _invariant(self, computation: Computation, loop: Instruction, index: int, depth: int) -> int | None:
-        """The constant in element `index` of a loop's tuple, if the body hands that element on as it came."""
+        """The constant in element `index` of a loop's tuple, if the body passes that element on unchanged."""
         body = self.computations[loop.attribute("body")]
         if body.root.op != "tuple":
             return None
@@ -283,7 +298,7 @@ class Program:
         return {}
 
     def flops(self, computation: Computation, instruction: Instruction) -> float:
-        """Multiplications and additions of the matrix products in an instruction and in what it calls; loops inside it count once."""
+        """FLOPs of the matrix products in an instruction and in what it calls; bodies of loops count once."""
         if instruction.op in ("dot", "convolution"):
             return product_flops(computation, instruction)
         inner = self.body(instruction) if instruction.op in ("fusion", "call") else None
@@ -298,7 +313,10 @@ class Program:
 
 
 def parse(lines: Iterable[str]) -> Program:
-    """Reads a module from the lines of its text (a file or io.StringIO: it is never held twice). ValueError for text without an ENTRY."""
+    """Reads a module from the lines of its text (a file or io.StringIO, so the text is never held twice).
+
+    Raises ValueError if the text has no ENTRY.
+    """
     computations: dict[str, Computation] = {}
     entry, current, pending, partitions = None, None, [], 1
 
@@ -322,10 +340,10 @@ def parse(lines: Iterable[str]) -> Program:
             close()
             pending.append(line)
         elif pending:
-            pending.append(line)  # kernels bring metadata of several lines
+            pending.append(line)  # metadata of kernels spans several lines
     close()
     if entry is None:
-        raise ValueError("no ENTRY computation: this is not the text of an optimized HLO module")
+        raise ValueError("no ENTRY computation: the text is not an optimized HLO module")
     return Program(computations, entry, partitions)
 
 
@@ -368,7 +386,7 @@ def _add(computation: Computation, text: str) -> None:
 
 
 def _closing(text: str, start: int) -> int:
-    """The position after the bracket that closes the round one at `start`."""
+    """The position after the bracket that closes the round bracket at `start`."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, start):
         depth += 1 if found.group() == "(" else -1
@@ -377,11 +395,11 @@ def _closing(text: str, start: int) -> int:
     return len(text)
 
 
-# ---------------------------------------------------------------------------------------------------------------- matrix products
+# ------------------------------------------------------------------------------------------------------ matrix products
 
 
 def product_flops(computation: Computation, instruction: Instruction) -> float:
-    """Of a dot or convolution: 2 for each product that meets real input, none for padding and dilation."""
+    """FLOPs of a dot or convolution: 2 per product with real input, none for padding and dilation."""
     left, right = (computation.instructions[name].arrays[0].shape for name in instruction.operands[:2])
     result = instruction.arrays[0].shape
     if instruction.op == "dot":
@@ -408,13 +426,13 @@ def product_flops(computation: Computation, instruction: Instruction) -> float:
 def meeting_pairs(
     size: int, kernel: int, outputs: int, low: int, stride: int, dilation: int, kernel_dilation: int
 ) -> int:
-    """How many (output, kernel element) pairs of a window along one axis meet an element of the input.
+    """Number of (output, kernel element) pairs of a window along one axis that read an element of the input.
 
-    The input's elements lie `dilation` apart after `low` of padding, the kernel's `kernel_dilation` apart; outputs step by `stride`. The TPU
-    compiler writes matrix products as such windows, most of which touch padding only.
+    Input elements are `dilation` apart after `low` of padding, kernel elements `kernel_dilation` apart; outputs step by
+    `stride`. The TPU compiler writes matrix products as such windows, most of which read only padding.
     """
     total, last = 0, (size - 1) * dilation
-    for first in range(0, kernel, 4096):  # bounded memory: windows may be as long as a row
+    for first in range(0, kernel, 4096):  # in chunks, to bound memory: windows may be as long as a row
         offsets = np.arange(first, min(first + 4096, kernel)) * kernel_dilation - low
         if dilation == 1:
             lowest = np.maximum(0, -(offsets // stride))

@@ -1,4 +1,6 @@
-"""What Pallas kernels cost: they reach the compiler as sealed calls without an estimate, so attention is counted from its shapes and blocks."""
+"""FLOPs of Pallas kernels. Kernels reach the compiler as opaque calls without an estimate, so attention is counted from
+shapes and blocks.
+"""
 
 import math
 import re
@@ -10,14 +12,16 @@ _PRODUCTS = {
     "fwd": 2,
     "dq": 3,
     "dkv": 4,
-}  # scores and values; backward: scores and their gradient, and a product a gradient
+}  # forward: scores and values; backward: scores, their gradient, and one product per gradient
 
 
 def flops(computation: Computation, instruction: Instruction) -> float | None:
-    """Of a splash attention kernel: its products over the whole blocks on and below the diagonal. Of others: what they declare, None for nothing.
+    """FLOPs of a kernel: for splash attention, of the products in all blocks on and below the diagonal; else the
+    declared FLOPs, or None.
 
-    Where queries are fewer than keys (context parallelism), a device has its share of the triangle: train/model/attention/context.py balances it. Segments save
-    nothing here: which blocks they empty is known only at run time.
+    With fewer queries than keys (context parallelism), a device has its share of the triangle, as
+    train/model/attention/context.py balances it. Blocks skipped because of segments are counted, since they are known
+    only at run time.
     """
     kind = _kind(instruction)
     if kind is None:
@@ -53,7 +57,10 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
 
 
 def _kind(instruction: Instruction) -> str | None:
-    """fwd, dq or dkv, by the blocks that the kernel says it has (the forward one says all), else by its name. The compiler renames calls at will."""
+    """fwd, dq or dkv, from the kernel's block attributes (the forward kernel has all of them), else from its name.
+
+    The compiler may rename calls.
+    """
     for key, kind in (("block_q", "fwd"), ("block_q_dkv", "dkv"), ("block_q_dq", "dq")):
         if re.search(rf'\b{key}\\*":', instruction.attributes):
             return kind

@@ -1,7 +1,8 @@
-"""Which meshes, remat policies and parts of the batch are worth a compilation: every way that the model divides, ordered by a rough model.
+"""Mesh search: all meshes, remat policies and microbatch counts that divide the model, ranked by a rough cost model.
 
-Compilation takes a minute, so of thousands of ways only the most promising are tried. The rough model here is for that order alone: bytes of
-state and activations, FLOPs, and bytes through each mesh axis at the links that the axis has on the torus. The compiler has the last word.
+Compilation takes a minute, so of thousands of candidates only the most promising are compiled. The rough model only
+ranks them: bytes of state and activations, FLOPs, and bytes through each mesh axis at the bandwidth of its links on the
+torus. The compiler decides.
 """
 
 import dataclasses
@@ -13,16 +14,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from castor.tasks.errors import ConfigurationError
 from castor.train.compiler.chips import Topology
 
-MAX_TENSOR = 64  # more than this never pays: every block sums its activations over the axis twice
-EFFICIENCY = 0.65  # of the peak rate that matrix products in a step reach
-SLACK = 1.25  # memory that the rough model may be wrong by before a way is left out
-MICROBATCHES = (1, 2, 4, 8, 16, 32)  # that a batch is taken in
-ALL_KEPT = 1.6  # bytes of "none", which keeps norms and activations too, over those of all that a policy can name
+MAX_TENSOR = 64  # a larger axis never pays off: every block sums its activations over the axis twice
+EFFICIENCY = 0.65  # share of the peak rate that matrix products in a step reach
+SLACK = 1.25  # a candidate is dropped if its estimated memory exceeds the limit by this factor
+MICROBATCHES = (1, 2, 4, 8, 16, 32)  # per batch
+ALL_KEPT = 1.6  # bytes kept by "none" (norms and activations too) relative to all named activations
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way to train: sizes of mesh axes, and bindings of what else was chosen. seconds, bytes: by the rough model."""
+    """One way to train: the mesh and the other bindings.
+
+    mesh: (axis, size) pairs.
+    remat: one of REMAT_POLICIES.
+    accumulate: number of microbatches.
+    seconds, bytes: per step, and of HBM per chip, by the rough model.
+    """
 
     mesh: tuple[tuple[str, int], ...]
     remat: str
@@ -32,19 +39,22 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """A file name."""
+        """A name usable as a file name."""
         mesh = "-".join(f"{axis}{size}" for axis, size in self.mesh if size > 1) or "one"
         return f"{mesh}_{self.remat}_in{self.accumulate}"
 
     @property
     def bindings(self) -> tuple[str, ...]:
-        """As gin lines, after the files of the run."""
+        """Gin lines to add after the files of the run."""
         mesh = {axis: size for axis, size in self.mesh if size > 1 or axis == "data"}
         return f"MESH = {mesh}", f"ACCUMULATE = {self.accumulate}", f"train.model.Transformer.remat = {self.remat!r}"
 
 
 def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Every factoring of the chips into `axes` (data first, a multiple of the slices), the axes that talk most no longer than pays."""
+    """Every factorization of the chips into `axes`, with data a multiple of the slices.
+
+    The axes inside a block are limited to useful sizes.
+    """
     sizes = [size for size in range(1, topology.size + 1) if topology.size % size == 0]
     inner = [axis for axis in axes if axis not in ("data", "fsdp")]
     for data in (size for size in sizes if size % topology.num_slices == 0):
@@ -55,7 +65,9 @@ def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
 
 
 def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Candidate]:
-    """All ways to train a RunConfig with `model` on a topology that divide and may fit, the quickest first by the rough model."""
+    """All ways to train a RunConfig with `model` on a topology that divide evenly and may fit, fastest first by the
+    rough model.
+    """
     from castor.tasks.mixing.schedule import BatchSizes
     from castor.train.partitioning import MESH_AXES, Partitioner
 
@@ -79,12 +91,12 @@ def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Ca
 
 
 def predictable(policies: Iterable[str]) -> tuple[str, ...]:
-    """The remat policies whose time the prediction knows: how long copies to the host's memory take is told by nothing."""
+    """The remat policies whose time can be predicted. The time of copies to host memory ("offload") is unknown."""
     return tuple(name for name in policies if name != "offload")
 
 
 def ranked_candidates(found: list[Candidate]) -> list[Candidate]:
-    """Quickest first, but so that the many ways of one mesh do not crowd out the other meshes."""
+    """Fastest first, but interleaved so that the many candidates of one mesh do not crowd out other meshes."""
     seen: dict[tuple, int] = {}
     ranked = []
     for each in sorted(found, key=lambda each: (each.seconds, each.bytes)):
@@ -94,7 +106,7 @@ def ranked_candidates(found: list[Candidate]) -> list[Candidate]:
 
 
 class CostModel:
-    """The rough model of one mesh: what all ways on it share is computed once."""
+    """The rough cost model of one mesh. Everything that its candidates share is computed once."""
 
     def __init__(self, run, model, topology: Topology, partitioner, length: int):
         from castor.train.model import decoder as model_lib
@@ -107,13 +119,13 @@ class CostModel:
             partitioner.size("act_mlp"),
             partitioner.size("length"),
         )
-        self.stream = self.cut / partitioner.size(
-            "residual_length"
-        )  # the share of the residual stream that a chip keeps
-        self.state_bytes = 4 + _state_bytes(run.optimizer) + 4  # a parameter, its moments, its gradient
+        self.stream = self.cut / partitioner.size("residual_length")  # a chip's share of the residual stream
+        self.state_bytes = 4 + _state_bytes(run.optimizer) + 4  # per parameter: value, moments, gradient
 
     def bytes(self, rows: int, accumulate: int, remat: str, chunk: int) -> float:
-        """Of HBM a chip: state and gradients; bfloat16 weights of two layers; activations; logits and their gradient."""
+        """HBM bytes per chip: state and gradients, bfloat16 weights of two layers, activations, logits and their
+        gradient.
+        """
         model = self.model
         tokens = self._tokens(rows, accumulate)
         layer = tokens * _remat(model, "none", self.length, self.tensor)[1]
@@ -126,7 +138,11 @@ class CostModel:
         )
 
     def seconds(self, rows: int, accumulate: int, remat: str) -> float:
-        """Of a step: products at a share of the peak; gathering weights hides behind them, activations and sums of gradients are waited for."""
+        """Seconds per step.
+
+        Products run at a share of the peak rate and hide the gathering of weights. Communication of activations and
+        sums of gradients is not hidden.
+        """
         from castor.train.compiler.predict import model_flops
 
         model, chip, length = self.model, self.topology.chip, self.length
@@ -136,22 +152,22 @@ class CostModel:
         )
         compute = flops * (1 + again / 3) / chip.peak / EFFICIENCY
         weights = (
-            2 * self.everything / self.tensor * self._seconds_a_byte("fsdp", "context")
+            2 * self.everything / self.tensor * self._seconds_per_byte("fsdp", "context")
         )  # gathered once in bfloat16
-        hidden = accumulate * (2 + (1 if again else 0)) * weights + 8 * self.local * self._seconds_a_byte("data")
-        activations = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._seconds_a_byte("sequence", "tensor")
-        activations += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._seconds_a_byte("context")
+        hidden = accumulate * (2 + (1 if again else 0)) * weights + 8 * self.local * self._seconds_per_byte("data")
+        activations = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._seconds_per_byte("sequence", "tensor")
+        activations += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._seconds_per_byte("context")
         waited = accumulate * (
             model.layers * activations + 2 * weights
-        )  # gradients: the compiler sums them whole before it cuts them
+        )  # the compiler sums whole gradients before sharding them
         return max(compute, hidden) + 0.25 * min(compute, hidden) + waited
 
     def _tokens(self, rows: int, accumulate: int) -> float:
-        """Of a chip, of a part of the batch."""
+        """Tokens per chip and microbatch."""
         return rows * self.length / self.batch / self.cut / accumulate
 
-    def _seconds_a_byte(self, *axes: str) -> float:
-        """In which a byte of what is gathered along mesh axes arrives, over the links of as many neighbours on the torus."""
+    def _seconds_per_byte(self, *axes: str) -> float:
+        """Seconds per byte gathered along mesh axes, whose members are assumed to be neighbours on the torus."""
         size = math.prod(self.mesh[axis] for axis in axes)
         if size == 1:
             return 0.0
@@ -162,7 +178,10 @@ class CostModel:
 
 
 def _links(topology: Topology, size: int) -> float:
-    """On which one of `size` neighbours can receive: two along each side of the torus that they fill and that is closed, one along another."""
+    """ICI links on which one of `size` neighbours can receive.
+
+    A closed side of the torus that the neighbours fill counts two links; any other side counts one.
+    """
     links = 0.0
     for axis, side in sorted(enumerate(topology.shape), key=lambda item: -item[1]):
         if size > 1 and side > 1:
@@ -173,12 +192,14 @@ def _links(topology: Topology, size: int) -> float:
 
 @functools.cache
 def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
-    """(what the backward pass does over again, in parts of the forward pass; bytes a token that a layer keeps beside its input, on a chip)."""
+    """(recomputation in the backward pass as a share of the forward pass, bytes kept per token and layer on a chip
+    besides the layer's input).
+    """
     from castor.train.model.attention import blockwise
     from castor.train.model.decoder import REMAT_POLICIES
 
     D, Q, K, F = model.embed, model.heads * model.head_dim, model.kv_heads * model.head_dim, model.mlp
-    made = {  # name: (FLOPs a token that make it, width on a chip)
+    made = {  # name: (FLOPs per token to compute it, width on a chip)
         "query": (2 * D * Q, Q / tensor),
         "key": (2 * D * K, K),
         "value": (2 * D * K, K),
@@ -198,7 +219,7 @@ def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
 
 
 def _local_parameters(model, partitioner) -> float:
-    """Parameters that one chip holds."""
+    """Number of parameters on one chip."""
     from castor.train.model import decoder as model_lib
 
     parts = {axis: partitioner.size(axis) for axis in dict(partitioner.rules)}
@@ -210,7 +231,7 @@ def _local_parameters(model, partitioner) -> float:
 
 @functools.cache
 def _shapes(model) -> dict[str, int]:
-    """Numbers in each parameter, by name."""
+    """Number of elements of each parameter, by name."""
     import flax.linen as nn
     import jax
 
@@ -221,5 +242,5 @@ def _shapes(model) -> dict[str, int]:
 
 
 def _state_bytes(optimizer) -> float:
-    """Of the optimizer, a parameter: two float32 moments, or next to nothing where they are factored."""
+    """Bytes of optimizer state per parameter: two float32 moments, or nearly nothing if they are factored."""
     return 1.0 if "factor" in type(optimizer).__name__.lower() else 8.0

@@ -1,16 +1,18 @@
-"""How long a compiled program takes on a TPU, predicted from the schedule that the compiler made of it.
+"""Predicts the step time of a compiled TPU program from the compiler's schedule.
 
-The walk goes through the schedule once, as a chip would: instructions one after the other, collectives beside them from where they start to
-where their result is awaited, loops as often as they run. Two estimates come of it:
+The walk goes through the schedule once, as a chip would. Instructions run sequentially, collectives run concurrently
+from their start until their result is awaited, and loops run as often as their trip count. The walk yields two
+estimates:
 
-    scheduled   the compiler's own `estimated_cycles` of each instruction, never less than its FLOPs or HBM bytes allow; collectives as
-                train/compiler/collectives.py times them. This is the prediction.
-    roofline    the larger of FLOPs and HBM bytes over the chip's rates, nothing else: what no chip can beat.
+    scheduled   the compiler's own `estimated_cycles` of each instruction, but at least the time of its FLOPs and HBM
+                bytes; collectives as timed by train/compiler/collectives.py. This is the prediction.
+    roofline    the larger of FLOPs and HBM bytes over the chip's rates: a lower bound for any chip
 
-What the prediction is worth: on large matrix products alone the cycles come to 81 to 98 % of the peak rate (train/compiler/chips.py), about what such
-products reach. On elementwise work and reductions they lie 1.2 to 5 times above the HBM roofline: pessimistic. Collectives have idle links and no
-latency: optimistic, and most so for many small ones. Attention kernels are costed at `KERNEL_EFFICIENCY` of the peak rate, an assumption. Compare
-programs with it; do not quote it as a measurement.
+Accuracy. For large matrix products alone, the cycles correspond to 81 to 98 % of the peak rate
+(train/compiler/chips.py), about what such products reach. For elementwise work and reductions, they are 1.2 to 5
+times above the HBM roofline: pessimistic. Collectives have idle links and no latency: optimistic, especially for
+many small ones. Attention kernels are assumed to reach `KERNEL_EFFICIENCY` of the peak rate. Use the prediction to
+compare programs; do not quote it as a measurement.
 """
 
 import collections
@@ -19,6 +21,7 @@ import re
 
 from castor.train.compiler import collectives as collectives_lib
 from castor.train.compiler import kernels
+from castor.train.compiler.chips import Chip
 from castor.train.compiler.collective_traffic import DONE_CALL, START_CALL, STARTS, Traffic
 from castor.train.compiler.collectives import Collective, Fabric
 from castor.train.compiler.hlo import Computation, Instruction, Program
@@ -42,7 +45,16 @@ _FUSED_PART = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One instruction run once. seconds: scheduled; the others are what it does. kernel: FLOPs of a Pallas kernel."""
+    """Cost of one instruction, run once.
+
+    seconds: scheduled time.
+    roofline: lower bound of the time, in seconds.
+    flops: FLOPs of matrix products.
+    kernel: FLOPs of a Pallas kernel.
+    hbm: bytes to and from HBM.
+    cycles: the compiler's estimate.
+    kind: row of the report that the instruction counts in.
+    """
 
     seconds: float
     roofline: float
@@ -55,10 +67,13 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Of one step on one chip: seconds, FLOPs, bytes.
+    """One step on one chip: seconds, FLOPs, bytes.
 
-    scheduled: the prediction. roofline: its lower bound. compute: instructions alone. communication: collectives alone, of which `exposed` is
-    waited for.
+    scheduled: the prediction.
+    roofline: its lower bound.
+    compute: instructions alone.
+    communication: collectives alone.
+    exposed: communication that is not hidden behind compute.
     """
 
     scheduled: float
@@ -78,12 +93,12 @@ class Prediction:
 
     @property
     def overlapped(self) -> float:
-        """Communication that hides behind compute."""
+        """Communication hidden behind compute."""
         return max(0.0, self.communication - self.exposed)
 
 
-class _Clock:
-    """Two resources: the chip, and the wires, a lane each. Seconds since the computation began."""
+class _Timeline:
+    """Times of the chip and of the network lanes, in seconds since the computation began."""
 
     def __init__(self):
         self.now = 0.0
@@ -91,7 +106,7 @@ class _Clock:
         self._landing: dict[str, list[float]] = collections.defaultdict(list)
 
     def send(self, key: str, lane: str, seconds: float, wait: bool) -> None:
-        """Begins a transfer as soon as its lane is free; `wait`: and does nothing until it is done."""
+        """Starts a transfer as soon as its lane is free. wait: block until the transfer is done."""
         self._free[lane] = max(self.now, self._free[lane]) + seconds
         if wait:
             self.now = self._free[lane]
@@ -99,29 +114,83 @@ class _Clock:
             self._landing[key].append(self._free[lane])
 
     def wait(self, key: str) -> None:
+        """Blocks until the oldest transfer of `key` is done."""
         if self._landing[key]:
             self.now = max(self.now, self._landing[key].pop(0))
 
-    def hand_on(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str) -> None:
+        """Continues the transfers of `old` under the key `new`."""
         self._landing[new].extend(self._landing.pop(old, ()))
 
 
-class Walk:
-    """Of one program on one fabric. `seconds` of a computation, told from what `work` its instructions do."""
+class _InstructionCosts:
+    """The cost of each instruction of a program, computed once."""
+
+    def __init__(self, program: Program, chip: Chip, kernel_efficiency: float, warnings: collections.Counter[str]):
+        self._program, self._chip, self._efficiency = program, chip, kernel_efficiency
+        self._warnings = warnings
+        self._traffic = Traffic(program)
+        self._work: dict[tuple[str, str], Work] = {}
+
+    def work(self, computation: Computation, instruction: Instruction) -> Work:
+        key = (computation.name, instruction.name)
+        if key not in self._work:
+            self._work[key] = self._measure(computation, instruction)
+        return self._work[key]
+
+    def _measure(self, computation: Computation, instruction: Instruction) -> Work:
+        flops, hbm, cycles = (
+            self._program.flops(computation, instruction),
+            self._traffic.bytes(computation, instruction),
+            instruction.cycles,
+        )
+        sealed = instruction.op == "custom-call" and instruction.target == kernels.CALL
+        kernel = self._kernels(computation, instruction)
+        roofline = max((flops + kernel) / self._chip.peak, hbm / self._chip.hbm_bandwidth)
+        if instruction.op in STARTS:
+            return Work(0.0, 0.0, flops, kernel, hbm, cycles, "asynchronous copies")
+        if sealed or kernel:
+            own = max(roofline, kernel / self._chip.peak / self._efficiency, cycles / self._chip.clock)
+            return Work(own, roofline, flops, kernel, hbm, cycles, "attention kernels")
+        kind = "matrix products" if flops else "fusions" if instruction.op == "fusion" else instruction.op
+        return Work(max(roofline, cycles / self._chip.clock), roofline, flops, kernel, hbm, cycles, kind)
+
+    def _kernels(self, computation: Computation, instruction: Instruction) -> float:
+        """FLOPs of a Pallas kernel, or of the kernels inside a fusion."""
+        if instruction.op == "fusion":
+            inner = self._program.body(instruction)
+            return sum(self._kernels(inner, each) for each in inner or () if each.op in ("fusion", "custom-call"))
+        if instruction.op != "custom-call" or instruction.target != kernels.CALL:
+            return 0.0
+        found = kernels.flops(computation, instruction)
+        if found is None:
+            self._warnings[
+                f"the kernel {re.sub(r'[.0-9]+$', '', instruction.name)} declares no FLOPs: only its HBM bytes are "
+                "counted"
+            ] += 1
+        return found or 0.0
+
+
+class ScheduleWalk:
+    """Walks the schedule of one program on one fabric and records its instructions, collectives and loops."""
 
     def __init__(self, program: Program, fabric: Fabric, kernel_efficiency: float = KERNEL_EFFICIENCY):
-        self.program, self.fabric, self.chip, self.efficiency = program, fabric, fabric.topology.chip, kernel_efficiency
+        self.program, self.fabric = program, fabric
         self.done: list[tuple[int, str, Instruction, Work]] = []
         self.sent: list[tuple[int, Collective]] = []
         self.loops: list[dict] = []
         self.warnings: collections.Counter[str] = collections.Counter()
-        self._traffic = Traffic(program)
-        self._work: dict[tuple[str, str], Work] = {}
+        self._costs = _InstructionCosts(program, fabric.topology.chip, kernel_efficiency, self.warnings)
         self._parts: dict[str, list[tuple[str, Collective]]] = {}
 
     def seconds(self, name: str, times: int, estimate: str) -> float:
-        """Of one run of a computation that runs `times` in all; estimate: "seconds" or "roofline" of the work. Keeps what it saw of the first."""
-        computation, clock = self.program.computations[name], _Clock()
+        """Time of one run of a computation.
+
+        name: the computation.
+        times: number of its runs in a step.
+        estimate: "seconds" or "roofline", the field of `Work` to sum. Only "seconds" records what it visits.
+        """
+        computation, clock = self.program.computations[name], _Timeline()
         for instruction in computation:
             kind = collectives_lib.kind_of(instruction)
             if kind:
@@ -137,7 +206,7 @@ class Walk:
                     self._keep(times, collective, estimate)
                     clock.send(instruction.name, collective.lane, collective.seconds, wait=False)
             elif instruction.op == "async-update":
-                clock.hand_on(instruction.operands[0], instruction.name)
+                clock.rename(instruction.operands[0], instruction.name)
             elif instruction.op == "while":
                 clock.now += self._loop(computation, instruction, times, estimate)
             elif instruction.op == "conditional":
@@ -145,7 +214,7 @@ class Walk:
             elif instruction.op == "call":
                 clock.now += self.seconds(instruction.called, times, estimate)
             elif instruction.op not in _FREE:
-                work = self._once(computation, instruction)
+                work = self._costs.work(computation, instruction)
                 if estimate == "seconds":
                     self.done.append((times, name, instruction, work))
                 clock.now += getattr(work, estimate)
@@ -156,7 +225,7 @@ class Walk:
         trips = self.program.trips(computation, loop)
         if estimate == "seconds":
             if trips is None:
-                self.warnings[f"the loop {loop.name} does not say how often it runs: counted once"] += 1
+                self.warnings[f"the trip count of loop {loop.name} is unknown: counted once"] += 1
             self.loops.append({"loop": loop.name, "inside": computation.name, "trips": trips, "runs": times})
         turns = 1 if trips is None else trips
         parts = (loop.attribute("body"), loop.attribute("condition"))
@@ -171,12 +240,14 @@ class Walk:
         )
         if estimate == "seconds":
             self.warnings[
-                "a conditional costs what its dearest branch does; its FLOPs and bytes count every branch"
+                "a conditional takes as long as its slowest branch; its FLOPs and bytes include every branch"
             ] += 1
         return max(self.seconds(name, times, estimate) for name in names)
 
-    def _fused(self, clock: _Clock, instruction: Instruction, times: int, estimate: str) -> None:
-        """Collectives inside a fusion: a start, a part of the way while the fusion computes, an end, or all of it."""
+    def _fused(self, clock: _Timeline, instruction: Instruction, times: int, estimate: str) -> None:
+        """Collectives inside a fusion: a start, a middle part that overlaps the fusion's compute, an end, or a whole
+        collective.
+        """
         for stage, collective in self._stages(instruction):
             if stage == "end":
                 clock.wait(f"channel {collective.channel}")
@@ -227,55 +298,23 @@ class Walk:
         if estimate == "seconds":
             self.sent.append((times, collective))
 
-    def _once(self, computation: Computation, instruction: Instruction) -> Work:
-        key = (computation.name, instruction.name)
-        if key not in self._work:
-            self._work[key] = self._measure(computation, instruction)
-        return self._work[key]
-
-    def _measure(self, computation: Computation, instruction: Instruction) -> Work:
-        flops, hbm, cycles = (
-            self.program.flops(computation, instruction),
-            self._traffic.bytes(computation, instruction),
-            instruction.cycles,
-        )
-        sealed = instruction.op == "custom-call" and instruction.target == kernels.CALL
-        kernel = self._kernels(computation, instruction)
-        roofline = max((flops + kernel) / self.chip.peak, hbm / self.chip.hbm_bandwidth)
-        if instruction.op in STARTS:
-            return Work(0.0, 0.0, flops, kernel, hbm, cycles, "copies beside the computation")
-        if sealed or kernel:
-            own = max(roofline, kernel / self.chip.peak / self.efficiency, cycles / self.chip.clock)
-            return Work(own, roofline, flops, kernel, hbm, cycles, "attention kernels")
-        kind = "matrix products" if flops else "fusions" if instruction.op == "fusion" else instruction.op
-        return Work(max(roofline, cycles / self.chip.clock), roofline, flops, kernel, hbm, cycles, kind)
-
-    def _kernels(self, computation: Computation, instruction: Instruction) -> float:
-        """FLOPs of a Pallas kernel, or of those that the compiler has put inside a fusion."""
-        if instruction.op == "fusion":
-            inner = self.program.body(instruction)
-            return sum(self._kernels(inner, each) for each in inner or () if each.op in ("fusion", "custom-call"))
-        if instruction.op != "custom-call" or instruction.target != kernels.CALL:
-            return 0.0
-        found = kernels.flops(computation, instruction)
-        if found is None:
-            self.warnings[
-                f"the kernel {re.sub(r'[.0-9]+$', '', instruction.name)} does not say what it computes: only its HBM bytes count"
-            ] += 1
-        return found or 0.0
-
 
 def predict(
     program: Program, fabric: Fabric, kernel_efficiency: float = KERNEL_EFFICIENCY, top: int = 20
 ) -> Prediction:
-    """Walks a compiled program; `top` slowest instructions are told by name."""
-    walk = Walk(program, fabric, kernel_efficiency)
+    """Predicts the step time of a compiled program.
+
+    program, fabric: the compiled step and the mesh it runs on.
+    kernel_efficiency: share of the peak rate that Pallas kernels are assumed to reach.
+    top: number of slowest instructions to list.
+    """
+    walk = ScheduleWalk(program, fabric, kernel_efficiency)
     scheduled = walk.seconds(program.entry, 1, "seconds")
     roofline = walk.seconds(program.entry, 1, "roofline")
-    done, chip = walk.done, walk.chip
+    done = walk.done
     compute = sum(times * work.seconds for times, _, _, work in done)
     hbm = sum(times * work.hbm for times, _, _, work in done)
-    hbm_seconds = hbm / chip.hbm_bandwidth
+    hbm_seconds = hbm / fabric.topology.chip.hbm_bandwidth
     by_kind: dict[str, float] = collections.defaultdict(float)
     for times, _, _, work in done:
         by_kind[work.kind] += times * work.seconds
@@ -298,7 +337,7 @@ def predict(
 
 
 def _collective_rows(sent: list[tuple[int, Collective]]) -> list[dict]:
-    """One row a kind, mesh axes, network and type, the slowest first."""
+    """One row per kind, mesh axes, network and dtype, slowest first."""
     rows: dict[tuple, dict] = {}
     for times, collective in sent:
         key = (collective.kind, collective.axes, collective.network, collective.group, collective.dtype)
@@ -335,7 +374,10 @@ def _slowest(done: list[tuple[int, str, Instruction, Work]], top: int) -> list[d
 
 
 def model_flops(parameters: int, layers: int, heads: int, head_dim: int, rows: int, length: int) -> float:
-    """FLOPs of one step that a model needs, whatever is recomputed: 6 a parameter and token, and causal attention (PaLM, arXiv 2204.02311,
-    appendix B, halved for the mask). The embedding counts as a parameter once: its rows are looked up for nothing and multiplied for logits."""
+    """FLOPs of one step that the model needs, without recomputation.
+
+    6 FLOPs per parameter and token, plus causal attention (PaLM, arXiv 2204.02311, appendix B, halved for the mask).
+    The embedding counts once: looking up rows costs nothing, computing logits does.
+    """
     tokens = rows * length
     return 6.0 * parameters * tokens + 6.0 * layers * heads * head_dim * length * tokens

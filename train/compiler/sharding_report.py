@@ -1,7 +1,7 @@
-"""Where the state of a training run lies: every array's shape, what its axes mean, how the mesh cuts it, and its bytes a device.
+"""Sharding report: shape, logical axes, sharding and bytes per device of every array of a training run.
 
-Arithmetic on shapes and rules alone, for any mesh, without a device and without allocating anything. What comes on top while a step runs, the
-compiler knows best: `castor compile`.
+Everything is computed from shapes and rules, for any mesh, without devices or allocations. For the compiler's own
+scratch memory, run `castor compile`.
 """
 
 import dataclasses
@@ -17,9 +17,15 @@ from castor.train.step import TrainStep
 
 @dataclasses.dataclass(frozen=True)
 class ShardedArray:
-    """An array. kind: "parameters", "optimizer" or "activations". axes: what each axis means. cut: the mesh axes that cut it, with their sizes.
+    """One array and how the mesh shards it.
 
-    total: bytes of the whole array. local: bytes a device. copies: devices that hold the same part.
+    kind: "parameters", "optimizer" or "activations".
+    name, shape: of the whole array.
+    axes: logical axes.
+    cut: the mesh axes that shard the array, with their sizes.
+    total: bytes of the whole array.
+    local: bytes per device.
+    copies: number of devices that hold the same shard.
     """
 
     kind: str
@@ -36,7 +42,10 @@ class ShardedArray:
     def of(
         cls, kind: str, name: str, shape: tuple[int, ...], dtype, axes: tuple[str | None, ...], partitioner: Partitioner
     ) -> "ShardedArray":
-        """Raises ConfigurationError where two axes fall on one mesh axis, or the mesh does not divide one."""
+        """Shards an array by the partitioner's rules.
+
+        Raises ConfigurationError if two axes map to one mesh axis, or the mesh does not divide an axis.
+        """
         partitioner.spec(axes, name)
         partitioner.check_divides(
             {f"{name} axis {i} ({axis})": (axis, size) for i, (axis, size) in enumerate(zip(axes, shape)) if axis}
@@ -62,7 +71,7 @@ class ShardedArray:
 
     @property
     def whole(self) -> bool:
-        """Whether every device holds all of it."""
+        """Whether every device holds the whole array."""
         return self.local == self.total
 
 
@@ -80,11 +89,11 @@ def state(train_step: TrainStep) -> list[ShardedArray]:
 
 
 def activations(train_step: TrainStep, rows: int, length: int) -> list[ShardedArray]:
-    """The largest activations whose size follows from the configuration alone, for the rows of one part of the batch."""
+    """The largest activations whose size follows from the configuration alone, for the rows of one microbatch."""
     model, part = train_step.model, rows // train_step.accumulate
     partitioner = train_step.partitioner
     named = {
-        # The scan over layers keeps what enters each of them for the backward pass, whatever is recomputed.
+        # The scan over layers keeps the input of each layer for the backward pass, whatever is recomputed.
         f"input of each of the {model.layers} layers": (
             (model.layers, part, length, model.embed),
             ("layers", "batch", "residual_length", "act_embed"),
@@ -103,7 +112,7 @@ def activations(train_step: TrainStep, rows: int, length: int) -> list[ShardedAr
 
 
 def totals(arrays: list[ShardedArray]) -> dict[str, tuple[int, int]]:
-    """Kind -> (bytes of all its arrays, bytes a device)."""
+    """Kind -> (bytes of all its arrays, bytes per device)."""
     result: dict[str, tuple[int, int]] = {}
     for row in arrays:
         total, local = result.get(row.kind, (0, 0))

@@ -1,7 +1,7 @@
-"""Evaluation on held-out records: loss by domain, bits per byte of text, and the metrics of SeqIO tasks (train/evaluation/metric_tasks.py).
+"""Evaluation on held-out records: loss by domain, bits per byte of text, and the metrics of SeqIO tasks.
 
-The batches are always the same, so that numbers of different steps and runs are comparable. SeqIO, hence TensorFlow, is imported only where
-SeqIO tasks are configured.
+The batches are always the same, so numbers of different steps and runs are comparable. SeqIO (and therefore TensorFlow)
+is imported only if SeqIO tasks are configured (train/evaluation/metric_tasks.py).
 """
 
 import contextlib
@@ -20,11 +20,12 @@ from castor.train.step import TrainStep
 
 
 class Evaluator:
-    """Evaluates parameters on the data of a run. Compiles and opens its data at the first call.
+    """Evaluates parameters on the data of a run. The first call compiles the evaluation and opens the data.
 
-    A call returns "loss/DOMAIN", nats per token, and "loss", their mean; "bits_per_byte/DOMAIN" for domains of text alone, if the vocabulary is
-    found; "TASK/METRIC" for each SeqIO task in the run's EvaluationConfig. With several processes all of them call it at the same step, and only
-    the first gets bits per byte.
+    A call returns "loss/DOMAIN" in nats per token and "loss", their mean. For domains that contain only text it returns
+    "bits_per_byte/DOMAIN", if the vocabulary is found. For each SeqIO task in the run's EvaluationConfig it returns
+    "TASK/METRIC". With several processes, all of them call the evaluator at the same step, and only process 0 gets bits
+    per byte.
     """
 
     def __init__(self, run: PreparedRun, train_step: TrainStep):
@@ -59,7 +60,9 @@ class Evaluator:
             self._bytes = {name: self._text_bytes(name, vocabulary) for name in self._batches}
 
     def _text_bytes(self, name: str, vocabulary: tasks.Vocabulary) -> int:
-        """UTF-8 bytes in the targets of a domain's batches, over all processes; 0 where the targets hold anything but text."""
+        """UTF-8 bytes in the targets of a domain's batches, over all processes; 0 if the targets contain anything but
+        text.
+        """
         config, shard = self._run.config, self._batches[name]
         batches = tasks.Batches(
             shard.mixture,
@@ -91,10 +94,10 @@ class Evaluator:
         vocabulary = run.vocabulary()
         if vocabulary is None:
             raise VocabularyError(
-                "Evaluation.tasks needs the vocabulary of the task caches, and its folder is gone.",
+                "Evaluation.tasks needs the vocabulary of the task caches, whose folder no longer exists.",
                 "Bind VOCABULARY to its directory.",
             )
-        with jax.transfer_guard("allow"):  # decoding transfers token by token; its speed does not matter here
+        with jax.transfer_guard("allow"):  # decoding transfers token by token; speed does not matter here
             model = Model(
                 run.model,
                 parameters,
@@ -118,7 +121,7 @@ def evaluate_checkpoint(config: RunConfig, step: int | None = None) -> tuple[int
 
 
 def flatten(values: Mapping[str, Mapping[str, float | str]]) -> dict[str, float]:
-    """{task: {metric: value}} -> {"task/metric": value}, for values that are numbers."""
+    """{task: {metric: value}} -> {"task/metric": value}, for numeric values."""
     return {
         f"{task}/{name}": value
         for task, metrics in values.items()

@@ -1,11 +1,12 @@
-"""SeqIO's evaluation with Castor's decoder: a task's own targets, postprocess_fn and metric_fns, called by `seqio.Evaluator` itself.
+"""SeqIO's evaluation with Castor's decoder: `seqio.Evaluator` calls a task's own targets, postprocess_fn and
+metric_fns.
 
     metrics = TaskMetrics(["my_task"], "validation", examples=500)
     metrics(model)      # {"my_task": {"accuracy": 0.61, ...}}
 
-A task has "targets" and perhaps "inputs", in the model's vocabulary. Predict metrics get the likeliest continuation of the inputs up to eos, score
-metrics the log-probability of the targets after them (summed over tokens, as T5X gives it). Imports SeqIO, hence TensorFlow: only where
-such tasks are asked for.
+A task has "targets" and optionally "inputs", in the model's vocabulary. Predict metrics get the most likely
+continuation of the inputs up to eos. Score metrics get the log-probability of the targets given the inputs, summed over
+tokens as in T5X. Imports SeqIO (and therefore TensorFlow) only when such tasks are evaluated.
 """
 
 import importlib
@@ -23,7 +24,7 @@ from castor.train.inference.sampling import Sampling
 
 
 def import_module(name: str) -> None:
-    """Imports the module that registers tasks. Raises ConfigurationError where it cannot be."""
+    """Imports the module that registers tasks. Raises ConfigurationError if the import fails."""
     try:
         importlib.import_module(name)
     except ImportError as error:
@@ -33,10 +34,17 @@ def import_module(name: str) -> None:
 
 
 class TaskMetrics:
-    """The metrics of SeqIO tasks and mixtures by name, on at most `examples` records of each task's `split` (None: all). Data is read once.
+    """The metrics of SeqIO tasks and mixtures. Data are read once.
 
-    max_tokens: of a prediction; None: as many as the longest targets have. log_dir: where SeqIO's JSONLogger writes metrics and predictions.
-    sampling: how predictions are chosen; the likeliest tokens unless told otherwise. Raises ConfigurationError for tasks that cannot be measured.
+    names: names of registered tasks or mixtures.
+    split: split to evaluate.
+    examples: at most this many records of each task; None: all.
+    max_tokens: length of a prediction; None: as long as the longest targets.
+    sampling: how predictions are sampled; default: greedy.
+    log_dir: folder in which SeqIO's JSONLogger writes metrics and predictions.
+    use_cached: read the task's SeqIO cache.
+
+    Raises ConfigurationError for tasks that cannot be evaluated.
     """
 
     def __init__(
@@ -50,13 +58,15 @@ class TaskMetrics:
         use_cached: bool = False,
     ):
         if isinstance(names, str):
-            raise ConfigurationError(f"tasks = {names!r} is one text.", "Give a list of names.")
+            raise ConfigurationError(f"tasks = {names!r} is a string.", "Give a list of names.")
         self._max_tokens, self._sampling = max_tokens, sampling
         self._evaluators = [_evaluator(name, split, examples, log_dir, use_cached) for name in names]
         self.prompts_cut = 0
 
     def __call__(self, model: Model, step: int | None = None) -> dict[str, dict[str, float | str]]:
-        """{task: {metric: value}}. `prompts_cut` then says how many prompts were too long for the model and lost their beginning."""
+        """{task: {metric: value}}. Afterwards `prompts_cut` is the number of prompts truncated from the left to fit the
+        model.
+        """
         self.prompts_cut = 0
         found: dict[str, dict[str, float | str]] = {}
         for evaluator in self._evaluators:
@@ -79,7 +89,7 @@ class TaskMetrics:
 
 
 class _PredictFunctions:
-    """What `seqio.Evaluator` asks of a model: functions of an enumerated dataset of task features."""
+    """The model functions that `seqio.Evaluator` calls: each takes an enumerated dataset of task features."""
 
     def __init__(self, model: Model, sampling: Sampling, max_tokens: int | None):
         self._model, self._sampling, self._max_tokens = model, sampling, max_tokens
@@ -94,7 +104,7 @@ class _PredictFunctions:
         return self._score(numbered, targets)
 
     def predict_with_scores(self, dataset, model_feature_shapes=None):
-        """Predictions, and as their one aux value the log-probability of each ("scores", as in T5X)."""
+        """Predictions, and the log-probability of each as aux value "scores", as in T5X."""
         numbered = list(dataset.as_numpy_iterator())
         predicted = self._predict(numbered)
         continuations = [[i for i in ids if i != self._model.vocabulary.pad_id] for _, ids in predicted]
@@ -107,7 +117,7 @@ class _PredictFunctions:
         requests = [Request(prompt, Grammar.anything(), self._sampling, limit) for prompt in prompts]
         answers = self._model.generate(requests)
         width = max(map(len, answers), default=0)
-        pad = self._model.vocabulary.pad_id  # one length for all, as SeqIO makes an array of them; decoding ends at eos
+        pad = self._model.vocabulary.pad_id  # pad to one length, since SeqIO stacks them; decoding ends at eos
         return [(int(index), [*ids, *[pad] * (width - len(ids))]) for (index, _), ids in zip(numbered, answers)]
 
     def _score(self, numbered, continuations) -> list[tuple[int, float]]:
@@ -116,7 +126,7 @@ class _PredictFunctions:
         return [(int(index), score.total) for (index, _), score in zip(numbered, scores)]
 
     def _prompt(self, example: Mapping[str, np.ndarray], room: int) -> list[int]:
-        """The inputs, without their beginning where they leave less than `room` tokens."""
+        """The inputs, truncated from the left if they leave less than `room` tokens."""
         ids = _ids(example, "inputs")
         most = max(self._model.max_length - room, 0)
         self.cut += len(ids) > most
@@ -131,7 +141,7 @@ def _evaluator(name: str, split: str, examples: int | None, log_dir: str | None,
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     class TaskFeatures(seqio.PassThroughFeatureConverter):
-        """Leaves examples as the task gives them: inputs and targets apart, neither padded nor packed."""
+        """Keeps examples as the task gives them: inputs and targets separate, neither padded nor packed."""
 
         TASK_FEATURES = {}
         pack = False
@@ -144,7 +154,7 @@ def _evaluator(name: str, split: str, examples: int | None, log_dir: str | None,
         remedy = (
             f"Did you mean {' or '.join(close)}?"
             if close
-            else "Import the module that registers it: --module_import, or import in gin."
+            else "Import the module that registers the task: --module_import, or import in gin."
         )
         raise ConfigurationError(f"no SeqIO task or mixture is registered as {name!r}.", remedy)
     loggers = [seqio.loggers.JSONLogger] if log_dir else []
@@ -162,7 +172,7 @@ def _evaluator(name: str, split: str, examples: int | None, log_dir: str | None,
     except (ValueError, AssertionError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         raise ConfigurationError(
-            f"SeqIO cannot evaluate {name}: {first}", "Look at the task's source and preprocessors."
+            f"SeqIO cannot evaluate {name}: {first}", "Check the task's source and preprocessors."
         ) from error
     if not made.eval_tasks:
         raise ConfigurationError(
@@ -172,14 +182,15 @@ def _evaluator(name: str, split: str, examples: int | None, log_dir: str | None,
 
 
 def _check_vocabulary(task, vocabulary: tasks.Vocabulary) -> None:
-    """Raises VocabularyError unless the task's ids are the model's."""
+    """Raises VocabularyError unless the task's ids are the model's ids."""
     for name in ("inputs", "targets"):
         feature = task.output_features.get(name)
         theirs = getattr(feature, "vocabulary", None)
         if theirs is not None and getattr(theirs, "fingerprint", None) != vocabulary.fingerprint:
             raise VocabularyError(
-                f"task {task.name}: its {name} are in {theirs!r}, not in the model's vocabulary {vocabulary.fingerprint}.",
-                "Give its features tasks.seqio_vocabulary.SeqIOVocabulary.load(MODEL_DIR/vocabulary).",
+                f"task {task.name}: the {name} use {theirs!r}, not the model's vocabulary {vocabulary.fingerprint}.",
+                "Set the vocabulary of its features to "
+                "tasks.seqio_vocabulary.SeqIOVocabulary.load(MODEL_DIR/vocabulary).",
             )
 
 
@@ -188,7 +199,7 @@ def _ids(example: Mapping[str, np.ndarray], feature: str) -> list[int]:
 
 
 def _plain(value) -> float | str:
-    """A metric's value as JSON may hold it: a number where it is one, else what SeqIO's loggers would show of it."""
+    """A metric's value for JSON: a number if possible, else the text that SeqIO's loggers would show."""
     value = getattr(value, "value", value)
     try:
         return float(value)

@@ -1,8 +1,12 @@
-"""Multiple choice by scoring: which of a question's answers does a model find likeliest, after a few solved questions?
+"""Multiple choice by scoring: which of a question's answers is most likely under the model, after a few solved
+questions.
 
-A file of questions is .jsonl with {"question": ..., "choices": [...], "answer": index or text}, or a task of BIG-Bench Hard as published
-({"examples": [{"input", "target"}]}; the choices are the options that the input lists, else all targets of the file).
-A question is shown with `shots` solved others before it, drawn by a hash of its number, so that they are the same for every model.
+A question file is .jsonl with {"question": ..., "choices": [...], "answer": index or text}, or a task of BIG-Bench Hard
+as published: {"examples": [{"input", "target"}]}. Its choices are the options listed in the input, else all targets of
+the file.
+
+Each prompt starts with `shots` other questions and their answers. They are selected by a hash of the question's number,
+so they are the same for every model.
 """
 
 import dataclasses
@@ -24,7 +28,12 @@ _OPTION = re.compile(r"^\(([A-Z])\) ", re.MULTILINE)
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """text: what is asked. choices: the answers to choose from. answer: the number of the right one."""
+    """One question.
+
+    text: the question.
+    choices: possible answers.
+    answer: index of the correct one.
+    """
 
     text: str
     choices: tuple[str, ...]
@@ -34,16 +43,21 @@ class Question:
         return f"Q: {self.text}\nA:"
 
     def with_answer(self) -> str:
-        """The question as a solved example."""
+        """The question with its answer, as a solved example."""
         return f"{self.prompt()} {self.choices[self.answer]}\n\n"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Of one file: shares of right answers, by the whole log-probability and by that of a token (which does not favour short answers).
+    """The result of one file.
 
-    chance: what guessing would have. error: standard error of `accuracy`. shots: solved questions shown, on average; fewer than asked for where
-    they did not fit. rows: one a question: its number, the choice taken, the right one and the log-probabilities.
+    questions: their number.
+    accuracy: share of correct answers by total log-probability.
+    accuracy_by_token: the same by log-probability per token, which does not favour short answers.
+    chance: expected accuracy of guessing.
+    error: standard error of `accuracy`.
+    shots: mean number of solved questions per prompt; less than requested if they did not fit.
+    rows: one row per question: its number, the choice, the correct answer and the log-probabilities.
     """
 
     questions: int
@@ -56,16 +70,16 @@ class Result:
 
 
 def read(path: str) -> list[Question]:
-    """The questions of a file. Raises CorpusError, naming file and record, for what holds none."""
+    """The questions of a file. Raises CorpusError, with file and record, for anything else."""
     try:
         with storage.open_read(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise CorpusError(
-            f"the questions {path} cannot be read: {error.strerror}.", "Give a .json or .jsonl file."
+            f"the question file {path} cannot be read: {error.strerror}.", "Give a .json or .jsonl file."
         ) from error
     if len(data) > MAX_FILE_BYTES:
-        raise CorpusError(f"the questions {path} take more than {MAX_FILE_BYTES >> 20} MiB.", "Cut the file.")
+        raise CorpusError(f"the question file {path} is larger than {MAX_FILE_BYTES >> 20} MiB.", "Split the file.")
     try:
         if path.endswith(".jsonl"):
             return [
@@ -77,7 +91,7 @@ def read(path: str) -> list[Question]:
         return _big_bench([(str(example["input"]), str(example["target"])) for example in examples], path)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorpusError(
-            f"{path} holds no questions: {error!r}.", "See train/evaluation/multiple_choice.py for the two forms."
+            f"{path} contains no questions: {error!r}.", "See train/evaluation/multiple_choice.py for the two formats."
         ) from error
 
 
@@ -88,10 +102,10 @@ def _question(row: dict, where: str) -> Question:
         or not isinstance(choices, list)
         or not all(isinstance(c, str) for c in choices)
     ):
-        raise CorpusError(f"{where}: question has to be a text and choices a list of texts.")
+        raise CorpusError(f"{where}: question must be a string and choices a list of strings.")
     answer = choices.index(row["answer"]) if isinstance(row["answer"], str) else row["answer"]
     if not is_integer(answer, at_least=0, at_most=len(choices) - 1):
-        raise CorpusError(f"{where}: the answer {row['answer']!r} is none of the {len(choices)} choices.")
+        raise CorpusError(f"{where}: the answer {row['answer']!r} is not among the {len(choices)} choices.")
     return Question(row["question"], tuple(choices), answer)
 
 
@@ -102,7 +116,7 @@ def _big_bench(pairs: Sequence[tuple[str, str]], path: str) -> list[Question]:
         choices = tuple(f"({letter})" for letter in _OPTION.findall(text)) or targets
         if target not in choices:
             raise CorpusError(
-                f"{path}, example {number}: the target {target!r} is none of the options {', '.join(choices)}."
+                f"{path}, example {number}: the target {target!r} is not among the options {', '.join(choices)}."
             )
         found.append(Question(text, choices, choices.index(target)))
     return found
@@ -111,7 +125,13 @@ def _big_bench(pairs: Sequence[tuple[str, str]], path: str) -> list[Question]:
 def evaluate(
     model: Model, questions: Sequence[Question], shots: int = 0, on_done: Callable[[int], None] | None = None
 ) -> Result:
-    """Asks a model every question. Where a prompt does not fit the model's length it loses solved questions, then its beginning."""
+    """Evaluates a model on multiple-choice questions.
+
+    shots: number of solved questions before each question.
+    on_done: called after each batch with the number of questions scored.
+
+    A prompt too long for the model first loses solved questions, then is truncated from the left.
+    """
     encode = model.vocabulary.encode
     pairs, shown = [], 0
     for number, question in enumerate(questions):
@@ -149,7 +169,7 @@ def evaluate(
 
 
 def _prompt(model: Model, questions: Sequence[Question], number: int, shots: int, room: int) -> tuple[list[int], int]:
-    """(ids of the solved questions and the one asked, how many solved ones there are)."""
+    """(ids of the solved questions and the question, number of solved questions)."""
     order = (
         sorted((i for i in range(len(questions)) if i != number), key=lambda i: hashing.key64("shots", number, i))
         if shots
@@ -164,5 +184,5 @@ def _prompt(model: Model, questions: Sequence[Question], number: int, shots: int
 
 
 def name(path: str) -> str:
-    """What a table calls a file of questions."""
+    """The name of a question file for tables."""
     return os.path.splitext(os.path.basename(path))[0]

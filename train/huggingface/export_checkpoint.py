@@ -1,7 +1,8 @@
-"""A checkpoint as a Hugging Face folder that `transformers` loads: what `castor export` does. The parameter mapping is train/huggingface/gemma.py's.
+"""Exports a checkpoint as a Hugging Face folder that `transformers` loads (`castor export`).
 
-The folder holds config.json, generation_config.json, safetensors (one file or shards), the tokenizer's files, castor.json (the content of
-MODEL_DIR/model.json, for `import_checkpoint`) and castor_vocabulary/.
+train/huggingface/gemma.py maps the parameters. The folder holds config.json, generation_config.json, safetensors (one
+file or shards), the tokenizer's files, castor.json (the content of MODEL_DIR/model.json, for `import_checkpoint`) and
+castor_vocabulary/.
 """
 
 import dataclasses
@@ -30,7 +31,15 @@ def export_checkpoint(
     dtype: str = "float32",
     max_shard_bytes: int = safetensors_files.MAX_SHARD_BYTES,
 ) -> tuple[int, list[str]]:
-    """Writes the checkpoint of `step` (default: the latest) into `output`, a new folder. Returns (step, names of the safetensors files)."""
+    """Writes a checkpoint into the new folder `output`. Returns (step, names of the safetensors files).
+
+    step: default: the latest checkpoint.
+    vocabulary_dir: the model's vocabulary, if it is not in MODEL_DIR.
+    dtype: "float32" or "bfloat16", dtype of the tensors written.
+    max_shard_bytes: largest size of a safetensors file.
+
+    Raises ConfigurationError if `output` is not empty.
+    """
     description = ModelDescription.read(model_dir)
     model, length = DecoderConfig(**description.model), description.lengths["targets"]
     folder = pathlib.Path(output)
@@ -48,7 +57,7 @@ def export_checkpoint(
         ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         moved = dataclasses.replace(description, vocabulary={**description.vocabulary, "path": CASTOR_VOCABULARY})
         castor = {**dataclasses.asdict(moved), "step": step}
-        # The configuration last: a folder without config.json is incomplete.
+        # config.json is written last: a folder without it is incomplete.
         for name, content in ((CASTOR_FILE, castor), (GENERATION_FILE, ids), (CONFIG_FILE, config)):
             (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return step, files

@@ -1,18 +1,23 @@
-"""Castor's parameters as those of Hugging Face's Gemma, and back: names, shapes and config.json. Pure; files are train/huggingface/safetensors_files.py's.
+"""Maps Castor's parameters to Hugging Face's Gemma and back: names, shapes and config.json. Pure functions, without
+file access.
 
-`GemmaForCausalLM` (transformers) is this model: pre-norm blocks, RMSNorm by 1 + weight with epsilon 1e-6, RoPE on the halves of a head, gated GELU by
-tanh, one embedding for input and output, multiplied by sqrt(width) at the input. There a matrix is [out, in] and each layer stands alone; here it is
-[in, out], heads are an axis of their own and layers are stacked.
+`GemmaForCausalLM` (transformers) is the same model as Castor's: pre-norm blocks, RMSNorm by 1 + weight with epsilon
+1e-6, RoPE on the halves of a head, gated GELU with tanh, and one embedding for input and output, multiplied by
+sqrt(width) at the input. Gemma stores matrices as [out, in] and each layer separately. Castor stores [in, out], with a
+separate axis for heads and stacked layers.
 
-    embedding [V, D]                 model.embed_tokens.weight [V, D]
-    layers/query [N, D, H, K]        model.layers.n.self_attn.q_proj.weight [H K, D]      key, value [N, D, G, K] alike: k_proj, v_proj [G K, D]
-    layers/out [N, H, K, D]          model.layers.n.self_attn.o_proj.weight [D, H K]
-    layers/gate, up [N, D, F]        model.layers.n.mlp.gate_proj, up_proj .weight [F, D]
-    layers/down [N, F, D]            model.layers.n.mlp.down_proj.weight [D, F]
-    layers/attention_norm/scale      model.layers.n.input_layernorm.weight [D]            mlp_norm: post_attention_layernorm
-    final_norm/scale [D]             model.norm.weight [D]
+    embedding [V, D]               model.embed_tokens.weight [V, D]
+    layers/query [N, D, H, K]      model.layers.n.self_attn.q_proj.weight [H K, D]
+    layers/key, value [N, D, G, K] model.layers.n.self_attn.k_proj, v_proj .weight [G K, D]
+    layers/out [N, H, K, D]        model.layers.n.self_attn.o_proj.weight [D, H K]
+    layers/gate, up [N, D, F]      model.layers.n.mlp.gate_proj, up_proj .weight [F, D]
+    layers/down [N, F, D]          model.layers.n.mlp.down_proj.weight [D, F]
+    layers/attention_norm/scale    model.layers.n.input_layernorm.weight [D]
+    layers/mlp_norm/scale          model.layers.n.post_attention_layernorm.weight [D]
+    final_norm/scale [D]           model.norm.weight [D]
 
-The factors of muP have no place there and are multiplied into the weights: queries' into q_proj, the logits' into the last norm.
+Gemma has no muP factors, so they are multiplied into the weights: the queries' into q_proj, the logits' into the last
+norm.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -40,13 +45,13 @@ _LAYER_NAMES = {
     "attention_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
 }
-# What config.json must say for the model to be this one; absent keys have Gemma's defaults, which are these.
+# The entries config.json must have for this model. Absent keys take Gemma's defaults, which are these values.
 _FIXED = {
     "model_type": ("gemma",),
     "hidden_act": (
         "gelu_pytorch_tanh",
         "gelu",
-    ),  # transformers reads "gelu" of the first Gemma releases as the tanh form
+    ),  # transformers treats "gelu" of the first Gemma releases as the tanh form
     "hidden_activation": ("gelu_pytorch_tanh", None),
     "rms_norm_eps": (NORM_EPSILON,),
     "tie_word_embeddings": (True,),
@@ -67,11 +72,11 @@ _LARGEST = 1 << 24  # of any size; the product of two of them still fits an int6
 _MOST_LAYERS = 10_000
 
 
-# ---------------------------------------------------------------------------------------------------------------- config.json
+# ---------------------------------------------------------------------------------------------------------- config.json
 
 
 def to_config(model: DecoderConfig, max_length: int, dtype: str = "float32") -> dict[str, Any]:
-    """The content of config.json. max_length: tokens of a row that the model was trained on."""
+    """The content of config.json. max_length: tokens per row in training. dtype: of the tensors."""
     return {
         "architectures": ["GemmaForCausalLM"],
         **{theirs: getattr(model, ours) for ours, theirs in _SIZES.items()},
@@ -85,7 +90,7 @@ def to_config(model: DecoderConfig, max_length: int, dtype: str = "float32") -> 
         "max_position_embeddings": max_length,
         "rope_theta": float(model.rope_theta),  # transformers 4
         "rope_parameters": {"rope_type": "default", "rope_theta": float(model.rope_theta)},  # transformers 5
-        "bos_token_id": PAD_ID,  # what a row starts with, in training and here
+        "bos_token_id": PAD_ID,  # the first token of a row, in training and here
         "eos_token_id": EOS_ID,
         "pad_token_id": PADDING_ID,
         "torch_dtype": dtype,
@@ -94,9 +99,9 @@ def to_config(model: DecoderConfig, max_length: int, dtype: str = "float32") -> 
 
 
 def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[DecoderConfig, int]:
-    """(the model, tokens of a row) that a config.json describes. dtype: of the model's matrix products here.
+    """(model, tokens per row) from the content of a config.json. dtype: of the model's matrix products.
 
-    Raises ConfigurationError naming the first entry that this model cannot have.
+    Raises ConfigurationError for the first entry that this model does not support.
     """
     if not isinstance(config, Mapping):
         raise ConfigurationError("config.json is not an object.", "Give the folder of a Gemma model.")
@@ -104,8 +109,8 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Deco
         value = config.get(key, allowed[0])
         if value not in allowed:
             raise ConfigurationError(
-                f"config.json says {key} = {value!r}; Castor's model has {allowed[0]!r}.",
-                "It reads models of the type gemma alone.",
+                f"config.json has {key} = {value!r}; Castor's model has {allowed[0]!r}.",
+                "Only models of type gemma can be imported.",
             )
     sizes = {}
     for ours, theirs in _SIZES.items():
@@ -114,7 +119,7 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Deco
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
         raise ConfigurationError(
-            f"config.json scales RoPE: {rope!r}.", "Castor's model has plain RoPE (rope_type default)."
+            f"config.json scales RoPE: {rope!r}.", "Castor's model supports only plain RoPE (rope_type default)."
         )
     theta, length = (
         rope.get("rope_theta", config.get("rope_theta", 10_000.0)),
@@ -122,15 +127,15 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Deco
     )
     for key, value in (("rope_theta", theta), ("max_position_embeddings", length)):
         if not is_number(value) or value <= 0:
-            raise ConfigurationError(f"config.json says {key} = {value!r}.", "It is a positive number.")
+            raise ConfigurationError(f"config.json says {key} = {value!r}.", "Give a positive number.")
     return DecoderConfig(**sizes, rope_theta=float(theta), dtype=dtype), int(length)
 
 
-# ---------------------------------------------------------------------------------------------------------------- parameters
+# ----------------------------------------------------------------------------------------------------------- parameters
 
 
 def shapes(model: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of the state dict, in the order of the layers."""
+    """Name -> shape of every tensor of the state dict, in layer order."""
     D, H, G, K, F = model.embed, model.heads, model.kv_heads, model.head_dim, model.mlp
     of_layer = {
         "query": (H * K, D),
@@ -150,7 +155,7 @@ def shapes(model: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def to_state_dict(parameters: Mapping[str, Any], model: DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, float32 tensor) one after the other, in the order of `shapes`; only one is held at a time."""
+    """Yields (name, float32 tensor) in the order of `shapes`; only one tensor is in memory at a time."""
     layers = parameters["layers"]
     yield "model.embed_tokens.weight", np.asarray(parameters["embedding"], np.float32)
     for n in range(model.layers):
@@ -163,9 +168,13 @@ def to_state_dict(parameters: Mapping[str, Any], model: DecoderConfig) -> Iterat
 
 
 def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: DecoderConfig) -> dict[str, Any]:
-    """The parameter tree, float32 numpy arrays, of a model without muP. read: name -> tensor of any float dtype; names: those that there are.
+    """The parameter tree of a model without muP, as float32 numpy arrays.
 
-    Raises CheckpointError for tensors that are missing, misshapen, not finite or more than the model has.
+    read: name -> tensor of any float dtype.
+    names: the tensors that exist.
+    model: the decoder that config.json describes.
+
+    Raises CheckpointError for tensors that are missing, misshapen, not finite or not part of the model.
     """
     wanted = shapes(model)
     missing = [name for name in wanted if name not in names]
@@ -173,12 +182,12 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: D
         raise CheckpointError(
             f"the weights lack {missing[0]}"
             + (f" and {len(missing) - 1} more tensors that config.json asks for." if missing[1:] else "."),
-            "Fetch the folder again, all of its files.",
+            "Download all files of the folder again.",
         )
     surplus = sorted(name for name in names - wanted.keys() - {_HEAD} if not name.endswith("rotary_emb.inv_freq"))
     if surplus:
         raise CheckpointError(
-            f"the weights hold {surplus[0]}, which a Gemma model of this config.json has not.",
+            f"the weights contain {surplus[0]}, which a Gemma model with this config.json does not have.",
             "Is it another architecture?",
         )
 
@@ -186,10 +195,11 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: D
         found = read(name)
         if found.shape != wanted[name]:
             what = f"{name} is {list(found.shape)}; config.json asks for {list(wanted[name])}."
-            raise CheckpointError(what, "config.json and weights do not belong together.")
+            raise CheckpointError(what, "Use the config.json that belongs to the weights.")
         if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
             raise CheckpointError(
-                f"{name} holds {found.dtype}, not floats.", "Quantized weights cannot be read: give the original ones."
+                f"{name} holds {found.dtype}, not floats.",
+                "Quantized weights are not supported: use the original ones.",
             )
         found = np.asarray(found, np.float32)
         if not np.isfinite(found).all():
@@ -210,7 +220,7 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: D
     embedding = tensor("model.embed_tokens.weight")
     if _HEAD in names and not np.array_equal(np.asarray(read(_HEAD), np.float32), embedding):
         raise CheckpointError(
-            f"{_HEAD} is another matrix than model.embed_tokens.weight.",
+            f"{_HEAD} differs from model.embed_tokens.weight.",
             "Castor's model has one table for input and output.",
         )
     layers = {ours: {"scale": stacked(ours)} if ours.endswith("norm") else stacked(ours) for ours in _LAYER_NAMES}
@@ -218,7 +228,7 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: D
 
 
 def _to_theirs(ours: str, array: np.ndarray, model: DecoderConfig) -> np.ndarray:
-    """A layer's parameter -> its tensor."""
+    """A layer's parameter -> Gemma's tensor."""
     if ours.endswith("norm"):
         return array
     if ours == "query" and model.query_scale != 1.0:
@@ -228,7 +238,7 @@ def _to_theirs(ours: str, array: np.ndarray, model: DecoderConfig) -> np.ndarray
 
 
 def _to_ours(ours: str, tensor: np.ndarray, model: DecoderConfig) -> np.ndarray:
-    """A tensor -> the layer's parameter."""
+    """Gemma's tensor -> the layer's parameter."""
     H, G, K = model.heads, model.kv_heads, model.head_dim
     if ours.endswith("norm"):
         return tensor

@@ -1,6 +1,7 @@
-"""A Hugging Face folder as a MODEL_DIR: what `castor import` does. The parameter mapping is train/huggingface/gemma.py's.
+"""Imports a Hugging Face folder as a MODEL_DIR (`castor import`). train/huggingface/gemma.py maps the parameters.
 
-The MODEL_DIR holds a checkpoint of step 0 with parameters and no optimizer state: a run starts from it with `castor train --warm_start`.
+The MODEL_DIR holds a checkpoint of step 0 with parameters and no optimizer state. A run starts from it with `castor
+train --warm_start`.
 """
 
 import contextlib
@@ -29,15 +30,21 @@ IMPORTED = "imported"  # in place of a mixture's fingerprint
 def import_checkpoint(
     source: str, model_dir: str, vocabulary_dir: str | None = None, dtype: str = "float32"
 ) -> tuple[DecoderConfig, int]:
-    """Reads the folder `source` into `model_dir`, which must hold no checkpoint. Returns (the model, its number of parameters).
+    """Imports the folder `source` into `model_dir`, which must have no checkpoint. Returns (model, number of
+    parameters).
 
-    The model's ids are those of `vocabulary_dir`, or of the vocabulary that `castor export` put into the folder. Without either, tokenizer.model
-    becomes a vocabulary and the rows of the embedding move to the ids of its pieces (`remap_embedding`). Without that file the ids stay, and the
-    model has no vocabulary.
+    source: folder with config.json and *.safetensors.
+    vocabulary_dir: the model's vocabulary; default: the one that `castor export` put into the folder.
+    dtype: "float32" or "bfloat16", of the model's matrix products.
+
+    Without either vocabulary, tokenizer.model becomes a vocabulary, and the rows of the embedding move to the ids of
+    its pieces (`remap_embedding`). Without that file the ids are unchanged, and the model has no vocabulary.
     """
     folder = pathlib.Path(source)
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {source}.", "Give a folder with config.json and *.safetensors.")
+        raise CheckpointError(
+            f"the folder {source} does not exist.", "Give a folder with config.json and *.safetensors."
+        )
     config = safetensors_files.read_json(folder / CONFIG_FILE)
     model, length = gemma.from_config(config, dtype)
     own, pieces = folder / CASTOR_VOCABULARY, folder / huggingface_tokenizer.MODEL_FILE
@@ -50,13 +57,14 @@ def import_checkpoint(
         vocabulary = huggingface_tokenizer.from_sentencepiece(pieces)
     if path and vocabulary.vocab_size > model.vocab_size:
         raise VocabularyError(
-            f"the vocabulary {path} has {vocabulary.vocab_size} ids, the embedding of {source} {model.vocab_size}.",
-            "Give the one that the model was trained with.",
+            f"the vocabulary {path} has {vocabulary.vocab_size} ids; the embedding of {source} has {model.vocab_size} "
+            "rows.",
+            "Give the vocabulary that the model was trained with.",
         )
     with lock.hold(model_dir, "MODEL_DIR") as held:
         with contextlib.closing(CheckpointStore(model_dir, read_only=True)) as store:
             if store.latest() is not None:
-                raise ConfigurationError(f"{model_dir} holds a checkpoint already.", "Give a new MODEL_DIR.")
+                raise ConfigurationError(f"{model_dir} already has a checkpoint.", "Give a new MODEL_DIR.")
         with safetensors_files.Reader(folder) as read:
             parameters = gemma.from_state_dict(read, read.names, model)
         if remaps:
@@ -86,16 +94,20 @@ def import_checkpoint(
 
 
 def remap_embedding(embedding_VxD: np.ndarray, config: Mapping[str, Any], vocabulary: tasks.Vocabulary) -> np.ndarray:
-    """The embedding of a foreign model with its rows at the ids of `vocabulary`, which was made from the model's tokenizer: float32 [V', D].
+    """A foreign model's embedding with its rows moved to the ids of `vocabulary`: float32 [V', D].
 
-    Castor's id 0, the first input of a row, gets the row of the model's bos, and Castor's eos that of the model's eos. Ids that the model did not
-    have start at the mean of all rows. config: the model's config.json.
+    embedding: [V, D].
+    config: the model's config.json.
+    vocabulary: made from the model's tokenizer.
+
+    Castor's id 0, the first input of a row, gets the row of the model's bos, and Castor's eos that of the model's eos.
+    Ids unknown to the model start at the mean of all rows.
     """
     pieces = vocabulary.layout()["pieces"]
     if pieces > len(embedding_VxD):
         raise VocabularyError(
-            f"tokenizer.model has {pieces} pieces, the embedding {len(embedding_VxD)} rows.",
-            "Fetch the folder again, all of its files.",
+            f"tokenizer.model has {pieces} pieces; the embedding has only {len(embedding_VxD)} rows.",
+            "Download all files of the folder again.",
         )
     result = np.tile(embedding_VxD.mean(axis=0, dtype=np.float64).astype(np.float32), (vocabulary.vocab_size, 1))
     result[vocabulary.text_range.start :][:pieces] = embedding_VxD[:pieces]
@@ -108,7 +120,7 @@ def remap_embedding(embedding_VxD: np.ndarray, config: Mapping[str, Any], vocabu
 
 
 def _image_token_budget(folder: pathlib.Path) -> int:
-    """What castor.json says of pictures; 0 where the folder has none, or says something else."""
+    """The image token budget in castor.json; 0 if missing or malformed."""
     path = folder / CASTOR_FILE
     content = safetensors_files.read_json(path) if path.is_file() else {}
     budget = content.get("image_token_budget", 0) if isinstance(content, dict) else 0

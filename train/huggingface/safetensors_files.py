@@ -1,8 +1,10 @@
-"""Folders of safetensors: one file, or shards with model.safetensors.index.json, as Hugging Face lays them out. Nothing here knows a model.
+"""Reads and writes folders of safetensors in Hugging Face's layout: one file, or shards with
+model.safetensors.index.json. Independent of models.
 
-What is read comes from strangers. Only safetensors are: pickled weights (.bin, .pt) can run code as they are opened, and are refused by name.
-Before the library reads a file, the length that its header claims is compared with a cap and with the file's size; shards are plain names
-inside the folder; JSON is read under a cap. Tensors are mapped into memory and read one at a time.
+Input is untrusted. Only safetensors are read: pickled weights (.bin, .pt) can run code when opened and are rejected by
+name. Before the library opens a file, the header length is checked against a limit and the file's size. Shard names
+must be plain file names inside the folder, and JSON files have a size limit. Tensors are memory-mapped and read one at
+a time.
 """
 
 import contextlib
@@ -19,21 +21,23 @@ from castor.tasks.errors import CheckpointError, ConfigurationError
 
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-MAX_SHARD_BYTES = 5_000_000_000  # transformers' own default of long
-MAX_HEADER_BYTES = 16 << 20  # a hundred bytes a tensor: the header of 100,000 tensors is smaller
+MAX_SHARD_BYTES = 5_000_000_000  # the default of transformers
+MAX_HEADER_BYTES = 16 << 20  # about 100 bytes per tensor: 100,000 tensors fit
 MAX_JSON_BYTES = 64 << 20
 DTYPES = ("float32", "bfloat16")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
-_AGAIN = "Fetch the folder again, all of its files."
+_AGAIN = "Download all files of the folder again."
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file of a bounded size. Raises CheckpointError where there is none."""
+    """The content of a JSON file of limited size. Raises CheckpointError if the file is missing, malformed or too
+    large.
+    """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(
-                f"{path} has {path.stat().st_size:,} bytes, far more than such a file needs.",
-                "Is it what its name says?",
+                f"{path} has {path.stat().st_size:,} bytes; at most {MAX_JSON_BYTES:,} are read.",
+                "Check that the file is what its name says.",
             )
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -42,7 +46,7 @@ def read_json(path: pathlib.Path) -> Any:
         ) from error
 
 
-# ---------------------------------------------------------------------------------------------------------------- writing
+# -------------------------------------------------------------------------------------------------------------- writing
 
 
 def write(
@@ -52,9 +56,15 @@ def write(
     dtype: str,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[str]:
-    """Writes tensors, given in the order of `sizes` (name -> number of elements), as `dtype`. Returns the files' names.
+    """Writes tensors as safetensors. Returns the file names.
 
-    A shard holds at most `max_shard_bytes`, or one tensor; one shard is held in memory. Each appears under its name when it is whole.
+    folder: where to write.
+    sizes: name -> number of elements.
+    tensors: (name, tensor) in the order of `sizes`.
+    dtype: "float32" or "bfloat16".
+    max_shard_bytes: largest size of a shard, unless one tensor is larger. One shard is held in memory.
+
+    A file gets its final name only when complete.
     """
     if dtype not in DTYPES:
         raise ConfigurationError(f"dtype {dtype!r}.", f"Choose one of {', '.join(DTYPES)}.")
@@ -95,11 +105,13 @@ def _cut(sizes: Mapping[str, int], most: int) -> list[list[str]]:
     return groups
 
 
-# ---------------------------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 class Reader(contextlib.AbstractContextManager):
-    """The tensors of a folder, by name. Raises CheckpointError for files that are missing, damaged or no safetensors."""
+    """The tensors of a folder, by name. Raises CheckpointError for files that are missing, damaged or not
+    safetensors.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self._stack, self._opened, self._where = contextlib.ExitStack(), {}, {}
@@ -110,13 +122,13 @@ class Reader(contextlib.AbstractContextManager):
         elif one.is_file():
             files = [ONE_FILE]
         else:
-            raise CheckpointError(f"{folder} holds neither {ONE_FILE} nor {INDEX_FILE}.", _what_else(folder))
+            raise CheckpointError(f"{folder} has neither {ONE_FILE} nor {INDEX_FILE}.", _what_else(folder))
         for file in files:
             self._opened[file] = self._open(folder / file)
         held = {name: file for file, opened in self._opened.items() for name in opened.keys()}
         for name, file in self._where.items():
             if name not in self._opened[file].keys():
-                raise CheckpointError(f"{folder / file} lacks {name}, which {INDEX_FILE} says it holds.", _AGAIN)
+                raise CheckpointError(f"{folder / file} lacks {name}, which {INDEX_FILE} lists there.", _AGAIN)
         self._where = self._where or held
         self._folder = folder
 
@@ -125,10 +137,10 @@ class Reader(contextlib.AbstractContextManager):
         return set(self._where)
 
     def __call__(self, name: str) -> np.ndarray:
-        """A tensor, as it is stored (bfloat16 by ml_dtypes)."""
+        """A tensor in its stored dtype (bfloat16 by ml_dtypes)."""
         try:
             return self._opened[self._where[name]].get_tensor(name)
-        except Exception as error:  # the library has one type of its own, and numpy's for dtypes that numpy lacks
+        except Exception as error:  # the library's own error, or numpy's for unknown dtypes
             raise CheckpointError(
                 f"{self._folder / self._where[name]}: {name} cannot be read: {error}.", _AGAIN
             ) from error
@@ -144,15 +156,16 @@ class Reader(contextlib.AbstractContextManager):
             with open(path, "rb") as file:
                 (header,) = struct.unpack("<Q", file.read(8))
             if header > min(MAX_HEADER_BYTES, size - 8):
-                what = f"{path} claims a header of {header:,} bytes (the file has {size:,}, the cap is {MAX_HEADER_BYTES:,})."
-                raise CheckpointError(what, "It is no safetensors file.")
+                limits = f"the file has {size:,}, the limit is {MAX_HEADER_BYTES:,}"
+                what = f"{path} claims a header of {header:,} bytes ({limits})."
+                raise CheckpointError(what, "The file is not in safetensors format.")
             return self._stack.enter_context(safe_open(path, framework="numpy"))
         except (OSError, struct.error, SafetensorError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}.", _AGAIN) from error
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
-    """Tensor -> shard, each a plain name of a file beside the index."""
+    """Tensor -> shard, each a plain file name next to the index."""
     content = read_json(index)
     found = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found:
@@ -165,7 +178,7 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
             or not file.endswith(".safetensors")
         ):
             raise CheckpointError(
-                f"{index} names the shard {file!r}, which is no safetensors file beside it.",
+                f"{index} names the shard {file!r}, which is not a safetensors file in the same folder.",
                 "Only safetensors are read.",
             )
     return found
@@ -174,5 +187,8 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 def _what_else(folder: pathlib.Path) -> str:
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES) if folder.is_dir() else []
     if pickles:
-        return f"{pickles[0]} may run code when it is opened and is not read: convert it with transformers (save_pretrained writes safetensors)."
+        return (
+            f"{pickles[0]} may run code when opened and is not read: convert it with transformers "
+            "(save_pretrained writes safetensors)."
+        )
     return "Give the folder of a model with config.json and *.safetensors."

@@ -1,1 +1,3 @@
-"""The decoder and its losses. One table of logical axes (train/partitioning.py) places every array."""
+"""The decoder and its losses. One table of logical axes (train/partitioning.py) determines the sharding of every
+array.
+"""

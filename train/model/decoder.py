@@ -1,16 +1,17 @@
 """The decoder-only Transformer and its key-value cache.
 
-Pre-norm blocks of causal multi-query attention and a gated GELU, with RoPE, RMSNorm and one embedding table for input and output: the
-architecture of the Gemini 1.0 report as far as it is told, in Gemma's form where it is not. Written in Flax *linen* rather than nnx: the model
-is a pure function of a parameter tree, `nn.scan` stacks the layers of that tree into one compiled loop body, and parameters carry the names of
-their axes as metadata, which is all that partitioning needs.
+Pre-norm blocks of causal multi-query attention and a gated GELU, with RoPE, RMSNorm and one embedding table for input
+and output. This is the architecture of the Gemini 1.0 report where published, and Gemma's form otherwise. The model is
+written in Flax *linen* rather than nnx, because it is then a pure function of a parameter tree: `nn.scan` stacks the
+layers into one compiled loop body, and parameters carry the names of their axes as metadata, which is all that
+partitioning needs.
 
-Shapes stand in names: B batch, L length (queries), M length (keys), D embed, H heads, G key-value heads, R = H / G queries a key-value head,
-K head, F mlp, V vocabulary, N layers, C domains. Parameters are float32; `Transformer.dtype` is what matrix products are computed in; norms,
-softmax, logits and losses are float32.
+Names carry shapes: B batch, L length (queries), M length (keys), D embed, H heads, G key-value heads, R = H / G queries
+per key-value head, K head, F mlp, V vocabulary, N layers, C domains. Parameters are float32. `Transformer.dtype` is the
+type of matrix products. Norms, softmax, logits and losses are float32.
 
-Two ways through the same parameters: `Decoder.__call__` reads packed rows [B, L] (segments never see each other), and
-`Decoder.decode` reads the next tokens of B sequences with the keys and values of what came before in a `KVCache`.
+Two entry points share the parameters. `Decoder.__call__` reads packed rows [B, L], whose segments are independent.
+`Decoder.decode` reads the next tokens of B sequences, with the keys and values of earlier tokens in a `KVCache`.
 """
 
 import dataclasses
@@ -31,12 +32,13 @@ from castor.tasks.errors import ConfigurationError
 from castor.train.model.attention import attention, blockwise, splash
 from castor.train.partitioning import Partitioner
 
-# What the backward pass finds in memory beside each layer's input, from little to much: names that `checkpoint_name` gives to activations in
-# `Block`. What is not kept is computed again. docs/measurements/pod_slices.md tells what each costs in memory and time.
+# Activations saved for the backward pass in addition to each layer's input, fewest first. The names are those that
+# `checkpoint_name` gives to activations in `Block`. Everything else is recomputed. docs/measurements/pod_slices.md
+# lists the cost of each in memory and time.
 REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
     "full": (),
-    "attention": (blockwise.RESIDUALS,),  # the attention kernel does not run again
-    "qkv": ("query", "key", "value", blockwise.RESIDUALS),  # nor do the products before it
+    "attention": (blockwise.RESIDUALS,),  # the attention kernel is not recomputed
+    "qkv": ("query", "key", "value", blockwise.RESIDUALS),  # nor are the products before attention
     "dots": (
         "query",
         "key",
@@ -44,7 +46,7 @@ REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
         "attention_out",
         "gate",
         "up",
-    ),  # results of weight products; norms, attention and activations run again
+    ),  # results of weight products; norms, attention and activations are recomputed
     "minimal": (
         "query",
         "key",
@@ -53,7 +55,7 @@ REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
         "attention_out",
         "gate",
         "up",
-    ),  # no matrix product runs again
+    ),  # no matrix product is recomputed
     "offload": (
         "query",
         "key",
@@ -62,7 +64,7 @@ REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
         "attention_out",
         "gate",
         "up",
-    ),  # as minimal, in the host's memory
+    ),  # as minimal, in host memory
     "none": None,  # every activation
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -71,19 +73,23 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 @gin.configurable("Transformer", module="train.model")
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """The shape of a model; a gin file binds MODEL = @train.model.Transformer().
+    """The shape of a model. Gin name: train.model.Transformer; a gin file binds MODEL = @train.model.Transformer().
 
-    vocab_size: rows of the embedding; 0 takes the size of the vocabulary that the task caches were made with.
-    embed, layers, heads, kv_heads, head_dim, mlp: widths; kv_heads = 1 is multi-query attention (arXiv 1911.02150), `heads` plain multi-head.
+    vocab_size: rows of the embedding; 0 takes the size of the task caches' vocabulary.
+    embed, layers, heads, kv_heads, head_dim, mlp: widths. kv_heads = 1 is multi-query attention (arXiv 1911.02150),
+        kv_heads = heads plain multi-head attention.
     dropout: share of activations dropped on the residual branches and the embedding.
     dtype: "float32" or "bfloat16", the type of matrix products. Parameters stay float32.
-    remat: what the backward pass keeps of a layer, one of REMAT_POLICIES: from "full" (recompute everything inside a layer) to "none" (keep all).
-    loss_chunk: tokens of a device whose logits exist at a time; 0: all, through the plain loss. See `losses.from_hidden`.
+    remat: activations of a layer saved for the backward pass, one of REMAT_POLICIES: from "full" (recompute everything
+        inside a layer) to "none" (save everything).
+    loss_chunk: tokens per device whose logits exist at once; 0: all, with the plain loss. See `losses.from_hidden`.
     rope_theta: base of the rotary wavelengths (arXiv 2104.09864).
     z_loss: weight of log(Z)^2, which keeps the logits from drifting (PaLM, arXiv 2204.02311, uses 1e-4).
-    attention: which kernel, one of attention.KERNELS; "auto" goes by the devices and the length. splash_blocks: its tiles on TPU.
-    mup_base_embed, mup_base_head_dim: widths of the model that the learning rate was found with; then it is good for this one too (muP,
-    arXiv 2203.03466; docs/optimizers.md). 0: the standard parametrization. At the base widths both are the same model.
+    attention: the kernel, one of attention.KERNELS; "auto" chooses by device and length.
+    splash_blocks: tile sizes of splash attention on TPU.
+    mup_base_embed, mup_base_head_dim: widths of the model for which the learning rate was tuned; muP transfers the rate
+        to this model (arXiv 2203.03466; docs/optimizers.md). 0: the standard parametrization. At the base widths both
+        are the same model.
     """
 
     vocab_size: int = 0
@@ -102,12 +108,12 @@ class DecoderConfig:
     attention: str = "auto"
     splash_blocks: splash.BlockSizes = dataclasses.field(
         default_factory=splash.BlockSizes
-    )  # as gin has bound it by then
+    )  # evaluated late: gin may bind the sizes after import
     mup_base_embed: int = 0
     mup_base_head_dim: int = 0
 
     def __post_init__(self):
-        if isinstance(self.splash_blocks, Mapping):  # as a model file has it
+        if isinstance(self.splash_blocks, Mapping):  # as read from model.json
             object.__setattr__(self, "splash_blocks", splash.BlockSizes(**self.splash_blocks))
         if self.attention not in attention.KERNELS:
             raise ConfigurationError(
@@ -132,27 +138,29 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ConfigurationError(
-                f"Transformer.head_dim = {self.head_dim} is odd.", "RoPE turns pairs of numbers: make it even."
+                f"Transformer.head_dim = {self.head_dim} is odd.", "RoPE rotates pairs of values: use an even number."
             )
 
     @property
     def logit_scale(self) -> float:
-        """What muP multiplies the logits by: sqrt(base / embed), beside the embedding's rows of variance 1 / embed."""
+        """muP's factor of the logits: sqrt(base / embed), given embedding rows of variance 1 / embed."""
         return math.sqrt(self.mup_base_embed / self.embed) if self.mup_base_embed else 1.0
 
     @property
     def query_scale(self) -> float:
-        """What muP multiplies queries by, so that attention divides by head_dim rather than by its root."""
+        """muP's factor of the queries, so that attention scales by 1 / head_dim instead of 1 / sqrt(head_dim)."""
         return math.sqrt(self.mup_base_head_dim / self.head_dim) if self.mup_base_head_dim else 1.0
 
     def check_mesh(self, partitioner: Partitioner) -> None:
-        """Raises ConfigurationError where the mesh does not divide a width."""
+        """Raises ConfigurationError if the mesh does not divide a width."""
         widths = {"vocab_size": "vocab", "embed": "embed", "heads": "heads", "mlp": "mlp"}
         partitioner.check_divides({f"Transformer.{name}": (axis, getattr(self, name)) for name, axis in widths.items()})
 
 
 class KVCache(flax.struct.PyTreeNode):
-    """Keys and values of all layers [N, B, M, G, K]; slot m of a row holds the token of position m, so nothing else need be stored."""
+    """Keys and values of all layers, [N, B, M, G, K] each. Slot m of a row holds the token at position m, so no other
+    state is needed.
+    """
 
     k_NxBxMxGxK: jax.Array
     v_NxBxMxGxK: jax.Array
@@ -164,7 +172,7 @@ class KVCache(flax.struct.PyTreeNode):
 
 
 def rope(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Array:
-    """Rotates the pairs (x[i], x[i + K/2]) by position * theta^(-2i/K), in float32; the type of `x` comes back."""
+    """Rotates the pairs (x[i], x[i + K/2]) by position * theta^(-2i/K), in float32. Returns the dtype of `x`."""
     half = x_BxLxHxK.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles_BxLx1xk = positions_BxL.astype(jnp.float32)[:, :, None, None] * frequencies
@@ -175,8 +183,8 @@ def rope(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Ar
 def _rotate(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk):
     half = x_BxLxHxK.shape[-1] // 2
     if x_BxLxHxK.dtype == jnp.bfloat16 and half % 128:
-        # Halves that are no whole vectors of a TPU are slow to take apart and to join. Their exchange is a product with a matrix of 0, 1 and -1,
-        # which is exact in bfloat16 and nothing beside the products around it.
+        # Splitting and joining halves that are not whole TPU vectors is slow. Here the halves are exchanged by
+        # multiplying with a matrix of 0, 1 and -1. The product is exact in bfloat16 and its cost negligible.
         exchange_KxK = np.eye(2 * half, k=half) - np.eye(2 * half, k=-half)
         other_BxLxHxK = jnp.einsum("blhk,kj->blhj", x_BxLxHxK, jnp.asarray(exchange_KxK, jnp.bfloat16)).astype(
             jnp.float32
@@ -193,7 +201,7 @@ def _rotate_forward(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk):
     return _rotate(x_BxLxHxK, sin_BxLx1xk, cos_BxLx1xk), (sin_BxLx1xk, cos_BxLx1xk)
 
 
-def _rotate_backward(kept, dy_BxLxHxK):  # back by the same angle
+def _rotate_backward(kept, dy_BxLxHxK):  # the rotation by the negative angle
     sin_BxLx1xk, cos_BxLx1xk = kept
     return _rotate(dy_BxLxHxK, -sin_BxLx1xk, cos_BxLx1xk), jnp.zeros_like(sin_BxLx1xk), jnp.zeros_like(cos_BxLx1xk)
 
@@ -206,7 +214,8 @@ def _scaled(x: jax.Array, factor: float) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (1 + scale), in float32 (arXiv 1910.07467); `scale` starts at 0 so that weight decay, if any, pulls towards the identity."""
+    """x / rms(x) * (1 + scale), in float32 (arXiv 1910.07467). `scale` starts at 0, so that weight decay, if
+    any, pulls towards the identity."""
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
@@ -220,11 +229,12 @@ class RMSNorm(nn.Module):
 
 @jax.custom_vjp
 def product_of_gated_gelu(gate_BxLxF: jax.Array, up_BxLxF: jax.Array, down_FxD: jax.Array) -> jax.Array:
-    """(gelu(gate) * up) @ down (arXiv 2002.05202; gelu by tanh, arXiv 1606.08415): [B, L, D]. The activation is computed in float32.
+    """(gelu(gate) * up) @ down: [B, L, D] (arXiv 2002.05202; tanh approximation of GELU, arXiv 1606.08415).
 
-    Its derivative is written by hand for the sake of accelerators. Left to themselves compilers fuse the activation into the matrix products that
-    read it, where every tile of the result computes its tanh again; and they would keep the activation beside gate and up. Here it is computed
-    where gate and up are made, and once more, together with both of their gradients, in the backward pass.
+    The activation is computed in float32. The derivative is written by hand for accelerators. By default, compilers
+    fuse the activation into the matrix products that read it, where every tile of the result recomputes its tanh. They
+    would also save the activation in addition to gate and up. Here the activation is computed once with gate and up,
+    and once more in the backward pass, together with both gradients.
     """
     return jax.lax.optimization_barrier(_gated_gelu(gate_BxLxF, up_BxLxF)) @ down_FxD
 
@@ -241,7 +251,8 @@ def _gated_gelu_forward(gate_BxLxF, up_BxLxF, down_FxD):
 
 def _gated_gelu_backward(kept, dy_BxLxD):
     gate_BxLxF, up_BxLxF, down_FxD = kept
-    # A product that wrote three arrays and read two more beside its operands would have to work in tiles too small for the matrix unit.
+    # A product that wrote three arrays and read two more besides its operands would need tiles too small for the matrix
+    # unit.
     dh_BxLxF = jax.lax.optimization_barrier(jnp.einsum("bld,fd->blf", dy_BxLxD, down_FxD))
     gate, up, dh = (x.astype(jnp.float32) for x in (gate_BxLxF, up_BxLxF, dh_BxLxF))
     square = gate * gate
@@ -264,8 +275,11 @@ GELU_SLOPE, GELU_CUBIC = (
 
 @jax.custom_vjp
 def whole_gradient(x: jax.Array) -> jax.Array:
-    """`x`; its gradient is one array before anything is computed from it. Else the reductions of a norm's derivative, fused behind the matrix
-    product that makes the gradient, slow that product down by a third on TPU."""
+    """`x`, whose gradient is materialized as one array before anything is computed from it.
+
+    Otherwise the reductions of a norm's derivative are fused into the matrix product that computes the gradient, and
+    slow that product down by a third on TPU.
+    """
     return x
 
 
@@ -274,8 +288,11 @@ whole_gradient.defvjp(lambda x: (x, None), lambda _, dx: (jax.lax.optimization_b
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def gradient_of_whole_rows(partitioner: Partitioner, x_BxLxD: jax.Array) -> jax.Array:
-    """`x`; its gradient comes back from the stream gathered along `sequence`, as the products that made `x` have their other operands. Left to
-    itself the compiler gathers both over the whole batch where `context` cuts the rows too."""
+    """`x`, whose gradient is gathered from the residual stream along `sequence`, like the other operands of the
+    products that made `x`.
+
+    Otherwise the compiler gathers both over the whole batch if `context` splits the rows too.
+    """
     return x_BxLxD
 
 
@@ -285,7 +302,9 @@ gradient_of_whole_rows.defvjp(
 
 
 class Block(nn.Module):
-    """One layer: attention and gated GELU (arXiv 2002.05202), each read from a norm and added to the residual stream."""
+    """One layer: attention and gated GELU (arXiv 2002.05202), each applied to a norm and added to the residual
+    stream.
+    """
 
     config: DecoderConfig
     partitioner: Partitioner | None
@@ -295,7 +314,7 @@ class Block(nn.Module):
     def __call__(self, x_BxLxD, cache, positions_BxL, segment_ids_BxL):
         c = self.config
         D, H, G, K, F = c.embed, c.heads, c.kv_heads, c.head_dim, c.mlp
-        residual_scale = 1.0 / (2 * c.layers)  # variance: the sum of 2N branches keeps the variance of one (GPT-2)
+        residual_scale = 1.0 / (2 * c.layers)  # of variance: 2N branches sum to the variance of one (GPT-2)
         constrain = self.partitioner.constrain if self.partitioner else lambda x, *axes: x
 
         def to_stream(x_BxLxD):
@@ -308,7 +327,8 @@ class Block(nn.Module):
             init = nn.initializers.truncated_normal(stddev=math.sqrt(scale / fan_in))
             return self.param(name, nn.with_partitioning(init, axes), shape, jnp.float32).astype(x_BxLxD.dtype)
 
-        # The stream x may be cut along its length where the blocks between are cut by heads and by the MLP's hidden axis (sequence parallelism).
+        # Under sequence parallelism, the residual stream x is split along its length, while the projections in between
+        # are split by heads and by the MLP's hidden axis.
         h_BxLxD = whole_gradient(constrain(RMSNorm(name="attention_norm")(x_BxLxD), "batch", "length", "act_embed"))
         q_BxLxHxK = jnp.einsum("bld,dhk->blhk", h_BxLxD, kernel("query", (D, H, K), ("embed", "heads", "head"), D))
         k_BxLxGxK = jnp.einsum("bld,dgk->blgk", h_BxLxD, kernel("key", (D, G, K), ("embed", "kv_heads", "head"), D))
@@ -346,7 +366,12 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The model. `partitioner` None leaves activations where the compiler puts them; `train` turns dropout on (needs a "dropout" rng)."""
+    """The model.
+
+    config: its shape.
+    partitioner: constrains the sharding of activations; None leaves it to the compiler.
+    train: applies dropout; needs a "dropout" rng.
+    """
 
     config: DecoderConfig
     partitioner: Partitioner | None = None
@@ -354,7 +379,8 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
-        # Rows of variance 1/D: scaled by sqrt(D) at the input they have unit variance, and so have the logits at the start.
+        # Rows of variance 1/D: scaled by sqrt(D) at the input they have unit variance, as do the logits at
+        # initialization.
         init = nn.with_partitioning(nn.initializers.normal(stddev=1.0 / math.sqrt(c.embed)), ("vocab", "embed"))
         self.embedding_VxD = self.param("embedding", init, (c.vocab_size, c.embed), jnp.float32)
         block = Block
@@ -373,7 +399,12 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(c.dropout, deterministic=not self.train)
 
     def hidden(self, tokens_BxL, positions_BxL, segment_ids_BxL=None, cache: KVCache | None = None):
-        """int32 tokens and positions [B, L], with segment ids [B, L] or a cache -> (normed output of the last layer [B, L, D], cache)."""
+        """The normed output of the last layer [B, L, D], and the cache.
+
+        tokens, positions: int32 [B, L].
+        segment_ids: int32 [B, L], for packed rows.
+        cache: for decoding, instead of segment ids.
+        """
         c = self.config
         embedding_VxD = self.embedding_VxD.astype(DTYPES[c.dtype])
         if self.partitioner:
@@ -390,11 +421,12 @@ class Decoder(nn.Module):
         ) if self.partitioner else x_BxLxD, cache
 
     def _looked_up(self, embedding_VxD, tokens_BxL):
-        """The tokens' rows of the embedding, before they are cut along their length."""
+        """The tokens' rows of the embedding, before they are split along their length."""
         constrain, size = self.partitioner.constrain, self.partitioner.size
         if size("residual_length") == size("length"):
             return embedding_VxD[tokens_BxL]
-        # Each device looks among the words that it holds, at the tokens of its rows; else the compiler may gather the whole table.
+        # Each device looks up the tokens of its rows in its own shard of the vocabulary. Otherwise the compiler may
+        # gather the whole table.
         words_VxD = constrain(embedding_VxD, "act_vocab", "act_embed")
         return constrain(words_VxD[tokens_BxL], "batch", "length", "act_embed")
 
@@ -414,10 +446,13 @@ class Decoder(nn.Module):
         return self.logits(x_BxLxD)
 
     def decode(self, tokens_BxL, positions_BxL, lengths_B, cache: KVCache):
-        """Reads the next L tokens of each row and predicts what follows.
+        """Reads the next L tokens of each row and predicts the following token.
 
-        tokens, positions: int32 [B, L]; a row's positions rise by one and start where it ended before. Rows may be padded on the right:
-        `lengths` int32 [B] is how many of the L are real; what padding wrote is overwritten before it is ever attended to.
+        tokens, positions: int32 [B, L]; a row's positions continue where the row ended before.
+        lengths: int32 [B], the number of real tokens per row; the rest is padding on the right. Slots written by
+            padding are overwritten before any query attends to them.
+        cache: keys and values of earlier tokens.
+
         Returns (logits float32 [B, V] after the last real token of each row, cache).
         """
         x_BxLxD, cache = self.hidden(tokens_BxL, positions_BxL, cache=cache)
@@ -426,7 +461,7 @@ class Decoder(nn.Module):
 
 
 def remat_policy(name: str):
-    """What `jax.checkpoint` takes as its policy for the name of one of REMAT_POLICIES."""
+    """The `jax.checkpoint` policy for a name in REMAT_POLICIES."""
     kept = REMAT_POLICIES[name]
     if name == "offload":
         return jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -440,18 +475,18 @@ def remat_policy(name: str):
 
 @functools.cache
 def abstract_parameters(config: DecoderConfig):
-    """The boxed parameter tree (shapes, dtypes and logical axis names) without computing any."""
+    """The boxed parameter tree (shapes, dtypes and logical axis names), without allocating parameters."""
     tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens, tokens, tokens)["params"]
 
 
 def parameter_name(path) -> str:
-    """A key path of the parameter tree as the user reads it: layers/query."""
+    """A key path of the parameter tree as text: layers/query."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def logical_axes(config: DecoderConfig) -> dict[str, tuple[str | None, ...]]:
-    """Parameter name -> the meaning of each of its axes."""
+    """Parameter name -> logical axis names."""
     leaves = jax.tree_util.tree_leaves_with_path(
         abstract_parameters(config), is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
     )
@@ -463,11 +498,12 @@ def count_parameters(config: DecoderConfig) -> int:
 
 
 def rate_multipliers(config: DecoderConfig) -> dict[str, float]:
-    """Parameter name -> factor of Adam's learning rate under muP; those not named have 1, as all have in the standard parametrization.
+    """Parameter name -> factor of Adam's learning rate under muP; 1 if absent. Empty in the standard parametrization.
 
-    With m = embed / mup_base_embed: matrices of the layers 1 / m, the embedding 1 / sqrt(m) (its entries are of size 1 / sqrt(embed), and the
-    input multiplies them by sqrt(embed)), norms 1 (arXiv 2203.03466, table 8; the embedding's scale stands in its multiplier). mlp and
-    heads * head_dim are taken to grow as embed does.
+    With m = embed / mup_base_embed, matrices of the layers have 1 / m, the embedding 1 / sqrt(m) and norms 1 (arXiv
+    2203.03466, table 8). The embedding's entries are of size 1 / sqrt(embed), and the input multiplies them by
+    sqrt(embed), so its factor includes the embedding's scale. mlp and heads * head_dim are assumed to grow in
+    proportion to embed.
     """
     if not config.mup_base_embed:
         return {}

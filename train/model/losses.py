@@ -1,7 +1,9 @@
-"""The loss of a batch as sums over its tokens, split by domain. Shapes as in train/model/decoder.py; t numbers the tokens of a chunk.
+"""The loss of a batch as sums over its tokens, split by domain. Shapes as in train/model/decoder.py; t indexes the
+tokens of a chunk.
 
-Two ways to the same numbers. `losses` reads the logits of a whole batch. `from_hidden` reads what the logits are made of and computes logits, loss
-and gradients for a chunk of tokens after the other, so that a row of 32,768 tokens over 262,144 words never has its 34 GB of logits in memory.
+Two functions compute the same numbers. `losses` reads the logits of a whole batch. `from_hidden` reads the last hidden
+layer and computes logits, loss and gradients for one chunk of tokens at a time. A row of 32,768 tokens over a
+vocabulary of 262,144 then never holds 34 GB of logits in memory.
 """
 
 import dataclasses
@@ -18,7 +20,12 @@ from castor.train.partitioning import Partitioner
 
 
 class Losses(flax.struct.PyTreeNode):
-    """Sums over the tokens of a batch, float32, so that batches and devices add up: divide by the tokens for means."""
+    """Sums over the tokens of a batch, float32. Batches and devices can be added; divide by `tokens` for means.
+
+    nll, z: sums of the negative log-likelihood in nats, and of log(Z)^2.
+    tokens: sum of the loss weights.
+    domain_nll_C, domain_tokens_C: the same by domain, [C].
+    """
 
     nll: jax.Array
     z: jax.Array
@@ -27,12 +34,15 @@ class Losses(flax.struct.PyTreeNode):
     domain_tokens_C: jax.Array
 
     def objective(self, z_loss: float) -> jax.Array:
-        """What training lowers, as a sum over tokens."""
+        """The training objective, as a sum over tokens."""
         return self.nll + z_loss * self.z
 
 
 def cross_entropy(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), log Z) in nats, float32 [B, L] each. The target's logit is picked by comparison, which a cut vocabulary axis allows."""
+    """(-log p(target), log Z) in nats, float32 [B, L] each.
+
+    The target's logit is selected by comparison, which works for a sharded vocabulary axis.
+    """
     logits_BxLxV = logits_BxLxV.astype(jnp.float32)
     log_z_BxL = jax.nn.logsumexp(logits_BxLxV, axis=-1)
     hit_BxLxV = jnp.arange(logits_BxLxV.shape[-1], dtype=jnp.int32) == targets_BxL[:, :, None]
@@ -40,7 +50,12 @@ def cross_entropy(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> tuple[jax.
 
 
 def losses(logits_BxLxV: jax.Array, batch: Mapping[str, jax.Array], num_domains: int) -> Losses:
-    """Loss sums of a batch (the dict of `tasks.Batches`), weighted by decoder_loss_weights and split by domain (-1: no domain)."""
+    """Loss sums of a batch.
+
+    logits: [B, L, V].
+    batch: the dict of `tasks.Batches`; decoder_loss_weights weight each token.
+    num_domains: number of domains; domain -1 belongs to none.
+    """
     return _sums(
         *cross_entropy(logits_BxLxV, batch["decoder_target_tokens"]),
         batch["decoder_loss_weights"],
@@ -70,12 +85,20 @@ def from_hidden(
     chunk: int = 0,
     partitioner: Partitioner | None = None,
 ) -> tuple[jax.Array, Losses]:
-    """(nll + z_loss * z, the same `Losses` as of the logits x @ embedding^T), logits by chunks of at most `chunk` tokens a device (0: one chunk).
+    """(nll + z_loss * z, the `Losses` of the logits x @ embedding^T), computed by chunks.
 
-    Only the first result has a gradient, to `x` and `embedding`. It is computed together with the loss while a chunk's logits are at hand, so they
-    are never computed twice, and added up over chunks in float32. Between devices it is summed in the type of `x`, as the gradients of all other
-    weights are: cast to that type, the embedding is gathered over the axes that cut it along D, and its gradient is scattered back. Where the
-    mesh cuts the vocabulary, every device computes the logits of its own words, and sums of exponents, target's logits and gradients are added up.
+    x: [B, L, D]. embedding: [V, D].
+    batch: the dict of `tasks.Batches`.
+    z_loss: weight of log(Z)^2.
+    chunk: largest number of tokens per device whose logits exist at once; 0: one chunk.
+    partitioner: the mesh; None: one device.
+
+    Only the first result has a gradient, with respect to `x` and `embedding`. The gradient is computed together with
+    the loss from each chunk's logits, so logits are never computed twice, and accumulated over chunks in float32.
+    Between devices it is summed in the dtype of `x`, like the gradients of all other weights: the embedding, cast to
+    that dtype, is gathered over the axes that shard it along D, and its gradient is scattered back. If the mesh shards
+    the vocabulary, every device computes the logits of its own entries, and sums of exponents, target logits and
+    gradients are reduced.
     """
     rows = (batch["decoder_target_tokens"], batch["decoder_loss_weights"], batch["domain"])
     return _from_hidden(_Cut.of(partitioner), num_domains, z_loss, chunk, x_BxLxD, embedding_VxD, rows)
@@ -83,8 +106,12 @@ def from_hidden(
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """Along which mesh axes the loss is cut. tokens: those that share out batch and length. embedding: for V and D of the embedding, those among
-    them along which it is stored in parts. vocabulary: those that share out the words, none of them in `tokens`."""
+    """The mesh axes that shard the loss.
+
+    batch, length: axes that split the tokens.
+    embedding: for V and D of the embedding, the axes among those of the tokens that shard its storage.
+    vocabulary: axes that split the vocabulary; none of them splits tokens.
+    """
 
     mesh: jax.sharding.Mesh | None = None
     batch: tuple[str, ...] = ()
@@ -106,7 +133,9 @@ class _Cut:
         return self.batch + self.length
 
     def run(self, function, gradients: bool, *arguments):
-        """`function` on every device's part of (x, embedding, rows) -> Losses, and where `gradients` are asked for those of x and embedding."""
+        """`function` on every device's shard of (x, embedding, rows) -> Losses; with `gradients`, also those of x and
+        embedding.
+        """
         if self.mesh is None:
             return function(*arguments)
         rows, whole = PartitionSpec(self.batch, self.length), PartitionSpec()
@@ -120,14 +149,16 @@ class _Cut:
         )
 
     def gather(self, part):
-        """The device's part of the embedding as it is stored -> [its words, D]."""
+        """The device's stored shard of the embedding -> [vocabulary shard, D]."""
         for axis in (1, 0):
             if self.embedding[axis]:
                 part = jax.lax.all_gather(part, self.embedding[axis], axis=axis, tiled=True)
         return part
 
     def scatter(self, gradient):
-        """The gradient by the device's tokens [its words, D] -> the sum over all devices' of the part that it stores."""
+        """The gradient from this device's tokens [vocabulary shard, D] -> the sum over all devices of its stored
+        shard.
+        """
         for axis in (0, 1):
             if self.embedding[axis]:
                 gradient = jax.lax.psum_scatter(gradient, self.embedding[axis], scatter_dimension=axis, tiled=True)
@@ -174,7 +205,7 @@ _from_hidden.defvjp(_from_hidden_forward, _from_hidden_backward)
 
 
 def _device(cut: _Cut, num_domains: int, z_loss: float, chunk: int, gradients: bool, x_BxLxD, part_VxD, rows):
-    """One device's tokens, a chunk after the other."""
+    """The loss of one device's tokens, one chunk at a time."""
     B, L, D = x_BxLxD.shape
     dtype = x_BxLxD.dtype
     embedding_VxD = cut.gather(part_VxD.astype(dtype))

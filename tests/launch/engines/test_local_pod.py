@@ -98,7 +98,7 @@ def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path
     reached = len(rows(tmp_path / "m"))
     assert [row["step"] for row in rows(tmp_path / "m")] == list(range(reached))
     assert (
-        f"stopped by a signal after step {reached}, saved" in err
+        f"stopped by a signal after step {reached} and saved" in err
         and (tmp_path / "m" / f"checkpoint_{reached}").is_dir()
     )
     went_on_from = [int(step) for step in re.findall(r"steps (\d+) to 100000", err)]

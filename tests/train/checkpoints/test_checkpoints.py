@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_named_and_quarantined(tmp_path, how):
 
 
 def test_a_missing_checkpoint_is_named(saved):
-    with pytest.raises(CheckpointError, match="no checkpoint 4.*There are: 5"):
+    with pytest.raises(CheckpointError, match="no checkpoint 4.*Available: 5"):
         saved.metadata(4)
 
 

@@ -58,21 +58,21 @@ def test_flops_and_days():
     assert 300e9 * plan.flops_per_token(175_000_000_000, 0, 96, 128, 2048) == pytest.approx(3.14e23, rel=0.005)
     # The attention of rows of 2048 adds 6 * 96 * 96 * 128 * 2048 to 6 * 175e9: 1.4 %.
     assert plan.flops_per_token(175_000_000_000, 96, 96, 128, 2048) / (6 * 175e9) == pytest.approx(1.0138, abs=1e-4)
-    fleet = plan.Fleet(chips=100, peak=1e14, mfu=0.5)
-    assert fleet.days(4.32e20) == 1.0 and fleet.flops(2.0) == pytest.approx(8.64e20)
+    cluster = plan.Cluster(chips=100, peak=1e14, mfu=0.5)
+    assert cluster.days(4.32e20) == 1.0 and cluster.flops(2.0) == pytest.approx(8.64e20)
     with pytest.raises(ConfigurationError, match="--mfu=40"):
-        plan.Fleet(1, 1e14, 40)
+        plan.Cluster(1, 1e14, 40)
 
 
 def test_passes_over_stages_and_a_growing_batch():
     sizes = BatchSizes.of({0: 2, 10: 4})
     # Steps 0 to 9: 20 rows, all web. Steps 10 to 14: 20 rows on the way from (1, 0) to (0.5, 0.5), so a quarter code. Then 20 rows, half and half.
     stages = [(0, 0, {"web": 1, "code": 0}), (10, 5, {"web": 1, "code": 1})]
-    code, web = plan.passes(stages, {"web": 100, "code": 30}, sizes, 10, 20)
-    assert (web.name, web.seen, web.epochs) == ("web", 20 * 10 + 15 * 10 + 10 * 10, 4.5)
-    assert (code.name, code.seen, code.epochs) == ("code", 15 * 10, 5.0)
-    assert code.share == 15 / 60 and plan.Passes("empty", 0, 0.0, 0.0).epochs == 0.0
-    assert [p.seen for p in plan.passes(stages, {"web": 100, "code": 30}, sizes, 10, 5)] == [0.0, 100.0]
+    code, web = plan.component_epochs(stages, {"web": 100, "code": 30}, sizes, 10, 20)
+    assert (web.name, web.run_tokens, web.epochs) == ("web", 20 * 10 + 15 * 10 + 10 * 10, 4.5)
+    assert (code.name, code.run_tokens, code.epochs) == ("code", 15 * 10, 5.0)
+    assert code.share == 15 / 60 and plan.ComponentEpochs("empty", 0, 0.0, 0.0).epochs == 0.0
+    assert [p.run_tokens for p in plan.component_epochs(stages, {"web": 100, "code": 30}, sizes, 10, 5)] == [0.0, 100.0]
 
 
 @pytest.mark.parametrize("tokens, steps", [(1, 1), (20, 1), (21, 2), (200, 10), (201, 11), (240, 11), (241, 12)])
@@ -96,16 +96,16 @@ def test_what_a_budget_means_for_a_run(castor, tmp_path):
     assert "what TRAIN_STEPS = 100 cost" in out and "Besiroglu et al." in out and "v5p chip-days at MFU 0.5" in out
     # Rows: 4 of 64 tokens a step. 50 steps at 2 : 1 : 1, then 50 at 1 : 3 : 0. 120 documents of counts hold 31 tokens each.
     (counts,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["counts"]]
-    seen = (50 * 4 / 4 + 50 * 4 * 3 / 4) * 64
+    consumed = (50 * 4 / 4 + 50 * 4 * 3 / 4) * 64
     assert (
         counts[1:4] == ["3,720", "50.0%", "12,800"]
-        and seen == 12_800
-        and float(counts[4]) == pytest.approx(seen / 3720, rel=0.01)
+        and consumed == 12_800
+        and float(counts[4]) == pytest.approx(consumed / 3720, rel=0.01)
     )
     # What training really passes: a row of 64 holds two documents of 31.
     components, stages = {"words": 2, "counts": 1, "pictures": 1}, [(50, {"words": 1, "counts": 3})]
     mixture = tasks.Mixture("three", components, (str(castor.world / "tasks"),), stages)
-    assert tasks.Batches(mixture, 4, {"targets": 64}).epochs(100)["counts"] == pytest.approx(seen / 3720 * 62 / 64)
+    assert tasks.Batches(mixture, 4, {"targets": 64}).epochs(100)["counts"] == pytest.approx(consumed / 3720 * 62 / 64)
 
 
 def test_a_budget_in_chips_and_days_and_a_run_without_data(castor):

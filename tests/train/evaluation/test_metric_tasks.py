@@ -103,9 +103,9 @@ def test_what_cannot_be_measured_is_refused(model, seqio_vocabulary):
     with pytest.raises(ConfigurationError, match="no metric functions"):
         TaskMetrics(["silent"], "validation")
     register("foreign", seqio.ByteVocabulary(), metric_fns=[exact])
-    with pytest.raises(VocabularyError, match="not in the model's vocabulary"):
+    with pytest.raises(VocabularyError, match="not the model's vocabulary"):
         TaskMetrics(["foreign"], "validation")(model)
-    with pytest.raises(ConfigurationError, match="one text"):
+    with pytest.raises(ConfigurationError, match="is a string"):
         TaskMetrics("echo", "validation")
 
 

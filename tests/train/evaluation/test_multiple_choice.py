@@ -48,9 +48,13 @@ def test_both_forms_of_a_file(tmp_path):
 @pytest.mark.parametrize(
     "name, text, why",
     [
-        ("a.jsonl", '{"question": "x", "choices": ["y"], "answer": 1}', "line 1: the answer 1 is none"),
-        ("b.jsonl", '{"question": "x"}', "holds no questions"),
-        ("c.json", "[" * 100_000, "holds no questions"),
+        (
+            "a.jsonl",
+            '{"question": "x", "choices": ["y"], "answer": 1}',
+            "line 1: the answer 1 is not among the 1 choices",
+        ),
+        ("b.jsonl", '{"question": "x"}', "contains no questions"),
+        ("c.json", "[" * 100_000, "contains no questions"),
         (
             "d.json",
             '{"examples": [{"input": "(A) x", "target": "(B)"}, {"input": "(A) x\\n(A) y", "target": "(A)"}]}',

@@ -365,12 +365,12 @@ NORM = "model.layers.1.input_layernorm.weight"
         (
             replace("model.layers.3.mlp.up_proj.weight", np.zeros(24, np.float32)),
             CheckpointError,
-            r"hold model.layers.3.mlp.up_proj.weight, which",
+            r"contain model.layers.3.mlp.up_proj.weight, which",
         ),
         (
             replace("lm_head.weight", np.zeros((128, 24), np.float32)),
             CheckpointError,
-            r"lm_head.weight is another matrix",
+            r"lm_head.weight differs from model.embed_tokens.weight",
         ),
         (configured(model_type="llama"), ConfigurationError, r"model_type = 'llama'"),
         (configured(hidden_act="silu"), ConfigurationError, r"hidden_act = 'silu'"),

@@ -1,15 +1,16 @@
-"""Segment-masked causal attention: what a query may see, which kernel computes it, and how it is cut over the mesh.
+"""Segment-masked causal attention: the mask, the choice of kernel, and sharding over the mesh.
 
-`packed` reads whole packed rows, `cached` the next tokens of sequences whose keys and values lie in a cache. Shapes as in train/model/decoder.py.
+`packed` reads whole packed rows. `cached` reads the next tokens of sequences whose keys and values are in a cache.
+Shapes as in train/model/decoder.py.
 
-`packed` runs one of these on every device, with the device's part of batch, length and heads:
+`packed` runs one of these kernels on every device, on the device's shard of batch, length and heads:
 
-    full       scores of a whole row at once, float32 softmax: the oracle, and the fastest where rows are short
-    blockwise  a running softmax over blocks (train/model/attention/blockwise.py): memory linear in the length on any device
+    full       scores of a whole row at once, float32 softmax: the reference, and the fastest for short rows
+    blockwise  a running softmax over blocks (train/model/attention/blockwise.py): linear memory on any device
     splash     Pallas's kernels for TPU (train/model/attention/splash.py)
     triton     Pallas's kernels for GPU (train/model/attention/triton.py)
 
-docs/attention.md tells which is taken where, and what each costs.
+docs/attention.md describes which kernel is chosen where, and what each costs.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from castor.train.partitioning import Partitioner
 
 MASKED = blockwise.MASKED
 KERNELS = ("auto", "full", "blockwise", "splash", "triton")
-FEW_QUERIES = 16  # of one sequence, that are decoded with all their scores at once
+FEW_QUERIES = 16  # up to this many queries per sequence, all scores are computed at once
 
 
 def packed(
@@ -36,16 +37,22 @@ def packed(
     partitioner: Partitioner | None = None,
     blocks: splash.BlockSizes = splash.BlockSizes(),
 ) -> jax.Array:
-    """Attention inside the segments of packed rows: [B, L, H, K]. kernel: one of KERNELS. blocks: the tiles of splash.
+    """Attention within the segments of packed rows: [B, L, H, K].
 
-    The mesh may cut batch, length and heads. Output and log-sum-exp of a kernel carry the name blockwise.RESIDUALS for remat policies.
+    q: [B, L, H, K]. k, v: [B, L, G, K].
+    segment_ids: int32 [B, L]; 0 is padding.
+    kernel: one of KERNELS.
+    partitioner: its mesh may split batch, length and heads; None: one device.
+    blocks: tile sizes of splash.
+
+    Output and log-sum-exp of a kernel carry the name blockwise.RESIDUALS for remat policies.
     """
     platform = _platform(partitioner)
     L, K, length_parts = q_BxLxHxK.shape[1], q_BxLxHxK.shape[3], partitioner.size("length") if partitioner else 1
     device = _Device(choose(kernel, platform, L, K, q_BxLxHxK.dtype, length_parts), blocks, platform)
     if partitioner is None or partitioner.mesh.size == 1:
         return device.attend(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, segment_ids_BxL)
-    # Cut by hand: the compiler cannot cut a kernel, and would not balance the work.
+    # Sharded manually: the compiler cannot split a kernel and would not balance the work.
     heads, kv_heads, head_parts = q_BxLxHxK.shape[2], k_BxLxGxK.shape[2], partitioner.size("act_heads")
     kv_heads_cut = kv_heads % head_parts == 0
     q_spec = partitioner.spec(("batch", "length", "act_heads", "head"), "queries")
@@ -72,17 +79,23 @@ def packed(
 def choose(
     kernel: str, platform: str, length: int, head_dim: int = 128, dtype=jnp.bfloat16, length_parts: int = 1
 ) -> str:
-    """The kernel that "auto" means for rows of `length` tokens, cut into `length_parts`, on `platform`; any other, itself.
+    """The kernel that "auto" selects; any other kernel is returned unchanged.
 
-    Rows shorter than a tile have `full` alone. Raises ConfigurationError for a kernel that there is not, or that cannot do this.
+    kernel: one of KERNELS.
+    platform: "cpu", "gpu" or "tpu".
+    length: tokens per row, split into `length_parts` over devices.
+    head_dim, dtype: of the queries.
+
+    Rows shorter than a tile support only `full`. Raises ConfigurationError if the kernel is unknown or does not support
+    the arguments.
     """
     if kernel not in KERNELS:
         raise ConfigurationError(f"Transformer.attention = {kernel!r}.", f"Choose one of {', '.join(KERNELS)}.")
     for_triton = head_dim <= triton.MOST_HEAD_DIM and jnp.dtype(dtype).itemsize == 2 and length_parts == 1
     if kernel == "triton" and length_parts > 1:
         raise ConfigurationError(
-            "Transformer.attention = 'triton' reads whole rows; MESH cuts them.",
-            "Choose 'blockwise', or cut no length.",
+            "Transformer.attention = 'triton' reads whole rows; MESH splits them.",
+            "Choose 'blockwise', or do not split the length.",
         )
     if kernel == "auto":
         kernel = (
@@ -96,7 +109,9 @@ def choose(
 
 
 def _platform(partitioner: Partitioner | None) -> str:
-    """Of the devices that will run it, which need not be this process's: programs for TPUs are compiled on other machines."""
+    """The platform of the devices that will run the program, which may differ from this process's: TPU programs can be
+    compiled on other machines.
+    """
     if partitioner is None or isinstance(partitioner.mesh, jax.sharding.AbstractMesh):
         return jax.default_backend()
     return partitioner.mesh.devices.flat[0].platform
@@ -108,9 +123,11 @@ def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Device:
-    """What one device does with its part of the rows. length_axes, head_axes: the mesh axes that cut length and heads; heads: H of the whole.
+    """One device's share of the attention.
 
-    select_heads: the queries' heads are cut where the key-value heads cannot be.
+    length_axes, head_axes: mesh axes that split length and heads.
+    heads: H before sharding.
+    select_heads: the query heads are split but the key-value heads cannot be.
     """
 
     kernel: str
@@ -138,7 +155,7 @@ class _Device:
         axes, parts = self.length_axes, self.length_parts
         k_BxMxGxK, v_BxMxGxK = context.gather(k_BxLxGxK, axes), context.gather(v_BxLxGxK, axes)
         segments_BxM = jax.lax.all_gather(segment_ids_BxL, axes, axis=1, tiled=True)
-        # A chunk is a run of whole tiles, or there is nothing to win.
+        # Balancing pays off only if a chunk is a run of whole tiles.
         balanced = self.kernel != "full" and length % (2 * splash.LANES) == 0
         index_L = context.index(length, axes, parts, balanced)
         if not balanced:
@@ -150,7 +167,7 @@ class _Device:
         return context.unbalance(o_BxLxHxK, axes, parts)
 
     def _own_heads(self, q_BxLxHxK, k_BxLxGxK) -> jax.Array:
-        """The key-value heads that this device's queries read, so that its head h of H reads its head h // (H / G)."""
+        """The key-value heads that this device's queries read: its head h of H reads head h // (H / G)."""
         H, G = q_BxLxHxK.shape[2], k_BxLxGxK.shape[2]
         if not self.select_heads:
             return k_BxLxGxK
@@ -181,7 +198,8 @@ class _Device:
 def cached(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, positions_BxL: jax.Array) -> jax.Array:
     """Attention of queries at `positions` to the slots 0 ... position of their row's cache: [B, L, H, K].
 
-    A few queries see the whole cache at once; a prompt goes in blocks, so that no L x M scores exist and slots after its last position are not read.
+    A few queries read the whole cache at once. A longer prompt is processed in blocks, so that no L x M scores exist
+    and slots after its last position are not read.
     """
     (B, L), M = positions_BxL.shape, k_BxMxGxK.shape[1]
     if L < FEW_QUERIES:
@@ -191,10 +209,11 @@ def cached(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, pos
 
 
 def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mask_BxLxM: jax.Array) -> jax.Array:
-    """Softmax attention, scores and softmax in float32: [B, L, H, K]. Head h reads key-value head h // R."""
+    """Softmax attention with float32 scores and softmax: [B, L, H, K]. Head h reads key-value head h // R."""
     B, L, H, K = q_BxLxHxK.shape
     G = k_BxMxGxK.shape[2]
-    # The R queries of a position stand side by side, so that one key-value head is one matrix product without transposing the scores.
+    # The R queries of a position are adjacent, so one key-value head is one matrix product without transposing the
+    # scores.
     q_BxGxLRxK = (
         (q_BxLxHxK * (1.0 / math.sqrt(K)))
         .reshape(B, L, G, H // G, K)
@@ -209,6 +228,8 @@ def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mas
 
 
 def packed_mask(q_segments_BxL: jax.Array, kv_segments_BxM: jax.Array, q_index_L: jax.Array) -> jax.Array:
-    """bool [B, L, M]: a token sees its own segment up to itself. Padding (segment 0) sees padding, whose loss nobody counts."""
+    """bool [B, L, M]: a token attends to its own segment up to itself. Padding (segment 0) attends to padding, whose
+    loss has weight 0.
+    """
     same_BxLxM = q_segments_BxL[:, :, None] == kv_segments_BxM[:, None, :]
     return same_BxLxM & (jnp.arange(kv_segments_BxM.shape[1]) <= q_index_L[:, None])

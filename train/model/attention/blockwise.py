@@ -1,8 +1,9 @@
-"""Attention in blocks of queries and keys with a running softmax: memory linear in the length, on any device.
+"""Attention over blocks of queries and keys with a running softmax: memory linear in the length, on any device.
 
-For each block of queries one loop runs over the blocks of keys that it may see: none beyond the diagonal, none of segments that have ended before.
-The softmax is kept as its running maximum and sum (arXiv 1805.02867; in blocks arXiv 2112.05682); the backward pass computes the weights anew from
-output and log-sum-exp (arXiv 2205.14135). Sums are float32. Shapes as in train/model/decoder.py; Q and C are the sizes of a block of queries and of keys.
+For each block of queries, one loop visits only the blocks of keys that the queries may attend to: no blocks beyond the
+diagonal and none of segments that have ended. The softmax is kept as a running maximum and sum (arXiv 1805.02867; over
+blocks arXiv 2112.05682). The backward pass recomputes the weights from output and log-sum-exp (arXiv 2205.14135). Sums
+are float32. Shapes as in train/model/decoder.py; Q and C are the sizes of a block of queries and of keys.
 """
 
 import functools
@@ -12,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-BLOCKS = (512, 512)  # tokens: a block of queries, a block of keys
-CPU_BLOCKS = (128, 128)  # the scores of a block stay in the cache
-RESIDUALS = "attention"  # the name of output and log-sum-exp for remat policies: where saved, the backward pass does not compute them again
+BLOCKS = (512, 512)  # tokens per block of queries and per block of keys
+CPU_BLOCKS = (128, 128)  # small enough that a block's scores stay in the cache
+# The name of output and log-sum-exp for remat policies; if saved, the backward pass does not recompute them.
+RESIDUALS = "attention"
 MASKED = -(2.0**30)
-UNUSED = -1  # the segment of padding that blocks are filled up with; nothing sees it
+UNUSED = -1  # the segment of the padding that fills up blocks; no query attends to it
 
 
 def attend(
@@ -30,9 +32,15 @@ def attend(
     q_block: int = BLOCKS[0],
     kv_block: int = BLOCKS[1],
 ) -> jax.Array:
-    """[B, L, H, K] in the type of `q`: the query at index t of its row sees the keys 0 ... t of its segment. A query without any gets zeros.
+    """[B, L, H, K] in the dtype of `q`: the query at index t of its row attends to keys 0 ... t of its segment.
 
-    q_index: int32 [B, L] or [1, L], in `runs` equally long runs of neighbours: a block that lies in one run sees few blocks of keys.
+    q: [B, L, H, K]. k, v: [B, M, G, K].
+    q_segments, kv_segments: int32 [B, L], [B, M].
+    q_index: int32 [B, L] or [1, L], in `runs` equally long runs of consecutive indices. A block within one run visits
+        few blocks of keys.
+    q_block, kv_block: tokens per block.
+
+    A query without any key returns zeros.
     """
     B, L, H, K = q_BxLxHxK.shape
     M, G = k_BxMxGxK.shape[1:3]
@@ -69,8 +77,8 @@ def _blocks(
 
 
 def _forward(q_NxBxGxRQxK, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block: int):
-    """(outputs, what the backward pass needs)."""
-    first_N, end_N = seen(q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block)
+    """(outputs, residuals of the backward pass)."""
+    first_N, end_N = visible_key_blocks(q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block)
 
     def of_block(inputs):
         q_BxGxRQxK, q_segments_BxQ, index_BxQ, first, end = inputs
@@ -106,7 +114,7 @@ def _forward(q_NxBxGxRQxK, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_B
 
 def _backward(kv_block: int, residuals, do_NxBxGxRQxK):
     q, k_BxMxGxK, v_BxMxGxK, q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, o, logsumexp = residuals
-    first_N, end_N = seen(q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block)
+    first_N, end_N = visible_key_blocks(q_segments_NxBxQ, kv_segments_BxM, index_NxBxQ, kv_block)
     delta_NxBxGxRQ = jnp.sum(do_NxBxGxRQxK.astype(jnp.float32) * o.astype(jnp.float32), axis=-1)
 
     def of_block(gradients, inputs):
@@ -140,10 +148,10 @@ def _backward(kv_block: int, residuals, do_NxBxGxRQxK):
 _blocks.defvjp(_forward, _backward)
 
 
-def seen(
+def visible_key_blocks(
     q_segments_NxBxQ: jax.Array, kv_segments_BxM: jax.Array, index_NxBxQ: jax.Array, kv_block: int
 ) -> tuple[jax.Array, jax.Array]:
-    """For every block of queries the first block of keys that any of its rows sees and the one after the last: int32 [N], [N]."""
+    """Range of key blocks visible to each block of queries: (first, one past the last), int32 [N] each."""
     needed_BxNxJ = needed(
         q_segments_NxBxQ.swapaxes(0, 1),
         kv_segments_BxM.reshape(kv_segments_BxM.shape[0], -1, kv_block),
@@ -156,9 +164,11 @@ def seen(
 
 
 def needed(q_segments_BxNxQ: jax.Array, kv_segments_BxJxC: jax.Array, index_BxNxQ: jax.Array) -> jax.Array:
-    """bool [B, N, J]: whether a block of queries may see anything of a block of keys. Never wrong where False.
+    """bool [B, N, J]: whether a block of queries may attend to a block of keys. False is always correct; True may be
+    conservative.
 
-    Compared are the ranges of segment ids, so only ids that rise along a row, as packing gives them, tell many blocks apart; padding (0) stands last.
+    The ranges of segment ids are compared, so the result is tight only if ids rise along a row, as in packed rows.
+    Padding (0) counts as the last segment.
     """
     C = kv_segments_BxJxC.shape[2]
     starts_J = jnp.arange(kv_segments_BxJxC.shape[1], dtype=jnp.int32) * C
@@ -175,7 +185,7 @@ def _padding_last(segments: jax.Array) -> jax.Array:
 
 
 def _keys(j, k_BxMxGxK, v_BxMxGxK, kv_segments_BxM, q_segments_BxQ, index_BxQ, kv_block: int, q_BxGxRQxK):
-    """Block j of keys and values [B, C, G, K], and which of its keys the queries see: bool [B, 1, R * Q, C]."""
+    """Block j of keys and values [B, C, G, K], and the mask of the queries' visible keys: bool [B, 1, R * Q, C]."""
     k_BxCxGxK, v_BxCxGxK, kv_segments_BxC = (
         jax.lax.dynamic_slice_in_dim(x, j * kv_block, kv_block, 1) for x in (k_BxMxGxK, v_BxMxGxK, kv_segments_BxM)
     )
@@ -194,5 +204,5 @@ def _add_at(total, part, start) -> jax.Array:
 
 
 def _fill(x: jax.Array, block: int, value: int) -> jax.Array:
-    """Lengthened along axis 1 to a multiple of `block`."""
+    """`x` padded along axis 1 to a multiple of `block`."""
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)), constant_values=value)

@@ -1,12 +1,15 @@
-"""Context parallelism: attention of rows that are cut along their length over devices. Everything here runs inside shard_map.
+"""Context parallelism: attention over rows that are split along their length over devices. Everything here runs inside
+shard_map.
 
-Every device attends its queries to all keys. Keys and values are gathered, not passed round a ring: with one key-value head of 256, 32,768 tokens
-of both are 32 MB in bfloat16, a hundredth of what the queries' side of a layer moves, any kernel can read them with any mask, and no partial
-softmax has to be merged (Llama 3 does the same for the same reasons: arXiv 2407.21783, 3.3.2).
+Every device attends its queries to all keys. Keys and values are gathered instead of passed around a ring. With one
+key-value head of width 256, 32,768 tokens of keys and values are 32 MB in bfloat16, one percent of what the query side
+of a layer moves. Any kernel can read them with any mask, and no partial softmax has to be merged. Llama 3 does the same
+for the same reasons (arXiv 2407.21783, 3.3.2).
 
-Under a causal mask the device with the last queries of a row would do nearly twice the mean work. So each row is thought of as 2C chunks, of
-which device d of C takes chunks d and 2C - 1 - d: together they see as many keys as any other pair (also Llama 3's). Only queries move, two
-halves each way, and only inside attention; the batch and all other layers keep their order.
+Under a causal mask, the device with the last queries of a row would do nearly twice the mean work. Each row is
+therefore divided into 2C chunks, and device d of C takes chunks d and 2C - 1 - d. Every such pair attends to equally
+many keys (also as in Llama 3). Only queries move (two halves out, two halves back), and only inside attention; the
+batch and all other layers keep their order.
 """
 
 import functools
@@ -16,12 +19,14 @@ import jax.numpy as jnp
 
 
 def home(chunk: int, size: int) -> int:
-    """The device of `size` that attends the queries of `chunk`, one of 2 * size."""
+    """The device, of `size`, that attends the queries of `chunk`, one of 2 * size."""
     return min(chunk, 2 * size - 1 - chunk)
 
 
 def balance(x_BxLx: jax.Array, axes: tuple[str, ...], size: int) -> jax.Array:
-    """From devices that hold two neighbouring chunks each to devices that hold chunks d and 2 * size - 1 - d, the even one first; along axis 1."""
+    """Exchanges chunks along axis 1: devices hold two consecutive chunks before, and chunks d and 2 * size - 1 - d
+    after, even one first.
+    """
     even, odd = jnp.split(x_BxLx, 2, axis=1)  # device d holds chunks 2d and 2d + 1
     even = jax.lax.ppermute(even, axes, [(device, home(2 * device, size)) for device in range(size)])
     odd = jax.lax.ppermute(odd, axes, [(device, home(2 * device + 1, size)) for device in range(size)])
@@ -29,7 +34,7 @@ def balance(x_BxLx: jax.Array, axes: tuple[str, ...], size: int) -> jax.Array:
 
 
 def unbalance(x_BxLx: jax.Array, axes: tuple[str, ...], size: int) -> jax.Array:
-    """The way back."""
+    """Inverse of `balance`."""
     even, odd = jnp.split(x_BxLx, 2, axis=1)
     even = jax.lax.ppermute(even, axes, [(home(2 * device, size), device) for device in range(size)])
     odd = jax.lax.ppermute(odd, axes, [(home(2 * device + 1, size), device) for device in range(size)])
@@ -37,7 +42,7 @@ def unbalance(x_BxLx: jax.Array, axes: tuple[str, ...], size: int) -> jax.Array:
 
 
 def index(length: int, axes: tuple[str, ...], size: int, balanced: bool) -> jax.Array:
-    """The places in the row of the `length` queries of this device: int32 [length]."""
+    """Row indices of this device's `length` queries: int32 [length]."""
     device = jax.lax.axis_index(axes)
     if not balanced:
         return device * length + jnp.arange(length, dtype=jnp.int32)
@@ -49,7 +54,7 @@ def index(length: int, axes: tuple[str, ...], size: int, balanced: bool) -> jax.
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gather(x_BxLx: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """The whole row on every device, along axis 1; gradients are summed over the devices in float32."""
+    """The whole row on every device, along axis 1. Gradients are summed over the devices in float32."""
     return jax.lax.all_gather(x_BxLx, axes, axis=1, tiled=True)
 
 

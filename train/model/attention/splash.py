@@ -1,9 +1,11 @@
-"""Attention on TPU: Pallas's splash attention kernels, which skip what lies above the diagonal and never write a T x T array.
+"""Attention on TPU: Pallas's splash attention kernels, which skip tiles above the diagonal and never write a T x T
+array.
 
-The kernels are JAX's (jax.experimental.pallas.ops.tpu.splash_attention). This room chooses their blocks, brings arrays into their shape, and
-writes their table of blocks to visit, from the indices of the queries: so one program serves every shard of a row cut along its length.
+The kernels are JAX's (jax.experimental.pallas.ops.tpu.splash_attention). This module chooses their block sizes,
+arranges arrays in their layout, and computes their table of blocks to visit from the indices of the queries. One
+program therefore serves every shard of a row that is split along its length.
 
-Shapes as in train/model/decoder.py; i and j number blocks of queries and of keys.
+Shapes as in train/model/decoder.py; i and j are indices of blocks of queries and of keys.
 """
 
 import dataclasses
@@ -25,14 +27,18 @@ RESIDUALS = blockwise.RESIDUALS
 @gin.configurable("Blocks", module="train.splash")
 @dataclasses.dataclass(frozen=True)
 class BlockSizes:
-    """Tokens a tile at most, multiples of 128; where the length is no multiple of one, the next smaller that divides it is taken.
+    """Tile sizes of the kernels: at most this many tokens, multiples of 128.
 
-    q, kv: of the forward kernel, whose inner loop takes kv_compute keys at a time. q_backward, kv_backward, kv_compute_backward: of the kernel for
-    the gradients of keys and values, q_dq, kv_dq: of the one for those of the queries. Beyond 512, q, kv, q_dq and kv_dq take a quarter of a row at
-    most. fused: up to this many key blocks, one backward kernel
-    computes all three gradients (5 matrix products a tile for 7) and writes one partial gradient of the queries a key block; 0: never.
-    sparse_from: rows at least so long skip, beside what is above the diagonal, tiles between segments that have nothing in common. Then every row
-    has its own table of tiles and the rows of a device go through the kernels one after the other; shorter rows go together.
+    If a size does not divide the length, the next smaller one that does is used. Beyond 512, q, kv, q_dq and kv_dq are
+    at most a quarter of a row.
+
+    q, kv: of the forward kernel, whose inner loop reads kv_compute keys at a time.
+    q_backward, kv_backward, kv_compute_backward: of the kernel for the gradients of keys and values.
+    q_dq, kv_dq: of the kernel for the gradients of queries.
+    fused: up to this many key blocks, one backward kernel computes all three gradients (5 matrix products per tile
+        instead of 7) and writes one partial gradient of the queries per key block; 0: never.
+    sparse_from: rows at least this long also skip tiles between segments that have nothing in common. Every row then
+        has its own table of tiles, and the rows of a device run sequentially; shorter rows run together.
     """
 
     q: int = 1024
@@ -53,7 +59,7 @@ class BlockSizes:
             if not is_integer(value, at_least=least) or value % step:
                 raise ConfigurationError(
                     f"Blocks.{field.name} = {value!r}.",
-                    f"Tiles are multiples of {LANES} tokens; fused and sparse_from integers.",
+                    f"Tiles are multiples of {LANES} tokens; fused and sparse_from are integers.",
                 )
 
 
@@ -73,9 +79,15 @@ def attend(
     runs: int = 1,
     interpret: bool = False,
 ) -> jax.Array:
-    """[B, L, H, K] in the type of `q`: the query at index t of its row sees the keys 0 ... t of its segment; scores and softmax are float32.
+    """[B, L, H, K] in the dtype of `q`: the query at index t of its row attends to keys 0 ... t of its segment.
 
-    q_index: int32 [L], in `runs` equally long runs of neighbours. interpret: run the kernels' Python on any device; slow, for tests.
+    q: [B, L, H, K]. k, v: [B, M, G, K].
+    q_segments, kv_segments: int32 [B, L], [B, M].
+    q_index: int32 [L], in `runs` equally long runs of consecutive indices.
+    blocks: tile sizes.
+    interpret: run the kernels' Python on any device; slow, for tests.
+
+    Scores and softmax are float32.
     """
     L, M = q_BxLxHxK.shape[1], k_BxMxGxK.shape[1]
     pad_q, pad_kv = -L % LANES, -M % LANES
@@ -104,11 +116,11 @@ def attend(
     q_BxHxLxK = jnp.swapaxes(q_BxLxHxK * (1.0 / math.sqrt(q_BxLxHxK.shape[-1])), 1, 2)
     k_BxGxMxK, v_BxGxMxK = (jnp.swapaxes(x, 1, 2) for x in (k_BxMxGxK, v_BxMxGxK))
     row = functools.partial(_row, q_index_L=q_index_L, sizes=tuple(sizes.items()), interpret=interpret)
-    together = jax.vmap(row, in_axes=(0, 0, 0, 0, 0, None))  # rows that share a table
+    together = jax.vmap(row, in_axes=(0, 0, 0, 0, 0, None))  # all rows share one table
     rows = q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, q_segments_BxL, kv_segments_BxM
     if tables[0][0].shape[0] == 1:
         o_BxHxLxK = together(*rows, jax.tree.map(lambda table_1xNxJ: table_1xNxJ[0], tables))
-    else:  # a loop of our own: the one that the kernels' batching rule would make loses their names in the compiled program
+    else:  # explicit loop: the kernels' batching rule would lose their names in the compiled program
         o_Bx1xHxLxK = jax.lax.map(lambda of_row: together(*of_row), (*jax.tree.map(lambda x: x[:, None], rows), tables))
         o_BxHxLxK = o_Bx1xHxLxK[:, 0]
     return jnp.swapaxes(o_BxHxLxK, 1, 2)[:, :L]
@@ -117,7 +129,7 @@ def attend(
 def _row(
     q_HxLxK, k_GxMxK, v_GxMxK, q_segments_L, kv_segments_M, tables, q_index_L, sizes, interpret: bool
 ) -> jax.Array:
-    """One row: [H, L, K]."""
+    """Attention of one row: [H, L, K]."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
@@ -136,7 +148,7 @@ def _row(
     kernel = kernels.SplashAttentionKernel(
         *map(information, tables),
         block_sizes=kernels.BlockSizes(**dict(sizes)),
-        is_mqa=False,  # the kernels for groups of heads take one group too
+        is_mqa=False,  # the grouped-heads kernels also support a single group
         save_residuals=False,
         mask_value=kernels.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
@@ -152,10 +164,10 @@ def _causal(q_index, kv_index):
 
 
 def visits(needed_BxNxJ: jax.Array, keys_outside: bool) -> tuple[jax.Array, jax.Array]:
-    """The kernels' table of blocks: int32 [B, N, J] twice.
+    """The kernels' table of blocks: (block to fetch, whether it is needed), int32 [B, N, J] each.
 
-    First which block to have fetched when the loops stand at (i, j): where it is not needed, the next that will be, so that nothing is fetched in
-    vain. A block of keys for the kernels whose inner loop runs over keys; a block of queries where `keys_outside`. Second whether it is needed.
+    The block to fetch at (i, j) is block j if needed, else the next one that is needed, so that no fetch is wasted. It
+    is a block of keys for kernels whose inner loop runs over keys, and a block of queries if `keys_outside`.
     """
     needed = jnp.swapaxes(needed_BxNxJ, 1, 2) if keys_outside else needed_BxNxJ  # [B, outer, inner]
     outer, inner = needed.shape[1:]
@@ -173,7 +185,8 @@ def visits(needed_BxNxJ: jax.Array, keys_outside: bool) -> tuple[jax.Array, jax.
 
 def tiles(q_run: int, kv_length: int, blocks: BlockSizes) -> dict[str, int | bool | None]:
     """The kernels' block sizes for queries in runs of `q_run` and `kv_length` keys, both multiples of 128."""
-    # Of four tiles a side the diagonal's masked halves waste a fifth of the work, of two a third; tiles under 512 pay more for their own start.
+    # With four tiles per side, the masked halves of diagonal tiles waste a fifth of the work; with two, a third. Tiles
+    # under 512 cost more in start-up.
     most = max(512, kv_length // 4)
     q, kv, kv_backward = (
         fit(min(blocks.q, most), q_run),

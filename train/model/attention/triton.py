@@ -1,7 +1,9 @@
-"""Attention on GPU: Pallas's fused attention kernels on Triton, which read segment ids, stop at the diagonal and never write a T x T array.
+"""Attention on GPU: Pallas's fused attention kernels on Triton, which read segment ids, stop at the diagonal and never
+write a T x T array.
 
-The kernels are JAX's (jax.experimental.pallas.ops.gpu.attention). cuDNN's, which jax.nn.dot_product_attention(implementation="cudnn") calls, take
-packed rows only as a mask of T x T or with a fixed number of segments a row. Shapes as in train/model/decoder.py.
+The kernels are JAX's (jax.experimental.pallas.ops.gpu.attention). cuDNN's kernels, used by
+jax.nn.dot_product_attention(implementation="cudnn"), accept packed rows only as a T x T mask or with a fixed number of
+segments per row. Shapes as in train/model/decoder.py.
 """
 
 import math
@@ -9,10 +11,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-Q_BLOCK, KV_BLOCK = 128, 64  # tokens a tile of the forward kernel
-BACKWARD_BLOCK = 32  # of the backward kernels, whose tiles of both sides stand in shared memory at once
+Q_BLOCK, KV_BLOCK = 128, 64  # tokens per tile of the forward kernel
+BACKWARD_BLOCK = 32  # of the backward kernels, which hold tiles of both sides in shared memory
 MOST_HEAD_DIM = 128  # wider heads do not fit the shared memory of a multiprocessor
-PADDING = -1  # the segment of what fills up the last tile; it stands behind every token and so is seen by none
+PADDING = -1  # the segment that fills up the last tile; being last, no token attends to it
 
 
 def attend(
@@ -22,7 +24,12 @@ def attend(
     segment_ids_BxL: jax.Array,
     interpret: bool = False,
 ) -> jax.Array:
-    """[B, L, H, K]: every token sees its own segment up to itself. interpret: run the kernels' Python on any device; slow, for tests."""
+    """[B, L, H, K]: every token attends to its own segment up to itself.
+
+    q: [B, L, H, K]. k, v: [B, L, G, K].
+    segment_ids: int32 [B, L].
+    interpret: run the kernels' Python on any device; slow, for tests.
+    """
     from jax.experimental.pallas.ops.gpu import attention as kernels
 
     L, H, K = q_BxLxHxK.shape[1:]
@@ -50,7 +57,7 @@ def attend(
 
 
 def _repeat(x_BxLxGxK: jax.Array, heads: int) -> jax.Array:
-    """[B, L, H, K]: the kernels read one key-value head for each of the queries'."""
+    """[B, L, H, K]: the kernels read one key-value head per query head."""
     return jnp.repeat(x_BxLxGxK, heads // x_BxLxGxK.shape[2], axis=2)
 
 

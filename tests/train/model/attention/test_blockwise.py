@@ -45,7 +45,7 @@ def test_no_block_that_is_seen_is_skipped(kv, q):
     needed = np.asarray(blockwise.needed(segments.reshape(1, 3, 4), kv.reshape(1, 4, 6), index.reshape(1, 3, 4)))[0]
     seen = (segments[:, None] == kv) & (np.arange(24) <= index[:, None])
     assert not (seen.reshape(3, 4, 4, 6).any((1, 3)) & ~needed).any()
-    first, end = blockwise.seen(segments.reshape(3, 1, 4), kv[None], index.reshape(3, 1, 4), 6)
+    first, end = blockwise.visible_key_blocks(segments.reshape(3, 1, 4), kv[None], index.reshape(3, 1, 4), 6)
     for block in range(3):
         assert not needed[block, : first[block]].any() and not needed[block, int(end[block]) :].any()
 
@@ -53,7 +53,9 @@ def test_no_block_that_is_seen_is_skipped(kv, q):
 def test_packed_rows_skip_what_cannot_be_seen():
     """Three segments of 8 and padding of 8, in blocks of 8: every block of queries needs one block of keys."""
     segments = np.repeat([1, 2, 3, 0], 8).astype(np.int32)
-    first, end = blockwise.seen(segments.reshape(4, 1, 8), segments[None], np.arange(32).reshape(4, 1, 8), 8)
+    first, end = blockwise.visible_key_blocks(
+        segments.reshape(4, 1, 8), segments[None], np.arange(32).reshape(4, 1, 8), 8
+    )
     np.testing.assert_array_equal([first, end], [[0, 1, 2, 3], [1, 2, 3, 4]])
 
 
