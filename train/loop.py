@@ -30,8 +30,9 @@ from castor.train.step import TrainState, TrainStep
 
 
 def train(config: RunConfig, on_step: Callable[[int], None] | None = None) -> int:
-    """Trains up to `config.train_steps`, from the latest checkpoint in MODEL_DIR if there is one. Returns the number of
-    steps done.
+    """Trains up to `config.train_steps`, from the latest checkpoint in MODEL_DIR if there is one.
+
+    Returns the number of steps done.
 
     config: the run's configuration.
     on_step: called on the host after each dispatched step, with the number of steps done.

@@ -283,8 +283,9 @@ def _clip(largest: float | None) -> optax.GradientTransformationExtraArgs:
 
 
 def _scale_by_adam(b1: float, b2: float, eps: float, first_moment) -> optax.GradientTransformationExtraArgs:
-    """The direction of Adam's update. optax would multiply a bfloat16 moment by b1 in bfloat16; here only the stored
-    moment is rounded, once per update.
+    """The direction of Adam's update.
+
+    optax would multiply a bfloat16 moment by b1 in bfloat16. Here only the stored moment is rounded, once per update.
     """
 
     def init(parameters):

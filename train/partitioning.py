@@ -121,8 +121,9 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-    """A mesh of devices and the rules that map logical axes to it. Hashable, so a model may hold it as a static
-    attribute.
+    """A mesh of devices and the rules that map logical axes to it.
+
+    Hashable, so a model may hold it as a static attribute.
     """
 
     mesh: jax.sharding.Mesh
@@ -204,13 +205,13 @@ class Partitioner:
         sizes: name for the user -> (logical axis, size).
         """
         for name, (logical, size) in sizes.items():
-            parts = self.size(logical)
-            if size % parts:
+            shards = self.size(logical)
+            if size % shards:
                 axes = " x ".join(
                     f"{axis}={self.mesh.shape[axis]}" for axis in dict(self.rules)[logical] if self.mesh.shape[axis] > 1
                 )
                 raise ConfigurationError(
-                    f"{name} = {size} is not a multiple of {parts}, the size of the mesh axes ({axes}) that split it.",
+                    f"{name} = {size} is not a multiple of {shards}, the size of the mesh axes ({axes}) that split it.",
                     f"Change {name} or MESH.",
                 )
 

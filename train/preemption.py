@@ -36,8 +36,7 @@ class SignalRecorder:
 
 
 class StopSignals(SignalRecorder):
-    """SIGTERM or a first SIGINT requests a stop after the current step; a second SIGINT raises KeyboardInterrupt at
-    once.
+    """Requests a stop after the current step on SIGTERM or the first SIGINT; a second SIGINT raises KeyboardInterrupt.
 
     With several processes no handler is installed, and `should_stop` returns the same answer in each of them.
     """

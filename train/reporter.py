@@ -1,5 +1,4 @@
-"""Reports metrics from process 0: metrics.jsonl and evaluation.jsonl, TensorBoard, and a progress line
-(train/metrics.py).
+"""Reports metrics from process 0: metrics.jsonl, evaluation.jsonl, TensorBoard and a progress line (train/metrics.py).
 
 Every process also runs the skip-limit check, so that all of them stop at the same step instead of deadlocking in the
 next collective.
@@ -18,6 +17,7 @@ from castor.train.run import RunConfig
 
 class SkippedUpdateMonitor:
     """Ends the run with CastorError after `skip_limit` consecutive skipped updates (non-finite loss or gradient).
+
     Writes nothing.
     """
 

@@ -1,5 +1,4 @@
-"""A training run before it starts: the configuration that gin fills, and the run prepared from it (devices, data,
-step).
+"""A training run before it starts: the configuration that gin fills, and the run prepared from it.
 
 `RunConfig` keeps the gin name train.loop.Run, `EvaluationConfig` train.loop.Evaluation.
 """
@@ -52,8 +51,9 @@ class EvaluationConfig:
 @gin.configurable("Run", module="train.loop")
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Configuration of one training run. Gin name: train.loop.Run; runs/pretrain.gin binds each field to T5X's macro
-    name.
+    """Configuration of one training run.
+
+    Gin name: train.loop.Run; runs/pretrain.gin binds each field to T5X's macro name.
 
     mixture: a tasks.Mixture, the name of one bound in gin, a task name or a cache directory.
     model: the decoder; vocab_size 0 takes the size of the vocabulary.
@@ -114,8 +114,9 @@ class RunConfig:
             raise ConfigurationError("MODEL_DIR is empty.", "Bind it: --gin.MODEL_DIR='\"model\"'.")
 
     def train_step(self, model: DecoderConfig, partitioner: Partitioner, num_domains: int) -> TrainStep:
-        """The training step for a model whose vocabulary size is known. `castor train` runs it and `castor compile`
-        compiles it.
+        """The training step for a model whose vocabulary size is known.
+
+        `castor train` runs it and `castor compile` compiles it.
         """
         return TrainStep(
             model, self.optimizer, partitioner, num_domains, self.seed, self.accumulate, self.compiler_options
@@ -179,8 +180,9 @@ class PreparedRun:
         return sorted(found)
 
     def domain_batches(self, split: str) -> dict[str, tasks.Batches]:
-        """Batches of each domain alone, with the batch size of step 0. Domains without records in `split` are
-        omitted.
+        """Batches of each domain alone, with the batch size of step 0.
+
+        Domains without records in `split` are omitted.
         """
         found = {}
         for name, component in zip(self.batches.domains, self.batches.mixture.components):
@@ -229,8 +231,9 @@ class PreparedRun:
 
 
 def prepare(config: RunConfig) -> PreparedRun:
-    """Opens devices and caches and checks that mesh, model, batch and vocabulary agree. Raises a CastorError for the
-    first conflict.
+    """Opens devices and caches and checks that mesh, model, batch and vocabulary agree.
+
+    Raises a CastorError for the first conflict.
     """
     partitioner = Partitioner.create(config.mesh)
     sizes = BatchSizes.of(config.batch_size)

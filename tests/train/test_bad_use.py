@@ -1,4 +1,6 @@
-"""Bad use of castor train and evaluate: one clear line naming the thing and the remedy, exit code 2, no stack trace unless asked for."""
+"""Misuse of castor train and evaluate: one line naming the cause and the remedy, exit code 2, no stack trace by
+default.
+"""
 
 import re
 import shutil
@@ -29,7 +31,7 @@ def trained(castor, tmp_path_factory):
         ({"BATCH_SIZE": {5: 4}}, r"batch_size = \{5: 4\}.* begins at step 0.*Bind BATCH_SIZE"),
         (
             {"BATCH_SIZE": {0: 4, 3: 6}, "ACCUMULATE": 4},
-            r"BATCH_SIZE = 6 does not divide into ACCUMULATE = 4 microbatches",
+            r"BATCH_SIZE = 6 cannot be split into ACCUMULATE = 4 microbatches",
         ),
         ({"ACCUMULATE": 0}, r"accumulate = 0"),
         ({"PACKING": "tight_fit"}, r"packing method 'tight_fit' is unknown"),

@@ -1,4 +1,4 @@
-"""gin/compiler/*.gin: every option is one that the TPU compiler knows, and the step is compiled with it."""
+"""gin/compiler/*.gin: the TPU compiler knows every option, and compiles the step with them."""
 
 import pathlib
 

@@ -1,6 +1,6 @@
-"""gin/models/*.gin and gin/runs/*.gin: the sizes that the files claim, and every value of a run written out, so that a review sees each change.
+"""gin/models/*.gin and gin/runs/*.gin: claimed sizes, and golden files with every value of a run.
 
-A change that is meant: `CASTOR_WRITE_GOLDEN=1 python -m pytest tests/train/test_family.py`, and read the diff.
+After an intended change, run `CASTOR_WRITE_GOLDEN=1 python -m pytest tests/train/test_family.py` and read the diff.
 """
 
 import dataclasses
@@ -74,12 +74,14 @@ def test_what_a_run_sets_is_what_was_reviewed(files):
         path.parent.mkdir(exist_ok=True)
         path.write_text(found)
     assert found == path.read_text(), (
-        f"a value of {files} changed; if it is meant, write {path.name} anew (see the top of this file)"
+        f"a value of {files} changed; if this is intended, rewrite {path.name} (see the top of this file)"
     )
 
 
 def beyond_defaults(value):
-    """A dataclass as a dict of its type's name and the fields that differ from their defaults; so a new field with a default changes nothing."""
+    """A dataclass as a dict of its type's name and the fields that differ from their defaults; so a new field with a
+    default changes nothing.
+    """
     if not dataclasses.is_dataclass(value):
         return dict(value) if isinstance(value, dict) else value
     result = {"": type(value).__name__}

@@ -1,4 +1,4 @@
-"""train/loop.py: a run from gin to metrics; killed and started again it is the same run."""
+"""train/loop.py: a run from gin to metrics; a killed and restarted run equals an uninterrupted one."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_second_run_is_refused_and_sigterm_saves_and_ends_cleanly(castor, tmp_
         "train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=100_000, CHECKPOINT_PERIOD=0, EVAL_PERIOD=0)
     )
     wait_for_lines(tmp_path / "m" / "metrics.jsonl", 5, child)
-    unfinished = tmp_path / "m" / "checkpoint_4.orbax-checkpoint-tmp"  # as if it were just being written
+    unfinished = tmp_path / "m" / "checkpoint_4.orbax-checkpoint-tmp"  # as if a save were in progress
     unfinished.mkdir()
     code, _, err = castor("train", *castor.bindings(tmp_path / "m", TRAIN_STEPS=7))
     assert code == 2 and err.count("\n") == 1, err
@@ -109,7 +109,7 @@ def test_no_tensorflow_on_the_training_path(castor, tmp_path):
 
 
 def test_updates_that_are_not_finite_are_skipped_up_to_a_limit(castor, tmp_path):
-    """The first update throws the parameters so far that nothing after it is finite."""
+    """The first update moves the parameters so far that every later loss is not finite."""
     macros = {"LEARNING_RATE": 1e30, "WARMUP_STEPS": 0, "TRAIN_STEPS": 5, "EVAL_PERIOD": 0}
     code, _, err = castor("train", *castor.bindings(tmp_path / "borne", **macros))
     assert code == 0 and "gradient norm nan: the update is skipped (4 in a row; the run ends at 10)" in err, err

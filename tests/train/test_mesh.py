@@ -1,4 +1,7 @@
-"""The partitioned run against the run on one device: gradients, losses, checkpoints that change meshes. Processes: tests/launch/engines/test_local_pod.py."""
+"""The sharded run against the run on one device: gradients, losses, and checkpoints that change meshes.
+
+Several processes: tests/launch/engines/test_local_pod.py.
+"""
 
 import dataclasses
 import json
@@ -15,7 +18,7 @@ from castor.train.step import TrainStep
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 ROWS, LENGTH, DOMAINS = 16, 16, 3
 MODEL = DecoderConfig(vocab_size=128, embed=16, layers=2, heads=4, head_dim=8, mlp=32, z_loss=1e-3)
-# Mesh, what differs from the model and the step on one device. Each axis alone as far as it goes, and mixtures of all.
+# Mesh, and how model and step differ from those on one device. Each axis alone as far as possible, and combinations.
 PARTITIONED = (
     ({"fsdp": 4, "tensor": 2}, {}, {}),
     ({"data": 2, "sequence": 4}, {"loss_chunk": 24}, {}),
@@ -26,7 +29,7 @@ PARTITIONED = (
 
 
 def make_batch() -> dict[str, np.ndarray]:
-    """Packed rows of two segments whose border wanders, with padding at the end of every other row."""
+    """Packed rows of two segments with moving borders, and padding at the end of every other row."""
     random = np.random.default_rng(0)
     places = np.arange(LENGTH)[None]
     border, end = random.integers(2, LENGTH - 2, (ROWS, 1)), np.where(np.arange(ROWS) % 2, LENGTH, LENGTH - 3)[:, None]
@@ -46,9 +49,13 @@ def make_batch() -> dict[str, np.ndarray]:
 
 
 def first_step(mesh, devices, model, train_step, start=None):
-    """The initial state (made here, or `start` put on the mesh) and the metrics, gradients (Adam's first moments) and parameters of a step."""
+    """The initial state, metrics, gradients (Adam's first moments) and parameters of one step.
+
+    The state is initialized here, or `start` is put on the mesh.
+    """
     partitioner = Partitioner.create(mesh, devices)
-    # With an eps this large an update is the gradient nearly as it is; Adam's own first step is its sign, which doubles the rounding.
+    # With a large eps, an update is nearly the gradient itself. Adam's first step would otherwise be the gradient's
+    # sign, which amplifies rounding.
     optimizer = AdamW(WarmupCosine(peak=1.0, warmup_steps=0, total_steps=100), eps=1.0, clip=None)
     train_step = TrainStep(dataclasses.replace(MODEL, **model), optimizer, partitioner, DOMAINS, seed=1, **train_step)
     batch = partitioner.place_batch(make_batch(), ROWS)
@@ -63,7 +70,7 @@ def first_step(mesh, devices, model, train_step, start=None):
 
 
 def check_partitioned():
-    """In a process of its own, with eight devices."""
+    """Runs in a subprocess with eight devices."""
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     expected = first_step({}, jax.devices()[:1], {}, {})
     assert expected[1]["gradient_norm"] > 0.1 and (expected[1]["domain_tokens"] > 0).all()
@@ -72,7 +79,7 @@ def check_partitioned():
         atol = 1e-5 * float(np.abs(wanted).max())
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=atol, err_msg=f"{mesh}: {jax.tree_util.keystr(path)}")
 
-    # A process whose rows lie apart on the mesh: each device takes its own of them, and of the length.
+    # A process whose rows are not adjacent on the mesh: each device takes its own rows and share of the length.
     place = Partitioner.create({"fsdp": 4, "context": 2})
     rows = make_batch()["decoder_target_tokens"]
     held = [row for device in (2, 0, 3, 1) for row in range(4 * device, 4 * device + 4)]
@@ -82,7 +89,7 @@ def check_partitioned():
     assert placed.sharding == sharding and placed.addressable_shards[0].data.shape == (4, LENGTH // 2)
 
     for number, (mesh, model, train_step) in enumerate(PARTITIONED):
-        start = expected[0] if number else None  # made on the first mesh too, which must make the same
+        start = expected[0] if number else None  # the first mesh initializes too and must agree
         jax.tree_util.tree_map_with_path(close, first_step(mesh, None, model, train_step, start), expected)
 
 
@@ -106,7 +113,7 @@ def test_eight_devices_give_the_losses_of_one(castor, tmp_path):
     assert "data 2 x fsdp 2 x tensor 2" in err
     np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one")[:20], rtol=1e-4)
 
-    # The checkpoint of eight devices goes on on one.
+    # One device resumes the checkpoint of eight.
     code, _, err = castor("train", *castor.bindings(tmp_path / "eight", TRAIN_STEPS=23, **macros))
     assert code == 0, err
     np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-4)

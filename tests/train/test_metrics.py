@@ -1,4 +1,4 @@
-"""train/metrics.py: exact lines, written once a step whatever happened before."""
+"""train/metrics.py: exact lines, one per step, whatever was interrupted before."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""train/model_dir.py: model.json, the copies of vocabulary and configuration, and what is said where they are missing."""
+"""train/model_dir.py: model.json, copies of vocabulary and configuration, and the errors if they are missing."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""train/optimizers.py: schedules by value, AdamW against its formula in numpy, states that lie with their parameters, updates that are skipped."""
+"""train/optimizers.py: schedules by value, AdamW against its formula in numpy, sharded states, skipped updates."""
 
 import dataclasses
 import json
@@ -50,12 +50,12 @@ def make_train_step(optimizer, model=SMALL) -> TrainStep:
 
 
 def compiled_step(train_step, batch):
-    """`train_step.step` that keeps the state given to it; compiled once, however the arrays of the states are said to lie."""
+    """`train_step.step` without donation of the state; compiled once for all shardings of the states."""
     return jax.jit(train_step.step).lower(train_step.abstract_state(), batch).compile()
 
 
-def told(gradients, step) -> dict:
-    """What an update is told beside the gradients."""
+def update_arguments(gradients, step) -> dict:
+    """Keyword arguments of an update besides the gradients."""
     return {"step": step, "norm": optax.tree.norm(gradients), "finite": jnp.array(True)}
 
 
@@ -63,12 +63,12 @@ def updater(optimizer):
     """(gradients, state, parameters, step) -> (updates, state), compiled."""
     return jax.jit(
         lambda gradients, state, parameters, step: optimizer.update(
-            gradients, state, parameters, **told(gradients, step)
+            gradients, state, parameters, **update_arguments(gradients, step)
         )
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- schedules
+# ------------------------------------------------------------------------------------------------------------ schedules
 
 
 def test_schedules_by_value():
@@ -103,7 +103,9 @@ def test_warmup_stable_decay_by_value(decay, halfway, last):
     st.integers(0, 100),
 )
 def test_the_stable_part_does_not_know_the_end(warmup, total, longer, decay, decay_steps):
-    """So a checkpoint of it can be prolonged or decayed from; every rate is in (0, peak], and none rises after the warmup."""
+    """Its checkpoints can therefore be prolonged or decayed. Every rate is in (0, peak], and no rate rises after the
+    warmup.
+    """
     schedule, steps = (
         WarmupStableDecay(1.0, warmup, total, decay_steps, decay=decay),
         np.arange(300),
@@ -146,7 +148,9 @@ def test_what_is_no_schedule_or_optimizer_is_refused(make, match):
 def test_gin_files_choose(castor, tmp_path, files, optimizer, schedule):
     flags = castor.bindings(tmp_path, LEARNING_RATE=1e-3, WARMUP_STEPS=7, TRAIN_STEPS=50)
     chosen = [f"--gin_file=optimizers/{name}" for name in files]
-    flags = [flag for flag in flags if "total_steps" not in flag]  # TRAIN_STEPS alone says where the schedule ends
+    flags = [
+        flag for flag in flags if "total_steps" not in flag
+    ]  # TRAIN_STEPS alone determines the end of the schedule
     run = training_runs.configure(configuration.split_flags([*flags[:2], *chosen, *flags[2:]])[0])
     gin.clear_config()
     assert (
@@ -161,7 +165,9 @@ def test_gin_files_choose(castor, tmp_path, files, optimizer, schedule):
 
 
 def test_a_decay_on_the_side_of_a_stable_run(castor, tmp_path):
-    """docs/optimizers.md: a stable checkpoint, copied, decays as the run would have that was to end there; the stable run goes on."""
+    """docs/optimizers.md: a stable checkpoint, copied, decays as the run would have that was to end there; the stable
+    run goes on.
+    """
     macros = {"WARMUP_STEPS": 1, "DECAY_STEPS": 2, "CHECKPOINT_PERIOD": 2, "Checkpoints.keep": None, "EVAL_PERIOD": 0}
 
     def train(folder, steps):
@@ -179,7 +185,7 @@ def test_a_decay_on_the_side_of_a_stable_run(castor, tmp_path):
     assert train("side", 4) == whole[2:] and stable[:3] == whole[:3]
 
 
-# ---------------------------------------------------------------------------------------------------------------- updates
+# -------------------------------------------------------------------------------------------------------------- updates
 
 
 def numpy_adamw(parameters, gradients_of_steps, rates, b1, b2, eps, decay, clip, multipliers):
@@ -279,7 +285,8 @@ def test_an_optimizer_learns_skips_and_its_state_lies_with_its_parameters(optimi
         found.append(float(results["loss"]))
     assert np.all(np.isfinite(found)) and found[-1] < found[0]
 
-    # An update that is not finite changes nothing but the step; the next is as if it had not been, but at its own step's rate.
+    # A non-finite update changes only the step; the next update is as if it had not happened, but with its own step's
+    # rate.
     bad = batch | {"decoder_loss_weights": batch["decoder_loss_weights"] * np.float32(poison)}
     after, results = step(state, bad)
     assert int(results["skipped"]) == 1 and int(after.step) == 6
@@ -334,7 +341,7 @@ def one_update(optimizer, mesh, devices):
 
     def update(parameters, gradients):
         updates, state = transformation.update(
-            gradients, transformation.init(parameters), parameters, **told(gradients, 0)
+            gradients, transformation.init(parameters), parameters, **update_arguments(gradients, 0)
         )
         return optax.apply_updates(parameters, updates), state
 
@@ -343,12 +350,13 @@ def one_update(optimizer, mesh, devices):
 
 
 def check_partitioned():
-    """In a process of its own, with eight devices."""
+    """Runs in a subprocess with eight devices."""
     for optimizer in (AdamW(), Adafactor(clip=1.0)):
         expected, _ = one_update(optimizer, {}, jax.devices()[:1])
         found, program = one_update(optimizer, {"data": 2, "fsdp": 2, "tensor": 2}, None)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), found, expected)
-        # Sums over cut axes travel, parameters and moments never: the smallest matrix is 2 x 128 x 128, its rows and columns 2 x 128.
+        # Sums over sharded axes are communicated, parameters and moments never: the smallest matrix is 2 x 128 x 128,
+        # its rows and columns 2 x 128.
         moved = [
             np.prod([int(size) for size in shape.split(",") if size])
             for line in program.splitlines()
@@ -371,8 +379,11 @@ def test_adafactors_rows_and_columns_keep_the_axes_that_remain():
 
 
 def test_an_update_is_one_pass_over_its_arrays(optimized):
-    """By the compiler's count of bytes, nothing is made in between, and the skip is free. The CPU's compiler writes each result by a loop of its
-    own and so reads the gradient four times in all, both moments twice or three times; the TPU's needs 8 passes (benchmarks/training/optimizer_passes.py)."""
+    """By the compiler's byte count there are no intermediate arrays, and the skip is free.
+
+    The CPU compiler writes each result in a separate loop, so it reads the gradient four times and both moments two or
+    three times. The TPU compiler needs 8 passes (benchmarks/training/optimizer_passes.py).
+    """
     parameters = {
         "layers": {
             "gate": jax.ShapeDtypeStruct((4, 128, 256), jnp.float32),
@@ -439,8 +450,10 @@ def movement(width: int, base: int, steps: int = 3) -> dict[str, float]:
 
 
 def test_the_coordinate_check():
-    """Under muP a few steps at one learning rate move activations and logits about equally far at all widths; in the standard parametrization
-    the farther the wider (arXiv 2203.03466, figure 5). At 8 times the base width: by 0.5 to 1.6 of the base's way, and by 3 to 20 of it."""
+    """Under muP a few steps at one learning rate move activations and logits about equally far at all widths; in the
+    standard parametrization the farther the wider (arXiv 2203.03466, figure 5). At 8 times the base width: by 0.5 to
+    1.6 of the base's way, and by 3 to 20 of it.
+    """
     base, mup, standard = movement(32, 32), movement(256, 32), movement(256, 0)
     for name in base:
         assert 0.5 < mup[name] / base[name] < 1.6, (name, base, mup)
@@ -457,13 +470,15 @@ def test_multipliers_of_mup():
 
 
 def test_the_initial_values_are_scaled_by_width_and_depth():
-    """Variance 1 / fan-in, and of what is added to the residual stream 1 / (2 layers) of that: so the stream keeps the variance of its input."""
+    """Variance 1 / fan-in; projections into the stream also by 1 / (2 layers), so that the stream keeps its input's
+    variance.
+    """
     model = DecoderConfig(vocab_size=512, embed=128, layers=8, heads=4, head_dim=32, mlp=512)
     tokens = jnp.zeros((1, 8), jnp.int32)
     parameters = nn.unbox(jax.jit(Decoder(model).init)(jax.random.key(0), tokens, tokens, tokens)["params"])
     wanted = {"query": 128, "key": 128, "gate": 128, "up": 128, "out": 128 * 16, "down": 512 * 16}
     for name, fan_in in wanted.items():
-        # A normal cut at two deviations has 0.88 of the deviation.
+        # A normal distribution truncated at two standard deviations has 0.88 of the standard deviation.
         np.testing.assert_allclose(
             float(jnp.std(parameters["layers"][name])), 0.8796 / np.sqrt(fan_in), rtol=0.02, err_msg=name
         )

@@ -1,4 +1,4 @@
-"""train/partitioning.py: meshes that fit or say why not, one rule table without collisions, the rows of a process."""
+"""train/partitioning.py: meshes that fit or say why not, the rule table without collisions, the rows of a process."""
 
 import dataclasses
 import math
@@ -117,14 +117,14 @@ def described(name, slices=1):
 @pytest.mark.parametrize(
     "name, slices, mesh, sets",
     [
-        ("v5e:16x16", 1, {"fsdp": -1}, 64),  # four chips a host, all with rows of their own
+        ("v5e:16x16", 1, {"fsdp": -1}, 64),  # four chips per host, each with its own rows
         ("v5e:16x16", 2, {"fsdp": -1, "context": 4}, 64),
         (
             "v5e:16x16",
             1,
             {"fsdp": 32, "tensor": 8},
             16,
-        ),  # a host's chips hold two parts of the batch, four hosts the same two
+        ),  # a host's chips hold two shards of the batch, four hosts the same two
         ("v4:4x4x4", 2, {"data": -1, "fsdp": 4, "sequence": 2}, 32),
     ],
 )
@@ -136,14 +136,14 @@ def test_on_a_tpu_slice_every_row_is_on_one_set_of_hosts(name, slices, mesh, set
     distinct = set(rows.values())
     assert len(distinct) == sets and sorted(row for held in distinct for row in held) == list(range(1024))
     assert place.data_layout(1024) == (sorted(distinct).index(rows[0]), sets)
-    if mesh == {"fsdp": -1}:  # rows follow the wiring, not the hosts: blocks of rows by host would have nowhere to go
+    if mesh == {"fsdp": -1}:  # rows follow the wiring, not the hosts, so blocks of rows by host cannot be placed
         assert any(held[-1] - held[0] + 1 != len(held) for held in distinct)
 
 
 def test_hosts_that_share_a_part_of_their_rows_are_refused():
     devices = described("v5e:4x4")
     by_host = sorted(devices, key=lambda device: device.process_index)
-    grid = np.array(by_host[1:] + by_host[:1]).reshape(1, 8, 1, 1, 2)  # pairs that straddle hosts
+    grid = np.array(by_host[1:] + by_host[:1]).reshape(1, 8, 1, 1, 2)  # pairs that span two hosts
     place = Partitioner(jax.sharding.Mesh(grid, MESH_AXES))
     with pytest.raises(ConfigurationError, match=r"process \d+ holds rows .* shares only some of them"):
         place.data_layout(8)

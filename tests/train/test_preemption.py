@@ -1,4 +1,4 @@
-"""train/preemption.py: signals ask for a stop, the second Ctrl-C interrupts, and handlers come back."""
+"""train/preemption.py: signals request a stop, the second Ctrl-C interrupts, and handlers are restored."""
 
 import os
 import signal

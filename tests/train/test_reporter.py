@@ -1,4 +1,7 @@
-"""train/reporter.py: every process ends the run at the same skipped update. What the first one writes: tests/train/test_loop.py."""
+"""train/reporter.py: every process ends the run at the same skipped update.
+
+tests/train/test_loop.py covers what process 0 writes.
+"""
 
 import jax.numpy as jnp
 import pytest

@@ -1,4 +1,6 @@
-"""Runs whose batches and weights change on the way: stopped anywhere they go on the same, and what they kept describes them whole."""
+"""Runs whose batch size and weights change: a stopped run resumes identically, and its saved configuration is
+complete.
+"""
 
 import pathlib
 import re
@@ -33,7 +35,7 @@ def made(arguments) -> RunConfig:
 
 
 def kept(run) -> list[str]:
-    """The command line that reads the configuration kept by a run that was prepared."""
+    """The command line that reads the saved configuration of a prepared run."""
     folder = pathlib.Path(run.model_dir)
     folder.mkdir(exist_ok=True)
     model_dir.write_configuration(run.model_dir, configuration.operative_config(), 0)
@@ -41,7 +43,7 @@ def kept(run) -> list[str]:
 
 
 def test_a_run_stopped_inside_ramps_is_the_same_run(castor, tmp_path):
-    """The batch grows at step 7, in parts; weights move from step 4 to 10 and switch at 11; dropout is on."""
+    """The batch grows at step 7, in microbatches; weights move from step 4 to 10 and switch at 11; dropout is on."""
     macros = SMALL | {
         "BATCH_SIZE": {0: 2, 7: 4},
         "ACCUMULATE": 2,
@@ -58,7 +60,7 @@ def test_a_run_stopped_inside_ramps_is_the_same_run(castor, tmp_path):
     before = (tmp_path / "cut" / "metrics.jsonl").read_text()
     assert 7 < before.count("\n") < 13
 
-    # On from step 5, and again over the step where the batch grows, by the configuration that the first start kept.
+    # Resumes at step 5, and again across the growth of the batch, with the configuration saved by the first start.
     (config,) = (tmp_path / "cut" / "config").iterdir()
     assert loop.train(made([f"--gin_file={config}"])) == 13
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -75,7 +77,8 @@ def test_no_row_is_skipped_or_repeated_where_the_batch_grows(castor, tmp_path):
     ]
     assert len(set(spans)) == len(spans) > 34
 
-    # Without stages, whose steps are other positions for another batch size, the rows are those of a run of one row a step.
+    # Without stages, whose steps would be other positions for another batch size, the rows are those of a run with one
+    # row per step.
     plain = {"three/tasks.Mixture.components": {"words": 2, "counts": 1}}
     grown = prepare(made(castor.bindings(tmp_path / "m", BATCH_SIZE={0: 2, 3: 4, 5: 8}, **plain))).batches
     single = prepare(made(castor.bindings(tmp_path / "m", BATCH_SIZE=1, **plain))).batches
@@ -128,7 +131,7 @@ def test_the_sizes_that_a_run_still_needs(castor, tmp_path):
     ],
 )
 def test_the_kept_configuration_is_the_same_run(castor, tmp_path, macros):
-    # References stand without quotes.
+    # References have no quotes.
     flags = [re.sub(r"='((?:@|\[@).*)'$", r"=\1", flag) for flag in castor.bindings(tmp_path / "m", **macros)]
     run = made(flags)
     prepared = prepare(run)
@@ -162,16 +165,18 @@ def test_a_run_goes_on_with_a_skip_list_when_told_to(castor, tmp_path):
     skips = {"three/tasks.Mixture.skip_steps": ((2, 6),), "three/tasks.Mixture.skip_documents": (document,)}
     longer = castor.bindings(tmp_path / "m", TRAIN_STEPS=3, EVAL_PERIOD=0, **skips)
     code, _, err = castor("train", *longer)
-    wanted = "skip lists .*where the change is meant, as when documents or steps are skipped.*--gin.Checkpoints.allow_other_data=True"
+    wanted = (
+        "skip lists .*If the change is intentional, such as skipping bad doc.*--gin.Checkpoints.allow_other_data=True"
+    )
     assert code == 2 and re.search(wanted, err) and err.count("\n") == 1, err
     code, _, err = castor("train", *longer, "--gin.Checkpoints.allow_other_data=True")
     assert code == 0, err
-    # Step 2 got the batch of step 6, less the document.
+    # Step 2 got the batch of step 6, without the document.
     first = plain.lineage(6)[0][0]
     left = int(plain.batch(6)["decoder_loss_weights"].sum()) - (first.stop - first.start)
     rows = (tmp_path / "m" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 3 and f'"tokens": {left},' in rows[2]
-    assert castor("train", *longer)[0] == 0  # from then on it is that run: no flag is needed any more
+    assert castor("train", *longer)[0] == 0  # the run has continued with the new data: no flag needed
 
 
 @pytest.fixture
@@ -201,7 +206,7 @@ def test_the_staged_mixture(five):
     assert batches.domains == ("audio", "code", "image", "video", "web")
 
     def shares(start, stop):
-        """Of the rows of steps start to stop, by domain."""
+        """Shares of each domain in the rows of steps start to stop."""
         rows = np.concatenate([batches.batch(step)["domain"][:, 0] for step in range(start, stop)])
         return np.bincount(rows, minlength=5) / len(rows)
 
@@ -225,4 +230,4 @@ def test_what_the_comments_of_the_five_domains_show_is_gin(five):
         )  # so that one cache is capped
         (five.parent / "mine.gin").write_text(text)
         prints.add(prepare(five_run(five, str(five.parent / "mine.gin"))).batches.fingerprint)
-    assert len(prints) == 5  # an empty list of documents is none
+    assert len(prints) == 5  # an empty list of documents equals none

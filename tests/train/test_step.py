@@ -1,4 +1,4 @@
-"""train/step.py: a batch taken in parts is the batch: one loss, one gradient, one update, whatever the parts and the mesh."""
+"""train/step.py: microbatches give the loss, gradient and update of the whole batch, on any mesh."""
 
 import dataclasses
 import re
@@ -18,7 +18,9 @@ MOVES = re.compile(r"all-gather|all-to-all|all-reduce|collective-permute|reduce-
 
 
 def make_batch() -> dict[str, np.ndarray]:
-    """Rows of very different fill, so that a mean of means is far from the mean; some are empty, and one domain lies in a single row."""
+    """Rows of very different fill, so that a mean of means is far from the mean. Some rows are empty, and one domain is
+    in a single row.
+    """
     random = np.random.default_rng(0)
     filled = np.arange(LENGTH) < np.array([LENGTH, 2, 5, 0] * (ROWS // 4))[:, None]
     tokens = np.where(filled, random.integers(2, 128, (ROWS, LENGTH)), 0)
@@ -35,13 +37,14 @@ def make_batch() -> dict[str, np.ndarray]:
 
 
 def make_train_step(partitioner, accumulate, model=MODEL) -> TrainStep:
-    # With an eps this large an update is the gradient nearly as it is; Adam's own first step is its sign, which doubles the rounding.
+    # With a large eps, an update is nearly the gradient itself. Adam's first step would otherwise be the gradient's
+    # sign, which amplifies rounding.
     optimizer = AdamW(WarmupCosine(peak=1.0, warmup_steps=0, total_steps=100), eps=1.0, clip=None)
     return TrainStep(model, optimizer, partitioner, DOMAINS, seed=1, accumulate=accumulate)
 
 
 def compare(mesh, devices, accumulates=(1, 4), rtol=1e-5):
-    """The gradient (Adam's moment after one step), the update and the metrics of a batch in parts against those of the batch in one."""
+    """Compares gradient (Adam's moment after one step), update and metrics of a batch with and without microbatches."""
     partitioner = Partitioner.create(mesh, devices)
     batch = partitioner.place_batch(make_batch(), ROWS)
     abstract = {
@@ -70,13 +73,14 @@ def test_parts_are_the_batch():
 
 
 def check_on_a_mesh():
-    """In a process of its own, with eight devices."""
+    """Runs in a subprocess with eight devices."""
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     partitioner, abstract, step = compare(MESH, None)
     # Splitting a batch moves nothing between devices.
     split = jax.jit(lambda batch: split_microbatches(batch, 4, partitioner)).lower(abstract).compile()
     assert not MOVES.search(split.as_text())
-    # The sums of the gradients lie as the parameters do: the MLP's [1, 16, 32] is cut by 2 and 2, the embedding's [128, 16] too.
+    # The sums of the gradients are sharded like the parameters: the MLP's [1, 16, 32] by 2 and 2, and so is the
+    # embedding's [128, 16].
     (loop,) = [
         line for line in step.splitlines() if " while(" in line and "f32[64,8]" in line and "f32[1,8,16]" in line
     ]

@@ -84,8 +84,9 @@ def shapes(tree: Any) -> dict[str, list]:
 
 
 class CheckpointStore:
-    """The checkpoints of one MODEL_DIR. Every process of a run has its own store and calls the same methods in the same
-    order.
+    """The checkpoints of one MODEL_DIR.
+
+    Every process of a run has its own store and calls the same methods in the same order.
 
     model_dir: a local folder or a bucket path.
     policy: when to save and which checkpoints to keep.
@@ -129,8 +130,9 @@ class CheckpointStore:
         return None if shared < 0 else shared
 
     def step_or_latest(self, step: int | None) -> int:
-        """`step`, or the step of the latest checkpoint if `step` is None. Raises CheckpointError if there are no
-        checkpoints.
+        """`step`, or the step of the latest checkpoint if `step` is None.
+
+        Raises CheckpointError if there are no checkpoints.
         """
         step = self.latest() if step is None else step
         if step is None:
@@ -140,8 +142,9 @@ class CheckpointStore:
     def save(
         self, step: int, parameters, optimizer, metadata: Mapping[str, Any], held_out_loss: float | None = None
     ) -> None:
-        """Saves the state after `step` updates. Returns when the arrays may be changed. Does nothing if the step is
-        already saved.
+        """Saves the state after `step` updates.
+
+        Returns when the arrays may be changed. Does nothing if the step is already saved.
 
         parameters, optimizer: trees of jax.Arrays.
         metadata: `mixture`, `vocabulary` and `domains`.
@@ -169,8 +172,7 @@ class CheckpointStore:
             self._manager.save(step, args=args.Composite(**content), metrics=metrics, force=True)
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """The metadata of checkpoint `step`: what `save` was given, the step, and the shapes and checksums of the
-        arrays.
+        """The metadata of checkpoint `step`, and the step, shapes and checksums of its arrays.
 
         Raises CheckpointError if the checkpoint does not exist, DamagedCheckpoint if the metadata are unreadable.
         """

@@ -1,5 +1,6 @@
-"""The lock on a MODEL_DIR, for a run of any number of processes. Process 0 holds the lock; no process starts without
-it.
+"""The lock on a MODEL_DIR, for a run of any number of processes.
+
+Process 0 holds the lock; no process starts without it.
 
 `castor launch local` holds the lock for all starts of its pod, and process 0 then writes under that lock
 (castor.tasks.storage.lock).

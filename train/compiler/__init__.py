@@ -1,3 +1,3 @@
-"""TPU programs without a TPU: ahead-of-time compilation, HLO, collectives, predicted step times, mesh search, memory
+"""TPU programs without a TPU: ahead-of-time compilation, HLO analysis, predicted step times, mesh search, memory
 reports.
 """

@@ -57,8 +57,9 @@ def quiet() -> None:
 
 
 def devices(topology: Topology) -> list:
-    """The described devices of all slices, slice by slice. Raises ConfigurationError if libtpu is missing or does not
-    know the slice.
+    """The described devices of all slices, slice by slice.
+
+    Raises ConfigurationError if libtpu is missing or does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigurationError(
@@ -133,8 +134,9 @@ def compile_step(train_step, rows: int, length: int) -> Compiled:
 
 
 def out_of_memory(message: str) -> DoesNotFit:
-    """Parses the compiler's error: "Used 20.10G of 15.75G hbm" or "temporaries (480.00G) exceeds available HBM
-    (15.75G)".
+    """Parses the compiler's out-of-memory error.
+
+    Its forms are "Used 20.10G of 15.75G hbm" and "temporaries (480.00G) exceeds available HBM (15.75G)".
     """
     sizes = _REFUSED.search(message)
     if not sizes:
@@ -149,8 +151,9 @@ def out_of_memory(message: str) -> DoesNotFit:
 
 
 def report(train_step, topology: Topology, rows: int, length: int, compiled: Compiled) -> dict:
-    """The report of a compiled step as JSON (fields: docs/compile.md). Bytes, FLOPs and seconds are per chip and
-    step.
+    """The report of a compiled step as JSON (fields: docs/compile.md).
+
+    Bytes, FLOPs and seconds are per chip and step.
     """
     import jax
 

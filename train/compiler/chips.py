@@ -65,8 +65,10 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of one shape. "v5p:8x8x8" is 512 chips in one torus; with num_slices = 2, 1024 chips in two tori joined by
-    the data-centre network.
+    """Slices of one shape.
+
+    "v5p:8x8x8" is 512 chips in one torus. With num_slices = 2 it is 1024 chips in two tori, joined by the data-centre
+    network.
     """
 
     chip: Chip

@@ -1,5 +1,4 @@
-"""Communication between chips: which devices a collective joins, along which mesh axes, over which network, and its
-minimal time.
+"""Communication between chips: the devices, mesh axes and network of each collective, and its minimal time.
 
 A compiled program identifies devices by their index in the mesh. `Fabric` maps each index to its position on the torus.
 A group of devices is thereby mapped back to the mesh axes along which it runs, and to the number of links on which a
@@ -192,8 +191,9 @@ def describe(program: Program, computation: Computation, instruction: Instructio
 
 
 def replica_groups(attributes: str, num_partitions: int) -> np.ndarray:
-    """The device groups [number, members] of an instruction's attributes, in any HLO notation. Default: one group of
-    all devices.
+    """The device groups [number, members] of an instruction's attributes, in any HLO notation.
+
+    Default: one group of all devices.
     """
     found = _GROUPS.search(attributes)
     text = found.group(1) if found else "{}"

@@ -256,8 +256,9 @@ class Program:
         return self.constant(computation, start.operands[index]) if start.op == "tuple" else None
 
     def constant(self, computation: Computation, name: str, depth: int = 32) -> int | None:
-        """The integer value of an instruction, if known; follows copies, calls and tuple elements that loops do not
-        change.
+        """The integer value of an instruction, if known.
+
+        Copies, calls and tuple elements that loops do not change are followed, at most `depth` of them.
         """
         instruction = computation.instructions.get(name)
         if instruction is None or depth == 0:

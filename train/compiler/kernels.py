@@ -1,5 +1,6 @@
-"""FLOPs of Pallas kernels. Kernels reach the compiler as opaque calls without an estimate, so attention is counted from
-shapes and blocks.
+"""FLOPs of Pallas kernels.
+
+Kernels reach the compiler as opaque calls without an estimate, so attention is counted from shapes and blocks.
 """
 
 import math
@@ -16,10 +17,10 @@ _PRODUCTS = {
 
 
 def flops(computation: Computation, instruction: Instruction) -> float | None:
-    """FLOPs of a kernel: for splash attention, of the products in all blocks on and below the diagonal; else the
-    declared FLOPs, or None.
+    """FLOPs of a Pallas kernel; None if unknown.
 
-    With fewer queries than keys (context parallelism), a device has its share of the triangle, as
+    For splash attention, the products in all blocks on and below the diagonal count; for other kernels, the declared
+    FLOPs. With fewer queries than keys (context parallelism), a device has its share of the triangle, as
     train/model/attention/context.py balances it. Blocks skipped because of segments are counted, since they are known
     only at run time.
     """

@@ -65,8 +65,12 @@ def meshes(topology: Topology, axes: Sequence[str]) -> Iterator[dict[str, int]]:
 
 
 def candidates(run, model, topology: Topology, remats: Sequence[str]) -> list[Candidate]:
-    """All ways to train a RunConfig with `model` on a topology that divide evenly and may fit, fastest first by the
-    rough model.
+    """All ways to train that divide evenly and may fit, fastest first by the rough model.
+
+    run: a RunConfig.
+    model: its decoder with the vocabulary size filled in.
+    topology: the chips.
+    remats: names of the remat policies to try.
     """
     from castor.tasks.mixing.schedule import BatchSizes
     from castor.train.partitioning import MESH_AXES, Partitioner
@@ -97,10 +101,10 @@ def predictable(policies: Iterable[str]) -> tuple[str, ...]:
 
 def ranked_candidates(found: list[Candidate]) -> list[Candidate]:
     """Fastest first, but interleaved so that the many candidates of one mesh do not crowd out other meshes."""
-    seen: dict[tuple, int] = {}
+    ranks: dict[tuple, int] = {}
     ranked = []
     for each in sorted(found, key=lambda each: (each.seconds, each.bytes)):
-        rank = seen[each.mesh] = seen.get(each.mesh, -1) + 1
+        rank = ranks[each.mesh] = ranks.get(each.mesh, -1) + 1
         ranked.append((each.seconds * (1 + 0.05 * rank), each.name, each))
     return [each for *_, each in sorted(ranked, key=lambda row: row[:2])]
 
@@ -114,16 +118,16 @@ class CostModel:
         self.model, self.topology, self.length, self.mesh = model, topology, length, dict(partitioner.mesh.shape)
         self.everything = model_lib.count_parameters(model)
         self.local = _local_parameters(model, partitioner)
-        self.batch, self.tensor, self.cut = (
+        self.batch, self.tensor, self.length_shards = (
             partitioner.size("batch"),
             partitioner.size("act_mlp"),
             partitioner.size("length"),
         )
-        self.stream = self.cut / partitioner.size("residual_length")  # a chip's share of the residual stream
+        self.stream = self.length_shards / partitioner.size("residual_length")  # a chip's share of the residual stream
         self.state_bytes = 4 + _state_bytes(run.optimizer) + 4  # per parameter: value, moments, gradient
 
     def bytes(self, rows: int, accumulate: int, remat: str, chunk: int) -> float:
-        """HBM bytes per chip: state and gradients, bfloat16 weights of two layers, activations, logits and their
+        """HBM bytes per chip: state, gradients, bfloat16 weights of two layers, activations, logits and their
         gradient.
         """
         model = self.model
@@ -156,7 +160,9 @@ class CostModel:
         )  # gathered once in bfloat16
         hidden = accumulate * (2 + (1 if again else 0)) * weights + 8 * self.local * self._seconds_per_byte("data")
         activations = (8 + 2 * (again > 0.4)) * tokens * model.embed * 2 * self._seconds_per_byte("sequence", "tensor")
-        activations += 6 * tokens * self.cut * 4 * model.kv_heads * model.head_dim * self._seconds_per_byte("context")
+        activations += (
+            6 * tokens * self.length_shards * 4 * model.kv_heads * model.head_dim * self._seconds_per_byte("context")
+        )
         waited = accumulate * (
             model.layers * activations + 2 * weights
         )  # the compiler sums whole gradients before sharding them
@@ -164,7 +170,7 @@ class CostModel:
 
     def _tokens(self, rows: int, accumulate: int) -> float:
         """Tokens per chip and microbatch."""
-        return rows * self.length / self.batch / self.cut / accumulate
+        return rows * self.length / self.batch / self.length_shards / accumulate
 
     def _seconds_per_byte(self, *axes: str) -> float:
         """Seconds per byte gathered along mesh axes, whose members are assumed to be neighbours on the torus."""
@@ -192,8 +198,8 @@ def _links(topology: Topology, size: int) -> float:
 
 @functools.cache
 def _remat(model, policy: str, length: int, tensor: int) -> tuple[float, float]:
-    """(recomputation in the backward pass as a share of the forward pass, bytes kept per token and layer on a chip
-    besides the layer's input).
+    """(recomputation as a share of the forward pass, bytes kept per token, layer and chip besides the layer's
+    input).
     """
     from castor.train.model.attention import blockwise
     from castor.train.model.decoder import REMAT_POLICIES

@@ -95,7 +95,7 @@ APPROACH_2 = PowerLaw("Hoffmann et al., approach 2", 0.1449, 0.4899)
 # E, alpha and beta to four digits are from the paper's TeX source, as quoted by Besiroglu et al. The printed two digits
 # (1.69, 0.34, 0.28) would give 1.5 times as many tokens at Chinchilla's budget.
 APPROACH_3 = ParametricLaw("Hoffmann et al., approach 3", 1.6934, 406.4, 410.7, 0.3392, 0.2849)
-BESIROGLU = ParametricLaw("Besiroglu et al., approach 3 anew", 1.8172, 482.01, 2085.43, 0.3478, 0.3658)
+BESIROGLU = ParametricLaw("Besiroglu et al., approach 3 refitted", 1.8172, 482.01, 2085.43, 0.3478, 0.3658)
 LAWS = (APPROACH_1, APPROACH_2, APPROACH_3, BESIROGLU)
 
 

@@ -245,8 +245,10 @@ class ScheduleWalk:
         return max(self.seconds(name, times, estimate) for name in names)
 
     def _fused(self, clock: _Timeline, instruction: Instruction, times: int, estimate: str) -> None:
-        """Collectives inside a fusion: a start, a middle part that overlaps the fusion's compute, an end, or a whole
-        collective.
+        """Collectives inside a fusion.
+
+        A fusion holds the start, the end or a middle stage of a collective, which overlaps the fusion's compute, or all
+        of it.
         """
         for stage, collective in self._stages(instruction):
             if stage == "end":

@@ -54,7 +54,7 @@ class ShardedArray:
         mesh_axes = [
             [(axis, sizes[axis]) for axis in (rules[logical] if logical else ()) if sizes[axis] > 1] for logical in axes
         ]
-        parts = math.prod(size for along in mesh_axes for _, size in along)
+        shards = math.prod(size for along in mesh_axes for _, size in along)
         total = math.prod(shape) * np.dtype(dtype).itemsize
         cut = tuple(" ".join(f"{axis}={size}" for axis, size in along) for along in mesh_axes)
         return cls(
@@ -65,8 +65,8 @@ class ShardedArray:
             tuple(axes),
             cut,
             total,
-            total // parts,
-            partitioner.mesh.size // parts,
+            total // shards,
+            partitioner.mesh.size // shards,
         )
 
     @property
@@ -90,20 +90,23 @@ def state(train_step: TrainStep) -> list[ShardedArray]:
 
 def activations(train_step: TrainStep, rows: int, length: int) -> list[ShardedArray]:
     """The largest activations whose size follows from the configuration alone, for the rows of one microbatch."""
-    model, part = train_step.model, rows // train_step.accumulate
+    model, rows_per_microbatch = train_step.model, rows // train_step.accumulate
     partitioner = train_step.partitioner
     named = {
         # The scan over layers keeps the input of each layer for the backward pass, whatever is recomputed.
         f"input of each of the {model.layers} layers": (
-            (model.layers, part, length, model.embed),
+            (model.layers, rows_per_microbatch, length, model.embed),
             ("layers", "batch", "residual_length", "act_embed"),
         ),
-        "queries of a layer": ((part, length, model.heads, model.head_dim), ("batch", "length", "act_heads", "head")),
+        "queries of a layer": (
+            (rows_per_microbatch, length, model.heads, model.head_dim),
+            ("batch", "length", "act_heads", "head"),
+        ),
         "keys or values of a layer": (
-            (part, length, model.kv_heads, model.head_dim),
+            (rows_per_microbatch, length, model.kv_heads, model.head_dim),
             ("batch", "kv_length", "kv_heads", "head"),
         ),
-        "gate or up of a layer": ((part, length, model.mlp), ("batch", "length", "act_mlp")),
+        "gate or up of a layer": ((rows_per_microbatch, length, model.mlp), ("batch", "length", "act_mlp")),
     }
     return [
         ShardedArray.of("activations", name, shape, DTYPES[model.dtype], axes, partitioner)

@@ -60,9 +60,7 @@ class Evaluator:
             self._bytes = {name: self._text_bytes(name, vocabulary) for name in self._batches}
 
     def _text_bytes(self, name: str, vocabulary: tasks.Vocabulary) -> int:
-        """UTF-8 bytes in the targets of a domain's batches, over all processes; 0 if the targets contain anything but
-        text.
-        """
+        """UTF-8 bytes in the targets of a domain's batches, over all processes; 0 if the targets are not only text."""
         config, shard = self._run.config, self._batches[name]
         batches = tasks.Batches(
             shard.mixture,

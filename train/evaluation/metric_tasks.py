@@ -1,5 +1,4 @@
-"""SeqIO's evaluation with Castor's decoder: `seqio.Evaluator` calls a task's own targets, postprocess_fn and
-metric_fns.
+"""SeqIO's evaluation with Castor's decoder: `seqio.Evaluator` calls a task's targets, postprocess_fn and metric_fns.
 
     metrics = TaskMetrics(["my_task"], "validation", examples=500)
     metrics(model)      # {"my_task": {"accuracy": 0.61, ...}}
@@ -64,8 +63,9 @@ class TaskMetrics:
         self.prompts_cut = 0
 
     def __call__(self, model: Model, step: int | None = None) -> dict[str, dict[str, float | str]]:
-        """{task: {metric: value}}. Afterwards `prompts_cut` is the number of prompts truncated from the left to fit the
-        model.
+        """{task: {metric: value}}.
+
+        Afterwards `prompts_cut` is the number of prompts truncated from the left to fit the model.
         """
         self.prompts_cut = 0
         found: dict[str, dict[str, float | str]] = {}
@@ -185,10 +185,11 @@ def _check_vocabulary(task, vocabulary: tasks.Vocabulary) -> None:
     """Raises VocabularyError unless the task's ids are the model's ids."""
     for name in ("inputs", "targets"):
         feature = task.output_features.get(name)
-        theirs = getattr(feature, "vocabulary", None)
-        if theirs is not None and getattr(theirs, "fingerprint", None) != vocabulary.fingerprint:
+        task_vocabulary = getattr(feature, "vocabulary", None)
+        if task_vocabulary is not None and getattr(task_vocabulary, "fingerprint", None) != vocabulary.fingerprint:
             raise VocabularyError(
-                f"task {task.name}: the {name} use {theirs!r}, not the model's vocabulary {vocabulary.fingerprint}.",
+                f"task {task.name}: the {name} use {task_vocabulary!r}, "
+                f"not the model's vocabulary {vocabulary.fingerprint}.",
                 "Set the vocabulary of its features to "
                 "tasks.seqio_vocabulary.SeqIOVocabulary.load(MODEL_DIR/vocabulary).",
             )

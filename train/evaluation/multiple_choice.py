@@ -1,5 +1,4 @@
-"""Multiple choice by scoring: which of a question's answers is most likely under the model, after a few solved
-questions.
+"""Multiple choice by scoring: which answer is most likely under the model, after a few solved questions.
 
 A question file is .jsonl with {"question": ..., "choices": [...], "answer": index or text}, or a task of BIG-Bench Hard
 as published: {"examples": [{"input", "target"}]}. Its choices are the options listed in the input, else all targets of

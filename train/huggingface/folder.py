@@ -1,6 +1,4 @@
-"""Names of the files that Castor reads and writes in a Hugging Face model folder, other than weights and tokenizer
-files.
-"""
+"""Names of Castor's files in a Hugging Face model folder, other than weights and tokenizer files."""
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 CASTOR_FILE, CASTOR_VOCABULARY = "castor.json", "castor_vocabulary"

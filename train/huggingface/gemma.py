@@ -1,5 +1,6 @@
-"""Maps Castor's parameters to Hugging Face's Gemma and back: names, shapes and config.json. Pure functions, without
-file access.
+"""Maps Castor's parameters to Hugging Face's Gemma and back: names, shapes and config.json.
+
+Pure functions, without file access.
 
 `GemmaForCausalLM` (transformers) is the same model as Castor's: pre-norm blocks, RMSNorm by 1 + weight with epsilon
 1e-6, RoPE on the halves of a head, gated GELU with tanh, and one embedding for input and output, multiplied by
@@ -79,7 +80,7 @@ def to_config(model: DecoderConfig, max_length: int, dtype: str = "float32") -> 
     """The content of config.json. max_length: tokens per row in training. dtype: of the tensors."""
     return {
         "architectures": ["GemmaForCausalLM"],
-        **{theirs: getattr(model, ours) for ours, theirs in _SIZES.items()},
+        **{key: getattr(model, field) for field, key in _SIZES.items()},
         "model_type": "gemma",
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
@@ -113,9 +114,9 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Deco
                 "Only models of type gemma can be imported.",
             )
     sizes = {}
-    for ours, theirs in _SIZES.items():
-        value, most = config.get(theirs), _MOST_LAYERS if ours == "layers" else _LARGEST
-        sizes[ours] = check_integer(f"config.json: {theirs}", value, at_least=1, at_most=most)
+    for field, key in _SIZES.items():
+        value, most = config.get(key), _MOST_LAYERS if field == "layers" else _LARGEST
+        sizes[field] = check_integer(f"config.json: {key}", value, at_least=1, at_most=most)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
         raise ConfigurationError(
@@ -127,7 +128,7 @@ def from_config(config: Mapping[str, Any], dtype: str = "float32") -> tuple[Deco
     )
     for key, value in (("rope_theta", theta), ("max_position_embeddings", length)):
         if not is_number(value) or value <= 0:
-            raise ConfigurationError(f"config.json says {key} = {value!r}.", "Give a positive number.")
+            raise ConfigurationError(f"config.json has {key} = {value!r}.", "Give a positive number.")
     return DecoderConfig(**sizes, rope_theta=float(theta), dtype=dtype), int(length)
 
 
@@ -149,7 +150,8 @@ def shapes(model: DecoderConfig) -> dict[str, tuple[int, ...]]:
     result = {"model.embed_tokens.weight": (model.vocab_size, D)}
     for n in range(model.layers):
         result |= {
-            f"model.layers.{n}.{theirs}.weight": of_layer.get(ours, (D,)) for ours, theirs in _LAYER_NAMES.items()
+            f"model.layers.{n}.{tensor_name}.weight": of_layer.get(parameter, (D,))
+            for parameter, tensor_name in _LAYER_NAMES.items()
         }
     return result | {"model.norm.weight": (D,)}
 
@@ -159,9 +161,12 @@ def to_state_dict(parameters: Mapping[str, Any], model: DecoderConfig) -> Iterat
     layers = parameters["layers"]
     yield "model.embed_tokens.weight", np.asarray(parameters["embedding"], np.float32)
     for n in range(model.layers):
-        for ours, theirs in _LAYER_NAMES.items():
-            leaf = layers[ours]["scale"] if ours.endswith("norm") else layers[ours]
-            yield f"model.layers.{n}.{theirs}.weight", _to_theirs(ours, np.asarray(leaf[n], np.float32), model)
+        for parameter, tensor_name in _LAYER_NAMES.items():
+            leaf = layers[parameter]["scale"] if parameter.endswith("norm") else layers[parameter]
+            yield (
+                f"model.layers.{n}.{tensor_name}.weight",
+                _to_tensor(parameter, np.asarray(leaf[n], np.float32), model),
+            )
     scale = np.asarray(parameters["final_norm"]["scale"], np.float32)
     factor = np.float32(model.logit_scale)
     yield "model.norm.weight", scale if factor == 1 else factor * (1 + scale) - 1
@@ -206,9 +211,10 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: D
             raise CheckpointError(f"{name} has values that are not finite.", "The weights are damaged.")
         return found
 
-    def stacked(ours: str) -> np.ndarray:
+    def stacked(parameter: str) -> np.ndarray:
         parts = (
-            _to_ours(ours, tensor(f"model.layers.{n}.{_LAYER_NAMES[ours]}.weight"), model) for n in range(model.layers)
+            _to_parameter(parameter, tensor(f"model.layers.{n}.{_LAYER_NAMES[parameter]}.weight"), model)
+            for n in range(model.layers)
         )
         first = next(parts)
         result = np.empty((model.layers, *first.shape), np.float32)
@@ -223,26 +229,29 @@ def from_state_dict(read: Callable[[str], np.ndarray], names: set[str], model: D
             f"{_HEAD} differs from model.embed_tokens.weight.",
             "Castor's model has one table for input and output.",
         )
-    layers = {ours: {"scale": stacked(ours)} if ours.endswith("norm") else stacked(ours) for ours in _LAYER_NAMES}
+    layers = {
+        parameter: {"scale": stacked(parameter)} if parameter.endswith("norm") else stacked(parameter)
+        for parameter in _LAYER_NAMES
+    }
     return {"embedding": embedding, "layers": layers, "final_norm": {"scale": tensor("model.norm.weight")}}
 
 
-def _to_theirs(ours: str, array: np.ndarray, model: DecoderConfig) -> np.ndarray:
+def _to_tensor(parameter: str, array: np.ndarray, model: DecoderConfig) -> np.ndarray:
     """A layer's parameter -> Gemma's tensor."""
-    if ours.endswith("norm"):
+    if parameter.endswith("norm"):
         return array
-    if ours == "query" and model.query_scale != 1.0:
+    if parameter == "query" and model.query_scale != 1.0:
         array = array * np.float32(model.query_scale)
-    matrix = array.reshape(-1, array.shape[-1]) if ours == "out" else array.reshape(array.shape[0], -1)
+    matrix = array.reshape(-1, array.shape[-1]) if parameter == "out" else array.reshape(array.shape[0], -1)
     return np.ascontiguousarray(matrix.T)
 
 
-def _to_ours(ours: str, tensor: np.ndarray, model: DecoderConfig) -> np.ndarray:
+def _to_parameter(parameter: str, tensor: np.ndarray, model: DecoderConfig) -> np.ndarray:
     """Gemma's tensor -> the layer's parameter."""
     H, G, K = model.heads, model.kv_heads, model.head_dim
-    if ours.endswith("norm"):
+    if parameter.endswith("norm"):
         return tensor
-    if ours == "out":
+    if parameter == "out":
         return tensor.T.reshape(H, K, -1)
-    heads = {"query": H, "key": G, "value": G}.get(ours)
+    heads = {"query": H, "key": G, "value": G}.get(parameter)
     return tensor.T.reshape(-1, heads, K) if heads else tensor.T

@@ -30,8 +30,9 @@ IMPORTED = "imported"  # in place of a mixture's fingerprint
 def import_checkpoint(
     source: str, model_dir: str, vocabulary_dir: str | None = None, dtype: str = "float32"
 ) -> tuple[DecoderConfig, int]:
-    """Imports the folder `source` into `model_dir`, which must have no checkpoint. Returns (model, number of
-    parameters).
+    """Imports the folder `source` into `model_dir`, which must have no checkpoint.
+
+    Returns (model, number of parameters).
 
     source: folder with config.json and *.safetensors.
     vocabulary_dir: the model's vocabulary; default: the one that `castor export` put into the folder.

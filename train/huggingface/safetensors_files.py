@@ -1,10 +1,9 @@
-"""Reads and writes folders of safetensors in Hugging Face's layout: one file, or shards with
-model.safetensors.index.json. Independent of models.
+"""Reads and writes folders of safetensors in Hugging Face's layout: one file, or shards with an index.
 
-Input is untrusted. Only safetensors are read: pickled weights (.bin, .pt) can run code when opened and are rejected by
-name. Before the library opens a file, the header length is checked against a limit and the file's size. Shard names
-must be plain file names inside the folder, and JSON files have a size limit. Tensors are memory-mapped and read one at
-a time.
+The module knows no model. Input is untrusted. Only safetensors are read: pickled weights (.bin, .pt) can run code when
+opened and are rejected by name. Before the library opens a file, the header length is checked against a limit and the
+file's size. Shard names must be plain file names inside the folder, and JSON files have a size limit. Tensors are
+memory-mapped and read one at a time.
 """
 
 import contextlib
@@ -30,8 +29,9 @@ _AGAIN = "Download all files of the folder again."
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file of limited size. Raises CheckpointError if the file is missing, malformed or too
-    large.
+    """The content of a JSON file of limited size.
+
+    Raises CheckpointError if the file is missing, malformed or too large.
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
@@ -109,8 +109,9 @@ def _cut(sizes: Mapping[str, int], most: int) -> list[list[str]]:
 
 
 class Reader(contextlib.AbstractContextManager):
-    """The tensors of a folder, by name. Raises CheckpointError for files that are missing, damaged or not
-    safetensors.
+    """The tensors of a folder, by name.
+
+    Raises CheckpointError for files that are missing, damaged or not safetensors.
     """
 
     def __init__(self, folder: pathlib.Path):

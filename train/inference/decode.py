@@ -1,16 +1,20 @@
-"""Batched decoding: prompts are read in chunks, then tokens are chosen on the device, one after the other, until every row has ended.
+"""Batched decoding: prompts are read in chunks, then tokens are sampled one at a time on the device.
 
-A batch is B rows, each with its own prompt, grammar, sampling and limit. Its keys and values lie in a multi-query cache whose slot m holds the
-token of position m, so rows of different lengths stand side by side without a shift.
+A batch has B rows, each with its own prompt, grammar, sampling and limit. Keys and values are in a multi-query cache
+whose slot m holds the token at position m, so rows of different lengths need no shifting.
 
-    read     the next C tokens of every prompt -> the cache, and the logits after each prompt's last token; no buffer is larger than C x M
-    write    a `lax.while_loop` on the device: choose, record, advance the grammar, read the token chosen; the host waits for nothing in it
+    read     the next C tokens of every prompt -> the cache, and the logits after each prompt's last token; no buffer is
+             larger than C x M
+    write    a `lax.while_loop` on the device: sample, record, advance the grammar, read the sampled token; the host
+             does not wait inside the loop; the loop ends when every row has ended
 
-Compiled programs are few: rows, chunks, cache slots and tokens to write are rounded up to a few sizes. Over a mesh the rows lie along its
-batch axes and heads, MLP and vocabulary along its tensor axis, as in training; the length is never cut.
+Few programs are compiled: rows, chunks, cache slots and tokens to write are rounded up to a few sizes. On a mesh, rows
+are sharded over its batch axes, and heads, MLP and vocabulary over its tensor axis, as in training. The length is never
+split.
 
-The same request gives the same tokens in any batch, as far as float arithmetic does: noise is the row's own (train/inference/sampling.py), and what
-padding adds to a sum is zero; only the order in which a matrix product of another shape adds up may differ, in the last bit of a logit.
+A request yields the same tokens in any batch, up to float rounding. Noise belongs to the row
+(train/inference/sampling.py), and padding adds zero to every sum. Only matrix products of another shape may add up in
+another order, which can change the last bit of a logit.
 """
 
 import dataclasses
@@ -30,18 +34,24 @@ from castor.train.inference.sampling import Sampling
 from castor.train.model.decoder import DTYPES, Decoder, DecoderConfig, KVCache
 from castor.train.partitioning import Partitioner
 
-START = 0  # the input before the first token of a segment, as in training (T5X's decoder inputs start with 0)
+START = 0  # the input before a segment's first token, as in training (T5X)
 _LEAST_CHUNK, _LEAST_SLOTS, _LEAST_STEPS = (
     32,
     128,
     256,
-)  # what lengths are rounded up to; a loop that ends early pays nothing for its steps
-_STREAMED = 4  # tokens written before the host looks, where somebody waits for each
+)  # lengths are rounded up to these; a loop that ends early does not pay for the rest
+_STREAMED = 4  # tokens written between two looks of the host, if the caller streams
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One row: the ids before it, what it is to say, how it chooses, and at most how many tokens (None: as many as the model's length allows)."""
+    """One row of a batch.
+
+    prompt: ids before the answer.
+    grammar: what the answer may contain.
+    sampling: how tokens are sampled.
+    max_tokens: largest number of tokens; None: as many as the model's length allows.
+    """
 
     prompt: Sequence[int]
     grammar: Grammar = Grammar.text()
@@ -50,7 +60,14 @@ class Request:
 
 
 class DecodeState(flax.struct.PyTreeNode):
-    """B rows between two tokens. logits: of the token to come; positions: where it will stand; left: how many may yet come."""
+    """The state of B rows between two tokens.
+
+    logits: float32 [B, V], of the next token.
+    positions: int32 [B], position of the next token.
+    left: int32 [B], number of tokens that may still follow.
+    grammar: what may come next.
+    cache: keys and values of the tokens so far.
+    """
 
     logits_BxV: jax.Array
     positions_B: jax.Array
@@ -60,10 +77,15 @@ class DecodeState(flax.struct.PyTreeNode):
 
 
 class Generator:
-    """Answers requests with a model. max_length: tokens that the model was trained on, prompt and answer together.
+    """Answers requests with a model.
 
-    batch_size: rows decoded together at most; fewer where their cache would take more than `cache_bytes` in all. chunk: tokens of a prompt that
-    are read at once. partitioner: its mesh, of any shape; parameters must lie on it (None: one device).
+    config, parameters: the model; parameters must be on the partitioner's mesh.
+    table: the vocabulary's ids that grammars use.
+    max_length: tokens per row in training, prompt and answer together.
+    partitioner: a mesh of any shape; None: one device.
+    batch_size: largest number of rows decoded together; fewer if their cache would exceed `cache_bytes`.
+    chunk: prompt tokens read at once.
+    cache_bytes: limit of the key-value cache in bytes, over all devices.
     """
 
     def __init__(
@@ -78,7 +100,7 @@ class Generator:
         cache_bytes: int = 2 << 30,
     ):
         if batch_size < 1:
-            raise ConfigurationError(f"batch_size = {batch_size}.", "At least one row is decoded at a time.")
+            raise ConfigurationError(f"batch_size = {batch_size}.", "Give a positive number of rows.")
         self.config = dataclasses.replace(config, remat="none")
         self.parameters, self.table, self.max_length = parameters, table, max_length
         self.partitioner = for_decoding(partitioner)
@@ -86,7 +108,7 @@ class Generator:
         self._read, self._write = programs(self.config, self.partitioner, table)
 
     def room(self, prompt: Sequence[int]) -> int:
-        """How many tokens may follow a prompt. Raises ConfigurationError where none may."""
+        """Number of tokens that may follow a prompt. Raises ConfigurationError if the prompt leaves no room."""
         room = self.max_length - len(prompt)
         if room < 1:
             raise ConfigurationError(
@@ -95,12 +117,15 @@ class Generator:
         return room
 
     def __call__(self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None) -> list[list[int]]:
-        """The ids that follow each prompt, the one that ends it (eos, </image>) included. on_done is told how many requests each batch finished."""
+        """The ids that follow each prompt, including the one that ends the answer (eos, </image>).
+
+        on_done: called after each batch with the number of requests it finished.
+        """
         limits = [self._limit(r) for r in requests]
         lengths = [len(r.prompt) + limit for r, limit in zip(requests, limits)]
         order = sorted(
             range(len(requests)), key=lambda i: (-_slots(lengths[i]), -len(requests[i].prompt), -limits[i], i)
-        )  # alike with alike
+        )  # group similar requests
         answers: list[list[int]] = [[] for _ in requests]
         while order:
             rows = self._rows_that_fit(lengths[order[0]] + 1)
@@ -121,8 +146,8 @@ class Generator:
         return max(min(self._batch_size, self._cache_bytes // row_bytes), 1)
 
     def _decode_batch(self, requests: Sequence[Request], limits: Sequence[int], most: int) -> list[list[int]]:
-        parts = self.partitioner.size("batch") if self.partitioner else 1
-        count = -(-min(rounded(len(requests), 1, 4), most) // parts) * parts
+        shards = self.partitioner.size("batch") if self.partitioner else 1
+        count = -(-min(rounded(len(requests), 1, 4), most) // shards) * shards
         pad = count - len(requests)
         steps = rounded(max(limits), _LEAST_STEPS)
         prompts = [[START, *r.prompt] for r in requests] + [[START]] * pad
@@ -140,7 +165,10 @@ class Generator:
         return [row[:n].tolist() for row, n in zip(ids, counts[: len(requests)])]
 
     def _prefill(self, prompts: Sequence[Sequence[int]], slots: int) -> tuple[jax.Array, KVCache]:
-        """Reads whole prompts into a new cache of at least `slots` slots. Returns (logits after each prompt's last token, cache)."""
+        """Reads whole prompts into a new cache of at least `slots` slots.
+
+        Returns (logits after each prompt's last token, cache).
+        """
         longest = max(map(len, prompts))
         chunks = _chunks(longest, self._chunk)
         cache = self.empty_cache(len(prompts), max(slots, sum(chunks)))
@@ -157,7 +185,7 @@ class Generator:
         return logits, cache
 
     def empty_cache(self, rows: int, slots: int) -> KVCache:
-        """A cache of at least so many slots, laid out on the mesh."""
+        """A cache with at least this many slots, sharded over the mesh."""
         make = functools.partial(KVCache.create, self.config, rows, _slots(slots))
         if self.partitioner is None:
             return make()
@@ -167,7 +195,7 @@ class Generator:
         return jax.jit(make, out_shardings=KVCache(sharding, sharding))()
 
     def place(self, array: np.ndarray, *axes: str | None) -> jax.Array:
-        """A host array on the mesh; with several processes all of them hold the whole of it."""
+        """A host array on the mesh. With several processes, every process holds the whole array."""
         if self.partitioner is None:
             return jax.device_put(array)
         sharding = self.partitioner.sharding(axes)
@@ -178,9 +206,9 @@ class Generator:
 
 
 class Session:
-    """One stream of ids whose cache stays between what is read and what is written: `read` a prompt, `write` an answer, read on.
+    """One stream of ids whose cache persists between reads and writes: `read` a prompt, `write` an answer, read on.
 
-    `ids` is the stream so far. An eos ends an answer and is not kept, so that the stream may go on.
+    `ids` is the stream so far. An eos ends an answer and is not kept, so that the stream can continue.
     """
 
     def __init__(self, generator: Generator):
@@ -190,11 +218,14 @@ class Session:
 
     @property
     def room(self) -> int:
-        """Tokens that the stream may yet grow by."""
+        """Number of tokens by which the stream may still grow."""
         return self._generator.max_length - len(self.ids)
 
     def read(self, ids: Sequence[int]) -> None:
-        """Adds ids to the stream. Raises ConfigurationError, and changes nothing, where they leave no room for an answer."""
+        """Adds ids to the stream.
+
+        Raises ConfigurationError, without changing anything, if they leave no room for an answer.
+        """
         g = self._generator
         g.room([*self.ids, *ids])
         tokens = list(ids) if self._logits is not None else [START, *ids]
@@ -219,8 +250,14 @@ class Session:
     def write(
         self, grammar: Grammar, sampling: Sampling, max_tokens: int | None = None, at_once: int = _STREAMED
     ) -> Iterator[list[int]]:
-        """What follows, a few ids at a time, until the grammar ends, `max_tokens` or the room. Whatever was yielded is in the stream, if the
-        caller stops there."""
+        """Yields the following ids, a few at a time, until the grammar, `max_tokens` or the room ends.
+
+        All yielded ids are in the stream if the caller stops early.
+
+        grammar, sampling: what the answer may contain, and how tokens are sampled.
+        max_tokens: largest number of tokens; None: as many as fit.
+        at_once: tokens per step of the device.
+        """
         g = self._generator
         if self._logits is None:
             self.read([])
@@ -257,7 +294,7 @@ class Session:
 
 
 def for_decoding(partitioner: Partitioner | None) -> Partitioner | None:
-    """The same mesh with rules that cut no length: a token at a time, there is nothing to cut."""
+    """The same mesh with rules that never split the length: single tokens cannot be split."""
     if partitioner is None:
         return None
     rules = {**dict(partitioner.rules), "length": (), "residual_length": (), "kv_length": ()}
@@ -265,7 +302,10 @@ def for_decoding(partitioner: Partitioner | None) -> Partitioner | None:
 
 
 def compute_parameters(config: DecoderConfig, parameters):
-    """Parameters in the type that the model computes in, as its layers would cast them at every token; norms' scales stay float32."""
+    """Parameters in the model's compute dtype, as its layers would cast them at every token.
+
+    Scales of norms stay float32.
+    """
 
     def cast(path, leaf):
         return leaf if path[-1].key == "scale" else leaf.astype(DTYPES[config.dtype])
@@ -275,33 +315,36 @@ def compute_parameters(config: DecoderConfig, parameters):
 
 @functools.cache
 def programs(config: DecoderConfig, partitioner: Partitioner | None, table: grammars.GrammarTokens):
-    """(`_read`, `_write`) of a model; compiled once a shape in a process, whoever asks."""
+    """(`_read`, `_write`) of a model, compiled once per shape in a process."""
     decoder = Decoder(config, partitioner)
     read = jax.jit(functools.partial(_read, decoder), donate_argnums=(4, 5))
     return read, jax.jit(functools.partial(_write, decoder, table), static_argnums=3, donate_argnums=1)
 
 
 def rounded(n: int, least: int, factor: int = 2) -> int:
-    """The least of `least`, least * factor, least * factor^2 ... that is not below n."""
+    """The smallest of `least`, least * factor, least * factor^2 ... that is at least n."""
     while least < n:
         least *= factor
     return least
 
 
 def _slots(n: int) -> int:
-    """Slots of a cache for n tokens: a power of two, or three quarters of one."""
+    """Cache slots for n tokens: a power of two, or three quarters of one."""
     power = rounded(n, _LEAST_SLOTS)
     return power * 3 // 4 if n <= power * 3 // 4 and power > _LEAST_SLOTS else power
 
 
 def _chunks(length: int, chunk: int) -> list[int]:
-    """Widths of the chunks that a prompt is read in: whole ones, and the rest rounded up."""
+    """Widths of the chunks in which a prompt is read: full chunks, and the rest rounded up."""
     whole, rest = divmod(length, chunk)
     return [chunk] * whole + ([min(rounded(rest, _LEAST_CHUNK, 4), chunk)] if rest else [])
 
 
 def _read(decoder: Decoder, parameters, tokens_BxC, start, last_B, logits_BxV, cache: KVCache):
-    """Reads tokens [B, C] that stand from `start` on; last: where each row's prompt ends, here or elsewhere. Returns (logits, cache)."""
+    """Reads tokens [B, C] at positions from `start` on. Returns (logits, cache).
+
+    last: int32 [B], the last position of each row's prompt, in this chunk or another.
+    """
     C = tokens_BxC.shape[1]
     positions_BxC = jnp.broadcast_to(start + jnp.arange(C, dtype=jnp.int32), tokens_BxC.shape)
     lengths_B = jnp.clip(last_B - start + 1, 1, C)
@@ -320,7 +363,10 @@ def _write(
     settings: samplings.SamplingArrays,
     steps: int,
 ):
-    """Writes up to `steps` tokens of every row. Returns (rows, ids int32 [B, steps], how many of them each row wrote int32 [B])."""
+    """Writes up to `steps` tokens of every row.
+
+    Returns (rows, ids int32 [B, steps], number written per row int32 [B]).
+    """
     B, V = rows.logits_BxV.shape
 
     def going(carry):
@@ -336,7 +382,8 @@ def _write(
         state = jax.tree.map(lambda new, old: jnp.where(live_B, new, old), advanced, rows.grammar)
         token = chosen_B[:, None], rows.positions_B[:, None], jnp.ones_like(chosen_B)
         logits_BxV, cache = decoder.apply({"params": parameters}, *token, rows.cache, method="decode")
-        # What follows an answer that has ended is what follows its last token, not its eos: a session goes on from there.
+        # The logits after an ended answer are those after its last token, not after eos, so that a session can continue
+        # from there.
         ended_B = ~live_B | (chosen_B == table.eos)
         logits_BxV = _replicated_over_vocabulary(decoder, jnp.where(ended_B[:, None], rows.logits_BxV, logits_BxV))
         rows = DecodeState(logits_BxV, rows.positions_B + live_B, rows.left_B - live_B, state, cache)
@@ -344,7 +391,7 @@ def _write(
 
     carry = (jnp.int32(0), rows, jnp.full((B, steps), table.pad, jnp.int32), jnp.zeros(B, jnp.int32))
     _, rows, ids_BxS, counts_B = jax.lax.while_loop(going, write_one, carry)
-    if decoder.partitioner:  # whole on every device, so that every process can read them
+    if decoder.partitioner:  # replicated, so that every process can read them
         ids_BxS, counts_B = (
             decoder.partitioner.constrain(ids_BxS, None, None),
             decoder.partitioner.constrain(counts_B, None),
@@ -353,5 +400,5 @@ def _write(
 
 
 def _replicated_over_vocabulary(decoder: Decoder, logits_BxV):
-    """A row's logits on one device: choosing looks at all of them many times."""
+    """A row's logits on one device: sampling reads all of them many times."""
     return decoder.partitioner.constrain(logits_BxV, "batch", None) if decoder.partitioner else logits_BxV

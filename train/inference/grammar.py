@@ -1,8 +1,8 @@
-"""Constrained decoding: before each token a grammar masks the ids that are not allowed next.
+"""Constrained decoding: a grammar masks the tokens that are not allowed next.
 
-An image is <image>, its rows and columns, rows x columns image codes, and </image>: with the grammar every generated image is valid, whatever the
-model has learned. A grammar is a small automaton on the device with one state per row: rows with different grammars share a batch, and no token
-waits for the host.
+An image is <image>, its rows and columns, rows x columns image codes, and </image>. The grammar makes every generated
+image valid, whatever the model has learned. A grammar is a small automaton on the device with one state per row: rows
+with different grammars share a batch, and no token waits for the host.
 """
 
 import dataclasses
@@ -15,14 +15,16 @@ import numpy as np
 from castor import tasks
 from castor.tasks.vocabulary.image import MAX_SIDE
 
-ANY, TEXT, ROWS, COLUMNS, CODES, CLOSE, END = range(7)  # what a row may say next; END: nothing, it is finished
+ANY, TEXT, ROWS, COLUMNS, CODES, CLOSE, END = range(7)  # what may come next in a row; END: the row is finished
 
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-    """What a row may generate. Made by `text`, `anything` or `picture`.
+    """What a row may generate. Constructed by `text`, `anything` or `picture`.
 
-    first: the first state. rows, columns: of a picture, in patches; 0: the model chooses. room: largest number of image codes.
+    first: initial state.
+    rows, columns: of a picture, in patches; 0: the model chooses.
+    room: largest number of image codes.
     """
 
     first: int
@@ -37,17 +39,23 @@ class Grammar:
 
     @classmethod
     def anything(cls) -> "Grammar":
-        """Any ids but pad, up to eos."""
+        """Any ids except pad, up to eos."""
         return cls(ANY)
 
     @classmethod
     def picture(cls, room: int, size: tuple[int, int] | None = None) -> "Grammar":
-        """What follows <image>: rows, columns, at most `room` codes, and </image>. size: (rows, columns) that it must have."""
+        """The tokens after <image>: rows, columns, at most `room` codes, and </image>.
+
+        size: required (rows, columns); None: the model chooses.
+        """
         return cls(ROWS, *(size or (0, 0)), room=room)
 
 
 class GrammarState(flax.struct.PyTreeNode):
-    """The grammar states of B rows, int32 [B]: what comes next, rows and columns of the picture (0: not chosen yet), image codes left."""
+    """The grammar states of B rows, int32 [B] each.
+
+    The fields are what comes next, rows and columns of the picture (0: not chosen yet), and the image codes left.
+    """
 
     next_B: jax.Array
     rows_B: jax.Array
@@ -56,14 +64,14 @@ class GrammarState(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, grammars) -> "GrammarState":
-        """The state before the first token of each Grammar; None: a row that says nothing."""
+        """The state before the first token of each Grammar; None: a row that generates nothing."""
         rows = [(g.first, g.rows, g.columns, g.room) if g else (END, 0, 0, 0) for g in grammars]
         return cls(*np.array(rows, np.int32).reshape(-1, 4).T)
 
 
 @dataclasses.dataclass(frozen=True)
 class GrammarTokens:
-    """The ids of a vocabulary that grammars use. Hashable: part of a compiled program."""
+    """The vocabulary's ids that grammars use. Hashable, since they are part of a compiled program."""
 
     size: int
     pad: int
@@ -78,7 +86,7 @@ class GrammarTokens:
         return cls(v.vocab_size, v.pad_id, v.eos_id, v.text_range, v.size_range, v.image_range, v.control("</image>"))
 
     def allowed(self, state: GrammarState, vocab_size: int) -> jax.Array:
-        """bool [B, V]: the ids that may come next; of a row at its END, pad."""
+        """bool [B, V]: ids that may come next; pad for a row at its END."""
         first = self.sizes.start
         # low <= id < high, and one more id (-1: none).
         low = jnp.array([0, self.text.start, first, first, self.image.start, self.close, self.pad], jnp.int32)[
@@ -100,7 +108,7 @@ class GrammarTokens:
         return allowed_BxV & ((ids_V != self.pad) | (state.next_B == END)[:, None])
 
     def advance(self, state: GrammarState, chosen_B: jax.Array) -> GrammarState:
-        """The state after each row has said an allowed id."""
+        """The state after each row has generated an allowed id. chosen: int32 [B]."""
         side_B = chosen_B - self.sizes.start + 1
         rows_B = jnp.where(state.next_B == ROWS, side_B, state.rows_B)
         columns_B = jnp.where(state.next_B == COLUMNS, side_B, state.columns_B)

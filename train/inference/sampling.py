@@ -1,10 +1,12 @@
-"""Which token comes next: temperature, top-k and nucleus sampling, every row by its own settings and its own seed.
+"""Sampling of the next token: temperature, top-k and nucleus sampling, with settings and a seed per row.
 
-A token is the one with the largest sum of scaled logit and Gumbel noise, among those kept: a draw from their softmax. The noise is a function of
-(seed, position, id) alone, so a row's tokens do not depend on which other rows it is decoded with, nor on how the kept ones were found:
+The next token is the one with the largest sum of scaled logit and Gumbel noise among those kept, which samples from
+their softmax. The noise is a function of (seed, position, id). A row's tokens therefore depend neither on the other
+rows of its batch nor on how the kept tokens are found:
 
-- where all rows sample from a few tokens (0 < top_k <= CANDIDATES), those are picked first and nothing else is looked at;
-- else the value down to which tokens are kept is found bit by bit, 32 sums over the row, exact and without sorting the vocabulary.
+- If all rows sample from a few tokens (0 < top_k <= CANDIDATES), those are selected first and only they are processed.
+- Otherwise the threshold above which tokens are kept is found bit by bit: 32 sums over the row, exact, without sorting
+    the vocabulary.
 """
 
 import dataclasses
@@ -17,17 +19,19 @@ import numpy as np
 
 from castor.tasks.errors import ConfigurationError
 
-CANDIDATES = 64  # up to so large a top_k they are picked one by one
+CANDIDATES = 64  # up to this top_k, candidates are selected one by one
 _LEAST_TEMPERATURE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Equal seeds give equal tokens.
+    """How tokens are sampled. Equal seeds give equal tokens.
 
-    temperature: what logits are divided by; 0: the likeliest token. top_k: sample from the k likeliest tokens, 0: from all. top_p: from the
-    fewest likeliest tokens that hold this share of the probability that top_k left, 1: all
-    (nucleus sampling, arXiv 1904.09751).
+    temperature: divisor of the logits; 0: greedy.
+    top_k: sample from the k most likely tokens; 0: from all.
+    top_p: sample from the fewest most likely tokens with this share of the probability left by top_k; 1: all (nucleus
+        sampling, arXiv 1904.09751).
+    seed: of the noise.
     """
 
     temperature: float = 0.8
@@ -39,11 +43,11 @@ class Sampling:
         if not self.temperature >= 0 or not self.top_k >= 0:
             raise ConfigurationError(f"temperature {self.temperature}, top_k {self.top_k}: neither may be negative.")
         if not 0 < self.top_p <= 1:
-            raise ConfigurationError(f"top_p {self.top_p}.", "It is a share of the probability: above 0, at most 1.")
+            raise ConfigurationError(f"top_p {self.top_p}.", "Give a share of the probability: above 0, at most 1.")
 
 
 class SamplingArrays(flax.struct.PyTreeNode):
-    """The samplings of the B rows of a batch, as arrays [B]: float32, int32, float32, uint32."""
+    """The settings of the B rows of a batch, as arrays [B]: float32, int32, float32, uint32."""
 
     temperature_B: jax.Array
     top_k_B: jax.Array
@@ -63,10 +67,16 @@ class SamplingArrays(flax.struct.PyTreeNode):
 def choose(
     logits_BxV: jax.Array, allowed_BxV: jax.Array, positions_B: jax.Array, settings: SamplingArrays
 ) -> jax.Array:
-    """The id of each row's next token, int32 [B]. logits: float32; allowed: bool, at least one a row; positions: where the tokens will stand."""
+    """The id of each row's next token, int32 [B].
+
+    logits: float32 [B, V].
+    allowed: bool [B, V], at least one per row.
+    positions: int32 [B], positions of the new tokens.
+    settings: of each row.
+    """
     logits_BxV = jnp.where(
         allowed_BxV, jnp.where(logits_BxV == 0, 0.0, logits_BxV), -jnp.inf
-    )  # -0, which some sorts tell from 0, is 0
+    )  # turns -0 into 0: some sorts distinguish them
     few_B = (settings.temperature_B == 0) | ((settings.top_k_B > 0) & (settings.top_k_B <= CANDIDATES))
     return jax.lax.cond(jnp.all(few_B), _choose_from_few, _choose_from_all, logits_BxV, positions_B, settings).astype(
         jnp.int32
@@ -76,7 +86,7 @@ def choose(
 def _choose_from_few(logits_BxV: jax.Array, positions_B: jax.Array, settings: SamplingArrays) -> jax.Array:
     best_BxN, ids_BxN = jax.lax.top_k(
         logits_BxV, min(CANDIDATES, logits_BxV.shape[1])
-    )  # largest first; of equal ones the lower id
+    )  # largest first; ties: lower id first
     scaled_BxN = _scaled(best_BxN, settings)
     ranks_N = jnp.arange(best_BxN.shape[1])
     kept_BxN = jnp.where(
@@ -103,7 +113,7 @@ def _scaled(logits_BxN: jax.Array, settings: SamplingArrays) -> jax.Array:
 
 
 def noise(seed_B: jax.Array, positions_B: jax.Array, ids_BxN: jax.Array) -> jax.Array:
-    """Gumbel noise of each id at a position: float32 [B, N], the same for the same (seed, position, id)."""
+    """Gumbel noise of each id at a position: float32 [B, N], a function of (seed, position, id)."""
 
     def of_row(seed, position, ids_N):
         key = jax.random.fold_in(jax.random.key(seed), position)
@@ -119,7 +129,7 @@ def noise(seed_B: jax.Array, positions_B: jax.Array, ids_BxN: jax.Array) -> jax.
 
 
 def top_k(logits_BxV: jax.Array, k_B: jax.Array) -> jax.Array:
-    """The logits with -inf for all but the k largest of their row (of equal ones those of lower ids); k = 0 keeps all."""
+    """The logits with -inf for all but the k largest per row (ties: lower ids first); k = 0 keeps all."""
     keys_BxV = _ordered(logits_BxV)
     kth_Bx1 = _threshold(keys_BxV, jnp.ones_like(logits_BxV), k_B.astype(jnp.float32))[:, None]
     above_BxV, equal_BxV = keys_BxV > kth_Bx1, keys_BxV == kth_Bx1
@@ -129,20 +139,22 @@ def top_k(logits_BxV: jax.Array, k_B: jax.Array) -> jax.Array:
 
 
 def top_p(logits_BxV: jax.Array, p_B: jax.Array) -> jax.Array:
-    """The logits with -inf for all but the fewest largest of their row whose probabilities add up to p; p = 1 keeps all."""
+    """The logits with -inf for all but the fewest largest per row whose probabilities sum to p; p = 1 keeps all."""
     keys_BxV = _ordered(logits_BxV)
     least_B = _threshold(keys_BxV, jax.nn.softmax(logits_BxV, axis=-1), p_B)
     return jnp.where((keys_BxV >= least_B[:, None]) | (p_B >= 1)[:, None], logits_BxV, -jnp.inf)
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-    """float32 -> uint32 in the same order: the sign bit of positive numbers set, all bits of negative ones turned."""
+    """float32 -> uint32 in the same order: the sign bit of positive numbers is set, all bits of negative ones are
+    flipped.
+    """
     bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)  # -0 is 0
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
 def _threshold(keys_BxV: jax.Array, weights_BxV: jax.Array, least_B: jax.Array) -> jax.Array:
-    """The largest key t of each row, uint32 [B], such that the weights of the keys >= t add up to `least` or more (0 where none does)."""
+    """The largest key t of each row, uint32 [B], such that the weights of keys >= t sum to at least `least`, or 0."""
 
     def settle(number, found_B):
         tried_B = found_B | (jnp.uint32(1) << (31 - number).astype(jnp.uint32))

@@ -1,7 +1,7 @@
-"""How likely a model finds given continuations of given prompts: log-probabilities a token, in batches.
+"""Log-probabilities of given continuations of given prompts, in batches.
 
-Prompt and continuation stand in one row, read at once as in training; the logits of a row are taken a few tokens at a time, so that no
-[B, L, V] array exists. Compiled programs are few: rows are rounded up to a few lengths and counts.
+Prompt and continuation are one row, processed at once as in training. The logits of a row are computed a few tokens at
+a time, so no [B, L, V] array exists. Few programs are compiled: rows are rounded up to a few lengths and counts.
 """
 
 import dataclasses
@@ -19,12 +19,16 @@ from castor.train.model.decoder import Decoder, DecoderConfig
 from castor.train.partitioning import Partitioner
 
 _LEAST_LENGTH = 64
-_LOGITS_BYTES = 64 << 20  # of the logits that exist at once
+_LOGITS_BYTES = 64 << 20  # largest size of logits that exist at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Of one continuation. log_probabilities: float32 [n], nats, of each of its tokens given all before; likeliest: each was the likeliest one."""
+    """The score of one continuation.
+
+    log_probabilities: float32 [n], nats, of each token given all earlier ones.
+    likeliest: whether every token was the most likely one.
+    """
 
     log_probabilities: np.ndarray
     likeliest: bool
@@ -36,12 +40,18 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """The same a token, which does not favour short continuations; 0 for an empty one."""
+        """Mean log-probability per token, which does not favour short continuations; 0 for an empty one."""
         return self.total / max(len(self.log_probabilities), 1)
 
 
 class Scorer:
-    """Scores pairs (prompt ids, continuation ids) with a model. batch_tokens: rows times their length, at most, unless one row is longer."""
+    """Scores pairs (prompt ids, continuation ids) with a model.
+
+    config, parameters: the model.
+    max_length: tokens per row in training.
+    partitioner: mesh of the parameters; None: one device.
+    batch_tokens: largest number of rows times length, unless a single row is longer.
+    """
 
     def __init__(
         self,
@@ -59,7 +69,10 @@ class Scorer:
     def __call__(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], on_done: Callable[[int], None] | None = None
     ) -> list[Score]:
-        """One Score a pair, in order. Raises ConfigurationError for a pair longer than what the model was trained on."""
+        """One Score per pair, in order. on_done: called after each batch with the number of pairs it finished.
+
+        Raises ConfigurationError for a pair longer than the training length.
+        """
         lengths = [len(prompt) + len(continuation) for prompt, continuation in pairs]
         if max(lengths, default=0) > self._max_length:
             raise ConfigurationError(
@@ -81,8 +94,8 @@ class Scorer:
         return scores
 
     def _score(self, pairs, length: int, rows: int) -> list[Score]:
-        parts = self._partitioner.size("batch") if self._partitioner else 1
-        rows = -(-rows // parts) * parts
+        shards = self._partitioner.size("batch") if self._partitioner else 1
+        rows = -(-rows // shards) * shards
         inputs, targets, segments = (np.zeros((rows, length), np.int32) for _ in range(3))
         for row, (prompt, continuation) in enumerate(pairs):
             ids = [*prompt, *continuation]
@@ -113,7 +126,7 @@ def _program(config: DecoderConfig, partitioner: Partitioner | None):
 
 
 def _log_probabilities(decoder: Decoder, parameters, inputs_BxL, targets_BxL, segments_BxL):
-    """(log p of each target, float32 [B, L]; whether it was the likeliest, bool [B, L])."""
+    """(log p of each target, float32 [B, L]; whether the target was the most likely token, bool [B, L])."""
     B, L = inputs_BxL.shape
     positions_BxL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32), (B, L))
     x_BxLxD, _ = decoder.apply({"params": parameters}, inputs_BxL, positions_BxL, segments_BxL, method="hidden")
@@ -132,7 +145,7 @@ def _log_probabilities(decoder: Decoder, parameters, inputs_BxL, targets_BxL, se
     log_p, likeliest = (
         jnp.moveaxis(array, 0, 1).reshape(B, L) for array in jax.lax.map(part, (split(x_BxLxD), split(targets_BxL)))
     )
-    if decoder.partitioner:  # whole on every device, so that every process can read them
+    if decoder.partitioner:  # replicated, so that every process can read them
         log_p, likeliest = (
             decoder.partitioner.constrain(log_p, None, None),
             decoder.partitioner.constrain(likeliest, None, None),

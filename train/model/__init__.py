@@ -1,3 +1,4 @@
-"""The decoder and its losses. One table of logical axes (train/partitioning.py) determines the sharding of every
-array.
+"""The decoder and its losses.
+
+One table of logical axes (train/partitioning.py) determines the sharding of every array.
 """

@@ -158,8 +158,9 @@ class DecoderConfig:
 
 
 class KVCache(flax.struct.PyTreeNode):
-    """Keys and values of all layers, [N, B, M, G, K] each. Slot m of a row holds the token at position m, so no other
-    state is needed.
+    """Keys and values of all layers, [N, B, M, G, K] each.
+
+    Slot m of a row holds the token at position m, so no other state is needed.
     """
 
     k_NxBxMxGxK: jax.Array
@@ -214,8 +215,10 @@ def _scaled(x: jax.Array, factor: float) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (1 + scale), in float32 (arXiv 1910.07467). `scale` starts at 0, so that weight decay, if
-    any, pulls towards the identity."""
+    """x / rms(x) * (1 + scale), in float32 (arXiv 1910.07467).
+
+    `scale` starts at 0, so that weight decay, if any, pulls towards the identity.
+    """
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
@@ -288,10 +291,10 @@ whole_gradient.defvjp(lambda x: (x, None), lambda _, dx: (jax.lax.optimization_b
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def gradient_of_whole_rows(partitioner: Partitioner, x_BxLxD: jax.Array) -> jax.Array:
-    """`x`, whose gradient is gathered from the residual stream along `sequence`, like the other operands of the
-    products that made `x`.
+    """`x`, whose gradient is gathered along `sequence` when it leaves the residual stream.
 
-    Otherwise the compiler gathers both over the whole batch if `context` splits the rows too.
+    The other operands of the products that made `x` are gathered in the same way. Otherwise the compiler gathers both
+    over the whole batch if `context` splits the rows too.
     """
     return x_BxLxD
 
@@ -302,9 +305,7 @@ gradient_of_whole_rows.defvjp(
 
 
 class Block(nn.Module):
-    """One layer: attention and gated GELU (arXiv 2002.05202), each applied to a norm and added to the residual
-    stream.
-    """
+    """One layer: attention and gated GELU (arXiv 2002.05202), each applied to a norm and added to the stream."""
 
     config: DecoderConfig
     partitioner: Partitioner | None

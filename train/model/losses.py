@@ -1,5 +1,6 @@
-"""The loss of a batch as sums over its tokens, split by domain. Shapes as in train/model/decoder.py; t indexes the
-tokens of a chunk.
+"""The loss of a batch as sums over its tokens, split by domain.
+
+Shapes as in train/model/decoder.py; t indexes the tokens of a chunk.
 
 Two functions compute the same numbers. `losses` reads the logits of a whole batch. `from_hidden` reads the last hidden
 layer and computes logits, loss and gradients for one chunk of tokens at a time. A row of 32,768 tokens over a
@@ -101,11 +102,11 @@ def from_hidden(
     gradients are reduced.
     """
     rows = (batch["decoder_target_tokens"], batch["decoder_loss_weights"], batch["domain"])
-    return _from_hidden(_Cut.of(partitioner), num_domains, z_loss, chunk, x_BxLxD, embedding_VxD, rows)
+    return _from_hidden(_LossSharding.of(partitioner), num_domains, z_loss, chunk, x_BxLxD, embedding_VxD, rows)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cut:
+class _LossSharding:
     """The mesh axes that shard the loss.
 
     batch, length: axes that split the tokens.
@@ -120,7 +121,7 @@ class _Cut:
     vocabulary: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, partitioner: Partitioner | None) -> "_Cut":
+    def of(cls, partitioner: Partitioner | None) -> "_LossSharding":
         if partitioner is None or partitioner.mesh.size == 1:
             return cls()
         batch, length = map(_names, partitioner.spec(("batch", "length"), "the batch"))
@@ -133,8 +134,9 @@ class _Cut:
         return self.batch + self.length
 
     def run(self, function, gradients: bool, *arguments):
-        """`function` on every device's shard of (x, embedding, rows) -> Losses; with `gradients`, also those of x and
-        embedding.
+        """Runs `function` on every device's shard of (x, embedding, rows).
+
+        The result is `Losses`; with `gradients`, also the gradients of x and embedding.
         """
         if self.mesh is None:
             return function(*arguments)
@@ -156,9 +158,7 @@ class _Cut:
         return part
 
     def scatter(self, gradient):
-        """The gradient from this device's tokens [vocabulary shard, D] -> the sum over all devices of its stored
-        shard.
-        """
+        """Gradient from this device's tokens [vocabulary shard, D] -> the sum over all devices of its stored shard."""
         for axis in (0, 1):
             if self.embedding[axis]:
                 gradient = jax.lax.psum_scatter(gradient, self.embedding[axis], scatter_dimension=axis, tiled=True)
@@ -183,19 +183,19 @@ def _names(entry) -> tuple[str, ...]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _from_hidden(cut: _Cut, num_domains: int, z_loss: float, chunk: int, x_BxLxD, embedding_VxD, rows):
-    device = functools.partial(_device, cut, num_domains, z_loss, chunk, False)
-    sums = cut.run(device, False, x_BxLxD, embedding_VxD, rows)
+def _from_hidden(sharding: _LossSharding, num_domains: int, z_loss: float, chunk: int, x_BxLxD, embedding_VxD, rows):
+    device = functools.partial(_device, sharding, num_domains, z_loss, chunk, False)
+    sums = sharding.run(device, False, x_BxLxD, embedding_VxD, rows)
     return sums.objective(z_loss), sums
 
 
-def _from_hidden_forward(cut, num_domains, z_loss, chunk, x_BxLxD, embedding_VxD, rows):
-    device = functools.partial(_device, cut, num_domains, z_loss, chunk, True)
-    sums, dx_BxLxD, dembedding_VxD = cut.run(device, True, x_BxLxD, embedding_VxD, rows)
+def _from_hidden_forward(sharding, num_domains, z_loss, chunk, x_BxLxD, embedding_VxD, rows):
+    device = functools.partial(_device, sharding, num_domains, z_loss, chunk, True)
+    sums, dx_BxLxD, dembedding_VxD = sharding.run(device, True, x_BxLxD, embedding_VxD, rows)
     return (sums.objective(z_loss), sums), (dx_BxLxD, dembedding_VxD.astype(embedding_VxD.dtype))
 
 
-def _from_hidden_backward(cut, num_domains, z_loss, chunk, kept, cotangents):
+def _from_hidden_backward(sharding, num_domains, z_loss, chunk, kept, cotangents):
     dx_BxLxD, dembedding_VxD = kept
     scale, _ = cotangents
     return (dx_BxLxD * scale).astype(dx_BxLxD.dtype), dembedding_VxD * scale, None
@@ -204,31 +204,33 @@ def _from_hidden_backward(cut, num_domains, z_loss, chunk, kept, cotangents):
 _from_hidden.defvjp(_from_hidden_forward, _from_hidden_backward)
 
 
-def _device(cut: _Cut, num_domains: int, z_loss: float, chunk: int, gradients: bool, x_BxLxD, part_VxD, rows):
+def _device(
+    sharding: _LossSharding, num_domains: int, z_loss: float, chunk: int, gradients: bool, x_BxLxD, part_VxD, rows
+):
     """The loss of one device's tokens, one chunk at a time."""
     B, L, D = x_BxLxD.shape
     dtype = x_BxLxD.dtype
-    embedding_VxD = cut.gather(part_VxD.astype(dtype))
-    words_V = cut.first_word(embedding_VxD.shape[0]) + jnp.arange(embedding_VxD.shape[0], dtype=jnp.int32)
+    embedding_VxD = sharding.gather(part_VxD.astype(dtype))
+    words_V = sharding.first_word(embedding_VxD.shape[0]) + jnp.arange(embedding_VxD.shape[0], dtype=jnp.int32)
     count = next(n for n in range(math.ceil(B * L / (chunk or B * L)), B * L + 1) if B * L % n == 0)
 
     def of_chunk(gradient_VxD, taken):
         x_txD, (targets_t, weights_t, domains_t) = taken
         weights_t = weights_t.astype(jnp.float32)
         logits_txV = jnp.einsum("td,vd->tv", x_txD, embedding_VxD, preferred_element_type=jnp.float32)
-        top_t = cut.top(jnp.max(logits_txV, axis=-1))
+        top_t = sharding.top(jnp.max(logits_txV, axis=-1))
         hit_txV = words_V == targets_t[:, None]
         exponents_txV = jnp.exp(logits_txV - top_t[:, None])
-        z_t = cut.over_vocabulary(jnp.sum(exponents_txV, axis=-1))
+        z_t = sharding.over_vocabulary(jnp.sum(exponents_txV, axis=-1))
         log_z_t = top_t + jnp.log(z_t)
-        nll_t = log_z_t - cut.over_vocabulary(jnp.sum(jnp.where(hit_txV, logits_txV, 0.0), axis=-1))
+        nll_t = log_z_t - sharding.over_vocabulary(jnp.sum(jnp.where(hit_txV, logits_txV, 0.0), axis=-1))
         sums = _sums(nll_t[None], log_z_t[None], weights_t[None], domains_t[None], num_domains)
         if not gradients:
             return gradient_VxD, (sums, None)
         # d nll / d logits = p - hit; d log_z^2 / d logits = 2 log_z p.
         share_t = weights_t * (1.0 + 2.0 * z_loss * log_z_t) / z_t
         dlogits_txV = (exponents_txV * share_t[:, None] - jnp.where(hit_txV, weights_t[:, None], 0.0)).astype(dtype)
-        dx_txD = cut.over_vocabulary(jnp.einsum("tv,vd->td", dlogits_txV, embedding_VxD))
+        dx_txD = sharding.over_vocabulary(jnp.einsum("tv,vd->td", dlogits_txV, embedding_VxD))
         dembedding_VxD = jnp.einsum("tv,td->vd", dlogits_txV, x_txD, preferred_element_type=jnp.float32)
         return dembedding_VxD if gradient_VxD is None else gradient_VxD + dembedding_VxD, (sums, dx_txD)
 
@@ -239,5 +241,5 @@ def _device(cut: _Cut, num_domains: int, z_loss: float, chunk: int, gradients: b
         zeros = jnp.zeros(embedding_VxD.shape, jnp.float32) if gradients else None
         gradient_VxD, (sums, dx) = jax.lax.scan(of_chunk, zeros, chunks)
         sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
-    sums = cut.over_tokens(sums)
-    return (sums, dx.reshape(B, L, D), cut.scatter(gradient_VxD.astype(dtype))) if gradients else sums
+    sums = sharding.over_tokens(sums)
+    return (sums, dx.reshape(B, L, D), sharding.scatter(gradient_VxD.astype(dtype))) if gradients else sums

@@ -1,4 +1,6 @@
-"""train/checkpoints/checkpoints.py: what is saved comes back; what does not fit is named; what was cut off is never seen."""
+"""train/checkpoints/checkpoints.py: saved state is restored, mismatches are named, incomplete checkpoints are never
+read.
+"""
 
 import contextlib
 
@@ -78,7 +80,7 @@ def test_a_save_that_was_cut_off_is_neither_seen_nor_kept(saved, tmp_path):
 
 
 def damage(directory, how) -> None:
-    """To the largest data file of the parameters: emptied, cut in half, one bit turned, removed; or to the facts."""
+    """Damages the largest data file of the parameters (empty, half, one flipped bit, removed), or the metadata."""
     path = max(
         (part for part in (directory / "parameters").rglob("*") if part.is_file()), key=lambda part: part.stat().st_size
     )
@@ -105,7 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_quarantined(tmp_path, how):
         assert store.quarantine(raised.value, 5) == 3 and store.latest() == 3
         assert (tmp_path / "checkpoint_5.damaged").is_dir() and not (tmp_path / "checkpoint_5").exists()
         with pytest.raises(DamagedCheckpoint):
-            store.quarantine(raised.value, 3)  # nothing is left to go on from
+            store.quarantine(raised.value, 3)  # no earlier checkpoint is left
         store.save(5, parameters, OPTIMIZER, METADATA)
         store.wait()
         np.testing.assert_array_equal(store.restore(5, abstract(parameters))[0]["embedding"], parameters["embedding"])
@@ -138,7 +140,7 @@ def test_the_best_by_held_out_loss_stay(tmp_path):
         assert kept(tmp_path) == [4, 8, 12]
     with contextlib.closing(
         CheckpointStore(str(tmp_path), CheckpointPolicy(keep=1, keep_best=2))
-    ) as again:  # the losses are known to the next start too
+    ) as again:  # the next start knows the losses too
         again.save(14, PARAMETERS, OPTIMIZER, METADATA, 1.5)
         again.wait()
         assert kept(tmp_path) == [4, 14]

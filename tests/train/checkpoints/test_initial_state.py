@@ -1,4 +1,4 @@
-"""train/checkpoints/initial_state.py: a damaged checkpoint costs a stretch of the run and changes nothing; a warm start takes parameters and nothing else."""
+"""train/checkpoints/initial_state.py: a run recovers from a damaged checkpoint; a warm start copies only parameters."""
 
 import json
 import re

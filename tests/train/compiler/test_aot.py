@@ -1,4 +1,4 @@
-"""The real TPU compiler, on small programs: a plain matrix product against what is known of it, and refusals."""
+"""The real TPU compiler on small programs: a plain matrix product against known values, and compiler errors."""
 
 import io
 import math
@@ -27,10 +27,12 @@ def test_a_plain_product_has_its_flops_and_nearly_the_peak_rate(name):
     mesh = jax.sharding.Mesh(np.array(aot.devices(topology)[:1]), ("data",))
     where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     a, b = (jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=where) for shape in ((4096, 2048), (2048, 16384)))
-    told = predict(parse(io.StringIO(jax.jit(jnp.matmul).lower(a, b).compile().as_text())), Fabric.of(mesh, topology))
-    assert told.flops == 2 * 4096 * 2048 * 16384
-    assert 0.95 < told.flops / CHIPS[topology.chip.name].peak / told.scheduled <= 1.0
-    assert told.hbm_bytes >= 2 * 4096 * 16384 and not told.collectives
+    prediction = predict(
+        parse(io.StringIO(jax.jit(jnp.matmul).lower(a, b).compile().as_text())), Fabric.of(mesh, topology)
+    )
+    assert prediction.flops == 2 * 4096 * 2048 * 16384
+    assert 0.95 < prediction.flops / CHIPS[topology.chip.name].peak / prediction.scheduled <= 1.0
+    assert prediction.hbm_bytes >= 2 * 4096 * 16384 and not prediction.collectives
 
 
 def test_slices_are_described_in_order():
@@ -48,12 +50,14 @@ def test_a_slice_that_does_not_exist_is_refused_in_one_line():
     ("message", "needed", "granted"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (480.00G) exceeds available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (480.00G) "
+            "exceeds available HBM (15.75G).",
             480,
             15.75,
         ),
         (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm by 4.35G.",
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.10G "
+            "of 15.75G hbm. Exceeded hbm by 4.35G.",
             20.1,
             15.75,
         ),
@@ -66,7 +70,9 @@ def test_refusals_say_how_much_was_asked_for(message, needed, granted):
 
 
 def test_no_device_holds_the_whole_batch_where_context_and_sequence_cut_it_together():
-    """Left to itself the compiler gathers all rows for the gradients of weights, and the whole table for an embedding's lookup."""
+    """By default the compiler gathers all rows for the gradients of weights, and the whole table for an embedding
+    lookup.
+    """
     from castor.train.model.decoder import DecoderConfig
     from castor.train.optimizers import AdamW
     from castor.train.partitioning import Partitioner

@@ -1,4 +1,4 @@
-"""Groups of devices in every notation of HLO, back to mesh axes, networks and links; times against closed forms."""
+"""Device groups in every HLO notation, mapped to mesh axes, networks and links; times against closed forms."""
 
 import io
 
@@ -61,7 +61,7 @@ def test_an_all_gather_along_fsdp_inside_a_slice():
     found = collective(line, "bf16[1,512]{1,0}", where, 256)
     assert (found.kind, found.axes, found.network, found.group) == ("all-gather", ("fsdp",), "ICI", 16)
     assert found.payload == 16 * 1024 and found.wire == 15 * 1024
-    # A closed ring of sixteen: two links a chip.
+    # A closed ring of sixteen: two links per chip.
     assert found.seconds == pytest.approx(15 * 1024 / (2 * 50e9))
 
 
@@ -79,7 +79,7 @@ def test_an_all_reduce_over_two_slices_crosses_the_data_centre_network():
         "f32[1024]{0} all-reduce(%a), channel_id=2, replica_groups={}, to_apply=%add", "f32[1024]{0}", where, 128
     )
     assert both.axes == ("data", "fsdp") and both.network == "ICI+DCN"
-    # Inside the slice the sum is scattered, so only a part of each chip crosses.
+    # Inside the slice the sum is scattered, so only each chip's share crosses slices.
     assert both.seconds == pytest.approx(2 * 4096 * 63 / 64 / (6 * 100e9) + 4096 / 64 / CHIPS["v5p"].dcn)
 
 

@@ -1,4 +1,4 @@
-"""Reading optimized HLO: golden snippets, trip counts of loops, FLOPs of products against counting one by one."""
+"""Parsing of optimized HLO: golden snippets, trip counts of loops, FLOPs of products against brute-force counting."""
 
 import io
 

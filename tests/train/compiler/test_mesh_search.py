@@ -1,4 +1,4 @@
-"""train/compiler/mesh_search.py: every factoring that divides, in a sensible order."""
+"""train/compiler/mesh_search.py: every factorization that divides, in a sensible order."""
 
 import dataclasses
 import math

@@ -9,8 +9,8 @@ from castor.tasks.errors import ConfigurationError
 from castor.tasks.mixing.schedule import BatchSizes
 from castor.train.compiler import plan
 
-# Hoffmann et al. (arXiv 2203.15556): parameters -> FLOPs and tokens, table 3 (approach 1) and table A3 (approaches 2 and 3). Table A3 prints
-# 1.26e+24 for approach 3 at 175 billion; 6 N D of the same row says 1.26e+25.
+# Hoffmann et al. (arXiv 2203.15556): parameters -> FLOPs and tokens, table 3 (approach 1) and table A3 (approaches 2
+# and 3). Table A3 prints 1.26e+24 for approach 3 at 175 billion, but 6 N D of the same row is 1.26e+25.
 TABLES = {
     4e8: ((1.92e19, 8.0e9), (1.84e19, 7.7e9), (2.21e19, 9.2e9)),
     1e9: ((1.21e20, 20.2e9), (1.20e20, 20.0e9), (1.62e20, 27.1e9)),
@@ -26,7 +26,7 @@ TABLES = {
 
 @pytest.mark.parametrize("parameters", TABLES)
 def test_the_tables_of_hoffmann_et_al(parameters):
-    # Approach 3's A and B are known to four digits only, which is worth a fifth of the FLOPs at the far end.
+    # A and B of approach 3 are known to four digits only, which changes the FLOPs at the far end by a fifth.
     for law, (flops, tokens), tolerance in zip(plan.LAWS, TABLES[parameters], (0.03, 0.08, 0.2)):
         found = law.of_parameters(parameters)
         assert found.flops == pytest.approx(flops, rel=tolerance), law.name
@@ -37,7 +37,8 @@ def test_the_tables_of_hoffmann_et_al(parameters):
 
 
 def test_the_fit_of_besiroglu_et_al():
-    # Their a is 0.5126, and at the budget of Chinchilla (70 billion parameters, 20 tokens a parameter) they find a model of about its size.
+    # They find a = 0.5126 and, at the budget of Chinchilla (70 billion parameters, 20 tokens per parameter), a model of
+    # about the same size.
     assert plan.BESIROGLU.frontier.exponent == pytest.approx(0.5126, abs=2e-4)
     chinchilla = plan.BESIROGLU.optimum(5.76e23)
     assert 65e9 < chinchilla.parameters < 80e9 and 15 < chinchilla.tokens / chinchilla.parameters < 22
@@ -66,7 +67,8 @@ def test_flops_and_days():
 
 def test_passes_over_stages_and_a_growing_batch():
     sizes = BatchSizes.of({0: 2, 10: 4})
-    # Steps 0 to 9: 20 rows, all web. Steps 10 to 14: 20 rows on the way from (1, 0) to (0.5, 0.5), so a quarter code. Then 20 rows, half and half.
+    # Steps 0 to 9: 20 rows, all web. Steps 10 to 14: 20 rows moving from (1, 0) to (0.5, 0.5), so a quarter is code.
+    # Then 20 rows, half and half.
     stages = [(0, 0, {"web": 1, "code": 0}), (10, 5, {"web": 1, "code": 1})]
     code, web = plan.component_epochs(stages, {"web": 100, "code": 30}, sizes, 10, 20)
     assert (web.name, web.run_tokens, web.epochs) == ("web", 20 * 10 + 15 * 10 + 10 * 10, 4.5)
@@ -94,7 +96,8 @@ def test_what_a_budget_means_for_a_run(castor, tmp_path):
     code, out, err = castor("train", "--plan", *bindings)
     assert code == 0 and not (tmp_path / "m").exists(), err
     assert "what TRAIN_STEPS = 100 cost" in out and "Besiroglu et al." in out and "v5p chip-days at MFU 0.5" in out
-    # Rows: 4 of 64 tokens a step. 50 steps at 2 : 1 : 1, then 50 at 1 : 3 : 0. 120 documents of counts hold 31 tokens each.
+    # Four rows of 64 tokens per step: 50 steps at 2 : 1 : 1, then 50 at 1 : 3 : 0. The 120 documents of counts have 31
+    # tokens each.
     (counts,) = [line.split() for line in out.splitlines() if line.split()[:1] == ["counts"]]
     consumed = (50 * 4 / 4 + 50 * 4 * 3 / 4) * 64
     assert (
@@ -102,7 +105,7 @@ def test_what_a_budget_means_for_a_run(castor, tmp_path):
         and consumed == 12_800
         and float(counts[4]) == pytest.approx(consumed / 3720, rel=0.01)
     )
-    # What training really passes: a row of 64 holds two documents of 31.
+    # What training really reads: a row of 64 holds two documents of 31.
     components, stages = {"words": 2, "counts": 1, "pictures": 1}, [(50, {"words": 1, "counts": 3})]
     mixture = tasks.Mixture("three", components, (str(castor.world / "tasks"),), stages)
     assert tasks.Batches(mixture, 4, {"targets": 64}).epochs(100)["counts"] == pytest.approx(consumed / 3720 * 62 / 64)

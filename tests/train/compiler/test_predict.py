@@ -1,4 +1,6 @@
-"""The walk over a schedule: loops multiplied out, collectives behind and in front of compute, attention kernels from their shapes."""
+"""train/compiler/predict.py: trip counts multiply, collectives overlap compute, attention kernels are costed by
+shape.
+"""
 
 import io
 
@@ -86,17 +88,19 @@ def fabric() -> Fabric:
 
 
 def test_loops_multiply_and_what_lies_behind_compute_is_told_from_what_does_not():
-    told = predict(parse(io.StringIO(PROGRAM.replace("CYCLES", str(CYCLES)))), fabric())
+    prediction = predict(parse(io.StringIO(PROGRAM.replace("CYCLES", str(CYCLES)))), fabric())
     product = CYCLES / CHIP.clock
     assert product > GATHER
-    assert told.compute == pytest.approx(12 * product, rel=1e-3) and told.communication == pytest.approx(12 * GATHER)
-    assert (
-        told.scheduled == pytest.approx(told.compute)
-        and told.exposed == pytest.approx(0, abs=1e-9)
-        and told.overlapped == pytest.approx(12 * GATHER)
+    assert prediction.compute == pytest.approx(12 * product, rel=1e-3) and prediction.communication == pytest.approx(
+        12 * GATHER
     )
-    assert told.flops == 12 * 2 * 128**3
-    (row,) = told.collectives
+    assert (
+        prediction.scheduled == pytest.approx(prediction.compute)
+        and prediction.exposed == pytest.approx(0, abs=1e-9)
+        and prediction.overlapped == pytest.approx(12 * GATHER)
+    )
+    assert prediction.flops == 12 * 2 * 128**3
+    (row,) = prediction.collectives
     assert (row["kind"], row["axes"], row["network"], row["runs"], row["wire_bytes"]) == (
         "all-gather",
         ["fsdp"],
@@ -104,8 +108,8 @@ def test_loops_multiply_and_what_lies_behind_compute_is_told_from_what_does_not(
         12,
         12 * 15 * 2**20,
     )
-    assert told.loops == ({"loop": "loop", "inside": "main", "trips": 12, "runs": 1},)
-    # With a tenth of the compute the wire is waited for.
+    assert prediction.loops == ({"loop": "loop", "inside": "main", "trips": 12, "runs": 1},)
+    # With a tenth of the compute, the transfer is exposed.
     short = predict(parse(io.StringIO(PROGRAM.replace("CYCLES", str(CYCLES // 10)))), fabric())
     assert short.scheduled == pytest.approx(12 * GATHER, rel=1e-3) and short.exposed == pytest.approx(
         12 * (GATHER - product / 10), rel=1e-3
@@ -113,14 +117,14 @@ def test_loops_multiply_and_what_lies_behind_compute_is_told_from_what_does_not(
 
 
 def test_a_collective_fused_into_compute_counts_once_from_its_start_to_its_end():
-    told = predict(parse(io.StringIO(FUSED.replace("CYCLES", str(CYCLES)))), fabric())
-    assert told.communication == pytest.approx(GATHER) and told.exposed == pytest.approx(0, abs=1e-9)
+    prediction = predict(parse(io.StringIO(FUSED.replace("CYCLES", str(CYCLES)))), fabric())
+    assert prediction.communication == pytest.approx(GATHER) and prediction.exposed == pytest.approx(0, abs=1e-9)
     short = predict(parse(io.StringIO(FUSED.replace("CYCLES", "10"))), fabric())
     assert short.scheduled == pytest.approx(GATHER, rel=1e-2) and short.exposed == pytest.approx(GATHER, rel=2e-2)
 
 
 def test_a_loop_of_unknown_length_is_counted_once_and_said():
-    told = predict(
+    prediction = predict(
         parse(
             io.StringIO(
                 PROGRAM.replace("CYCLES", "1000").replace("%limit = s32[] constant(12)", "%limit = s32[] negate(%i.1)")
@@ -128,7 +132,7 @@ def test_a_loop_of_unknown_length_is_counted_once_and_said():
         ),
         fabric(),
     )
-    assert told.loops[0]["trips"] is None and "loop" in told.warnings[0]
+    assert prediction.loops[0]["trips"] is None and "loop" in prediction.warnings[0]
 
 
 def traffic(body: str, called: str = "") -> float:
@@ -149,7 +153,8 @@ def test_traffic_is_what_must_pass():
         == 8_000
     )
     inner = (
-        "%inner (p: f32[100,1000], i: s32[]) -> f32[1,1000] {\n  %p = f32[100,1000]{1,0} parameter(0)\n  %i.1 = s32[] parameter(1)\n"
+        "%inner (p: f32[100,1000], i: s32[]) -> f32[1,1000] {\n  %p = f32[100,1000]{1,0} parameter(0)\n  %i.1 = s32[] "
+        "parameter(1)\n"
         "  ROOT %s = f32[1,1000]{1,0} dynamic-slice(%p, %i.1, %i.1), dynamic_slice_sizes={1,1000}\n}\n"
     )
     assert (
@@ -160,7 +165,8 @@ def test_traffic_is_what_must_pass():
         == 8_004
     )  # and the index
     update = (
-        "%inner (p: f32[100,1000], u: f32[1,1000], i: s32[]) -> f32[100,1000] {\n  %p = f32[100,1000]{1,0} parameter(0)\n"
+        "%inner (p: f32[100,1000], u: f32[1,1000], i: s32[]) -> f32[100,1000] {\n  %p = f32[100,1000]{1,0} "
+        "parameter(0)\n"
         "  %u = f32[1,1000]{1,0} parameter(1)\n  %i.1 = s32[] parameter(2)\n"
         "  ROOT %s = f32[100,1000]{1,0} dynamic-update-slice(%p, %u, %i.1, %i.1)\n}\n"
     )
@@ -207,7 +213,7 @@ def test_splash_attention_is_counted_by_whole_blocks_under_the_diagonal():
     assert splash("dkv", 4096, 4096, two, r"\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024") == 4 * blocks * block
     three = "(bf16[2,4,8,4096,256]{4,3,2,1,0}, bf16[2,4096,256]{2,1,0}, bf16[2,4096,256]{2,1,0})"
     assert splash("dkv", 4096, 4096, three, r"\"block_q_dkv\": 1024, \"block_kv_dkv\": 1024") == 5 * blocks * block
-    # One row a device comes without an axis for rows; a quarter of the queries has a quarter of the triangle.
+    # With one row per device the arrays lack the row axis; a quarter of the queries has a quarter of the triangle.
     text = SPLASH_OF_ONE_ROW
     main = parse(io.StringIO(text)).computations["main"]
     assert kernels.flops(main, main.root) == 2 * blocks / 2 * block

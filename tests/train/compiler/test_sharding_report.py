@@ -1,6 +1,8 @@
-"""train/compiler/sharding_report.py and `castor train --explain_sharding`: bytes counted by hand, the state as it really lies, and the page, written out.
+"""train/compiler/sharding_report.py and `castor train --explain_sharding` against hand counts, real state and a golden
+page.
 
-A change that is meant: `CASTOR_WRITE_GOLDEN=1 python -m pytest tests/train/compiler/test_sharding_report.py`, and read the diff.
+After an intended change, run `CASTOR_WRITE_GOLDEN=1 python -m pytest tests/train/compiler/test_sharding_report.py` and
+read the diff.
 """
 
 import dataclasses
@@ -57,11 +59,11 @@ def test_the_state_lies_as_it_is_told():
     train_step = TrainStep(MODEL, AdamW(), Partitioner.create({}, jax.devices()[:1]), 1)
     state = train_step.init()
     arrays = [*jax.tree.leaves(state.parameters), *jax.tree.leaves(state.optimizer)]
-    told = sharding_report.state(train_step)
-    assert [(row.shape, row.dtype, row.local) for row in told] == [
+    arrays = sharding_report.state(train_step)
+    assert [(row.shape, row.dtype, row.local) for row in arrays] == [
         (a.shape, str(a.dtype), a.addressable_shards[0].data.nbytes) for a in arrays
     ]
-    sums = sharding_report.totals(told)
+    sums = sharding_report.totals(arrays)
     assert sums["parameters"][0] == sum(np.asarray(a).nbytes for a in jax.tree.leaves(state.parameters))
 
 

@@ -1,4 +1,6 @@
-"""train/evaluation/evaluator.py: bits a byte are the loss over the text's own bytes; another task's loss by name."""
+"""train/evaluation/evaluator.py: bits per byte are the loss over the text's own bytes; losses of other domains by
+name.
+"""
 
 import json
 import math
@@ -39,9 +41,9 @@ def test_the_loss_of_another_task(castor, trained, tmp_path):
     output = tmp_path / "loss.json"
     code, out, err = castor("evaluate", f"--model_dir={trained}", "--tasks=words,counts", f"--output={output}")
     assert code == 0, err
-    told = json.loads(output.read_text())
+    values = json.loads(output.read_text())
     *_, line = [json.loads(line) for line in (trained / "evaluation.jsonl").read_text().splitlines()]
-    assert {key for key in told if key.startswith("loss/")} == {"loss/words", "loss/counts"} and "words" in out
-    np.testing.assert_allclose(told["loss/words"], line["loss/words"], rtol=1e-5)
+    assert {key for key in values if key.startswith("loss/")} == {"loss/words", "loss/counts"} and "words" in out
+    np.testing.assert_allclose(values["loss/words"], line["loss/words"], rtol=1e-5)
     code, out, err = castor("evaluate", f"--model_dir={trained}", "--split=train")
     assert code == 0 and "split train" in out, err

@@ -1,4 +1,6 @@
-"""train/evaluation/metric_tasks.py: SeqIO's own evaluator with our answers; the command; a run that measures tasks while it trains."""
+"""train/evaluation/metric_tasks.py: SeqIO's evaluator with Castor's answers, the command, and a run that evaluates
+tasks.
+"""
 
 import functools
 import json

@@ -1,4 +1,6 @@
-"""train/evaluation/multiple_choice.py: files, few-shot prompts, and a model that knows the answers gets them right; the published benchmarks where they are."""
+"""train/evaluation/multiple_choice.py: file formats, few-shot prompts, a model that knows the answers, and published
+benchmarks.
+"""
 
 import json
 

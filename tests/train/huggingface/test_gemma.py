@@ -1,4 +1,4 @@
-"""train/huggingface/gemma.py, export_checkpoint.py, import_checkpoint.py and safetensors_files.py: one model in both worlds, and folders from strangers."""
+"""train/huggingface/: the same model in Castor and transformers, and untrusted folders."""
 
 import dataclasses
 import functools
@@ -55,7 +55,7 @@ def our_logits(model: DecoderConfig, parameters, tokens: np.ndarray) -> np.ndarr
 
 
 def their_logits(folder, tokens: np.ndarray) -> np.ndarray:
-    """What transformers makes of a folder."""
+    """The logits of transformers for a folder."""
     pytest.importorskip("torch", reason="needs torch: pip install castor[huggingface]")
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install castor[huggingface]")
     import torch
@@ -90,7 +90,7 @@ def stored(model_dir, model: DecoderConfig):
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- the mapping
+# ---------------------------------------------------------------------------------------------------------- the mapping
 
 
 @settings(deadline=None, max_examples=20)
@@ -127,7 +127,7 @@ def test_muP_is_multiplied_in(tmp_path):
     np.testing.assert_allclose(our_logits(plain, folded, tokens), our_logits(model, parameters, tokens), atol=2e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------- transformers itself
+# -------------------------------------------------------------------------------------------------- transformers itself
 
 
 @pytest.mark.parametrize("model", MODELS, ids=["multi-query", "two groups, another theta", "muP"])
@@ -163,7 +163,7 @@ def test_a_model_of_transformers_is_read(tmp_path):
 
 
 def sentencepiece_model(texts, **options) -> bytes:
-    """A tokenizer as Gemma's is: byte-pair pieces, pad, eos, bos and unk first, bytes for the rest, no blank added."""
+    """A tokenizer like Gemma's: byte-pair pieces; pad, eos, bos and unk first; byte fallback; no space added."""
     import sentencepiece
 
     buffer = io.BytesIO()
@@ -189,7 +189,9 @@ def sentencepiece_model(texts, **options) -> bytes:
 
 
 def test_a_model_from_elsewhere_brings_its_tokenizer(tmp_path):
-    """Its logits for a text are those of transformers on its own ids; control tokens begin at the mean of all embeddings."""
+    """A text's logits equal those of transformers on its own ids; control tokens start at the mean of all
+    embeddings.
+    """
     import sentencepiece
 
     texts = ["the small red house runs", "and then the tree", "one two three"] * 4
@@ -209,7 +211,7 @@ def test_a_model_from_elsewhere_brings_its_tokenizer(tmp_path):
         and ours.vocabulary.decode(ours.vocabulary.encode(text)) == text
     )
     assert ours.config.vocab_size == ours.vocabulary.vocab_size == 640 and isinstance(
-        ours.write("the", max_tokens=3), str
+        ours.generate_text("the", max_tokens=3), str
     )
     kept = stored(tmp_path / "m", ours.config)
     embedding = kept["embedding"]
@@ -239,7 +241,9 @@ def trained(castor, tmp_path_factory):
 def test_a_checkpoint_goes_out_and_comes_back(castor, trained, vocabulary, tmp_path):
     code, out, err = castor("export", f"--model_dir={trained}", f"--output={tmp_path / 'out'}")
     assert code == 0 and re.search(r"checkpoint 4 of .*: model.safetensors$", out.strip()), (out, err)
-    assert castor("export", f"--model_dir={trained}", f"--output={tmp_path / 'out'}")[0] == 2  # not over what is there
+    assert (
+        castor("export", f"--model_dir={trained}", f"--output={tmp_path / 'out'}")[0] == 2
+    )  # existing files are not overwritten
 
     code, out, err = castor("import", f"--from={tmp_path / 'out'}", f"--model_dir={tmp_path / 'back'}")
     assert code == 0 and "checkpoint 0" in out, (out, err)
@@ -250,10 +254,10 @@ def test_a_checkpoint_goes_out_and_comes_back(castor, trained, vocabulary, tmp_p
     parameters = stored(trained, before.config)
     jax.tree.map(np.testing.assert_array_equal, stored(tmp_path / "back", after.config), parameters)
     assert (
-        after.write("the red", max_tokens=5) == before.write("the red", max_tokens=5)
+        after.generate_text("the red", max_tokens=5) == before.generate_text("the red", max_tokens=5)
         and after.max_length == before.max_length
     )
-    assert castor("import", f"--from={tmp_path / 'out'}", f"--model_dir={trained}")[0] == 2  # nor over a run
+    assert castor("import", f"--from={tmp_path / 'out'}", f"--model_dir={trained}")[0] == 2  # nor is a run
 
     code, _, err = castor(
         "train", f"--warm_start={tmp_path / 'back'}", *castor.bindings(tmp_path / "next", TRAIN_STEPS=1, EVAL_PERIOD=0)
@@ -262,8 +266,8 @@ def test_a_checkpoint_goes_out_and_comes_back(castor, trained, vocabulary, tmp_p
     first, goes_on = (
         json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (trained, tmp_path / "next")
     )
-    assert goes_on["loss"] < first["loss"] - 0.05  # the same batch, by a model that has seen four
-    # Its own checkpoint is no run to go on from: the error says what there is.
+    assert goes_on["loss"] < first["loss"] - 0.05  # the same batch after four updates
+    # The folder's checkpoint is not a run to continue: the error lists what exists.
     code, _, err = castor("train", *castor.bindings(tmp_path / "back", TRAIN_STEPS=1, EVAL_PERIOD=0))
     assert code == 2 and err.count("\n") == 1, err
 

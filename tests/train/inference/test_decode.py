@@ -1,4 +1,6 @@
-"""train/inference/decode.py: a batch says what its rows would say alone, in one chunk or many, on one device or a mesh; a session what a whole prompt says."""
+"""train/inference/decode.py: a row's answer does not depend on its batch, chunks or mesh; a session equals a whole
+prompt.
+"""
 
 import functools
 
@@ -37,7 +39,7 @@ def generator(config, parameters, vocabulary, **options) -> Generator:
 
 @pytest.fixture(scope="module")
 def requests(vocabulary):
-    """Prompts of 0 to 70 tokens, every grammar, every way of choosing."""
+    """Prompts of 0 to 70 tokens, with every grammar and sampling."""
     random = np.random.default_rng(0)
     v = vocabulary
 
@@ -61,7 +63,7 @@ def one_by_one(config, parameters, vocabulary, requests):
 
 
 def plain(config, parameters, vocabulary, request) -> list[int]:
-    """The same answer without cache, batch or loop: the whole row is read again for every token (likeliest token, text only)."""
+    """The same answer without cache, batch or loop: the whole row is read again for every token (greedy, text only)."""
     read = jax.jit(functools.partial(Decoder(config).apply, {"params": parameters}))
     ids, said = [decode.START, *request.prompt], []
     allowed = np.zeros(config.vocab_size, bool)

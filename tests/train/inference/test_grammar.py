@@ -1,4 +1,4 @@
-"""train/inference/grammar.py: whatever allowed ids are taken, what comes out is what the grammar promised."""
+"""train/inference/grammar.py: any sequence of allowed ids yields what the grammar promises."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from castor.train.inference.grammar import Grammar, GrammarState, GrammarTokens
 
 
 def walk(table: GrammarTokens, grammars: list[Grammar], size: int, seed: int, steps: int = 40) -> list[list[int]]:
-    """Takes an allowed id at random for every row, step by step."""
+    """Takes a random allowed id for every row, step by step."""
     random = np.random.default_rng(seed)
     allowed, advance = jax.jit(table.allowed, static_argnums=1), jax.jit(table.advance)
     state, said = GrammarState.of(grammars), [[] for _ in grammars]

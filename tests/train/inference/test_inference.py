@@ -1,4 +1,4 @@
-"""train/inference/inference.py and castor infer: text, a picture that always decodes, a caption; the same for the same seed."""
+"""train/inference/inference.py and castor infer: text, a picture that always decodes, a caption; repeatable by seed."""
 
 import io
 import json

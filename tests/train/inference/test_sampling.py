@@ -1,4 +1,4 @@
-"""train/inference/sampling.py: the tokens kept are those that sorting would keep; noise is the row's own."""
+"""train/inference/sampling.py: the tokens kept equal those found by sorting; noise depends only on the row."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -49,7 +49,7 @@ def test_picking_a_few_first_chooses_what_looking_at_all_does(row, k, p, seed):
     alone = SamplingArrays.of([Sampling(0.9, k, seed, p)])
     with_another = SamplingArrays.of(
         [Sampling(0.9, k, seed, p), Sampling(1.0, 0, 1)]
-    )  # a row that samples from all makes the batch look at all
+    )  # one row that samples from all tokens forces the batch to process all
     allowed, at = np.arange(16) % 5 > 0, np.array([3, 3], np.int32)
     few = choose(row[None], allowed[None], at[:1], alone)
     assert few[0] == choose(np.stack([row, row]), np.stack([allowed, allowed]), at, with_another)[0]

@@ -1,4 +1,6 @@
-"""train/inference/scoring.py: log-probabilities are those of reading one row alone, whatever the batch; shares of all answers add up to one."""
+"""train/inference/scoring.py: log-probabilities do not depend on the batch; the probabilities of all answers sum to
+one.
+"""
 
 import flax.linen as nn
 import jax
@@ -47,7 +49,9 @@ def alone(parameters, prompt, continuation) -> np.ndarray:
 
 
 def test_scores_are_those_of_each_row_alone(parameters, pairs, monkeypatch):
-    monkeypatch.setattr(scoring, "_LOGITS_BYTES", 4 * 128 * 4 * 8)  # so that a row's logits are taken in several parts
+    monkeypatch.setattr(
+        scoring, "_LOGITS_BYTES", 4 * 128 * 4 * 8
+    )  # so that a row's logits are computed in several chunks
     scoring._program.cache_clear()
     done = []
     scores = Scorer(CONFIG, parameters, 128, batch_tokens=256)(pairs, done.append)

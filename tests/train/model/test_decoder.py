@@ -1,4 +1,4 @@
-"""train/model/decoder.py against plain oracles: packing, the decode path, the losses; and golden numbers that only a change of numerics moves."""
+"""train/model/decoder.py against plain references: packing, decoding, losses; golden values pin the numerics."""
 
 import dataclasses
 import functools
@@ -66,7 +66,7 @@ def test_rope_depends_on_distance_alone_and_keeps_lengths():
 
 @pytest.mark.parametrize("width", [8, 256])
 def test_rope_and_its_gradient_in_bfloat16_are_those_in_float32(width):
-    """Halves of 4 are exchanged by a matrix product, of 128 by slices."""
+    """Halves of 4 are exchanged by a matrix product, halves of 128 by slices."""
     random = np.random.default_rng(10)
     x, dy = (jnp.asarray(random.normal(size=(1, 5, 2, width)), jnp.bfloat16) for _ in range(2))
     positions = jnp.arange(100, 105)[None]
@@ -79,7 +79,7 @@ def test_rope_and_its_gradient_in_bfloat16_are_those_in_float32(width):
     for a, b in zip(found, expected):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_array_equal(a, b.astype(jnp.bfloat16))
-    # Back by the same angle: the gradient of a rotation of unit vectors.
+    # The gradient of a rotation of unit vectors is the rotation by the negative angle.
     np.testing.assert_allclose(decoder.rope(expected[1], positions, 10_000.0), dy.astype(jnp.float32), atol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_remat_policies_keep_what_they_name():
             parameters
         )
         counts[remat] = str(program).count("dot_general")
-    # Products that run again: those to q, k, v, two of attention (whose plain kernel names no residuals), out, gate and up.
+    # Recomputed products: those to q, k, v, two of attention (whose plain kernel names no residuals), out, gate and up.
     assert {name: count - counts["none"] for name, count in counts.items()} == {
         "full": 8, "attention": 8, "qkv": 5, "dots": 2, "minimal": 2, "offload": 2, "none": 0
     }  # fmt: skip
@@ -233,7 +233,9 @@ def test_shapes_that_cannot_be(wrong, match):
 
 
 def test_golden_losses():
-    """Four updates of the shrunken default configuration. Only a change of numerics may change these numbers, and then says why."""
+    """Four updates of the shrunken default configuration. Only a change of numerics may change these numbers, and then
+    says why.
+    """
     from castor.train.optimizers import AdamW, WarmupCosine
     from castor.train.partitioning import Partitioner
     from castor.train.step import TrainStep
@@ -246,7 +248,7 @@ def test_golden_losses():
     for _ in range(4):
         state, results = step(state, batch)
         found.append([float(results["loss"]), float(results["gradient_norm"])])
-    np.testing.assert_allclose(found, GOLDEN, rtol=1e-4)  # other CPUs add in another order
+    np.testing.assert_allclose(found, GOLDEN, rtol=1e-4)  # other CPUs sum in another order
 
 
 GOLDEN = [[5.862308, 2.443590], [4.995431, 2.147639], [3.793146, 1.612980], [3.283193, 1.539235]]

@@ -1,4 +1,4 @@
-"""train/model/losses.py: the loss by chunks is the plain loss, gradients and domain sums included, on one device and however a mesh cuts it."""
+"""train/model/losses.py: the chunked loss equals the plain loss, with gradients and domain sums, on any mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_chunks_are_the_whole(chunk):
     close(chunked(batch, chunk)(x, embedding), expected)
     _, sums = jax.jit(lambda x: losses.from_hidden(x, embedding, batch, DOMAINS, Z_LOSS, chunk))(
         x
-    )  # without gradients it is another program
+    )  # without gradients the program differs
     close(sums, expected[0][1])
 
 
@@ -85,7 +85,7 @@ def test_no_array_has_all_logits():
 
 
 def check_on_meshes():
-    """In a process of its own, with eight devices."""
+    """Runs in a subprocess with eight devices."""
     x, embedding, batch = inputs()
     expected = plain(batch)(x, embedding)
     for mesh in (

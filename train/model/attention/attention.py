@@ -109,8 +109,9 @@ def choose(
 
 
 def _platform(partitioner: Partitioner | None) -> str:
-    """The platform of the devices that will run the program, which may differ from this process's: TPU programs can be
-    compiled on other machines.
+    """The platform of the devices that will run the program.
+
+    It may differ from this process's: TPU programs can be compiled on other machines.
     """
     if partitioner is None or isinstance(partitioner.mesh, jax.sharding.AbstractMesh):
         return jax.default_backend()
@@ -228,8 +229,9 @@ def attend(q_BxLxHxK: jax.Array, k_BxMxGxK: jax.Array, v_BxMxGxK: jax.Array, mas
 
 
 def packed_mask(q_segments_BxL: jax.Array, kv_segments_BxM: jax.Array, q_index_L: jax.Array) -> jax.Array:
-    """bool [B, L, M]: a token attends to its own segment up to itself. Padding (segment 0) attends to padding, whose
-    loss has weight 0.
+    """bool [B, L, M]: a token attends to its own segment up to itself.
+
+    Padding (segment 0) attends to padding, whose loss has weight 0.
     """
     same_BxLxM = q_segments_BxL[:, :, None] == kv_segments_BxM[:, None, :]
     return same_BxLxM & (jnp.arange(kv_segments_BxM.shape[1]) <= q_index_L[:, None])

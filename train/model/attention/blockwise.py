@@ -164,8 +164,9 @@ def visible_key_blocks(
 
 
 def needed(q_segments_BxNxQ: jax.Array, kv_segments_BxJxC: jax.Array, index_BxNxQ: jax.Array) -> jax.Array:
-    """bool [B, N, J]: whether a block of queries may attend to a block of keys. False is always correct; True may be
-    conservative.
+    """bool [B, N, J]: whether a block of queries may attend to a block of keys.
+
+    False is always correct; True may be conservative.
 
     The ranges of segment ids are compared, so the result is tight only if ids rise along a row, as in packed rows.
     Padding (0) counts as the last segment.

@@ -1,5 +1,6 @@
-"""Context parallelism: attention over rows that are split along their length over devices. Everything here runs inside
-shard_map.
+"""Context parallelism: attention over rows that are split along their length over devices.
+
+Everything here runs inside shard_map.
 
 Every device attends its queries to all keys. Keys and values are gathered instead of passed around a ring. With one
 key-value head of width 256, 32,768 tokens of keys and values are 32 MB in bfloat16, one percent of what the query side
@@ -24,8 +25,9 @@ def home(chunk: int, size: int) -> int:
 
 
 def balance(x_BxLx: jax.Array, axes: tuple[str, ...], size: int) -> jax.Array:
-    """Exchanges chunks along axis 1: devices hold two consecutive chunks before, and chunks d and 2 * size - 1 - d
-    after, even one first.
+    """Exchanges chunks along axis 1 between the devices.
+
+    Each device holds two consecutive chunks before, and chunks d and 2 * size - 1 - d after, the even one first.
     """
     even, odd = jnp.split(x_BxLx, 2, axis=1)  # device d holds chunks 2d and 2d + 1
     even = jax.lax.ppermute(even, axes, [(device, home(2 * device, size)) for device in range(size)])

@@ -1,9 +1,8 @@
-"""Attention on TPU: Pallas's splash attention kernels, which skip tiles above the diagonal and never write a T x T
-array.
+"""Attention on TPU by Pallas's splash attention kernels, which skip tiles above the diagonal.
 
-The kernels are JAX's (jax.experimental.pallas.ops.tpu.splash_attention). This module chooses their block sizes,
-arranges arrays in their layout, and computes their table of blocks to visit from the indices of the queries. One
-program therefore serves every shard of a row that is split along its length.
+The kernels never write a T x T array. They are JAX's (jax.experimental.pallas.ops.tpu.splash_attention). This module
+chooses their block sizes, arranges arrays in their layout, and computes their table of blocks to visit from the indices
+of the queries. One program therefore serves every shard of a row that is split along its length.
 
 Shapes as in train/model/decoder.py; i and j are indices of blocks of queries and of keys.
 """

@@ -1,7 +1,7 @@
-"""Attention on GPU: Pallas's fused attention kernels on Triton, which read segment ids, stop at the diagonal and never
-write a T x T array.
+"""Attention on GPU by Pallas's fused attention kernels on Triton.
 
-The kernels are JAX's (jax.experimental.pallas.ops.gpu.attention). cuDNN's kernels, used by
+The kernels read segment ids, stop at the diagonal and never write a T x T array. They are JAX's
+(jax.experimental.pallas.ops.gpu.attention). cuDNN's kernels, used by
 jax.nn.dot_product_attention(implementation="cudnn"), accept packed rows only as a T x T mask or with a fixed number of
 segments per row. Shapes as in train/model/decoder.py.
 """

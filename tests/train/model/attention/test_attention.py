@@ -1,4 +1,7 @@
-"""train/model/attention/attention.py: every kernel against the same plain oracle, packed rows and gradients included; programs for TPU without a T x T array."""
+"""train/model/attention/attention.py: every kernel against a plain reference, with packed rows and gradients.
+
+TPU programs contain no T x T array.
+"""
 
 import dataclasses
 import functools
@@ -76,7 +79,8 @@ def output_and_gradients(kernel, q, k, v, segments, w, **options):
         ("full", 2, 48, 4, 4, 16, {}),
         ("blockwise", 2, 700, 4, 2, 16, {}),
         ("triton", 1, 200, 2, 1, 16, {}),
-        # One table of tiles for each row and two backward kernels; then one for all and a single one, and lengths that are no multiple of a tile.
+        # Separate tile tables per row and two backward kernels; then a shared table and one kernel; and lengths that no
+        # tile divides.
         ("splash", 2, 256, 2, 1, 64, {"sparse_from": 0, "fused": 0}),
         ("splash", 1, 200, 4, 2, 128, {"fused": 2, "kv_backward": 128}),
     ],
@@ -119,7 +123,7 @@ def test_kernels_that_cannot_be():
 
 @pytest.mark.parametrize("L", [1, 3, 40])
 def test_queries_to_a_cache_see_what_stands_before_them(L):
-    """Rows that stand at different positions; one token, a few, and a prompt that goes in blocks."""
+    """Rows at different positions: one token, a few tokens, and a prompt processed in blocks."""
     random = np.random.default_rng(L)
     q = random.normal(size=(2, L, 4, 16)).astype(np.float32)
     k, v = random.normal(size=(2, 2, 96, 2, 16)).astype(np.float32)
@@ -145,7 +149,7 @@ def test_a_prompt_reads_its_cache_without_all_scores(optimized):
 
 
 def test_the_program_for_gpu_is_three_kernels():
-    """Forward, and backward for queries and for keys; lowered for CUDA without a GPU, which is as far as it goes without one."""
+    """Forward, and backward for queries and for keys. Lowered for CUDA without a GPU, which cannot compile further."""
     q, k = jax.ShapeDtypeStruct((1, 1024, 4, 64), jnp.bfloat16), jax.ShapeDtypeStruct((1, 1024, 1, 64), jnp.bfloat16)
 
     def loss(q, k, v, segments):
@@ -157,7 +161,9 @@ def test_the_program_for_gpu_is_three_kernels():
 
 
 def test_the_program_for_tpu_holds_no_square_of_the_length():
-    """Rows cut over four chips: compiled by the TPU's own compiler, which would find tiles that do not fit its memory."""
+    """Rows split over four chips, compiled by the real TPU compiler, which would reject tiles that exceed its
+    memory.
+    """
     from jax.experimental import topologies
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
@@ -182,7 +188,7 @@ def test_the_program_for_tpu_holds_no_square_of_the_length():
 
 
 def test_rows_and_heads_cut_over_eight_devices_give_what_one_device_gives():
-    """Length over 8, 3 and 2 devices, heads over 2, 4 and 8; multi-query, grouped and multi-head."""
+    """Length over 8, 3 and 2 devices, heads over 2, 4 and 8; multi-query, grouped and multi-head attention."""
     child = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, child.stderr
     found = json.loads(child.stdout.splitlines()[-1])

@@ -1,4 +1,8 @@
-"""train/model/attention/blockwise.py: any lengths, segments, orders and blocks give what the whole square of scores gives, and no block that is seen is skipped."""
+"""train/model/attention/blockwise.py: equals attention over the whole square for any lengths, segments, orders and
+blocks.
+
+No visible block is skipped.
+"""
 
 import functools
 

@@ -1,4 +1,7 @@
-"""train/model/attention/splash.py: tiles that fit, and tables that fetch every tile in time. That the kernels compute attention is tests/train/model/attention/test_attention.py's."""
+"""train/model/attention/splash.py: tile sizes that fit, and tables that fetch every tile in time.
+
+tests/train/model/attention/test_attention.py checks that the kernels compute attention.
+"""
 
 import hypothesis
 import jax
