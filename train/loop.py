@@ -152,8 +152,8 @@ def _print_summary(run: PreparedRun, reporter: Reporter, start: int, batch_sizes
     config = run.config
     axes = [f"{axis} {size}" for axis, size in run.partitioner.mesh.shape.items() if size > 1]
     reporter.print(
-        f"{count_parameters(run.model):,} parameters on {' x '.join(axes) or '1 device'}; "
-        f"steps {start} to {config.train_steps}; domains {', '.join(run.batches.domains)}"
+        f"{count_parameters(run.model):,} parameters on {' x '.join(axes) or '1 device'}; steps {start} to "
+        f"{config.train_steps}; domains {', '.join(run.batches.domains)}"
     )
     if config.warm_start and start == 0:
         reporter.print(f"parameters of {config.warm_start}; the optimizer state is new")

@@ -177,8 +177,8 @@ class ProgressLine:
             f"{key.removeprefix('loss/')} {value:.2f}" for key, value in row.items() if key.startswith("loss/")
         )
         line = (
-            f"step {step}/{self._total}  loss {row['loss']:.3f}  {tokens_per_second:,.0f} tokens/s  "
-            f"{_clock(left)} left  {domains}"
+            f"step {step}/{self._total}  loss {row['loss']:.3f}  {tokens_per_second:,.0f} tokens/s  {_clock(left)} "
+            f"left  {domains}"
         )
         if self._live:
             self._live.update(line, refresh=True)

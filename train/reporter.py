@@ -45,11 +45,10 @@ class SkippedUpdateMonitor:
         in_a_row = f": {self._skipped} skipped updates in a row, from step {first} on" if self._skipped > 1 else ""
         raise CastorError(
             f"{values}{in_a_row}.",
-            "See castor tasks lineage for what was in it; start again from a checkpoint with that step in "
-            "tasks.Mixture.skip_steps "
-            "(and --gin.Checkpoints.allow_other_data=True), a lower peak learning rate or a longer warmup. "
-            f"Run.skip_limit = {self._skip_limit} (macro SKIP_LIMIT) is the number of skipped updates in a row that "
-            "ends a run.",
+            "Run castor tasks lineage to see the documents of that step. Start again from a checkpoint with that "
+            "step in tasks.Mixture.skip_steps (and --gin.Checkpoints.allow_other_data=True), a lower peak learning "
+            f"rate or a longer warmup. SKIP_LIMIT (Run.skip_limit = {self._skip_limit}) sets how many consecutive "
+            "skipped updates end a run.",
         )
 
     def start(self) -> None:

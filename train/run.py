@@ -129,8 +129,7 @@ class RunConfig:
             if size % (partitioner.size("batch") * self.accumulate):
                 raise ConfigurationError(
                     f"BATCH_SIZE = {size} cannot be split into ACCUMULATE = {self.accumulate} microbatches of whole "
-                    "rows for each of the "
-                    f"{partitioner.size('batch')} device(s) that share it.",
+                    f"rows for each of the {partitioner.size('batch')} device(s) that share it.",
                     f"Make BATCH_SIZE a multiple of {partitioner.size('batch') * self.accumulate}, or reduce "
                     "ACCUMULATE.",
                 )

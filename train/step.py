@@ -117,9 +117,13 @@ class TrainStep:
         state: donated if compiled.
         batch: the arrays of `tasks.Batches`, [B, L].
 
-        Metrics are float32 unless noted. loss and z_loss are means over the batch's tokens in nats. gradient_norm,
-        learning_rate and tokens are scalars. skipped (int32) is 1 if the loss or the gradient was not finite and only
-        the step changed, else 0. domain_nll and domain_tokens [C] are sums.
+        The metrics, float32 [] unless noted:
+
+            loss, z_loss              means over the batch's tokens, in nats
+            gradient_norm             global norm of the gradients
+            learning_rate, tokens     of this update
+            skipped                   int32 []: 1 if loss or gradient was not finite and only the step changed, else 0
+            domain_nll, domain_tokens [C]: sums per domain
         """
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
         gradients, losses = self._gradients(state.parameters, batch, dropout)

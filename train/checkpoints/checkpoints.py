@@ -294,9 +294,9 @@ class CheckpointStore:
                 f"{self._path(step)} was trained on mixture {saved.get('mixture')}; this run reads "
                 f"{metadata.get('mixture')} (tasks, weights, stages, batch size, lengths, seed, skip lists or the "
                 "version of the data order differ).",
-                "Restore the old data configuration (MODEL_DIR/config) or train into another MODEL_DIR. If the change "
-                "is intentional, "
-                "such as skipping bad documents or steps, pass --gin.Checkpoints.allow_other_data=True.",
+                "Restore the old data configuration (MODEL_DIR/config) or train into another MODEL_DIR. If the "
+                "change is intentional, such as skipping bad documents or steps, pass "
+                "--gin.Checkpoints.allow_other_data=True.",
             )
 
 

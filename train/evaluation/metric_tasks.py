@@ -188,8 +188,8 @@ def _check_vocabulary(task, vocabulary: tasks.Vocabulary) -> None:
         task_vocabulary = getattr(feature, "vocabulary", None)
         if task_vocabulary is not None and getattr(task_vocabulary, "fingerprint", None) != vocabulary.fingerprint:
             raise VocabularyError(
-                f"task {task.name}: the {name} use {task_vocabulary!r}, "
-                f"not the model's vocabulary {vocabulary.fingerprint}.",
+                f"task {task.name}: the {name} use {task_vocabulary!r}, not the model's vocabulary "
+                f"{vocabulary.fingerprint}.",
                 "Set the vocabulary of its features to "
                 "tasks.seqio_vocabulary.SeqIOVocabulary.load(MODEL_DIR/vocabulary).",
             )

@@ -1,11 +1,9 @@
 """Maps Castor's parameters to Hugging Face's Gemma and back: names, shapes and config.json.
 
-Pure functions, without file access.
-
-`GemmaForCausalLM` (transformers) is the same model as Castor's: pre-norm blocks, RMSNorm by 1 + weight with epsilon
-1e-6, RoPE on the halves of a head, gated GELU with tanh, and one embedding for input and output, multiplied by
-sqrt(width) at the input. Gemma stores matrices as [out, in] and each layer separately. Castor stores [in, out], with a
-separate axis for heads and stacked layers.
+The functions are pure and do not access files. `GemmaForCausalLM` (transformers) is the same model as Castor's. It has
+pre-norm blocks, RMSNorm by 1 + weight with epsilon 1e-6, RoPE on the halves of a head, and gated GELU with tanh. Its
+one embedding serves input and output and is multiplied by sqrt(width) at the input. Gemma stores matrices as [out, in]
+and each layer separately. Castor stores [in, out], with a separate axis for heads and stacked layers.
 
     embedding [V, D]               model.embed_tokens.weight [V, D]
     layers/query [N, D, H, K]      model.layers.n.self_attn.q_proj.weight [H K, D]

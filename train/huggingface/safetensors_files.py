@@ -189,7 +189,7 @@ def _what_else(folder: pathlib.Path) -> str:
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES) if folder.is_dir() else []
     if pickles:
         return (
-            f"{pickles[0]} may run code when opened and is not read: convert it with transformers "
-            "(save_pretrained writes safetensors)."
+            f"{pickles[0]} may run code when opened and is not read: convert it with transformers (save_pretrained "
+            "writes safetensors)."
         )
     return "Give the folder of a model with config.json and *.safetensors."

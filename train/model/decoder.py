@@ -2,9 +2,9 @@
 
 Pre-norm blocks of causal multi-query attention and a gated GELU, with RoPE, RMSNorm and one embedding table for input
 and output. This is the architecture of the Gemini 1.0 report where published, and Gemma's form otherwise. The model is
-written in Flax *linen* rather than nnx, because it is then a pure function of a parameter tree: `nn.scan` stacks the
-layers into one compiled loop body, and parameters carry the names of their axes as metadata, which is all that
-partitioning needs.
+written in Flax *linen* rather than nnx, because it is then a pure function of a parameter tree. `nn.scan` stacks the
+layers into one compiled loop body. Parameters carry the names of their axes as metadata, which is all that partitioning
+needs.
 
 Names carry shapes: B batch, L length (queries), M length (keys), D embed, H heads, G key-value heads, R = H / G queries
 per key-value head, K head, F mlp, V vocabulary, N layers, C domains. Parameters are float32. `Transformer.dtype` is the
