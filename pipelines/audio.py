@@ -27,14 +27,14 @@ class Job(MediaJob):
     """See MediaJob for what can be configured."""
 
     measure: MeasureSound = MeasureSound()
-    limits: Sandbox = Sandbox(cpu_seconds=60.0, memory_bytes=2 << 30)
-    rules: Sequence[Any] = (SoundQuality(),)
+    sandbox: Sandbox = Sandbox(cpu_seconds=60.0, memory_bytes=2 << 30)
+    filters: Sequence[Any] = (SoundQuality(),)
 
     modality: ClassVar[str] = "audio"
 
     def build(self, pipeline, staging):
         records, counts = pipeline | self.read()
-        elements = records | Apply("decode", self.measure, self.limits) | ApplySteps(self.rules)
+        elements = records | Apply("decode", self.measure, self.sandbox) | ApplySteps(self.filters)
         return (elements, counts, elements | ExactDuplicates(bytes_key)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

@@ -31,15 +31,15 @@ class Job(MediaJob):
     """See MediaJob for what can be configured. duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py, media/near_pictures.py)."""
 
     measure: MeasureImage = MeasureImage()
-    limits: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=2 << 30)
-    rules: Sequence[Any] = (StillImage(), DataCompBasic())
+    sandbox: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=2 << 30)
+    filters: Sequence[Any] = (StillImage(), DataCompBasic())
     duplicates: Sequence[Any] = (ByBytes(),)
 
     modality: ClassVar[str] = "image"
 
     def build(self, pipeline, staging):
         records, counts = pipeline | self.read()
-        elements = records | Apply("decode", self.measure, self.limits) | ApplySteps(self.rules)
+        elements = records | Apply("decode", self.measure, self.sandbox) | ApplySteps(self.filters)
         return (elements, counts, elements | Deduplicate(self.duplicates)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

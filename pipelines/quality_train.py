@@ -59,7 +59,7 @@ class Job(BaseJob):
     min_documents: int = 2
     excerpts: int = 1000
     dead_letter_threshold: float = 0.1
-    limits: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=4 << 30)
+    sandbox: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=4 << 30)
 
     not_configuration: ClassVar[tuple[str, ...]] = ("output", "reference", "sample")
 
@@ -93,7 +93,7 @@ class Job(BaseJob):
 
         measure = training_rows.Measure(self.features, len(self.reference), self.held_out, self.split_by, self.excerpts)
         sampled, counts = pipeline | SampleDocuments([(source, self.documents) for source in self.sources()])
-        measured = sampled | Apply("features", measure, self.limits)
+        measured = sampled | Apply("features", measure, self.sandbox)
         (measured, counts) | WriteFunnel(staging)
         keyed = measured | "key" >> beam.FlatMap(training_rows.keyed).with_output_types(tuple[int, bytes])
         (

@@ -46,7 +46,7 @@ class Job(BaseJob):
     min_tokens: int = 2
     max_tokens: int = 262_144
     dead_letter_threshold: float = 0.1
-    limits: Sandbox = Sandbox(cpu_seconds=120.0, memory_bytes=4 << 30)
+    sandbox: Sandbox = Sandbox(cpu_seconds=120.0, memory_bytes=4 << 30)
 
     not_configuration: ClassVar[tuple[str, ...]] = ("output", "corpus", "vocabulary")
 
@@ -62,7 +62,9 @@ class Job(BaseJob):
         from castor.pipelines.tokenization.cache_sink import WriteCache
 
         documents, counts = pipeline | Read(CorpusSource(self.corpus))
-        return (documents | Apply("tokenize", self.tokenizer(), self.limits), counts) | WriteCache(staging, self._cut())
+        return (documents | Apply("tokenize", self.tokenizer(), self.sandbox), counts) | WriteCache(
+            staging, self._cut()
+        )
 
     def tokenizer(self) -> Tokenizer:
         """The function that the job applies. Raises CorpusError or VocabularyError where the two are absent or do not fit."""

@@ -27,14 +27,14 @@ class Job(MediaJob):
     """See MediaJob for what can be configured."""
 
     measure: MeasureClip = MeasureClip()
-    limits: Sandbox = Sandbox(cpu_seconds=300.0, memory_bytes=3 << 30)
-    rules: Sequence[Any] = (ClipQuality(),)
+    sandbox: Sandbox = Sandbox(cpu_seconds=300.0, memory_bytes=3 << 30)
+    filters: Sequence[Any] = (ClipQuality(),)
 
     modality: ClassVar[str] = "video"
 
     def build(self, pipeline, staging):
         records, counts = pipeline | self.read()
-        elements = records | Apply("decode", self.measure, self.limits) | ApplySteps(self.rules)
+        elements = records | Apply("decode", self.measure, self.sandbox) | ApplySteps(self.filters)
         return (elements, counts, elements | ExactDuplicates(bytes_key)) | WriteCorpus(
             staging, self.num_shards, self.keep_rejects
         )

@@ -49,7 +49,7 @@ class Job(BaseJob):
     frame_token_budget: int = 128
     frames_per_second: float = 1.0
     dead_letter_threshold: float = 0.1
-    limits: Sandbox = Sandbox(cpu_seconds=120.0, memory_bytes=4 << 30)
+    sandbox: Sandbox = Sandbox(cpu_seconds=120.0, memory_bytes=4 << 30)
 
     not_configuration: ClassVar[tuple[str, ...]] = ("output", "corpora")
 
@@ -84,7 +84,7 @@ class Job(BaseJob):
         )
         sources = [(CorpusSource(directory), self._count(directory)) for directory in self.corpora]
         sampled, counts = pipeline | SampleDocuments(sources)
-        prepared = sampled | Apply("prepare", prepare, self.limits)
+        prepared = sampled | Apply("prepare", prepare, self.sandbox)
         (prepared, counts) | WriteFunnel(staging)
         rows = prepared | StoreSamples(staging)
         model = rows | TrainSentencePiece(self.pieces, self.text_bytes, storage.join(staging, MODEL_FILE))

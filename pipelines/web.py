@@ -19,12 +19,21 @@ from castor.pipelines.deduplication.minhash import MinHash
 from castor.pipelines.deduplication.rules import ByText, ByUrl
 from castor.pipelines.deduplication.shared_lines import SharedLines
 from castor.pipelines.execution.job import RefineJob
-from castor.pipelines.filters import c4, fineweb, gopher_quality, gopher_repetition, length, refinedweb
+from castor.pipelines.filters import (
+    c4,
+    fineweb,
+    gopher_quality,
+    gopher_repetition,
+    length,
+    refinedweb,
+    robots,
+    url_lists,
+)
 from castor.pipelines.readers.web_source import WebSource
 from castor.pipelines.text.html import Extract
 from castor.pipelines.text.language import Identify
+from castor.pipelines.text.pii import Replace
 
-gin.configurable(Sandbox, module="pipelines")
 gin.configurable(Extract, module="html")
 gin.configurable(Identify, module="language")
 
@@ -42,7 +51,7 @@ class Job(RefineJob):
 
     max_page_bytes: int = 16 << 20
     text_field: str = "text"
-    admission: Sequence[Any] = ()
+    admission: Sequence[Any] = (url_lists.Filter(), robots.Filter())
     extract: Extract = Extract()
     identify: Identify = Identify()
     filters: Sequence[Any] = (
@@ -52,6 +61,7 @@ class Job(RefineJob):
         c4.Clean(min_words_a_line=3, end_marks=False),
         c4.Filter(curly_brackets=False),
         fineweb.Filter(max_repeated=0.1),
+        Replace(),
     )
     duplicates: Sequence[Any] = (ByUrl(), ByText(), MinHash())
     lines: SharedLines | None = None

@@ -22,7 +22,7 @@ from castor.tasks.fingerprint import ROOMS
 
 _INCLUDE = re.compile(r"""^\s*include\s+['"]([^'"]+)['"]""", re.MULTILINE)
 _MACRO_USE = re.compile(r"%([A-Za-z_][\w.]*)")
-_MACRO_BINDING = re.compile(r"^\s*([A-Za-z_]\w*)\s*=", re.MULTILINE)
+_MACRO_BINDING = re.compile(r"^([A-Za-z_]\w*)\s*=", re.MULTILINE)  # indented, it is a parameter of a block
 
 
 def gin_root() -> pathlib.Path:
@@ -156,17 +156,23 @@ def _open(path: str) -> _Text:
 
 
 def with_present_names(text: str) -> str:
-    """Gin text with the former names of modules in its import statements replaced (tasks/former_names.py)."""
+    """Gin text with former names replaced: of modules in import statements, of parameters in bindings and blocks.
+
+    tasks/former_names.py holds the tables.
+    """
     lines = text.split("\n")
-    for (row, start), (_, stop), module, is_from in reversed(list(_imports(text))):
+    replaced = []
+    for (row, start), (_, stop), module, is_from in _imports(text):
         present = former_names.module(module)
         if present != module:
             home, _, name = present.rpartition(".")
-            lines[row - 1] = (
-                lines[row - 1][:start]
-                + (f"from {home} import {name}" if is_from else f"import {present}")
-                + lines[row - 1][stop:]
-            )
+            replaced.append((row, start, stop, f"from {home} import {name}" if is_from else f"import {present}"))
+    for selector, token in _bindings(text):
+        present = former_names.parameter(selector, token.string)
+        if present != token.string:
+            replaced.append((token.start[0], token.start[1], token.end[1], present))
+    for row, start, stop, present in sorted(replaced, reverse=True):
+        lines[row - 1] = lines[row - 1][:start] + present + lines[row - 1][stop:]
     return "\n".join(lines)
 
 
@@ -180,13 +186,37 @@ def _imports(text: str) -> Iterator[tuple[tuple[int, int], tuple[int, int], str,
 
     Gin reads its files by Python's tokens, and so does this search: a line inside a multi-line string is no statement.
     """
+    for _, statement in _statements(text):
+        if found := _import_of(statement):
+            yield found
+
+
+def _bindings(text: str) -> Iterator[tuple[str, tokenize.TokenInfo]]:
+    """(selector without its scopes, the token that names the parameter) of every binding; those of a block have its selector."""
+    block = ""
+    for is_indented, statement in _statements(text):
+        words = [token.string for token in statement]
+        if not is_indented:
+            block = "".join(words[:-1]).rpartition("/")[2] if words[-1] == ":" else ""
+        if "=" not in words[1:]:
+            continue
+        end = words.index("=")
+        if block:
+            yield block, statement[0]
+        elif "." in words[:end]:
+            yield "".join(words[: end - 2]).rpartition("/")[2], statement[end - 1]
+
+
+def _statements(text: str) -> Iterator[tuple[bool, list[tokenize.TokenInfo]]]:
+    """(whether it is indented, its tokens without comments) of every statement that is not empty."""
     statement: list[tokenize.TokenInfo] = []
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type in (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER):
-                if found := _import_of(statement):
-                    yield found
-                statement = []
+                if statement and token.type != tokenize.NL:
+                    yield statement[0].start[1] > 0, statement
+                if token.type != tokenize.NL:
+                    statement = []
             elif token.type not in (tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT):
                 statement.append(token)
     except (tokenize.TokenError, SyntaxError):

@@ -9,14 +9,19 @@ former name are changed too, so that one look-up always suffices. Names of the f
 where a user's own module has the same name.
 
 Gin selectors are not listed here: a configurable keeps its selector by
-`@gin.configurable("Run", module="train.loop")`.
+`@gin.configurable("Run", module="train.loop")`. Renamed parameters are (PARAMETERS).
 """
 
 CLASSES: dict[str, str] = {}
 """Renamed classes, and classes that left their module: full path to full path. All others follow their module."""
 
-FIELDS: dict[str, dict[str, str]] = {}
+FIELDS: dict[str, dict[str, str]] = {
+    f"castor.pipelines.{job}.Job": {"limits": "sandbox", "rules": "filters"} for job in ("image", "audio", "video")
+} | {f"castor.pipelines.{job}.Job": {"limits": "sandbox"} for job in ("vocabulary", "tokenize", "quality_train")}
 """Renamed fields: the present full path of their class to {former name: present name}."""
+
+PARAMETERS: dict[str, dict[str, str]] = {path.removeprefix("castor."): renamed for path, renamed in FIELDS.items()}
+"""Renamed gin parameters: the complete selector of their configurable to {former name: present name}."""
 
 MODULES = {
     "tasks.audio": "castor.tasks.vocabulary.audio",
@@ -256,3 +261,14 @@ def class_path(path: str) -> str:
 def field(present_class: str, name: str) -> str:
     """The present name of a field, present or former, of the class that `present_class` is the full path of."""
     return FIELDS.get(present_class, {}).get(name, name)
+
+
+def parameter(selector: str, name: str) -> str:
+    """The present name of a parameter, present or former, of the configurable that a gin file calls `selector`.
+
+    A selector without a dot is too short: `Job` may be a configurable of the user's.
+    """
+    for complete, renamed in PARAMETERS.items():
+        if "." in selector and f".{complete}".endswith(f".{selector}"):
+            return renamed.get(name, name)
+    return name

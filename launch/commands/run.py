@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import time
 
 from castor.tasks import configuration
 from castor.tasks.errors import CastorError, ConfigurationError
@@ -79,6 +80,9 @@ def _run_with_progress(recipe, only: tuple[str, ...], jobs: int, held):
 
     console = rich.console.Console()
     console.print(f"[bold]{recipe.title}[/bold] into {recipe.output}", highlight=False)
+    if recipe.about:
+        console.print(recipe.about, highlight=False, markup=False)
+    chosen = {stage.name: stage for stage in recipe.stages if not only or stage.name in only}
     columns = (
         rich.progress.SpinnerColumn(finished_text="[green]•"),
         rich.progress.TextColumn("{task.fields[stage]:<18}"),
@@ -86,15 +90,28 @@ def _run_with_progress(recipe, only: tuple[str, ...], jobs: int, held):
         rich.progress.TextColumn("{task.fields[state]}", markup=False),
     )
     rows: dict[str, int] = {}
-    with rich.progress.Progress(*columns, console=console, refresh_per_second=2) as progress:
+    started: dict[str, float] = {}
+    ended: list[str] = []
+    with rich.progress.Progress(
+        *columns, console=console, refresh_per_second=2, disable=not console.is_terminal
+    ) as progress:
 
         def listen(name: str, state: str) -> None:
+            about = chosen[name].about
             if name not in rows:
+                started[name] = time.monotonic()
                 rows[name] = progress.add_task("", stage=name, state=state, total=1)
-            ended = state in ("done", "up to date", "failed")
-            progress.update(rows[name], state=state, completed=1 if ended else 0)
-            if ended and not console.is_terminal:
-                console.print(f"{name:<18} {state}", highlight=False)
+            if state in ("done", "up to date", "failed"):
+                ended.append(name)
+                seconds = round(time.monotonic() - started[name])
+                progress.update(rows[name], state=f"{state}: {about}" if about else state, completed=1)
+                if not console.is_terminal:
+                    line = f"{len(ended):>2} of {len(chosen)}  {name:<15} {state}, {seconds // 60}:{seconds % 60:02}"
+                    console.print(line, highlight=False, soft_wrap=True)
+            elif state == "running":
+                progress.update(rows[name], state=about or state)
+                if not console.is_terminal:
+                    console.print(f"          {name:<15} {about or state}", highlight=False, soft_wrap=True)
 
         with _LastLines(recipe.output / "stages", rows, progress):
             return recipes.run(recipe, only, jobs, listen, held)

@@ -14,6 +14,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import graphlib
+import itertools
 import json
 import os
 import pathlib
@@ -51,6 +52,7 @@ class Stage:
     output: the directory or file it makes.
     gin_files, bindings: what it says of gin; bindings map a macro or parameter to a Python value.
     needs: names of the stages whose outputs it reads.
+    about: what it does, in a few words for the terminal.
     """
 
     name: str
@@ -59,18 +61,78 @@ class Stage:
     gin_files: tuple[str, ...] = ()
     bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    about: str = ""
+
+
+@gin.configurable("RefineStage", module="launch.recipes")
+def refine_stage(
+    modality: str,
+    gin_files: tuple[str, ...],
+    input_root: str,
+    inputs: Sequence[str],
+    num_shards: int,
+    dead_letter_threshold: float,
+    needs: tuple[str, ...] = (),
+) -> Stage:
+    """The stage `MODALITY`: raw files -> the corpus {OUTPUT}/corpora/MODALITY, by `castor data MODALITY`."""
+    output = f"{{OUTPUT}}/corpora/{modality}"
+    bindings = {
+        "NAME": modality,
+        "INPUT_ROOT": input_root,
+        "INPUTS": inputs,
+        "OUTPUT": output,
+        "NUM_SHARDS": num_shards,
+        "DEAD_LETTER_THRESHOLD": dead_letter_threshold,
+    }
+    about = f"raw {modality} files: parse, filter, deduplicate"
+    return Stage(modality, ("data", modality), output, gin_files, bindings, needs, about)
+
+
+@gin.configurable("TokenizeStage", module="launch.recipes")
+def tokenize_stage(
+    modality: str,
+    num_shards: int,
+    splits: Mapping[str, float],
+    image_token_budget: int | None = None,
+    gin_files: tuple[str, ...] = ("pipelines/tokenize.gin",),
+) -> Stage:
+    """The stage `tokenize_MODALITY`: {OUTPUT}/corpora/MODALITY and {OUTPUT}/vocabulary -> the task cache {OUTPUT}/tasks/MODALITY.
+
+    image_token_budget: most tokens of a picture; None where the modality has no pictures.
+    """
+    output = f"{{OUTPUT}}/tasks/{modality}"
+    bindings = {
+        "NAME": modality,
+        "CORPUS": f"{{OUTPUT}}/corpora/{modality}",
+        "VOCABULARY": "{OUTPUT}/vocabulary",
+        "OUTPUT": output,
+        "NUM_SHARDS": num_shards,
+        "SPLITS": splits,
+    }
+    if image_token_budget is not None:
+        bindings["IMAGE_TOKEN_BUDGET"] = image_token_budget
+    needs = (modality, "vocabulary")
+    about = f"{modality} documents as token ids, shuffled"
+    return Stage(f"tokenize_{modality}", ("data", "tokenize"), output, gin_files, bindings, needs, about)
 
 
 @gin.configurable(module="launch.recipes")
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Stages, and the variables that their strings may name; OUTPUT, the folder of everything, is one of them."""
+    """Stages, and the variables that their strings may name; OUTPUT, the folder of everything, is one of them.
+
+    stages: stages and lists of stages, so that a recipe can add its own to those of a file that it includes; kept as one flat tuple.
+    about: what the recipe does and how long it takes, for the terminal.
+    """
 
     title: str
     stages: tuple[Stage, ...]
     variables: Mapping[str, Any]
+    about: str = ""
 
     def __post_init__(self):
+        lists = [(entry,) if isinstance(entry, Stage) else entry for entry in self.stages]
+        object.__setattr__(self, "stages", tuple(itertools.chain.from_iterable(lists)))
         names = [stage.name for stage in self.stages]
         for stage in self.stages:
             if names.count(stage.name) > 1:

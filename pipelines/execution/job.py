@@ -25,8 +25,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import gin
 from castor.pipelines.core import lists, sources
 from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.core.sandbox import Sandbox
 from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.corpus import card, card_statistics
 from castor.pipelines.corpus.commit import commit, keep_failure, read_entries, sum_funnels
@@ -41,6 +43,8 @@ from castor.tasks.errors import ConfigurationError, CorpusError
 from castor.tasks.storage import storage
 
 _LAUNCHER = "castor.pipelines.execution.launcher"  # it stands above the jobs, and what it commits is their output
+
+gin.configurable(Sandbox, module="pipelines")  # every job has one; a sandbox's own child process has no use for gin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from castor.tasks.storage import storage
 class MediaJob(RefineJob):
     """Media files with sidecars -> corpus.
 
-    max_bytes: of one media file. limits: of decoding one file. rules: filters, in order, over what was measured.
+    max_bytes: of one media file. sandbox: limits on decoding one file. filters: rule sets and functions on what was measured, in order.
     """
 
     max_bytes: int = 64 << 20
-    limits: Sandbox = Sandbox()
-    rules: Sequence[Any] = ()
+    sandbox: Sandbox = Sandbox()
+    filters: Sequence[Any] = ()
 
     modality: ClassVar[str] = "image"
 

@@ -61,7 +61,7 @@ def test_pictures_on_a_list_are_turned_away(pictures, tmp_path):
     rule = image_lists.Filter(
         files=(str(tmp_path / "files.txt"),), perceptual=(str(tmp_path / "likenesses.txt"),), min_detail=0.0
     )
-    manifest = run(image.Job, pictures, tmp_path / "out", rules=(rule,), keep_rejects=True)
+    manifest = run(image.Job, pictures, tmp_path / "out", filters=(rule,), keep_rejects=True)
     assert (
         manifest["funnel"]["rejected"] == {"image_lists.file": 2, "image_lists.perceptual": 1}
         and accounted(manifest) == 9
@@ -91,11 +91,11 @@ def test_image_job(pictures, tmp_path):
 
 
 def test_rules_are_configuration(pictures, tmp_path):
-    loose = run(image.Job, pictures, tmp_path / "loose", rules=(DataCompBasic(min_words=0, min_chars=0, min_side=1),))
+    loose = run(image.Job, pictures, tmp_path / "loose", filters=(DataCompBasic(min_words=0, min_chars=0, min_side=1),))
     assert loose["funnel"]["kept"] == 4 and loose["funnel"]["rejected"] == {}
     first = image.Job(name="test", input_root=str(pictures), inputs=("**/*",), output="o")
     other = image.Job(
-        name="test", input_root=str(pictures), inputs=("**/*",), output="o", rules=(DataCompBasic(min_words=1),)
+        name="test", input_root=str(pictures), inputs=("**/*",), output="o", filters=(DataCompBasic(min_words=1),)
     )
     assert first.fingerprint() != other.fingerprint()
 
@@ -127,7 +127,7 @@ def test_audio_job(tmp_path):
     ]
     (folder / "a.tar").write_bytes(small_media.tar(members))
     (folder / "same.flac").write_bytes(small_media.encode_sound(speech, 16_000, "FLAC"))
-    manifest = run(audio.Job, folder, tmp_path / "out", rules=(SoundQuality(),))
+    manifest = run(audio.Job, folder, tmp_path / "out", filters=(SoundQuality(),))
     assert manifest["funnel"] == {
         "read": 6,
         "kept": 2,
@@ -189,11 +189,11 @@ def test_gin_files_configure_the_jobs(name, tmp_path):
     )
     assert (
         made.dead_letter_threshold == 0.5
-        and made.rules
+        and made.filters
         and job_config.rebuild(made.config(), output="out") == job_config.rebuild(made.config(), output="out")
     )
     if not name.endswith("loose"):
         published = {"image": image, "audio": audio, "video": video}[name].Job(
             name="n", input_root="", inputs=(), output=""
         )
-        assert tuple(made.rules) == tuple(published.rules) and made.measure == published.measure
+        assert tuple(made.filters) == tuple(published.filters) and made.measure == published.measure

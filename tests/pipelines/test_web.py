@@ -82,7 +82,8 @@ def test_all_rules_of_a_document_share_one_view(made):
         quiet=True,
     )
     info = tokenize.cache_info()
-    assert info.misses == 6 + 1 and info.hits == 20 + 4  # the four that are left are asked for their signatures
+    # The four that are left are searched for personal data and asked for their signatures.
+    assert info.misses == 6 + 1 and info.hits == 20 + 4 + 4
 
 
 @pytest.mark.parametrize("name, reason", [("web", None), ("web_fineweb", "language.unwanted")])
@@ -98,3 +99,13 @@ def test_recipes_as_gin_files(name, reason, tmp_path):
     assert [step["class"].rpartition("filters.")[2] for step in manifest["config"]["filters"]] == [
         "length.Filter", "gopher_repetition.Filter", "gopher_quality.Filter", "c4.Clean", "c4.Filter", "fineweb.Filter", "castor.pipelines.text.pii.Replace",
     ]  # fmt: skip
+
+
+def test_the_gin_file_and_the_defaults_are_one_recipe():
+    try:
+        configuration.parse(configuration.Flags(("pipelines/web.gin",), ("INPUT_ROOT = 'raw'", "OUTPUT = 'out'")))
+        bound = web.Job()
+    finally:
+        configuration.parse(configuration.Flags())
+    default = web.Job(name="web", input_root="raw", inputs=bound.inputs, output="out")
+    assert bound.config() == default.config()

@@ -27,7 +27,7 @@ def run(kind, data, patterns, output, rules, threshold=0.9):
         inputs=patterns,
         output=str(output),
         num_shards=2,
-        rules=rules,
+        filters=rules,
         dead_letter_threshold=threshold,
         keep_rejects=True,
     )

@@ -148,6 +148,60 @@ def test_only_import_statements_are_rewritten():
     ]
 
 
+def test_parameters_of_castors_jobs_are_rewritten_in_bindings_and_in_blocks():
+    text = (
+        "# image.Job.rules = []\n"
+        "image.Job.rules = [@StillImage()]\n"
+        "mine/pipelines.audio.Job.limits = @pipelines.Sandbox()  # rules\n"
+        "pipelines.video.Job:\n"
+        "  rules = [\n"
+        "      @ClipQuality(),\n"
+        "  ]\n"
+        "\n"
+        "  limits = @pipelines.Sandbox()\n"
+        "tokenize.Job.limits = @pipelines.Sandbox()\n"
+        "mine.Job.rules = {'image.Job.rules': 1}\n"
+        "rules = 1\n"
+        "mine.Job:\n"
+        "  limits = %rules\n"
+    )
+    assert configuration.with_present_names(text) == (
+        "# image.Job.rules = []\n"
+        "image.Job.filters = [@StillImage()]\n"
+        "mine/pipelines.audio.Job.sandbox = @pipelines.Sandbox()  # rules\n"
+        "pipelines.video.Job:\n"
+        "  filters = [\n"
+        "      @ClipQuality(),\n"
+        "  ]\n"
+        "\n"
+        "  sandbox = @pipelines.Sandbox()\n"
+        "tokenize.Job.sandbox = @pipelines.Sandbox()\n"
+        "mine.Job.rules = {'image.Job.rules': 1}\n"
+        "rules = 1\n"
+        "mine.Job:\n"
+        "  limits = %rules\n"
+    )
+
+
+@pytest.mark.parametrize("job", ["image", "audio", "video"])
+def test_a_users_gin_file_with_former_parameters_makes_the_job(tmp_path, job):
+    (tmp_path / "mine.gin").write_text(
+        f"include 'pipelines/{job}.gin'\n{job}.Job.rules = []\n{job}.Job.limits = @mine/pipelines.Sandbox()\n"
+        "mine/pipelines.Sandbox.cpu_seconds = 7.0\n"
+    )
+    module = importlib.import_module(f"castor.pipelines.{job}")
+    try:
+        configuration.parse(Flags((str(tmp_path / "mine.gin"),), ("INPUT_ROOT = 'raw'", "OUTPUT = 'out'")))
+        made = module.Job()
+        assert list(made.filters) == [] and made.sandbox.cpu_seconds == 7.0
+        configuration.parse(
+            Flags((str(tmp_path / "mine.gin"),), ("INPUT_ROOT = 'raw'", "OUTPUT = 'out'", f"{job}.Job.rules = [1]"))
+        )
+        assert list(module.Job().filters) == [1], "the last binding wins, under whichever name"
+    finally:
+        gin.clear_config()
+
+
 def test_files_includes_and_bindings_import_by_former_names(tmp_path):
     (tmp_path / "inner.gin").write_text("import tasks.weights\ntasks.weights.Temperature.temperature = 3\n")
     (tmp_path / "outer.gin").write_text("include 'inner.gin'\nfrom tasks import schedule\n")

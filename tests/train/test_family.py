@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -59,6 +60,43 @@ def test_widths_fill_the_matrix_units_and_divide_by_the_meshes(name):
         assert model.heads % tensor == 0 and model.mlp % (128 * tensor) == 0 and tensor >= 4
     if name == "ultra":
         assert model.embed % 4096 == 0  # fsdp over all chips of a v5p:16x16x16
+
+
+SIZES = sorted(path.stem for path in (configuration.gin_root() / "models").glob("*.gin"))
+SHARED = {"base", "large"}  # included by the others, no models by themselves
+
+
+def test_every_model_file_is_one_of_the_family_or_included_by_it():
+    assert set(SIZES) == {"tiny", "small", *FAMILY} | SHARED
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if name not in SHARED])
+def test_a_model_file_binds_what_differs_and_includes_the_rest(name):
+    """What a file shares with all others of its kind is in base.gin or large.gin; nothing is bound twice to the same value."""
+    own = configuration.gin_root() / "models"
+    model = dataclasses.asdict(run_of(f"models/{name}.gin", "runs/pretrain.gin").model)
+    text = (own / f"{name}.gin").read_text()
+    bound = set(re.findall(r"^  (\w+) =", text, re.MULTILINE))
+    base = dict(re.findall(r"^  (\w+) = (\S+)", (own / "base.gin").read_text(), re.MULTILINE))
+    large = dict(re.findall(r"^  (\w+) = (\S+)", (own / "large.gin").read_text(), re.MULTILINE))
+    included = base | (large if name in FAMILY else {})
+    assert f"include 'models/{'large' if name in FAMILY else 'base'}.gin'" in text
+    for field in bound & set(included):
+        assert repr(model[field]) != included[field], f"{field} is bound to what the included file binds"
+    assert not bound & set(large) or name not in FAMILY
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if name not in SHARED])
+def test_a_model_file_gives_the_shape_that_was_reviewed(name):
+    """Every field written out, also those at their defaults; those of the first layout came from its own files."""
+    model = run_of(f"models/{name}.gin", "runs/pretrain.gin").model
+    path = GOLDEN / "models.json"
+    reviewed = json.loads(path.read_text())
+    sized = dataclasses.replace(model, vocab_size=model.vocab_size or 4864)  # of the demo's vocabulary
+    found = json.loads(json.dumps({**dataclasses.asdict(model), "parameters": count_parameters(sized)}))
+    if os.environ.get("CASTOR_WRITE_GOLDEN"):
+        path.write_text(json.dumps(reviewed | {name: found}, indent=1, sort_keys=True) + "\n")
+    assert found == json.loads(path.read_text())[name]
 
 
 RUNS = [(name,) for name in FAMILY] + [(name, "context_32k") for name in ("nano2", "pro", "ultra")]

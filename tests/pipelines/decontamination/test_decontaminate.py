@@ -123,7 +123,7 @@ def test_code_and_captions_take_it_too(step, tmp_path):
     Image.new("RGB", (300, 300)).save(tmp_path / "repo" / "p.png")
     (tmp_path / "repo" / "p.txt").write_text(QUESTION.upper())
     made = image.Job(
-        name="i", input_root=str(tmp_path), inputs=("repo/p.*",), output=str(tmp_path / "image"), rules=(step,)
+        name="i", input_root=str(tmp_path), inputs=("repo/p.*",), output=str(tmp_path / "image"), filters=(step,)
     )
     assert launcher.run(made, quiet=True)["funnel"]["rejected"] == {"decontamination.ferry": 1}
 

@@ -109,7 +109,7 @@ def test_image_job_with_near_duplicates(tmp_path):
         inputs=("*",),
         output=str(tmp_path / "out"),
         num_shards=1,
-        rules=(),
+        filters=(),
         duplicates=rules,
     )
     manifest = launcher.run(made, quiet=True)
