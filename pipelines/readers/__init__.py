@@ -1,1 +1,4 @@
-"""Raw files to Documents: WARC, tar, compressed members and HTTP bodies; the sources of web pages, media samples and repositories."""
+"""Readers: raw files to Documents.
+
+Formats: WARC, tar, compressed members and HTTP responses. Sources: web pages, media files with sidecars, repositories.
+"""

@@ -1,9 +1,10 @@
-"""Bytes out of plain, gzip and zstd files, a bounded piece at a time, with every fault of the compression told and its place known.
+"""Reads plain, gzip and zstd files in bounded pieces; reports every compression fault with its position.
 
-The readers that come with Python and with the codecs were written for sound files: one bad gzip member loses all that follow, a cut zstd
-frame ends like a whole one, a megabyte can become a gigabyte in one call. Here a file is a row of members (gzip members, zstd frames; a
-plain file is one member). A caller reads pieces of at most PIECE_BYTES, hears of damage as `Damaged`, and can go on at the next sound
-member.
+The readers of Python and of the codecs assume sound files. One bad gzip member loses everything after it, a truncated
+zstd frame ends like a complete one, and one call can turn a megabyte into a gigabyte.
+
+Here a file is a sequence of members: gzip members or zstd frames; a plain file is one member. A caller reads pieces of
+at most PIECE_BYTES, gets `Damaged` for damage, and can continue at the next sound member.
 """
 
 import zlib
@@ -14,14 +15,17 @@ from castor.tasks.storage import storage
 
 PIECE_BYTES = 1 << 18
 _READ_BYTES = 1 << 16
-_ZSTD_READ_BYTES = 1 << 10  # a zstd block of a few bytes may say 128 KiB, and decompressobj has no bound of its own
+_ZSTD_READ_BYTES = 1 << 10  # a few bytes of zstd may declare a block of 128 KiB, and decompressobj has no limit
 _ZSTD_MAX_WINDOW = 1 << 27
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class Damaged(BadInput):
-    """The compressed data are not what they should be at this place. Kinds: corrupt_gzip, not_gzip, truncated_gzip, the same of zstd."""
+    """The compressed data is invalid at this position.
+
+    Kinds: corrupt_gzip, not_gzip, truncated_gzip, and the same for zstd.
+    """
 
 
 class Plain:
@@ -33,7 +37,7 @@ class Plain:
         self.offset = 0
 
     def advance(self) -> bool:
-        """Goes to the next member; False if there is none. Raises Damaged if what is there is no member."""
+        """Goes to the next member; False after the last. Raises Damaged if the data there is not a member."""
         first, self._opened = not self._opened, True
         return first and storage.size_of(self._file) > 0
 
@@ -42,14 +46,16 @@ class Plain:
         return self._file.read(PIECE_BYTES)
 
     def resync(self, beginning: bytes) -> bool:
-        """Goes to just before the next member, after the place of damage, whose content starts with `beginning`; False if there is none."""
+        """After damage, goes to just before the next member whose content starts with `beginning`; False if there is
+        none.
+        """
         return False
 
 
 class Members:
-    """A file of compressed members, one after another; see `Plain` for the methods.
+    """A file of compressed members, one after another. `Plain` documents the methods.
 
-    `offset` is where the current member starts in the file.
+    offset: file offset at which the current member starts.
     """
 
     kind: str
@@ -61,7 +67,7 @@ class Members:
         self._size = storage.size_of(file)
         self._engine = None
         self._input = b""
-        self._ready = b""  # decompressed, not yet given out
+        self._ready = b""  # decompressed, not yet returned
         self._next = 0  # file offset of the first byte after self._input
         self.offset = 0
 
@@ -70,7 +76,7 @@ class Members:
         if len(self._input) < 8:
             self._input += self._file.read(self.read_bytes)
             self._next = self._file.tell()
-        while self._input and self._input[0] == 0:  # padding of tapes and block devices
+        while self._input and self._input[0] == 0:  # padding written by tapes and block devices
             stripped = self._input.lstrip(b"\0")
             start += len(self._input) - len(stripped)
             self._input = stripped or self._file.read(self.read_bytes)
@@ -139,7 +145,7 @@ class Members:
 
 
 class Gzip(Members):
-    """Gzip members. The checksum of each is verified when its end is read."""
+    """Gzip members. The checksum of each member is verified when its end is read."""
 
     kind, magic, read_bytes = "gzip", _GZIP_MAGIC, _READ_BYTES
 
@@ -157,7 +163,7 @@ class Gzip(Members):
         return data
 
     def pending(self) -> bool:
-        return self._full  # zlib may hold more output than it was allowed to give, with all input taken
+        return self._full  # zlib may hold back output after consuming all input
 
 
 class Zstd(Members):
@@ -184,7 +190,7 @@ class Zstd(Members):
 
 
 def open_members(file: BinaryIO, name: str) -> Plain | Gzip | Zstd:
-    """The reader for a file by its name's last extension."""
+    """The reader for a file, by the last extension of its name."""
     extension = name.rpartition(".")[2].lower()
     return {"gz": Gzip, "zst": Zstd}.get(extension, Plain)(file)
 
@@ -192,7 +198,7 @@ def open_members(file: BinaryIO, name: str) -> Plain | Gzip | Zstd:
 def read_whole(members: Plain | Members, limit: int) -> bytes:
     """The content of all members, at most `limit` bytes.
 
-    Raises BadInput("too_large"), Damaged, or BadInput("empty") for a file of no bytes.
+    Raises BadInput("too_large"), BadInput("empty") for a file of zero bytes, or Damaged.
     """
     content = bytearray()
     some = False
@@ -208,7 +214,9 @@ def read_whole(members: Plain | Members, limit: int) -> bytes:
 
 
 def inflate(data: bytes, encoding: str, limit: int) -> bytes:
-    """HTTP's Content-Encoding undone: gzip, deflate (with or without zlib's header) or br; at most `limit` bytes come out.
+    """Decodes HTTP's Content-Encoding: gzip, deflate (with or without zlib's header) or br.
+
+    limit: maximum number of decoded bytes.
 
     Raises BadInput: too_large, corrupt_body, truncated_body or unknown_encoding.
     """

@@ -1,9 +1,11 @@
-"""Media files with their sidecars, from WebDataset tars and from plain folders, as a source of Documents.
+"""Media files with their sidecars, from WebDataset tars and plain folders, as a source of Documents.
 
-A record is one media file. In a tar its sample is the run of members with the same key, the path up to the first dot of the base name
-(WebDataset's rule), and the record's name is the member's; in a folder it is the file, and its sidecars are STEM.txt, .json, .vtt, .srt or
-NAME.EXT.json and so on. What is no record by itself (a caption without a picture, a link, a torn header) becomes a dead letter of its own,
-so that nothing of a file is passed over in silence.
+A record is one media file. In a tar its sample is the run of members with the same key, which is the path up to the
+first dot of the base name (WebDataset's rule). The record is named after the media file's member. In a folder the
+record is the file, and its sidecars are STEM.txt, .json, .vtt, .srt, or NAME.EXT.json and so on.
+
+Anything that is not a record (a caption without an image, a link, a damaged header) becomes a dead letter of its own,
+so that nothing in a file is skipped silently.
 """
 
 import dataclasses
@@ -26,16 +28,21 @@ EXTENSIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class MediaSource(FileSource):
-    """Media files of one modality (image, audio or video), each with its sidecars.
+    """Media files of one modality, each with its sidecars.
 
-    max_bytes: of one media file; larger ones become dead letters unread.
+    modality: `image`, `audio` or `video`.
+
+    max_bytes: maximum size of a media file; larger files become dead letters unread.
     """
 
     modality: str = "image"
     max_bytes: int = 64 << 20
 
     def records(self, uri: str) -> Iterator[Element]:
-        """The elements of a tar, or of one file of a folder; a sidecar that belongs to a media file is part of that file's record."""
+        """The elements of a tar, or of one file of a folder.
+
+        A sidecar that belongs to a media file is part of that file's record.
+        """
         extension = _extension(posixpath.basename(uri))
         if extension in TAR_EXTENSIONS:
             yield from self._tar(uri)
@@ -46,7 +53,7 @@ class MediaSource(FileSource):
                 "unsupported_format", f"no {self.modality} file, tar or sidecar has the extension {extension!r}"
             )
         elif not self._has_media(uri):
-            raise BadInput("missing_media", f"no {self.modality} file stands beside it")
+            raise BadInput("missing_media", f"no {self.modality} file belongs to this sidecar")
 
     def sidecars(self, uri: str) -> dict[str, str]:
         """Paths of the sidecars of a media file in a folder, by extension."""
@@ -64,7 +71,9 @@ class MediaSource(FileSource):
         return self._sample_document(uri, "", _extension(uri), _read(uri, self.max_bytes), sidecars)
 
     def _has_media(self, uri: str) -> bool:
-        """Whether the sidecar `uri` belongs to a media file: STEM.EXT, or the file to whose whole name it adds an extension."""
+        """Whether the sidecar `uri` belongs to a media file: STEM.EXT, or the file to whose full name it adds an
+        extension.
+        """
         stem = uri.rpartition(".")[0]
         if _extension(posixpath.basename(stem)) in EXTENSIONS[self.modality] and storage.exists(stem):
             return True
@@ -73,29 +82,28 @@ class MediaSource(FileSource):
         )
 
     def _tar(self, uri: str) -> Iterator[Element]:
-        seen: set[str] = set()
+        earlier_keys: set[str] = set()
         key, parts = None, []
         with open_regular(uri) as file:
             for part in tars.read_members(file, self.max_bytes):
-                if (
-                    not part.name
-                ):  # no record is to blame: a dead letter of the file, so that a replay reads all of it again
+                # A fault outside of any record: the dead letter names the file, so that a replay reads the whole file.
+                if not part.name:
                     yield self.dead(uri, "", part.error, f"at byte {part.offset}: {part.message}")
                     continue
                 next_key, extension = _split_key(part.name)
                 if key is not None and (next_key != key or extension in {e for e, _ in parts}):
-                    yield from self._sample(uri, key, parts, key in seen)
-                    seen.add(key)
+                    yield from self._sample(uri, key, parts, key in earlier_keys)
+                    earlier_keys.add(key)
                     parts = []
                 key = next_key
                 parts.append((extension, _distrusted(part)))
         if key is not None:
-            yield from self._sample(uri, key, parts, key in seen)
+            yield from self._sample(uri, key, parts, key in earlier_keys)
 
     def _sample(
         self, uri: str, key: str, parts: list[tuple[str, tars.Member | tars.Fault]], repeated: bool
     ) -> Iterator[Element]:
-        """The records of one sample; one dead letter for a sample that holds none, or that is damaged in any part."""
+        """The records of one sample, or one dead letter if the sample holds no record or any part is damaged."""
         media = [(e, p) for e, p in parts if _last(e) in EXTENSIONS[self.modality]]
         fault = next((p for _, p in parts if isinstance(p, tars.Fault)), None)
         if repeated:
@@ -142,7 +150,7 @@ def _extension(name: str) -> str:
 
 
 def _split_key(name: str) -> tuple[str, str]:
-    """WebDataset: `a/b.c/000005.tar.gz.jpg` -> (`a/b.c/000005`, `tar.gz.jpg`)."""
+    """WebDataset's rule. Example: `a/b.c/000005.tar.gz.jpg` -> (`a/b.c/000005`, `tar.gz.jpg`)."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension.lower()
@@ -153,7 +161,10 @@ def _last(extension: str) -> str:
 
 
 def _distrusted(part: tars.Member | tars.Fault) -> tars.Member | tars.Fault:
-    """A member whose name would leave the folder it is unpacked to is a fault, though nothing is unpacked: whoever wrote it meant harm."""
+    """A member whose name points outside the extraction folder, as a fault.
+
+    Nothing is extracted here, but such a name was written with bad intent.
+    """
     if isinstance(part, tars.Member) and (
         part.name.startswith("/") or ".." in part.name.split("/") or "\0" in part.name
     ):

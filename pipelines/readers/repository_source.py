@@ -1,11 +1,13 @@
-"""Source files out of repositories: folders and tar snapshots, each file a Document of bytes with the licences that govern it.
+"""Source files from repositories: each file of a folder or tar snapshot as a Document of bytes, with its licences.
 
-A repository is a .tar, .tar.gz, .tgz or .tar.zst file, or a folder directly under the root (files directly under the root are one more).
-Archives are streamed, never unpacked to disk: once for their size and their licences, once for their files. Links, devices and names that
-point outside are rejected by reason. This file knows no Beam.
+A repository is a .tar, .tar.gz, .tgz or .tar.zst file, or a folder directly under the root. Files directly under the
+root form one more repository. Archives are streamed twice and never extracted to disk: first for their size and
+licences, then for their files. Links, devices and names that point outside are rejected by reason. This file knows no
+Beam.
 
-The name of a repository (`repository` in the metadata) is the path of its archive or the name of its folder. Under identity by content it is
-the one folder that holds all of its files, so that renaming the archive changes nothing; a repository without such a folder has no name.
+The name of a repository (`repository` in the metadata) is the path of its archive or the name of its folder. Under
+identity by content the name is the one folder that holds all of its files, so that renaming the archive changes
+nothing. A repository without such a folder then has an empty name.
 """
 
 import dataclasses
@@ -32,8 +34,13 @@ _FAULTS_REJECTED = ("not_a_file", "too_large")
 
 @dataclasses.dataclass(frozen=True)
 class RepositorySource(FileSource):
-    """max_file_bytes: larger files are rejected unread. max_notebook_bytes: the same for .ipynb, which pictures swell.
-    max_archive_bytes: of one archive after decompression.
+    """Source files of repositories.
+
+    max_file_bytes: larger files are rejected unread.
+
+    max_notebook_bytes: the same for .ipynb, which embedded images inflate.
+
+    max_archive_bytes: maximum size of one archive after decompression.
     """
 
     max_file_bytes: int = 1 << 20
@@ -43,7 +50,7 @@ class RepositorySource(FileSource):
     modality: ClassVar[str] = "code"
 
     def files(self) -> list[str]:
-        """Archives, and folders that stand directly under the root and hold anything that matches (URIs that end in a slash)."""
+        """Archives, and folders directly under the root with at least one matching file (URIs that end in a slash)."""
         units = set()
         for path in match(self.root, self.patterns):
             if path.lower().endswith(_ARCHIVES):
@@ -53,7 +60,7 @@ class RepositorySource(FileSource):
         return sorted(units) or super().files()
 
     def input_files(self) -> list[str]:
-        """Every file that counts as input, those inside of folders too."""
+        """Every file that counts as input, including those inside folders."""
         return super().files()
 
     def records(self, uri: str) -> Iterator[Element]:
@@ -126,11 +133,11 @@ class RepositorySource(FileSource):
             repository = next(iter(tops)) if len(tops) == 1 else ""
         else:
             repository = re.sub(r"\.(?:tar|tgz)(?:\.\w+)?$", "", self.relative(uri), flags=re.IGNORECASE)
-        seen: dict[str, int] = {}
+        occurrences: dict[str, int] = {}
         with open_regular(uri) as raw:
             for item in tars.read_members(_Forward(raw, uri, total), max(self.max_file_bytes, self.max_notebook_bytes)):
-                seen[item.name] = seen.get(item.name, 0) + 1
-                times = f";{seen[item.name]}" if seen[item.name] > 1 else ""
+                occurrences[item.name] = occurrences.get(item.name, 0) + 1
+                times = f";{occurrences[item.name]}" if occurrences[item.name] > 1 else ""
                 key = f"member={item.name}{times}" if item.name else f"offset={item.offset}"
                 yield self._member(uri, key, repository, item, governing)
         if damage:
@@ -168,7 +175,10 @@ class RepositorySource(FileSource):
         )
 
     def _measure(self, uri: str) -> tuple[int, BadInput | None]:
-        """Bytes of an archive after decompression, up to damage if there is any. Raises BadInput("too_large")."""
+        """(bytes after decompression up to any damage, the damage or None).
+
+        Raises BadInput("too_large").
+        """
         total = 0
         with open_regular(uri) as raw:
             members = _open(raw, uri)
@@ -184,7 +194,7 @@ class RepositorySource(FileSource):
 
 
 class _Forward(io.RawIOBase):
-    """The decompressed content of an archive as a file that is read forward; `size` is known beforehand."""
+    """The decompressed content of an archive as a forward-only file. `size` is known in advance."""
 
     def __init__(self, raw, uri: str, size: int):
         self._members = _open(raw, uri)
@@ -241,14 +251,17 @@ def _inside(name: str) -> str:
 
 
 def _walk(root: str, top: str) -> list[str]:
-    """Relative paths of all files of a repository's folder, hidden ones left out; for the files directly under the root, only those."""
+    """Relative paths of all files in a repository's folder, without hidden files.
+
+    For the repository of files directly under the root: only those files.
+    """
     if top == ".":
         return sorted(name for name in os.listdir(root) if os.path.isfile(os.path.join(root, name)))
     return match(root, (top,))
 
 
 def _licence_files_above(root: str, top: str) -> list[str]:
-    """Licence files directly under the root: they govern every folder that has none of its own."""
+    """Licence files directly under the root. They govern every folder without a licence file of its own."""
     if top == ".":
         return []
     return sorted(

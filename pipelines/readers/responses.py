@@ -1,7 +1,7 @@
-"""HTTP responses as crawlers keep them: status, headers and the body with its transfer and content encodings undone.
+"""HTTP responses as crawlers store them: status, headers, and the body with its transfer and content encodings decoded.
 
-Archives hold both raw responses and responses whose body was already unpacked while the headers still speak of chunks and gzip; both are
-read. Sizes are bounded on the way. This file knows no archive format.
+Archives hold raw responses, and also responses whose body is already decoded although the headers still declare chunks
+and gzip. Both are read. Sizes are bounded throughout. This file knows no archive format.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from castor.pipelines.document import BadInput
 from castor.pipelines.readers.compressed import inflate
 
 REPEATED = ("x-robots-tag",)
-"""Headers that mean something each time they stand, joined by line ends: a comma would give one agent's directives to another."""
+"""Headers whose every occurrence counts, joined by line ends: a comma would give one agent's directives to another."""
 
 _MAX_HEADER_BYTES = 1 << 18
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})(?: [^\r\n]*)?\r?\n")
@@ -21,7 +21,14 @@ _CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """status code, headers (names in lower case, the first of each; all lines of those in REPEATED), body as stored."""
+    """A parsed HTTP response.
+
+    status: status code.
+
+    headers: names in lower case -> the first value of each; all lines of those in REPEATED.
+
+    body: bytes as stored.
+    """
 
     status: int
     headers: dict[str, str]
@@ -29,7 +36,10 @@ class Response:
 
 
 def parse(block: bytes) -> Response:
-    """Splits a response. Raises BadInput("no_http_response") where it does not begin as one, BadInput("huge_header")."""
+    """Splits a stored response.
+
+    Raises BadInput("no_http_response") if the block does not start as one, BadInput("huge_header").
+    """
     status = _STATUS.match(block)
     if status is None:
         raise BadInput("no_http_response", f"it begins {block[:40]!r}")
@@ -50,10 +60,10 @@ def parse(block: bytes) -> Response:
 
 
 def content(response: Response, limit: int) -> bytes:
-    """The body as its sender meant it, at most `limit` bytes.
+    """The decoded body, at most `limit` bytes.
 
-    Raises BadInput: truncated_body (shorter than Content-Length, or cut inside a chunk or a compressed stream), bad_chunks, corrupt_body,
-    too_large, unknown_encoding.
+    Raises BadInput: truncated_body (shorter than Content-Length, or cut inside a chunk or a compressed stream),
+    bad_chunks, corrupt_body, too_large, unknown_encoding.
     """
     headers, body = response.headers, response.body
     encodings = [e.strip().lower() for e in headers.get("content-encoding", "").split(",") if e.strip()]
@@ -66,7 +76,7 @@ def content(response: Response, limit: int) -> bytes:
             raise BadInput("truncated_body", f"Content-Length {declared}, but {len(body)} bytes")
     for encoding in reversed(encodings):
         if encoding in ("gzip", "x-gzip") and body[:2] != b"\x1f\x8b":
-            continue  # unpacked by the crawler already
+            continue  # already decoded by the crawler
         if encoding in ("deflate", "br") and _looks_plain(body):
             continue
         body = inflate(body, encoding, limit)
@@ -81,7 +91,7 @@ def _looks_plain(body: bytes) -> bool:
 
 def _dechunked(body: bytes, limit: int) -> bytes:
     if _CHUNK.match(body) is None:
-        return body  # unpacked by the crawler already
+        return body  # already decoded by the crawler
     out, position = bytearray(), 0
     while True:
         size = _CHUNK.match(body, position)

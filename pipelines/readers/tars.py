@@ -1,9 +1,14 @@
-"""A tar reader for archives that nobody vouches for.
+"""A tar reader for untrusted archives.
 
-Python's `tarfile` gives an archive up at its first bad header, follows its sizes and trusts its names. Here an archive is a stream of
-members and faults: after a bad header the reader looks for the next header with a right checksum (where bytes were lost or added, it no longer
-stands on a border of 512), a size that does not fit is a fault and not an allocation, nothing is ever written anywhere, and links, devices and pipes are named, not followed. Reads GNU, POSIX (pax) and old
-tar, uncompressed, one member in memory at a time.
+Python's `tarfile` gives up an archive at its first bad header, follows its sizes and trusts its names. Here an archive
+is a stream of members and faults:
+
+- After a bad header the reader searches for the next header with a valid checksum. Where bytes were lost or added, that
+  header is not at a multiple of 512.
+- A size that does not fit is a fault, not an allocation.
+- Nothing is written anywhere. Links, devices and pipes are reported, not followed.
+
+Reads GNU, POSIX (pax) and old tar, uncompressed, with one member in memory at a time.
 """
 
 import dataclasses
@@ -28,7 +33,14 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A regular file of the archive: its name as stored, its content, the byte at which its header starts."""
+    """A regular file of the archive.
+
+    name: name as stored.
+
+    data: content.
+
+    offset: byte offset of its header.
+    """
 
     name: str
     data: bytes
@@ -37,9 +49,15 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What could not be read: error is a short stable kind; name is empty where no member can be named.
+    """A part of the archive that could not be read.
 
-    Kinds: empty, bad_header, truncated, too_large, not_a_file, no_end_of_archive.
+    error: short stable kind: empty, bad_header, truncated, too_large, not_a_file or no_end_of_archive.
+
+    message: details.
+
+    offset: byte offset of the fault.
+
+    name: name of the member; empty if no member can be named.
     """
 
     error: str
@@ -56,7 +74,10 @@ class _Header:
 
 
 def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fault]:
-    """The members of a seekable archive, in order, and its faults where they stand. A member of more than `max_member_bytes` is a fault."""
+    """Yields the members of a seekable archive in order, and its faults where they occur.
+
+    max_member_bytes: a larger member is a fault.
+    """
     total = file.seek(0, 2)
     if total == 0:
         yield Fault("empty", "zero bytes", 0)
@@ -93,7 +114,7 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
             _SOLARIS,
             b"S",
         ):
-            size = 0  # what a link or a directory claims to hold is not there
+            size = 0  # links and directories have no content, whatever size they declare
         end = position + BLOCK + size
         if end > total:
             yield Fault("truncated", f"claims {size} bytes, {total - position - BLOCK} are left", start, name)
@@ -121,7 +142,10 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
 
 
 class _Reader:
-    """Reads a file forward, with a few blocks of way back: archives that are decompressed as they are read have no other."""
+    """Reads a file forward and keeps a few blocks to go back to.
+
+    Archives that are decompressed while being read cannot seek back.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -130,7 +154,7 @@ class _Reader:
 
     def read(self, position: int, count: int) -> bytes:
         gap = position - self._end
-        if 0 < gap <= _KEPT:  # padding is read too, so that the way back has no holes
+        if 0 < gap <= _KEPT:  # also read padding, so that the kept blocks are contiguous
             self.read(self._end, gap)
         back = self._end - position
         head = self._kept[len(self._kept) - back :][:count] if 0 < back <= len(self._kept) else b""
@@ -145,8 +169,11 @@ class _Reader:
 
 
 def _next_header(reader: _Reader, position: int, last: int) -> int:
-    """Where to go on after the bad header at `position`: to a sound one that begins within the next block or, where bytes are missing and the
-    member before took it for its own, shortly before, but after the header at `last`; else to the next block.
+    """Offset at which to continue after the bad header at `position`.
+
+    That is a valid header which begins within the next block. If bytes are missing, the previous member may have
+    covered a valid header, so the search starts before `position`, but after the header at `last`. Otherwise the next
+    block.
     """
     begin = max(min(last + 1, position), position - _KEPT + BLOCK, 0)
     window = reader.read(begin, position - begin + 2 * BLOCK)
@@ -160,7 +187,7 @@ def _next_header(reader: _Reader, position: int, last: int) -> int:
 
 
 def _parse(block: bytes) -> _Header | None:
-    """The fields of a header block, or None if its checksum (either of the two in use) or its numbers are wrong."""
+    """The fields of a header block, or None if its checksum (either of the two in use) or its numbers are invalid."""
     if len(block) < BLOCK:
         return None
     stored = _number(block[148:156])
@@ -177,7 +204,10 @@ def _parse(block: bytes) -> _Header | None:
 
 
 def _number(field: bytes) -> int | None:
-    """Octal digits, or base 256 where the first byte says so (GNU)."""
+    """Octal digits, or base 256 if the first byte is 0x80 or 0xFF (GNU).
+
+    Example: b"0000644\\0" is 420.
+    """
     if field[0] in (0x80, 0xFF):
         value = int.from_bytes(field[1:], "big")
         return value if field[0] == 0x80 else value - (1 << (8 * (len(field) - 1)))
@@ -189,7 +219,7 @@ def _number(field: bytes) -> int | None:
 
 
 def _pax(content: bytes) -> dict[str, str]:
-    """`LENGTH KEY=VALUE newline` records, as far as they make sense."""
+    """Parses `LENGTH KEY=VALUE newline` records up to the first invalid one."""
     found, position = {}, 0
     while position < len(content):
         digits, _, rest = content[position : position + 24].partition(b" ")

@@ -1,10 +1,14 @@
-"""WARC and ARC records out of files as the web delivers them: every sound record, and for each other one a fault with its place.
+"""Reads WARC and ARC records from real-world files: every sound record, and a fault with its position for every other
+one.
 
-fastwarc and warcio read sound archives well, but on a corrupt gzip member both lose the rest of the file (one of them without a word),
-both return a record that the end of the file cut as if it were whole, and both swallow the records after one that lies about its length.
-What a crawl holds must be accounted for, so this reader is stricter: a record counts only if its whole body is there, what follows it is
-the end of a record, and its gzip member's checksum holds. After a fault it goes on at the next record: in the same member at the next
-`WARC/` that stands after a blank line or before a field of a record's header, in a gzip file also at the next member that begins with a record.
+fastwarc and warcio read sound archives well. On a corrupt gzip member both lose the rest of the file, one of them
+silently. Both return a record truncated by the end of the file as if it were complete. Both swallow the records after
+one with a wrong length.
+
+Every record of a crawl must be accounted for, so this reader is stricter. A record counts only if its whole body is
+present, the end of a record follows, and the checksum of its gzip member matches. After a fault the reader continues at
+the next record. In the same member that is the next `WARC/` after an empty line or before a field of a record header.
+In a gzip file it is also the next member that starts with a record.
 
 Formats: WARC 0.17 to 1.1 (iipc.github.io/warc-specifications), ARC 1 (archive.org/web/researcher/ArcFileFormat.php).
 """
@@ -20,9 +24,10 @@ MAX_HEADER_BYTES = 1 << 16
 _NEWLINES = b"\r\n"
 _BEGINNING = b"WARC/"
 _MARKER = re.compile(rb"\n\r?\n(WARC/[01]\.[0-9])")
-# After a fault a header counts wherever it stands, for what was cut short ends in the middle of a line.
+# After a fault a header may start inside a line, where the previous record was cut off.
 _RESYNC = re.compile(
-    rb"((?<=\n\n)WARC/[01]\.[0-9]|(?<=\n\r\n)WARC/[01]\.[0-9]|WARC/[01]\.[0-9]+\r?\n(?=(?i:warc-|content-)[A-Za-z-]{1,60}:))"
+    rb"((?<=\n\n)WARC/[01]\.[0-9]|(?<=\n\r\n)WARC/[01]\.[0-9]|WARC/[01]\.[0-9]+\r?\n(?=(?i:warc-"
+    rb"|content-)[A-Za-z-]{1,60}:))"
 )
 _RESYNC_BYTES = 128
 _ARC_MARKER = re.compile(rb"\n((?:https?|ftp|dns):[^\s]{1,2000} \S{1,64} \d{8,14} \S{1,200} \d{1,15}\r?\n)")
@@ -34,7 +39,14 @@ _ARC_LINE = re.compile(rb"([^\r\n]{1,4000}?) (\S{1,64}) (\d{8,14}) (\S{1,200}) (
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One record. key: `offset=N` of its gzip member or place, `+M` bytes into the member. headers: names in lower case."""
+    """One record.
+
+    key: `offset=N` of its gzip member or of the record in a plain file; `+M` adds its offset inside the member.
+
+    headers: names in lower case -> values.
+
+    body: bytes after the header.
+    """
 
     key: str
     headers: dict[str, str]
@@ -43,7 +55,14 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A place where no record could be read: error is a short kind."""
+    """A position at which no record could be read.
+
+    key: as in Record.
+
+    error: short kind.
+
+    message: details.
+    """
 
     key: str
     error: str
@@ -51,17 +70,17 @@ class Fault:
 
 
 def read_warc(members: Plain | Members, max_record_bytes: int) -> Iterator[Record | Fault]:
-    """The records and faults of a WARC file, in order."""
+    """Yields the records and faults of a WARC file, in order."""
     return _read(_Cursor(members), _warc_head, _BEGINNING, max_record_bytes)
 
 
 def read_arc(members: Plain | Members, max_record_bytes: int) -> Iterator[Record | Fault]:
-    """The records and faults of an ARC file; after a fault it goes on at the next line that reads as an ARC record's."""
+    """Yields the records and faults of an ARC file; after a fault, continues at the next ARC header line."""
     return _read(_Cursor(members), _arc_head, b"", max_record_bytes)
 
 
 class _Cursor:
-    """Decompressed bytes of the current member with a place in it."""
+    """The decompressed bytes of the current member, with a position in it."""
 
     def __init__(self, members: Plain | Members):
         self.members = members
@@ -93,7 +112,7 @@ class _Cursor:
         return self.members.resync(beginning)
 
     def fill(self, count: int) -> bool:
-        """Makes `count` bytes available; False if the member ends before."""
+        """Makes `count` bytes available; False if the member ends earlier."""
         while len(self.buffer) < count and not self.ended:
             piece = self.members.piece()
             if piece:
@@ -107,17 +126,19 @@ class _Cursor:
         self.within += count
 
     def skip_newlines(self) -> bool:
-        """Goes to the next byte that is no line end; False at the end of the member."""
+        """Goes to the next byte that is not a line end; False at the end of the member."""
         while self.fill(1):
-            blank = len(self.buffer) - len(self.buffer.lstrip(_NEWLINES))
-            if blank < len(self.buffer):
-                self.drop(blank)
+            newlines = len(self.buffer) - len(self.buffer.lstrip(_NEWLINES))
+            if newlines < len(self.buffer):
+                self.drop(newlines)
                 return True
-            self.drop(blank)
+            self.drop(newlines)
         return False
 
     def seek(self, marker: re.Pattern, longest: int) -> bool:
-        """Goes to the first group of the next match in this member, never keeping more than a piece; False if there is none."""
+        """Goes to the first group of the next match in this member; False if there is none. Keeps at most one piece in
+        memory.
+        """
         while True:
             found = marker.search(self.buffer)
             if found:
@@ -152,11 +173,11 @@ def _read(cursor: _Cursor, read_head, beginning: bytes, max_record_bytes: int) -
                 continue
             yield fault
             if cursor.key == key and cursor.buffer:
-                cursor.drop(1)  # or what could not be read would be found again
+                cursor.drop(1)  # otherwise the same bad record would match again
             key = cursor.key
             if cursor.seek(*((_RESYNC, _RESYNC_BYTES) if beginning else (_ARC_MARKER, _ARC_MARKER_BYTES))):
                 continue
-            cursor.ended = True  # nothing more to find here
+            cursor.ended = True  # nothing left in this member
             cursor.buffer.clear()
         except Damaged as error:
             some = True
@@ -170,7 +191,7 @@ def _read(cursor: _Cursor, read_head, beginning: bytes, max_record_bytes: int) -
 
 
 def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int) -> bytes:
-    """The body of a record that begins here, after proof that it is whole."""
+    """The body of the record that starts here, after checking that the body is complete."""
     if length > max_record_bytes:
         raise BadInput("too_large", f"Content-Length {length} is over {max_record_bytes}")
     if not cursor.fill(length):
@@ -184,9 +205,9 @@ def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int)
 
 
 def _ends(cursor: _Cursor, length: int, beginning: bytes) -> bool:
-    """Whether the record whose body begins here ends after `length` bytes, all of which are in the buffer.
+    """Whether the record whose body starts here ends after `length` bytes, all of which are in the buffer.
 
-    Reads past the end of the record, so that a member's checksum is verified before its record is believed.
+    Reads past the end of the record, so that a member's checksum is verified before its record is accepted.
     """
     cursor.fill(length + 12)
     rest = bytes(cursor.buffer[length : length + 12])
@@ -199,7 +220,9 @@ def _ends(cursor: _Cursor, length: int, beginning: bytes) -> bool:
 
 
 def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
-    """True if the record continues in the next members, as in files compressed by blocks; they are then in the buffer."""
+    """Whether the record continues in the next members, as in files compressed by blocks. If so they are then in the
+    buffer.
+    """
     while len(cursor.buffer) < length:
         if not cursor.members.advance():
             return False
@@ -207,9 +230,8 @@ def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
         cursor.ended = False
         if not beginning or piece.startswith(beginning):
             cursor.buffer.clear()
-            cursor.buffer += (
-                b"\r\n\r\n" + piece
-            )  # as if the record before had ended well, which is how its end is looked for
+            # Pretend that the previous record ended properly: its end is recognized by these line ends.
+            cursor.buffer += b"\r\n\r\n" + piece
             cursor.within, cursor.member = -4, cursor.members.offset
             return False
         cursor.buffer += piece
@@ -218,7 +240,7 @@ def _goes_on(cursor: _Cursor, beginning: bytes, length: int) -> bool:
 
 
 def _head(cursor: _Cursor) -> bytes:
-    """The lines up to the first empty one, which are taken; without the empty one."""
+    """Consumes the lines up to the first empty line and returns them with that line."""
     searched = 0
     while True:
         for mark in (b"\r\n\r\n", b"\n\n"):
@@ -269,7 +291,7 @@ def _warc_head(cursor: _Cursor) -> tuple[dict[str, str], int]:
 def _skip_body(cursor: _Cursor, head: bytes) -> None:
     """Skips the body of a record whose header is unusable, if the body ends where Content-Length says.
 
-    A body that was cut ends earlier. Skipping Content-Length bytes would then skip the beginning of the next record too.
+    A truncated body ends earlier. Skipping Content-Length bytes would then also skip the start of the next record.
     """
     match = re.search(rb"(?mi)^content-length:[ \t]*([0-9]{1,9})[ \t]*\r?$", head)
     length = int(match.group(1)) if match else MAX_HEADER_BYTES + 1

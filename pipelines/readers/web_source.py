@@ -1,8 +1,8 @@
-"""Web pages out of archives and plain files, as Documents of page bytes, or of text where the text is there already.
+"""Web pages from archives and plain files, as Documents of page bytes, or of text if the file holds text.
 
-    .warc .wet .wat .arc [.gz|.zst]      records; what is no page (requests, redirects, pictures) is rejected with its reason
-    .html .htm .xhtml [.gz|.zst]         one page a file
-    .jsonl .ndjson .json [.gz|.zst]      one document a line, an object with the text under `text`
+    .warc .wet .wat .arc [.gz|.zst]      records; non-pages (requests, redirects, images) are rejected with a reason
+    .html .htm .xhtml [.gz|.zst]         one page per file
+    .jsonl .ndjson .json [.gz|.zst]      one document per line, an object with the text under `text`
 
 Every record and every line of a file is accounted for, sound or not. This file knows no Beam.
 """
@@ -31,11 +31,14 @@ _WISHES = ("x-robots-tag", "tdm-reservation")  # see pipelines/filters/robots.py
 
 @dataclasses.dataclass(frozen=True)
 class WebSource(FileSource):
-    """The pages of files (see the top of this file).
+    """The pages of web archives, HTML files and JSON lines.
 
-    max_page_bytes: of one page, one line or one HTTP body, after decompression; more is a dead letter.
-    max_record_bytes: of one WARC record, whatever it holds.
-    text_field: where a JSON line has its text.
+    max_page_bytes: maximum size of one page, one line or one HTTP body, after decompression; larger ones become dead
+        letters.
+
+    max_record_bytes: maximum size of one WARC record.
+
+    text_field: field of a JSON line that holds the text.
     """
 
     max_page_bytes: int = 16 << 20
@@ -140,9 +143,9 @@ class WebSource(FileSource):
 
 
 def parse_line(line: bytes, text_field: str = "text") -> dict:
-    """A JSON line with its text.
+    """Parses a JSON line with a text.
 
-    Raises BadInput for everything that is not an object, once-keyed, whose text is sound Unicode without NUL.
+    Raises BadInput for anything but an object with unique keys whose text is valid Unicode without NUL.
     """
     if not line.strip():
         raise BadInput("blank_line")
@@ -151,7 +154,7 @@ def parse_line(line: bytes, text_field: str = "text") -> dict:
     except UnicodeDecodeError as error:
         raise BadInput("bad_utf8", str(error)) from error
     except RecursionError as error:
-        raise BadInput("deep_nesting", "nested beyond reason") from error
+        raise BadInput("deep_nesting", "nested too deeply") from error
     except ValueError as error:
         raise BadInput("bad_json", str(error)) from error
     if not isinstance(row, dict):
@@ -188,9 +191,9 @@ def _is_fact(value) -> bool:
 
 
 def _split(members, limit: int) -> Iterator[tuple[str, bytes | BadInput]]:
-    """(record key, line) of every line; a line over `limit` bytes and damage of the compression come as BadInput.
+    """Yields (record key, line) for every line; a line over `limit` bytes or damaged by compression yields a BadInput.
 
-    After damage the lines of later members come with keys that name their member, and the line that the damage cut is lost with it.
+    The line that damage cuts is lost with the damage. Keys of lines in later members then name their member.
     """
     prefix = ""
     buffer, number, skipping = bytearray(), 0, False

@@ -1,1 +1,1 @@
-"""Source code: parsing, licences, imports, notebooks, comments, secrets, and repositories laid out as single documents."""
+"""Source code: languages, licences, imports, notebooks, comments, secrets, and repositories joined into documents."""

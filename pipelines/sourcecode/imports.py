@@ -1,20 +1,22 @@
-"""Which files of a repository a file needs, by its import lines: the edges for an order in which what is used comes before what uses it.
+"""Finds the files of a repository that a file imports: the edges for an order in which dependencies come first.
 
     dependencies({"a/b.py": ("python", text), ...}) -> {"a/b.py": ["a/c.py", ...], ...}
 
-A light expression a language finds what is named; what it names is looked for among the repository's own files, as the language would look for it,
-and of several the nearest to the file that asks is taken (the longest common folder, then the smallest path). What is not there is somebody else's.
+One light regular expression per language finds the imported names. A name is resolved among the repository's own files,
+as the language would resolve it. Among several candidates the nearest to the importing file is taken: the one with the
+longest common folder, then the smallest path. Names that do not resolve belong to other projects.
 
-    Python                 import, from ... import, relative too; a module's name begins above the outermost folder with an
-                           __init__.py, or up to three folders below the top (src/, lib/)
+    Python                 import, from ... import, also relative. A module's name starts above the outermost folder
+                           with an __init__.py, or up to three folders below the top (src/, lib/)
     JavaScript, TypeScript from, require, import() of ./ and ../, with the endings and index files that resolvers try
-    C, C++, CUDA           #include beside the file, else any file whose path ends so
-    Go                     imported packages: all files of the folder whose path ends as the import does
+    C, C++, CUDA           #include relative to the file, else any file whose path ends with the name
+    Go                     imported packages: all files of the folder whose path ends with the import path
     Java, Kotlin, Scala    imported classes, static members and whole packages, by path
     Rust                   mod, and use of crate::, self::, super::
     Ruby                   require_relative
 
-Paths are relative, with slashes. Everything returned is in order of mention, so it depends on the texts alone. This file knows no Beam.
+Paths are relative, with slashes. Results are in order of mention, so they depend on the texts alone. This file knows no
+Beam.
 """
 
 import posixpath
@@ -23,7 +25,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
 _PYTHON = re.compile(
-    r"(?m)^[ \t]*+(?:from[ \t]++(\.*[\w.]*)[ \t]++import[ \t]*+(\([^)]{0,5000}\)|[^\n#;(]{1,1000})|c?import[ \t]++([\w., \t]{1,1000}))"
+    r"(?m)^[ \t]*+(?:from[ \t]++(\.*[\w.]*)[ \t]++import[ \t]*+(\([^)]{0,5000}\)|[^\n#;(]{1,1000})|c?import[ "
+    r"\t]++([\w., \t]{1,1000}))"
 )
 _SCRIPT = re.compile(
     r"""(?:\bfrom|\bimport|\brequire[ \t]*\(|\bimport[ \t]*\()[ \t]*["'](\.{1,2}/[^"'\n]{0,300})["']"""
@@ -51,11 +54,14 @@ _SCRIPT_ENDINGS = (
     "/index.js",
 )
 _JVM_ENDINGS = (".java", ".kt", ".scala", ".groovy")
-_MAX_FAN = 64  # files that one import of a whole package stands for
+_MAX_FAN = 64  # maximum number of files for one import of a whole package
 
 
 def dependencies(files: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-    """{path: (language, text)} -> {path: paths of the files that it names, each once, in order of mention, itself left out}."""
+    """The files that each file imports, each once, in order of mention, without the file itself.
+
+    files: {path: (language, text)}.
+    """
     tree = _Tree(files)
     found = {}
     for path, (language, text) in files.items():
@@ -65,7 +71,7 @@ def dependencies(files: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
 
 
 class _Tree:
-    """The paths of a repository, by what an import knows of them."""
+    """Indexes of a repository's paths, by the parts that imports name."""
 
     def __init__(self, files: Mapping[str, tuple[str, str]]):
         self.paths = frozenset(files)
@@ -83,7 +89,7 @@ class _Tree:
             self.folders[posixpath.basename(folder)].append(folder)
 
     def nearest(self, candidates: list[str], path: str) -> str | None:
-        """Of several paths the one that shares the most folders with `path`; of equals the first."""
+        """The candidate that shares the most folders with `path`; the first of equals."""
         return max(candidates, key=_Nearness(path), default=None)
 
     def ending(self, tail: str, path: str) -> str | None:
@@ -94,7 +100,7 @@ class _Tree:
         )
 
     def beside(self, path: str, relative: str, endings: tuple[str, ...] = ("",)) -> str | None:
-        """The file at a path relative to the folder of `path`, with the first ending that there is."""
+        """The file at a path relative to the folder of `path`, with the first ending that exists."""
         whole = posixpath.normpath(posixpath.join(posixpath.dirname(path), relative))
         return next((whole + ending for ending in endings if whole + ending in self.paths), None)
 
@@ -143,7 +149,7 @@ def _python(tree: _Tree, path: str, text: str) -> Iterator[str]:
 
 
 def _names(listed: str) -> list[str]:
-    """The names of `(a, b as c, # note ...)`."""
+    """The names of an import list. Example: `(a, b as c, # note` gives [a, b]."""
     listed = re.sub(r"#[^\n]*", "", listed).strip("() \t\n\\")
     return [
         words[0]
@@ -153,7 +159,11 @@ def _names(listed: str) -> list[str]:
 
 
 def _module(tree: _Tree, path: str, name: str, drop: int = 1) -> Iterator[str]:
-    """The file of a module by its dotted name; of `a.b.name`, `drop` - 1 last parts may be no module."""
+    """The file of a module, by its dotted name.
+
+    drop: number of trailing parts, plus one, that may name something inside the module. With 2, `a.b.name` may be
+        `name` of module `a.b`.
+    """
     parts = name.strip(".").split(".")
     for end in range(len(parts), max(0, len(parts) - drop), -1):
         found = tree.nearest(tree.modules.get(".".join(parts[:end]), []), path)
@@ -188,7 +198,7 @@ def _go(tree: _Tree, path: str, text: str) -> Iterator[str]:
     end = _GO_END.search(text)
     for match in _GO.finditer(text, 0, end.start() if end else len(text)):
         parts = match.group(1).split("/")
-        for start in range(1, len(parts)):  # the module's own name is not a folder of the repository
+        for start in range(1, len(parts)):  # the first part of a Go module path is not a folder of the repository
             tail = "/".join(parts[start:])
             folder = tree.nearest(
                 [f + "/" for f in tree.folders[parts[-1]] if f == tail or f.endswith("/" + tail)], path
@@ -211,9 +221,8 @@ def _jvm(tree: _Tree, path: str, text: str) -> Iterator[str]:
             if folder:
                 yield from [p for p in tree.by_folder[folder.rstrip("/")] if p.endswith(_JVM_ENDINGS)][:_MAX_FAN]
                 continue
-        for end in range(
-            len(parts), max(1, len(parts) - 2), -1
-        ):  # a nested class or a static member is in the file of its class
+        # A nested class or a static member is in the file of its class.
+        for end in range(len(parts), max(1, len(parts) - 2), -1):
             stem = "/".join(parts[:end])
             found = next((f for f in (tree.ending(stem + ending, path) for ending in _JVM_ENDINGS) if f), None)
             if found:
@@ -235,7 +244,7 @@ def _rust(tree: _Tree, path: str, text: str) -> Iterator[str]:
 
 
 def _rust_file(tree: _Tree, base: str, parts: list[str]) -> str | None:
-    """The deepest module of a path of names that is a file."""
+    """The file of the deepest module in a path of names."""
     for end in range(len(parts), 0, -1):
         stem = posixpath.join(base, *parts[:end])
         for ending in (".rs", "/mod.rs"):

@@ -1,18 +1,18 @@
-"""Which licence governs a file of a repository, and which file says so.
+"""Finds the licence that governs a file of a repository, and the file that declares it.
 
     governing = Governing()
-    governing.add(path, data)       for every file that `speaks` (licence texts and what declares licences), in any order
+    governing.add(path, data)       for every file that `speaks` (licence texts and other declarations), in any order
     governing.of(path)              Decision(expression, ids, files)
 
-The first of these that says anything decides (the file's own header, pipelines/sourcecode/licence_headers.py, beats them all):
+The file's own header (pipelines/sourcecode/licence_headers.py) takes precedence over all of these. Otherwise the first
+of these that declares anything decides:
 
-1. `NAME.license` beside the file (REUSE specification 3.3)
-2. `REUSE.toml` or `.reuse/dep5`: the last entry that matches the path, in the nearest folder above that has one
-3. licence texts in the nearest folder above that holds any: a vendored folder with its own LICENSE is under that one. Several texts are met
-   together, unless a file beside them offers a choice between them (`either of the licences found in LICENSE.APACHE or LICENSE.BSD`). Folders that
-   hold nothing but licences (`LICENSES/`, `NAME.dist-info/`) speak for the folder above them; a text in `LICENSES/` is what its name says if the
-   text itself is not known
-4. what the nearest `package.json`, `Cargo.toml`, `pyproject.toml` or `setup.cfg` declares
+1. `NAME.license` next to the file (REUSE specification 3.3). 2. `REUSE.toml` or `.reuse/dep5`: the last entry that
+matches the path, in the nearest parent folder that has one. 3. Licence texts in the nearest parent folder that has any:
+a vendored folder with its own LICENSE is under that licence. Several texts all apply, unless a file next to them offers
+a choice (`either of the licences found in LICENSE.APACHE or LICENSE.BSD`). Folders that hold only licences
+(`LICENSES/`, `NAME.dist-info/`) speak for their parent folder. An unknown text in `LICENSES/` gets its licence from its
+name. 4. The declaration in the nearest `package.json`, `Cargo.toml`, `pyproject.toml` or `setup.cfg`.
 
 This file knows no Beam.
 """
@@ -32,19 +32,27 @@ from castor.pipelines.sourcecode import licence_headers, licences
 from castor.pipelines.text import charset
 
 MAX_FILES = 1000
-"""Of one repository; what comes after is taken note of as unknown."""
+"""Licence files read per repository; further ones count as unknown."""
 
 _SIDECAR = ".license"
 _MANIFESTS = ("package.json", "Cargo.toml", "pyproject.toml", "setup.cfg")
 _SPDX_NAME = re.compile(
-    r"^(?:LicenseRef-[\w.-]+|[A-Za-z0-9][A-Za-z0-9.]*(?:-[A-Za-z0-9.]+)+|MIT|ISC|Zlib|Unlicense|WTFPL|PostgreSQL|0BSD|NCSA|HPND|X11)$"
+    r"^(?:LicenseRef-[\w.-]+|[A-Za-z0-9][A-Za-z0-9.]*(?:-[A-Za-z0-9.]+)+|MIT|ISC|Zlib|Unlicense|WTFPL|PostgreSQL|0BSD"
+    r"|NCSA|HPND|X11)$"
 )
 _OFFERS = re.compile(r"(?i)\beither\b|\bdual\b|\byour (?:choice|option)\b|\bor\b")
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """expression: SPDX, empty if nothing decides. ids: the licences in it, sorted. files: the paths that decided."""
+    """The licence of a file.
+
+    expression: SPDX expression, empty if nothing decides.
+
+    ids: SPDX ids in the expression, sorted.
+
+    files: paths of the files that decided.
+    """
 
     expression: str = ""
     ids: tuple[str, ...] = ()
@@ -52,11 +60,11 @@ class Decision:
 
 
 NOTHING = Decision()
-_Annotation = tuple[str, Callable[[str, str], bool], Decision]  # a glob, how it is meant, and what it says
+_Annotation = tuple[str, Callable[[str, str], bool], Decision]  # a glob, its matcher, and the licence
 
 
 def speaks(path: str) -> bool:
-    """True for files that say under which licence others are."""
+    """Whether a file declares the licence of other files."""
     name = posixpath.basename(path)
     return (
         name in _MANIFESTS
@@ -67,7 +75,7 @@ def speaks(path: str) -> bool:
 
 
 class Governing:
-    """What the files of one repository say of its licences."""
+    """The licence declarations of one repository's files."""
 
     def __init__(self):
         self._texts: dict[str, dict[str, Decision]] = {}  # by the folder that they govern
@@ -79,7 +87,10 @@ class Governing:
         self._of_folder = functools.cache(self._by_texts)
 
     def add(self, path: str, data: bytes | None) -> None:
-        """Takes note of a file that speaks; None for one that could not be read, which makes a licence text an unknown one."""
+        """Records a file that `speaks`.
+
+        data: its content; None for an unreadable file, which makes a licence text an unknown licence.
+        """
         self._count += 1
         text = _decoded(data) if self._count <= MAX_FILES else None
         name, folder = posixpath.basename(path), posixpath.dirname(path)
@@ -99,7 +110,7 @@ class Governing:
             self._add_text(path, text)
 
     def of(self, path: str) -> Decision:
-        """What governs a file; NOTHING where the repository does not say."""
+        """The licence that governs a file; NOTHING if the repository declares none."""
         own = self._sidecars.get(path)
         if own is not None:
             return own
@@ -147,7 +158,7 @@ class Governing:
         return Decision(expression, tuple(sorted({i for decision in rest for i in decision.ids})), tuple(paths))
 
     def _points(self, folder: str, name: str) -> bool:
-        """True for an unknown text that only points to its neighbours."""
+        """Whether an unknown text only points to the files next to it."""
         text = self._unknown.get((folder, name), "")
         return len(text) < 2000 and any(
             other in text for other in self._texts[folder] if other != name and (folder, other) not in self._unknown
@@ -173,7 +184,7 @@ def _above(path: str) -> list[str]:
 
 
 def _parents(folder: str) -> list[str]:
-    """The folders above one, nearest first, "" at last."""
+    """The folders above a folder, nearest first; the last one is the empty path."""
     parents = []
     while folder:
         folder = posixpath.dirname(folder)
@@ -182,7 +193,7 @@ def _parents(folder: str) -> list[str]:
 
 
 def _reuse(text: str, path: str) -> list[_Annotation]:
-    """Annotations of a REUSE.toml: globs of paths and the expression for them. One that cannot be read says nothing."""
+    """Annotations of a REUSE.toml: path globs and their licence expression. An unreadable file has none."""
     try:
         entries = tomllib.loads(text).get("annotations", [])
         found = []
@@ -200,7 +211,7 @@ def _reuse(text: str, path: str) -> list[_Annotation]:
 
 
 def _dep5(text: str, path: str) -> list[_Annotation]:
-    """Stanzas `Files:` and `License:` of a Debian copyright file (DEP 5); `*` crosses folders there."""
+    """`Files:` and `License:` stanzas of a Debian copyright file (DEP 5), whose `*` crosses folders."""
     found = []
     for stanza in re.split(r"\n[ \t]*\n", text):
         fields = dict(re.findall(r"(?m)^(Files|License):[ \t]*((?:[^\n]|\n[ \t]+[^\n])*)", stanza))
@@ -212,12 +223,15 @@ def _dep5(text: str, path: str) -> list[_Annotation]:
 
 
 def _covers_across(glob: str, path: str) -> bool:
-    """DEP 5's globs, whose `*` crosses folders."""
+    """Matches DEP 5's globs, whose `*` crosses folders."""
     return fnmatch.fnmatchcase(path, glob)
 
 
 def _covers(glob: str, path: str) -> bool:
-    """REUSE.toml's globs: `*` stays within a folder, a part `**` is any number of folders. Linear, whatever the stars."""
+    """Matches REUSE.toml's globs: `*` stays within a folder, a part `**` is any number of folders. Linear in the path.
+
+    Example: `src/**/*.py` matches `src/a/b.py`; `src/*.py` does not.
+    """
     parts = path.split("/")
     reached = {0}
     for wanted in glob.split("/"):
@@ -229,7 +243,7 @@ def _covers(glob: str, path: str) -> bool:
 
 
 def _manifest(name: str, text: str) -> str:
-    """The licence that a package's manifest declares, empty if none."""
+    """The licence that a package manifest declares; empty if none."""
     try:
         if name == "package.json":
             declared = json.loads(text).get("license", "")
@@ -246,7 +260,7 @@ def _manifest(name: str, text: str) -> str:
         return ""
     if not isinstance(declared, str) or not 0 < len(declared) <= 200 or "\n" in declared:
         return ""
-    named = declared.replace("/", " OR ")  # Cargo's old way to say it
+    named = declared.replace("/", " OR ")  # Cargo's old syntax
     plain = {
         "mit license": "MIT",
         "apache 2.0": "Apache-2.0",

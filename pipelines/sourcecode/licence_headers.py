@@ -1,12 +1,13 @@
-"""What a source file says of its own licence: SPDX tags, and the sentences by which headers grant, name or refuse one.
+"""Finds the licence that a source file's own header declares: by SPDX tags, or by sentences that grant, name or refuse
+one.
 
-    declared(text)         "Apache-2.0", "MIT OR GPL-2.0-or-later", "LicenseRef-proprietary"; None if the file does not say
-    Declare()(document)    the same for a Document: the file's own word replaces what its repository says
+    declared(text)         "Apache-2.0", "MIT OR GPL-2.0-or-later", "LicenseRef-proprietary"; None without a declaration
+    Declare()(document)    the same for a Document: the file's own declaration replaces that of its repository
 
-Only the comment that a file begins with is read, since programs about licences quote them further down. Several SPDX tags are met together
-(REUSE specification 3.3); several licences named in prose likewise, unless the words are those of a choice (`dual licensed`,
-`alternatively`, `either of`). A header that only points to a file (`a BSD-style license that can be found in the LICENSE file`) says
-nothing of its own. This file knows no Beam.
+Only the comment at the start of a file is read, since programs about licences quote licence texts further down. Several
+SPDX tags all apply (REUSE specification 3.3). Several licences named in prose all apply too, unless the header offers a
+choice (`dual licensed`, `alternatively`, `either of`). A header that only points to a file (`a BSD-style license that
+can be found in the LICENSE file`) declares nothing itself. This file knows no Beam.
 """
 
 import dataclasses
@@ -32,17 +33,21 @@ _LINE = re.compile(
 _OPENS = (("/*", "*/"), ('"""', '"""'), ("'''", "'''"), ("<!--", "-->"), ("(*", "*)"), ("{-", "-}"), ("=begin", "=end"))
 _MARKS = re.compile(r"[\s*#/;>|_!\"'%<{}()-]+")
 _CHOICE = re.compile(
-    r"\balternatively\b|\bdual(?:ly)?[ -]?licen[cs]ed\b|\bunder (?:the terms of )?(?:either|one|any) of\b|\beither of (?:the|these|those"
+    r"\balternatively\b|\bdual(?:ly)?[ -]?licen[cs]ed\b|\bunder (?:the terms of )?(?:either|one|any) of\b|\beither of "
+    r"(?:the|these|those"
     r"|two|following)\b"
-    r"|\byour choice\b|\beither the\b|\bat your option under\b|\b(?:mit|bsd|apache|gpl|lgpl|mpl)[^.]{0,40} or (?:the )?[^.]{0,40}(?:mit|bsd"
+    r"|\byour choice\b|\beither the\b|\bat your option under\b|\b(?:mit|bsd|apache|gpl|lgpl|mpl)[^.]{0,40} or (?:the "
+    r")?[^.]{0,40}(?:mit|bsd"
     r"|apache|gpl|lgpl|mpl)\b"
 )
 _POINTS = re.compile(
-    r"licen[cs]e that can be found in|see (?:the )?(?:accompanying )?(?:file )?(?:licen[cs]e|copying|notice)|for (?:full"
+    r"licen[cs]e that can be found in|see (?:the )?(?:accompanying )?(?:file )?(?:licen[cs]e|copying|notice)|for "
+    r"(?:full"
     r"|complete) licen[cs]e|licen[cs]e file"
 )
 _REFUSED = re.compile(
-    r"\bproprietary and confidential\b|\bconfidential and proprietary\b|\btrade secrets?\b|\bunauthori[sz]ed (?:copying|use|reproduction"
+    r"\bproprietary and confidential\b|\bconfidential and proprietary\b|\btrade secrets?\b|\bunauthori[sz]ed (?:copying"
+    r"|use|reproduction"
     r"|distribution|disclosure)\b"
     r"|\bstrictly (?:prohibited|confidential)\b|\bmay not be (?:copied|reproduced|distributed|used"
     r"|disclosed)\b[^.]{0,80}\bwithout\b[^.]{0,60}\b(?:permission|consent)\b"
@@ -53,14 +58,17 @@ _VERSION = re.compile(r"\bversion ([123](?:\.[01])?)|\bv\.? ?([123](?:\.[01])?)\
 _LATER = re.compile(r"\bany later version\b|\bor later\b|\bor newer\b|\bor higher\b")
 _GNU_NAMES = {"": "GPL", "affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL"}
 
-# Sentences of headers, blanks and comment marks as one blank, lower case.
+# Sentences of headers, in lower case, with whitespace and comment marks collapsed to one space.
 _SENTENCES = (
-    ("Apache-2.0", r"licensed under the apache license,? version 2\.0|under the terms of the apache license,? version 2\.0"
+    ("Apache-2.0", r"licensed under the apache license,? version 2\.0|under the terms of the apache license,? version "
+                   r"2\.0"
                    r"|licensed to the apache software foundation asf under one or more"),
     ("MIT", r"permission is hereby granted, free of charge, to any person obtaining a copy"),
     ("PSF-2.0", r"licensed to psf under a contributor agreement|python software foundation license version 2"),
-    ("ISC", r"permission to use, copy, modify, and or distribute this software for any purpose with or without fee is hereby granted"),
-    ("HPND", r"permission to use, copy, modify,(?: and)? distribute this software and its documentation for any purpose"),
+    ("ISC", r"permission to use, copy, modify, and or distribute this software for any purpose with or without fee is "
+            r"hereby granted"),
+    ("HPND", r"permission to use, copy, modify,(?: and)? distribute this software and its documentation for any "
+             r"purpose"),
     ("Zlib", r"altered source versions must be plainly marked as such"),
     ("BSL-1.0", r"boost software license,? version 1\.0"),
     ("Unlicense", r"this is free and unencumbered software released into the public domain"),
@@ -76,11 +84,12 @@ _SENTENCES = (
     ("WTFPL", r"do what the fuck you want to"),
     ("SSPL-1.0", r"server side public license"),
     ("BUSL-1.1", r"business source license"),
-    ("BSD-4-Clause", r"redistribution and use in source and binary forms.{0,900}all advertising materials mentioning features"),
+    ("BSD-4-Clause", r"redistribution and use in source and binary forms.{0,900}all advertising materials mentioning "
+                     r"features"),
     ("BSD-3-Clause", r"redistribution and use in source and binary forms.{0,1200}neither the name"),
     ("BSD-2-Clause", r"redistribution and use in source and binary forms"),
 )  # fmt: skip
-# Short names, where a sentence says that they are meant: `released under the MIT license`, `License: BSD 3-Clause`.
+# Short names, if a sentence names them as the licence: `released under the MIT license`, `License: BSD 3-Clause`.
 _CLAUSE = re.compile(
     r"(?:\blicen[cs]ed|\breleased|\bdistributed|\bavailable|\bpublished|\bcovered|\bprovided) (?:under|by"
     r"|with) ([^.]{2,160}(?:\.[0-9][^.]{0,60})?)|\blicen[cs]e ?: ?([^.]{2,60}(?:\.[0-9][^.]{0,40})?)"
@@ -102,7 +111,8 @@ _SHORT = (
     ("WTFPL", r"\bwtfpl\b"),
 )
 _DOMAIN = re.compile(
-    r"\b(?:placed|released|put|dedicated|contributed|given)?(?: hereby)? ?(?:in|into|to) the public domain\b|\bis (?:in )?(?:the )?public domain\b"
+    r"\b(?:placed|released|put|dedicated|contributed|given)?(?: hereby)? ?(?:in|into|to) the public domain\b|\bis "
+    r"(?:in )?(?:the )?public domain\b"
 )
 _FAMILY = ("BSD-4-Clause", "BSD-3-Clause", "BSD-2-Clause")
 _PROSE = ("text", "markdown", "rst", "json", "jupyter", "tex")
@@ -110,7 +120,10 @@ _PROSE = ("text", "markdown", "rst", "json", "jupyter", "tex")
 
 @dataclasses.dataclass(frozen=True)
 class Declare:
-    """Document -> Document. Where its text declares a licence: metadata `licence` (the expression), `licences` (ids) and `licence_from` ([path])."""
+    """Document -> Document with its declared licence, if the text declares one.
+
+    Sets metadata `licence` (SPDX expression), `licences` (ids) and `licence_from` ([path]).
+    """
 
     def __call__(self, document: Document) -> Document:
         prose = document.metadata.get("language") in _PROSE
@@ -122,7 +135,7 @@ class Declare:
 
 
 def declared(text: str) -> str | None:
-    """The SPDX expression for what the first comment of a file declares, None if it declares nothing."""
+    """The SPDX expression that the first comment of a file declares; None without a declaration."""
     if not _HINT.search(text, 0, _HEAD):
         return None
     own = tags(text)
@@ -146,7 +159,10 @@ def declared(text: str) -> str | None:
 
 
 def tags(text: str) -> str | None:
-    """The expression of the `SPDX-License-Identifier:` tags among the first 4,000 characters; several are met together. None without any."""
+    """The expression of the `SPDX-License-Identifier:` tags in the first 4,000 characters; None without any.
+
+    Several tags all apply. Example: tags `MIT` and `A OR B` give `MIT AND (A OR B)`.
+    """
     found = list(dict.fromkeys(_TAG_END.sub("", match.group(1)).strip() for match in _TAG.finditer(text, 0, 4000)))
     found = [expression for expression in found if expression]
     if not found:
@@ -159,7 +175,10 @@ def tags(text: str) -> str | None:
 
 
 def first_comment(text: str) -> str:
-    """The lines that a file begins with, up to the first that is neither comment nor blank nor what may stand before one (`<?php`, `package x;`)."""
+    """The first lines of a file, up to the first line of code.
+
+    Comments, empty lines and lines that may precede a comment (`<?php`, `package x;`) are not code.
+    """
     lines, closing = [], None
     for line in text[:_HEAD].split("\n")[:_HEAD_LINES]:
         if closing is not None:

@@ -1,7 +1,9 @@
-"""Which licence a text is: by edit distance to the texts of 35 licences (identify, choosealicense.com), then by the sentences that make a licence.
+"""Identifies the licence of a text, by edit distance to 35 licence texts (identify, choosealicense.com), then by key
+sentences.
 
-The second step is for files that the first cannot know: several licences in one file, licences with preambles, and the Python and
-historical ones. What neither knows is UNKNOWN, which no allow-list holds. This file knows no Beam.
+The second step is for texts that the first cannot identify: several licences in one file, licences with preambles, and
+the Python and historical licences. Otherwise the result is UNKNOWN, which no allow-list contains. This file knows no
+Beam.
 """
 
 import functools
@@ -12,7 +14,8 @@ import tempfile
 UNKNOWN = "unknown"
 MAX_BYTES = 1 << 16
 
-# The Blue Oak Council's bronze and better (blueoakcouncil.org/list), as The Stack used them (arXiv 2211.15533), and public domain dedications.
+# Rated bronze or better by the Blue Oak Council (blueoakcouncil.org/list), as in The Stack (arXiv 2211.15533), and
+# public domain dedications.
 PERMISSIVE = (
     "0BSD",
     "AFL-3.0",
@@ -41,15 +44,17 @@ PERMISSIVE = (
 )
 
 _NAMES = re.compile(
-    r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt|md|rst))?$"
+    r"(?i)^(?:un)?licen[cs]es?(?:[-_.].*)?$|^copying(?:[-_.].*)?$|^mit-licen[cs]e.*$|^(?:.*[-_.])licen[cs]e(?:\.(?:txt"
+    r"|md|rst))?$"
 )
 _NOT_NAMES = re.compile(r"(?i)\.(?:py|pyi|c|h|cc|cpp|js|ts|json|html|css|go|rs|java|sh|yml|yaml|toml|svg|png)$")
 _NOT_LICENCES = re.compile(
-    r"(?i)^(?:authors|contributors|contributing|notice|readme|thanks|credits|changes|changelog|metadata|record|wheel)(?:[-_.].*)?$"
+    r"(?i)^(?:authors|contributors|contributing|notice|readme|thanks|credits|changes|changelog|metadata|record"
+    r"|wheel)(?:[-_.].*)?$"
 )
-# Folders that hold nothing but licences: what is in them speaks for the folder above.
+# Folders that hold only licences, which apply to their parent folder.
 _FOLDERS = re.compile(r"(?i)^(?:licen[cs]es?|[^/]*\.dist-info|[^/]*\.egg-info)$")
-_BLANKS = re.compile(r"[\s*#/;>|_-]+")
+_SEPARATORS = re.compile(r"[\s*#/;>|_-]+")
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([^\r\n]{1,200})")
 _SPDX_END = re.compile(r"\s*(?:\*/|-->|#\}|\"\"\"|'''|\*\)).*$")
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
@@ -58,7 +63,8 @@ _SENTENCES = (
     (
         "MIT",
         (
-            "permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files",
+            "permission is hereby granted, free of charge, to any person obtaining a copy of this software and "
+            "associated documentation files",
         ),
     ),
     ("Apache-2.0", ("apache license version 2.0, january 2004",)),
@@ -76,20 +82,23 @@ _SENTENCES = (
     (
         "ISC",
         (
-            "permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby granted",
+            "permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is "
+            "hereby granted",
         ),
     ),
     (
         "ISC",
         (
-            "permission to use, copy, modify, and distribute this software for any purpose with or without fee is hereby granted",
+            "permission to use, copy, modify, and distribute this software for any purpose with or without fee is "
+            "hereby granted",
         ),
     ),
     ("HPND", ("permission to use, copy, modify, and distribute this software and its documentation for any purpose",)),
     (
         "Zlib",
         (
-            "altered source versions must be plainly marked as such, and must not be misrepresented as being the original software",
+            "altered source versions must be plainly marked as such, and must not be misrepresented as being the "
+            "original software",
         ),
     ),
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
@@ -129,7 +138,7 @@ _FAMILIES = ("BSD-4-Clause", "BSD-3-Clause", "BSD-2-Clause")
 
 
 def is_licence_file(path: str) -> bool:
-    """True if a file of that name is where a repository keeps its licence."""
+    """Whether a repository keeps its licence in a file of this name."""
     folder, name = posixpath.split(path)
     if _NOT_NAMES.search(name) or _NOT_LICENCES.match(name):
         return False
@@ -137,7 +146,10 @@ def is_licence_file(path: str) -> bool:
 
 
 def governed_folder(path: str) -> str:
-    """The folder whose files a licence file speaks for: its own, or the one above folders that hold only licences."""
+    """The folder that a licence file applies to: its own, or the parent of folders that hold only licences.
+
+    Example: `a/LICENSES/MIT.txt` applies to `a`.
+    """
     folder = posixpath.dirname(path)
     while _FOLDERS.match(posixpath.basename(folder)):
         folder = posixpath.dirname(folder)
@@ -146,7 +158,10 @@ def governed_folder(path: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def identify_text(text: str) -> tuple[str, ...]:
-    """SPDX ids of the licences in a text, sorted; (UNKNOWN,) if there is none that is known. Texts beyond MAX_BYTES are not read."""
+    """SPDX ids of the licences in a text, sorted; (UNKNOWN,) if none is known.
+
+    Texts beyond MAX_BYTES are not read.
+    """
     if len(text) > MAX_BYTES:
         return (UNKNOWN,)
     tagged = spdx_expression(text)
@@ -160,24 +175,28 @@ def identify_text(text: str) -> tuple[str, ...]:
         whole = identify.license_id(file.name)
     if whole is not None:
         return (whole,)
-    plain = _BLANKS.sub(" ", text.lower())
+    plain = _SEPARATORS.sub(" ", text.lower())
     found: list[str] = []
     for name, sentences in _SENTENCES:
         if name in _FAMILIES and any(other in found for other in _FAMILIES):
             continue
-        if name not in found and all(_BLANKS.sub(" ", sentence) in plain for sentence in sentences):
+        if name not in found and all(_SEPARATORS.sub(" ", sentence) in plain for sentence in sentences):
             found.append(name)
     return tuple(sorted(found)) or (UNKNOWN,)
 
 
 def spdx_expression(text: str) -> str | None:
-    """The expression of a `SPDX-License-Identifier:` line among the first 4,000 characters, None if there is none."""
+    """The expression of an `SPDX-License-Identifier:` line in the first 4,000 characters; None without such a line."""
     match = _SPDX.search(text[:4000])
     return _SPDX_END.sub("", match.group(1)).strip() if match else None
 
 
 def allows(expression: str, permissive: frozenset[str]) -> bool:
-    """True if an SPDX expression can be met with licences of `permissive` alone: OR needs one side, AND both; WITH only adds permissions."""
+    """Whether the licences of `permissive` alone satisfy an SPDX expression.
+
+    OR needs one side, AND needs both; WITH only adds permissions. Example: with {"MIT"}, `MIT OR X` passes and `MIT AND
+    X` fails.
+    """
     tokens = _TOKEN.findall(expression)[:64]
     verdict, rest = _either(tokens, permissive)
     return verdict and not rest
@@ -212,12 +231,14 @@ def _one(tokens: list[str], permissive: frozenset[str]) -> tuple[bool, list[str]
 
 
 def _bare(name: str) -> str:
-    """An id for comparison: case does not count (SPDX 2.3, annex D), nor does `or later`: who may use a version may use that one."""
+    """An id for comparison: case (SPDX 2.3, annex D) and `or later` are ignored, since `or later` includes the version
+    itself.
+    """
     return name.lower().removesuffix("+").removesuffix("-or-later").removesuffix("-only")
 
 
 def ids(expression: str) -> list[str]:
-    """The licences that an expression names, in order; exceptions after WITH are not licences."""
+    """The licences that an expression names, in order. Exceptions after WITH are not licences."""
     expression = re.sub(r"(?i)\bWITH\s+\S+", "", expression)
     return [
         token

@@ -1,16 +1,17 @@
-"""Jupyter notebooks to text: a script in the percent format, in the language of the notebook's kernel.
+"""Converts Jupyter notebooks to scripts in the percent format, in the language of the notebook's kernel.
 
     # %% [markdown]
-    # Cells of prose, each line behind the comment mark of the kernel's language.
+    # Markdown cells, each line after the comment mark of the kernel's language.
 
     # %%
-    print("cells of code, as they are")
-    # %timeit lines that only IPython understands, behind the mark too
-    # > on request, what the cell printed or returned, cut where it grows long
+    print("code cells, unchanged")
+    # %timeit lines that only IPython understands, also commented
+    # > optionally the text that the cell printed or returned, truncated
 
-The format is that of jupytext, Spyder and VS Code, so Python stays Python; StarCoder converted notebooks to scripts the same way (arXiv 2305.06161,
-section 3.2). Formats 3 and 4 of nbformat are read. Pictures do not come along, be they outputs or attachments inside of prose. Whatever is no
-notebook raises BadInput("notebook"); the size is looked at before the JSON. This file knows no Beam.
+jupytext, Spyder and VS Code use this format, so Python stays valid Python. StarCoder converted notebooks to scripts the
+same way (arXiv 2305.06161, section 3.2). Formats 3 and 4 of nbformat are read. Images are dropped, both outputs and
+attachments in Markdown. Anything that is not a notebook raises BadInput("notebook"); the size is checked before parsing
+the JSON. This file knows no Beam.
 """
 
 import dataclasses
@@ -36,9 +37,15 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 @dataclasses.dataclass(frozen=True)
 class Notebooks:
-    """max_bytes: of the JSON. outputs: whether to keep what cells printed or returned as text; max_output_characters: of one cell;
-    max_outputs_characters:
-    of the whole notebook.
+    """How notebooks become scripts.
+
+    max_bytes: maximum size of the JSON, in characters.
+
+    outputs: keep the text that cells printed or returned.
+
+    max_output_characters: maximum output per cell.
+
+    max_outputs_characters: maximum output per notebook.
     """
 
     max_bytes: int = 8 << 20
@@ -47,7 +54,10 @@ class Notebooks:
     max_outputs_characters: int = 20_000
 
     def script(self, text: str) -> tuple[str, str]:
-        """(script, language of its kernel) of a notebook's JSON; the script is empty if no cell holds anything. Raises BadInput."""
+        """(script, kernel language) of a notebook's JSON; the script is empty if all cells are empty.
+
+        Raises BadInput("notebook").
+        """
         if len(text) > self.max_bytes:
             raise BadInput("notebook", f"{len(text)} characters, more than {self.max_bytes}")
         notebook = _parsed(text)
@@ -73,14 +83,14 @@ def _parsed(text: str) -> dict[str, Any]:
     except RecursionError:
         raise BadInput("notebook", "nested too deeply") from None
     except ValueError as error:
-        raise BadInput("notebook", f"no JSON: {error}"[:200]) from None
+        raise BadInput("notebook", f"invalid JSON: {error}"[:200]) from None
     if not isinstance(notebook, dict):
         raise BadInput("notebook", f"a JSON {type(notebook).__name__}, not an object")
     return notebook
 
 
 def _cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
-    """The cells of format 4, or of the worksheets of format 3."""
+    """The cells of format 4, or those of the worksheets of format 3."""
     cells = notebook.get("cells")
     if cells is None and isinstance(notebook.get("worksheets"), list):
         sheets = [sheet.get("cells") for sheet in notebook["worksheets"] if isinstance(sheet, dict)]
@@ -111,7 +121,7 @@ def _block(cell: dict[str, Any], mark: str, language: str) -> str:
             whole = lines[0].lstrip().startswith("%%")
             lines = [f"{mark} {line}".rstrip() if whole or _MAGIC.match(line) else line for line in lines]
         return "\n".join((f"{mark} %%", *lines))
-    if kind == "heading":  # of format 3
+    if kind == "heading":  # format 3 only
         level = cell.get("level")
         source = "#" * (level if isinstance(level, int) and 0 < level < 7 else 1) + " " + source
     label = "raw" if kind == "raw" else "markdown"
@@ -121,7 +131,10 @@ def _block(cell: dict[str, Any], mark: str, language: str) -> str:
 
 
 def _shown(cell: dict[str, Any], limit: int) -> str:
-    """What a cell printed to standard output or returned as plain text, at most `limit` characters; a cut is shown by an ellipsis."""
+    """The text that a cell printed to standard output or returned, at most `limit` characters.
+
+    An ellipsis marks truncation.
+    """
     parts = []
     outputs = cell.get("outputs")
     for output in outputs if isinstance(outputs, list) else ():
@@ -139,7 +152,7 @@ def _shown(cell: dict[str, Any], limit: int) -> str:
 
 
 def _joined(source: Any) -> str:
-    """A multi-line string of nbformat: a string or a list of them. Anything else is nothing."""
+    """A multi-line string of nbformat: a string or a list of strings; empty for anything else."""
     if isinstance(source, list):
         source = "".join(line for line in source if isinstance(line, str))
     return source.replace("\r\n", "\n").replace("\r", "\n") if isinstance(source, str) else ""

@@ -1,4 +1,4 @@
-"""A source file: its text, in whatever encoding, and the language it is written in, by name and content.
+"""Decodes a source file, whatever its encoding, and detects its language by name and content.
 
 Runs in the sandbox; imports no Beam.
 """
@@ -16,7 +16,7 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MAX_CONTROL = 0.001
 _FEW = 0.05
 _WESTERN = re.compile("[\xa0-\xff\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u2013-\u2026\u20ac\u2122]")
-# Tags of identify that name no language.
+# Tags of identify that do not name a language.
 _GENERIC = frozenset(
     (
         "text",
@@ -34,20 +34,26 @@ _GENERIC = frozenset(
     )
 )
 _PLAIN = "text"
-# Where a name allows several languages, content decides; the last is the default.
+# Content decides between C and C++ if the name allows both.
 _CPP = re.compile(
-    r"(?m)^\s*(?:class\s+\w+|namespace\s+\w*|template\s*<|using\s+namespace|public:|private:)|\bstd::|#include\s*<(?:iostream|string|vector"
+    r"(?m)^\s*(?:class\s+\w+|namespace\s+\w*|template\s*<|using\s+namespace|public:|private:)|\bstd::"
+    r"|#include\s*<(?:iostream|string|vector"
     r"|map|memory)>"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Parse:
-    """Document of bytes with metadata `path` -> Document of text with metadata `language` and `encoding`; notebooks become scripts, with metadata
-    `notebook_language`, and stay of language `jupyter`. plain_text: keep what is no program, such as LICENSE.
+    """Document of bytes with metadata `path` -> Document of text with metadata `language` and `encoding`.
 
-    Rejects `code.binary`, `code.unknown_language` and notebooks that hold nothing (`code.empty`). Raises BadInput: `charset` where no encoding gives
-    sound text, `notebook` for a notebook that is none.
+    Notebooks become scripts with metadata `notebook_language`; their language stays `jupyter`.
+
+    plain_text: keep files that are not programs, such as LICENSE.
+
+    notebooks: how notebooks become scripts.
+
+    Rejects `code.binary`, `code.unknown_language`, and notebooks whose cells are all empty as `code.empty`. Raises
+    BadInput: `charset` if no encoding gives valid text, `notebook` for an invalid notebook.
     """
 
     plain_text: bool = True
@@ -81,7 +87,10 @@ class Parse:
 def decode(data: bytes) -> tuple[str, str]:
     """(text, encoding) of a source file.
 
-    The coding cookie of its first two lines counts as a declaration; a few Western letters are Western.
+    The coding cookie in the first two lines counts as a declaration. A file with only a few non-ASCII letters, all
+    Western, is read as windows-1252.
+
+    Raises BadInput("charset").
     """
     cookie = _COOKIE.search(data[:500])
     try:
@@ -100,7 +109,9 @@ def decode(data: bytes) -> tuple[str, str]:
 
 
 def language_of(path: str, text: str) -> str | None:
-    """The language of a file: `python`, `c++`, `text` for plain text; None if neither name nor first line tells."""
+    """The language of a file: `python`, `c++`, `text` for plain text; None if neither name nor first line determines
+    it.
+    """
     from identify import identify, interpreters
 
     tags = identify.tags_from_filename(path)
@@ -139,7 +150,7 @@ def _zero_bytes(data: bytes) -> str:
 
 
 def _is_binary(data: bytes) -> bool:
-    """Zero bytes, unless the file begins as UTF-16 or UTF-32 does."""
+    """Whether the data has zero bytes without starting like UTF-16 or UTF-32."""
     head = data[:8192]
     if b"\0" not in head:
         return b"\0" in data

@@ -1,22 +1,27 @@
-"""The Beam half of repository documents: the kept files of each repository meet, and go on as one document or a few (pipelines/sourcecode/repository_layout.py).
+"""Joins the kept files of each repository into one document or several (pipelines/sourcecode/repository_layout.py), in
+Beam.
 
     removals = elements | Deduplicate(rules)
     joined = (elements, removals) | JoinRepositories(layout, corpus="code")
-    (joined, counts, removals) | WriteCorpus(...)
+    (joined, removals) | WriteCorpus(...)
 
-Per-file rules and deduplication come before: what they turn away is no part of any document. How the funnel still adds up: a repository document
-stands for the records that its `members` name (Document.records), and the sink counts as kept what it finds named in the documents that it writes; a
-file that got lost on the way, or stood in two documents, would be missing or too many, and the job would not commit. Files removed as
-duplicates go on as they were, without their text, since it is the sink that counts them.
+Per-file rules and deduplication run first; files that they reject are part of no document.
 
-Under identity by content the same file can stand in several repositories, or twice in one archive: then its id is the same, and it may stand in one
-document only. Which one follows from what the repositories hold: the one with the smallest hash of its files' ids. The sink counts the other
-copies as duplicates of kind "id".
+The funnel still adds up. A repository document stands for the records that its `members` name (Document.records), and
+the sink counts as kept every record named by the documents that it writes. A lost file would be missing and a file in
+two documents would be counted twice, and the job would not commit. Files removed as duplicates pass through without
+their text, since the sink counts them.
 
-The shuffle: texts cross one here, keyed by 16 bytes of the repository, beside the one in the sink. It cannot be saved: whether a file stays is known
-only after deduplication has seen the whole corpus, long after the one worker that read the repository has let go of it. What finds out which files
-are gone moves ids and keys alone. A group is one repository's kept files, held in memory to be put in order: the archive's limit on its size
-(repository_source.RepositorySource.max_archive_bytes) bounds it.
+Under identity by content the same file can be in several repositories, or twice in one archive. Its id is then the
+same, and the file may be part of one document only. The repository with the smallest hash of its files' ids gets the
+file. The sink counts the other copies as duplicates of kind "id".
+
+The texts cross one shuffle here, keyed by 16 bytes of the repository, in addition to the one in the sink. That shuffle
+is necessary: deduplication needs the whole corpus to decide whether a file stays, long after the worker that read the
+repository has moved on. The search for removed files moves ids and keys only.
+
+A group is one repository's kept files, held in memory for sorting. The size limit of an archive
+(RepositorySource.max_archive_bytes) bounds the group.
 """
 
 import hashlib
@@ -33,7 +38,7 @@ _PAIR = tuple[bytes, bytes]
 
 
 class JoinRepositories(beam.PTransform):
-    """(elements, removals) -> elements, with a repository document or several in place of the documents that were not removed."""
+    """(elements, removals) -> elements, with repository documents in place of the documents that were not removed."""
 
     def __init__(self, layout: Layout, corpus: str, identity: str = LOCATION):
         super().__init__(label="repositories")
@@ -64,13 +69,16 @@ class JoinRepositories(beam.PTransform):
 
 
 def _repository(document: Document, identity: str) -> bytes:
-    # By content two repositories may have the same name, in archives of the same name: their paths tell them apart.
+    # Under identity by content two repositories may share their name and their archive's name; the paths differ.
     key = container_of(document) if identity == CONTENT else key_of(document)
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, person=b"castor.repo.v1").digest()
 
 
 def _joins(element) -> bool:
-    """True for documents that can be part of one: a text that UTF-8 cannot carry goes to the sink alone, and becomes a dead letter alone."""
+    """Whether a document can be part of a repository document.
+
+    A text that UTF-8 cannot encode goes to the sink alone and becomes a dead letter alone.
+    """
     if not isinstance(element, Document) or element.text is None:
         return False
     try:
@@ -81,14 +89,14 @@ def _joins(element) -> bool:
 
 
 def _home(element, identity: str):
-    """(id, repository), by content the other way round: the repositories are ranked first."""
+    """Yields (id, repository), or under identity by content (repository, id), since repositories are ranked first."""
     if _joins(element):
         pair = bytes.fromhex(element.id), _repository(element, identity)
         yield pair[::-1] if identity == CONTENT else pair
 
 
 def _ranked(group):
-    """(repository, ids) -> (id, hash of all the ids and repository) for each id."""
+    """(repository, ids) -> (id, hash of all the ids, followed by the repository) for each id."""
     repository, ids = group
     held = sorted(set(ids))
     rank = hashlib.blake2b(b"".join(held), digest_size=16, person=b"castor.repo.v1").digest()
@@ -98,7 +106,7 @@ def _ranked(group):
 
 def _removed(row):
     identifier, _, _, size = row
-    if not size:  # a row with a size is of a document that stays
+    if not size:  # a row with a size describes a document that stays
         yield bytes.fromhex(identifier), b""
 
 
@@ -108,7 +116,7 @@ def _gone(group):
     for row in rows:
         homes.add(row) if row else None
         removed = removed or not row
-    for home in sorted(homes)[0 if removed else 1 :]:  # it stands in the first of several homes
+    for home in sorted(homes)[0 if removed else 1 :]:  # the first repository keeps the file
         yield home[-_REPOSITORY_BYTES:], _GONE + identifier
 
 
@@ -137,7 +145,7 @@ def _join(group, layout: Layout, corpus: str, identity: str):
         else:
             first, *copies = sorted(same, key=_source)
             kept.append(first)
-            # An id that occurs twice stands in a document once; the sink counts its copies as duplicates.
+            # A repeated id is kept once; the sink counts the copies as duplicates.
             yield from (document.replace(text=None) for document in copies)
     yield from layout.documents(corpus, kept, identity)
 

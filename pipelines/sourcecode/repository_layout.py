@@ -1,19 +1,22 @@
-"""One repository as one document, or as parts of bounded length: its files in an order in which what is used comes before what uses it.
+"""Lays out one repository as one document, or as parts of bounded length, with dependencies before their users.
 
     <repo_name>NAME<file_sep>src/a.py
-    ...the text of src/a.py, to the character...<file_sep>src/b.py
+    ...the exact text of src/a.py...<file_sep>src/b.py
     ...
 
-The layout is StarCoder2's (Lozhkov et al. 2024, arXiv 2402.19173, section 5); the marks are plain text, which a vocabulary may hold as
-symbols. A file that has the marks in its text can pretend to be two: what is true is `metadata["members"]`, one entry a file or piece of one,
+The layout is StarCoder2's (Lozhkov et al. 2024, arXiv 2402.19173, section 5). The marks are plain text, which a
+vocabulary may hold as symbols. A file whose text contains the marks can look like two files. The authoritative list is
+`metadata["members"]`, one entry per file or piece of a file:
 
     {"id": ..., "path": ..., "source": ..., "start": 24, "end": 730, "piece": 1}
 
-text[start:end] is the file; `piece`, from 0, is there where it was cut. The table of outcomes has a row for each file, which says where it stands.
+text[start:end] is the file; a file that was cut has `piece`, counted from 0. The table of outcomes has a row for each
+file, which names its repository document.
 
-Order: directories and files by name; before each file, those it needs (pipelines/sourcecode/imports.py), each as soon as it is first needed. That is a
-depth-first walk, so neighbours in use are neighbours in the document; of a cycle, the file that the walk comes to first is last. Everything
-follows from the paths, texts and ids of the files alone, in whatever order they come. This file knows no Beam.
+Directories and files are sorted by name. Before each file come its dependencies (pipelines/sourcecode/imports.py), each
+as soon as it is first needed. This depth-first walk keeps files that use each other close together; of a cycle, the
+file that the walk reaches first is last. The result depends only on the paths, texts and ids of the files, not on their
+order. This file knows no Beam.
 """
 
 import dataclasses
@@ -32,8 +35,13 @@ ORDERS = ("dependencies", "paths")
 @gin.configurable(module="repositories")
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """max_characters: of one part; a longer file is cut, at line ends where it has them; 0 for no limit. order: one of ORDERS.
-    repository_mark, file_mark: what a part and each file begin with; `{repository}` and `{path}` are filled in.
+    """How a repository becomes documents.
+
+    max_characters: maximum length of one part; 0 for no limit. A longer file is cut, at line ends if possible.
+
+    order: one of ORDERS.
+
+    repository_mark, file_mark: start of each part and of each file, with `{repository}` and `{path}` filled in.
     """
 
     max_characters: int = 1 << 20
@@ -48,13 +56,18 @@ class Layout:
             )
         if self.max_characters < 0:
             raise ConfigurationError(
-                f"repositories.Layout.max_characters is {self.max_characters}.", "Give it 0 for no limit, or more."
+                f"repositories.Layout.max_characters is {self.max_characters}.",
+                "Set a positive number, or 0 for no limit.",
             )
 
     def documents(self, corpus: str, files: Iterable[Document], identity: str = LOCATION) -> list[Document]:
-        """The files of one repository as documents of the corpus named `corpus`; every file is in exactly one, or in pieces in several.
+        """The files of one repository as documents; every file is in exactly one, or in pieces in several.
 
-        identity: what ids come from, the repository's name and archive or what the document holds (sources.FileSource).
+        corpus: name of the corpus.
+
+        files: the kept files of the repository, in any order.
+
+        identity: source of the ids: LOCATION (repository name and archive) or CONTENT (sources.FileSource).
         """
         ordered = self.ordered(list(files))
         if not ordered:
@@ -90,13 +103,16 @@ class Layout:
         if self.order == "paths":
             return files
         by_path: dict[str, list[Document]] = {}
-        for file in files:  # an archive can hold a path twice
+        for file in files:  # an archive can contain a path twice
             by_path.setdefault(_path(file), []).append(file)
         needed = imports.dependencies({path: (_language(same[0]), same[0].text) for path, same in by_path.items()})
         return [file for path in dependencies_first(list(by_path), needed) for file in by_path[path]]
 
     def _parts(self, repository: str, files: list[Document]) -> Iterator[tuple[str, list[dict], list[Document]]]:
-        """(text, members, files) of each part: as many whole files as fit, a file that fits nowhere in pieces of its own."""
+        """Yields (text, members, files) of each part: as many whole files as fit.
+
+        A file that is too long for a part is cut into pieces.
+        """
         begin = self.repository_mark.replace("{repository}", repository)
         texts, members, inside, length = [begin], [], [], len(begin)
         for file in files:
@@ -123,7 +139,12 @@ class Layout:
 
 
 def dependencies_first(paths: list[str], needed: dict[str, list[str]]) -> list[str]:
-    """The paths, each after those it needs, as far as cycles allow: a depth-first walk from the first path on, without recursion."""
+    """The paths, each after its dependencies, as far as cycles allow.
+
+    Example: paths [a, b, c] where a needs c give [c, a, b].
+
+    A depth-first walk from the first path on, without recursion.
+    """
     done: dict[str, None] = {}
     begun: set[str] = set()
     for root in paths:
@@ -144,7 +165,10 @@ def dependencies_first(paths: list[str], needed: dict[str, list[str]]) -> list[s
 
 
 def cut(text: str, most: int) -> list[str]:
-    """A text in pieces of at most `most` characters, each ending with a line where there is one to end with."""
+    """A text in pieces of at most `most` characters, each ending with a line if possible.
+
+    Example: cut("ab\\ncd", 4) gives ["ab\\n", "cd"].
+    """
     pieces, start = [], 0
     while len(text) - start > most:
         end = text.rfind("\n", start, start + most) + 1
@@ -155,13 +179,15 @@ def cut(text: str, most: int) -> list[str]:
 
 
 def key_of(file: Document) -> str:
-    """What the files of one repository have in common and no others: its name and, if it is an archive, the archive's."""
+    """What identifies a file's repository: its name and, for an archive, the archive's name."""
     container, member, _ = file.source.partition("#member=")
     return f"{file.metadata.get('repository', '')}/{container.rpartition('/')[2] if member else ''}"
 
 
 def container_of(file: Document) -> str:
-    """Where the repository is under the root: the archive, the folder (`a/`), or for files directly under the root `./`."""
+    """Where the repository is under the root: the archive, the folder (`a/`), or `./` for files directly under the
+    root.
+    """
     container, member, _ = file.source.partition("#member=")
     if member:
         return container
@@ -170,7 +196,7 @@ def container_of(file: Document) -> str:
 
 
 def _facts(repository: str, text: str, members: list[dict], files: list[Document]) -> dict:
-    """Metadata of a part: its members; languages by characters, the largest of them as `language`; licences and secrets of all."""
+    """Metadata of a part: members; characters per language, the most frequent one as `language`; licences; secrets."""
     languages: dict[str, int] = {}
     secrets: dict[str, int] = {}
     for member, file in zip(members, files):

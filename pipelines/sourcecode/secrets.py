@@ -1,20 +1,23 @@
-"""Secrets in source files: found by their formats and names, and replaced by typed placeholders that leave the code as parseable as it was.
+"""Finds secrets in source files by format and name, and replaces them by typed placeholders that keep the code
+parseable.
 
     find(text)                 [Span(start, end, kind), ...] in order, not overlapping
     replace(text)              (text with placeholders, {kind: count})
     Remove()(document)         the same for a Document; counts in metadata `secrets`
 
-Three ways to know one, each behind a cheap look for what it cannot do without:
+Secrets are found in three ways, each after a cheap search for a necessary substring:
 
-formats       tokens that say by a prefix what they are (the public formats that GitHub, detect-secrets and the issuers document): one expression
-              finds all prefixes, and only where it does is the token's own expression tried
-blocks        private keys between their BEGIN and END lines: the characters of the key go, its line ends, quotes and escapes stay
-assignments   a name such as `api_key` or `password` with a value that looks drawn at random: long, of mixed characters, of high entropy; quoted, or
-              alone on its line (.env, YAML), or between the semicolons of a connection string; and what stands behind `Bearer`
+formats       tokens with a typed prefix, in the public formats documented by GitHub, detect-secrets and the issuers.
+One expression finds all prefixes; the token's own expression runs only there blocks        private keys between their
+BEGIN and END lines. The characters of the key are removed; line ends, quotes and escapes stay assignments   a name such
+as `api_key` or `password` with a value that looks random: long, of mixed characters, of high entropy. The value is
+quoted, or alone on its line (.env, YAML), or between the semicolons of a connection string. Values after `Bearer` count
+too
 
-A placeholder, `REDACTED_GITHUB_TOKEN`, is an identifier: it stands in a string, a YAML value, a URL or an unquoted shell variable without breaking
-it. Values that only show where a secret goes (`changeme`, `<token>`, `${TOKEN}`, `user:password@host`) stay. E-mail and IP addresses are
-pipelines/text/pii.py's. This file knows no Beam, and every expression in it is linear in the text.
+A placeholder such as `REDACTED_GITHUB_TOKEN` is an identifier, so it is valid in a string, a YAML value, a URL or an
+unquoted shell variable. Values that only mark the place of a secret (`changeme`, `<token>`, `${TOKEN}`,
+`user:password@host`) stay. pipelines/text/pii.py handles e-mail and IP addresses. This file knows no Beam, and every
+expression in it is linear in the text.
 """
 
 import dataclasses
@@ -27,7 +30,7 @@ from collections.abc import Iterable
 from castor.pipelines.document import Document
 
 _END = r"(?![A-Za-z0-9_])"
-# kind: (prefixes, what the token looks like from its prefix on)
+# kind: (prefixes, expression of the whole token)
 _FORMATS = {
     "aws_access_key": (("AKIA", "ASIA", "ABIA", "ACCA"), rf"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{{16}}{_END}"),
     "google_api_key": (("AIza",), rf"AIza[A-Za-z0-9_-]{{35}}{_END}"),
@@ -66,7 +69,7 @@ _FORMATS = {
     "telegram_token": ((":AA",), rf"[0-9]{{8,10}}:AA[A-Za-z0-9_-]{{33}}{_END}"),
 }
 KINDS = (*_FORMATS, "private_key", "url_password", "aws_secret_key", "password", "secret")
-"""What is looked for unless told otherwise."""
+"""Kinds that are looked for by default."""
 PLACEHOLDERS = {kind: f"REDACTED_{kind.upper()}" for kind in KINDS}
 
 _BEGIN_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----")
@@ -77,18 +80,21 @@ _URL_PASSWORD = re.compile(
 )
 _QUOTED = re.compile(r"""[:=]>?[ \t]*+(?:[rbuRBU]|new )?(["'`])([^\s"'`\\<>{}()$,;]{8,200}+)\1""")
 _BARE = re.compile(
-    r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9+/_=~-]{16,200}+)[ \t]*+$"
+    r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ "
+    r"\t]*+([A-Za-z0-9+/_=~-]{16,200}+)[ \t]*+$"
 )
 _BARE_PASSWORD = re.compile(
-    r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ \t]*+([A-Za-z0-9!@#%^&*?+/_=~-]{8,64}+)[ \t]*+$"
+    r"(?m)^[ \t]*+(?:export[ \t]++|-[ \t]++|set[ \t]++)?([A-Za-z][A-Za-z0-9_.-]{1,60}+)[ \t]*+[=:][ "
+    r"\t]*+([A-Za-z0-9!@#%^&*?+/_=~-]{8,64}+)[ \t]*+$"
 )
 _CONNECTION = re.compile(r"(?i);[ ]?(password|pwd)[ ]?=[ ]?([^;\"'`\s<>{}()$%,\\]{8,128}+)(?=[;\"'`])")
 _BEARER = re.compile(r"\bBearer ([A-Za-z0-9._~+/-]{20,500}+=*)")
-_SIGNS = frozenset("!@#%^&*?")  # what no name holds: of a bare value one of them is asked for
+_SIGNS = frozenset("!@#%^&*?")  # never part of a name; an unquoted password must contain one
 _NAME = re.compile(r"""["'`\])]*[ \t]*$""")
 _PASSWORD_NAME = re.compile(r"(?i)(?:pass(?:word|wd|phrase|code)?|pwd|passwort)(?:[_-]?\d)?$")
 _SECRET_NAME = re.compile(
-    r"(?i)(?:secret|token|credential|(?:api|access|auth|private|encryption|signing|master|service|account|storage|client|app|shared|session"
+    r"(?i)(?:secret|token|credential|(?:api|access|auth|private|encryption|signing|master|service|account|storage"
+    r"|client|app|shared|session"
     r"|license)[_-]?key"
     r"|apikey|secret[_-]?(?:access[_-]?)?key|auth)(?:[_-]?(?:id|key(?:[_-]?base)?|value|base64|b64|hex|string|\d))?$"
 )
@@ -112,17 +118,21 @@ _KEYWORDS = (
     "Pass",
     "Auth",
 )
-_SHOWS_WHERE = re.compile(
-    r"(?i)^(?:.*(?:example|sample|dummy|placeholder|changeme|change_me|your[_-]|redacted|insert|replace|xxxx|\*\*\*|\.\.\.|1234567|abcdefg"
+_PLACEHOLDER = re.compile(
+    r"(?i)^(?:.*(?:example|sample|dummy|placeholder|changeme|change_me|your[_-]|redacted|insert|replace|xxxx|\*\*\*"
+    r"|\.\.\.|1234567|abcdefg"
     r"|deadbeef|todo).*"
-    r"|x+|\*+|\.+|_+|-+|0+|user(?:name)?|pass(?:word|wd|phrase|code)?\d{0,4}|pwd\d{0,4}|p[a@]ss(?:w[o0]rd)?\d{0,4}!?|secret|test(?:ing"
+    r"|x+|\*+|\.+|_+|-+|0+|user(?:name)?|pass(?:word|wd|phrase|code)?\d{0,4}|pwd\d{0,4}|p[a@]ss(?:w[o0]rd)?\d{0,4}!?"
+    r"|secret|test(?:ing"
     r"|pass(?:word)?)?\d{0,4}|guest|root"
-    r"|admin\d{0,4}|foo(?:bar)?|bar|baz|token|key|postgres|mysql|redis|rabbitmq|mongo|minio|localhost|hunter2|s3cr[e3]t|none|null|true"
+    r"|admin\d{0,4}|foo(?:bar)?|bar|baz|token|key|postgres|mysql|redis|rabbitmq|mongo|minio|localhost|hunter2|s3cr[e3]t"
+    r"|none|null|true"
     r"|false|port|host|[a-z]{1,3}|[a-z0-9_]+_password)$"
 )
 _WORDS = re.compile(r"^[a-zA-Z]+(?:[._:/-][a-zA-Z]+)+\d*$|^(?:[a-z]|[A-Z][a-z])+\d{0,3}$|^[A-Z_]+\d*$")
 _LOCATION = re.compile(
-    r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc|local)\b"
+    r"^(?:[a-z+]+:)?//|^[./~]|^[a-z]+:[a-z]|\.(?:py|js|ts|json|ya?ml|txt|pem|crt|key|html?|go|java|com|org|net|io|svc"
+    r"|local)\b"
 )
 _HEX = re.compile(r"^(?:0x)?[0-9a-fA-F]+$")
 
@@ -138,10 +148,14 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Remove:
-    """Document -> Document without secrets; how many of each kind in metadata `secrets`, which is absent where there were none.
+    """Document -> Document without secrets. Metadata `secrets` counts them by kind and is absent if there were none.
 
-    kinds: of KINDS. min_length, min_entropy: of values assigned to the name of a secret, in characters and bits a character (detect-secrets
-    asks 4.5 of base64 strings whatever their name, more than 20 characters can have; 3 of hexadecimal ones, as here).
+    kinds: subset of KINDS.
+
+    min_length: minimum length of a value assigned to the name of a secret, in characters.
+
+    min_entropy: minimum entropy of such a value, in bits per character. detect-secrets requires 4.5 for base64 strings
+        of any name, which takes more than 20 characters, and 3 for hexadecimal ones, as here.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -156,7 +170,10 @@ class Remove:
 def replace(
     text: str, kinds: Iterable[str] = KINDS, min_length: int = 16, min_entropy: float = 3.5
 ) -> tuple[str, dict[str, int]]:
-    """The text with a placeholder for each secret, and how many there were of each kind. Done twice, it finds nothing the second time."""
+    """(text with a placeholder for each secret, {kind: count}). Idempotent: a second call finds nothing.
+
+    kinds, min_length, min_entropy: as in `Remove`.
+    """
     spans = find(text, kinds, min_length, min_entropy)
     if not spans:
         return text, {}
@@ -169,14 +186,17 @@ def replace(
 
 
 def find(text: str, kinds: Iterable[str] = KINDS, min_length: int = 16, min_entropy: float = 3.5) -> list[Span]:
-    """The secrets of a text, in order. Of two that overlap the one that begins first is taken, then the longer one."""
+    """The secrets of a text, in order.
+
+    Of two overlapping secrets the one that starts first is taken, then the longer one.
+    """
     wanted = frozenset(kinds)
     spans = _formats(text, wanted)
     if "private_key" in wanted and "PRIVATE KEY" in text:
         spans += _private_keys(text)
     if "url_password" in wanted and "://" in text and "@" in text:
         spans += [
-            Span(*m.span(1), "url_password") for m in _URL_PASSWORD.finditer(text) if not _shows_where(m.group(1))
+            Span(*m.span(1), "url_password") for m in _URL_PASSWORD.finditer(text) if not _is_placeholder(m.group(1))
         ]
     if not wanted.isdisjoint(("password", "secret", "aws_secret_key")) and any(word in text for word in _KEYWORDS):
         spans += [span for span in _assignments(text, min_length, min_entropy) if span.kind in wanted]
@@ -188,12 +208,17 @@ def find(text: str, kinds: Iterable[str] = KINDS, min_length: int = 16, min_entr
 
 
 def _placeholder(text: str, span: Span) -> str:
-    """What stands for a secret; of a private key, its first stretch is named and the others leave nothing but their line ends and quotes."""
+    """The replacement of a secret.
+
+    In a private key the first stretch becomes the placeholder; of the others only line ends and quotes remain.
+    """
     name = PLACEHOLDERS[span.kind]
     if span.kind != "private_key":
         return name
     body = text[span.start : span.end]
-    if not re.search(r"""["'`\\+,;]""", re.sub(r"[A-Za-z0-9+/=]{16,}", "", body)):  # bare lines: one stands for all
+    if not re.search(
+        r"""["'`\\+,;]""", re.sub(r"[A-Za-z0-9+/=]{16,}", "", body)
+    ):  # bare lines: one placeholder for all
         return f"\n{name}\n"
     parts, position, named = [], 0, False
     for piece in _KEY_PIECE.finditer(body):
@@ -243,7 +268,7 @@ def _private_keys(text: str) -> list[Span]:
     for begin in _BEGIN_KEY.finditer(text):
         start = begin.end()
         end = text.find("-----", start, start + _MAX_KEY)
-        least = 16 if end >= 0 else 40  # without an end (a key cut short), only what can be nothing else
+        least = 16 if end >= 0 else 40  # without an END line (a truncated key) only long stretches count
         stop = end if end >= 0 else min(len(text), start + _MAX_KEY)
         pieces = [p for p in _KEY_PIECE.finditer(text, start, stop) if p.group(1) and len(p.group(1)) >= least]
         if pieces:
@@ -277,7 +302,10 @@ def _assignments(text: str, min_length: int, min_entropy: float) -> list[Span]:
 
 
 def _last_name(before: str) -> str:
-    """The name that a value is assigned to: the last word before the sign, `api_key` of `config["api_key"]`; a type after it is passed over."""
+    """The name that a value is assigned to: the last word before the sign, skipping a type annotation.
+
+    Example: `config["api_key"]` gives `api_key`.
+    """
     before = _NAME.sub("", before.rstrip())
     typed = re.search(r"([A-Za-z_][\w.-]*)[\"'`]?\s*:\s*[A-Za-z_][\w.\[\]| ]*$", before)
     word = re.search(r"[A-Za-z_][\w.-]*$", before)
@@ -285,14 +313,14 @@ def _last_name(before: str) -> str:
 
 
 def _kind_of(name: str, value: str, min_length: int, min_entropy: float) -> str | None:
-    """What an assigned value is: `password`, `aws_secret_key`, `secret`, or None if it is nothing that was drawn at random."""
+    """The kind of an assigned value: `password`, `aws_secret_key`, `secret`; None if the value does not look random."""
     is_password = _PASSWORD_NAME.search(name)
     if not is_password and (not _SECRET_NAME.search(name) or "public" in name.lower()):
         return None
     aws = len(value) == 40 and "aws" in name.lower() and re.fullmatch(r"[A-Za-z0-9/+=]{40}", value)
     if aws and entropy(value) >= min_entropy:
         return "aws_secret_key"
-    if _shows_where(value) or _LOCATION.search(value) or _WORDS.match(value):
+    if _is_placeholder(value) or _LOCATION.search(value) or _WORDS.match(value):
         return None
     if is_password:
         classes = (
@@ -308,15 +336,18 @@ def _kind_of(name: str, value: str, min_length: int, min_entropy: float) -> str 
     return "secret" if entropy(value) >= (3.0 if _HEX.match(value) else min_entropy) else None
 
 
-def _shows_where(value: str) -> bool:
-    """True for a value that stands where a secret would: `changeme`, `<token>`, `%s`, the same character throughout."""
+def _is_placeholder(value: str) -> bool:
+    """Whether a value only marks the place of a secret: `changeme`, `<token>`, `%s`, the same character throughout."""
     return (
-        bool(_SHOWS_WHERE.match(value)) or len(set(value)) < 4 or value[0] in "<${%[" or "%s" in value or "%(" in value
+        bool(_PLACEHOLDER.match(value)) or len(set(value)) < 4 or value[0] in "<${%[" or "%s" in value or "%(" in value
     )
 
 
 def entropy(text: str) -> float:
-    """Shannon entropy of the characters of a text, in bits a character; 0 for an empty one."""
+    """Shannon entropy of the characters of a text, in bits per character; 0 for an empty text.
+
+    Example: entropy("aabb") is 1.
+    """
     return sum(-n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
 
 

@@ -79,5 +79,5 @@ def test_odd_shapes_and_what_is_no_picture():
     assert 0 <= perceptual_hash(np.zeros((1, 1, 3), np.uint8)) < 1 << 64
     assert perceptual_hash(picture(1)[:, ::-1][:, ::-1]) == perceptual_hash(picture(1))
     for wrong in (np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)):
-        with pytest.raises(ValueError, match="wanted uint8"):
+        with pytest.raises(ValueError, match="expected uint8"):
             perceptual_hash(wrong)
