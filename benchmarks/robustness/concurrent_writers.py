@@ -1,18 +1,23 @@
-"""Do two writers of one folder ever damage it, and is every one that may not write told who does?
+"""Pairs of concurrent writers of one folder: is anything ever lost, and is every refused writer told who writes?
 
-    python benchmarks/robustness/concurrent_writers.py                     # 100 pairs: web, vocabulary, tokenize, train, run
+    python benchmarks/robustness/concurrent_writers.py            # 100 pairs: web, vocabulary, tokenize, train, run
     python benchmarks/robustness/concurrent_writers.py --pairs 4 --kinds web,run
 
-A pair is two processes with the same `castor` command on the same folder, started at random times, paused at random (SIGSTOP, SIGCONT) and killed at
-random (SIGKILL). Where one was killed the command is then started once more, as a scheduler would. Everything follows from --seed but for the
-machine's own timing. Of every pair it is checked that
+A pair is two processes that run the same `castor` command on the same folder. They are started at random times, paused
+at random (SIGSTOP, SIGCONT) and killed at random (SIGKILL). If one was killed, the command is then started once more,
+as a scheduler would. Everything follows from --seed except the timing of the machine. Every pair must show that
 
-- each process wrote everything (exit code 0), was killed here, or was refused with exit code 2 and one line that names the other one;
-- one that was killed did not bar the next: its lock was taken over;
-- what lies in the folder at the end is what one writer alone makes, byte for byte, and no lock file, staging folder or unfinished checkpoint.
+- each process wrote everything (exit code 0), was killed by this benchmark, or was refused with exit code 2 and one
+  line that names the other process;
+- a killed process did not keep the next one out: its lock was taken over;
+- the folder holds at the end what one writer alone makes, byte for byte, and no lock file, staging folder or unfinished
+  checkpoint.
 
-Writers are forked from a process that has imported everything, so that a pair takes seconds. Prints one JSON line for each kind of writer and one
-for all; exit code 1 if a check failed.
+Writers are forked from a process that has imported everything, so that a pair takes seconds. The training runs share
+one compilation cache. Prints one JSON line per kind of writer and one for all, and one per pair to standard error. Exit
+code 1 if a check failed.
+
+"done" counts writers that ended with exit code 0: two in a pair whose second writer started after the first had ended.
 """
 
 import argparse
@@ -34,18 +39,23 @@ from collections.abc import Iterator
 
 KINDS = ("web", "vocabulary", "tokenize", "train", "run")
 _TOLD = re.compile(r"castor: error: .* is being written by process (\d+) on \S+ since [-0-9: ]+ UTC \(.*\)")
-_STEPS, _PERIOD = 12, 4
+_STEPS, _PERIOD = 6, 3
 
 
-# ---------------------------------------------------------------------------------------------------------------- writers
+# Writers.
 
 
 def serve(kind: str) -> None:
-    """The process that writers are forked from: reads {"argv", "log"} a line, answers {"pid"}, and {"pid", "code"} when one has ended."""
+    """The process that writers are forked from.
+
+    Reads one {"argv", "log"} per line and answers {"pid"}; answers {"pid", "code"} when a writer has ended.
+    """
     from castor.launch import command
 
     if kind == "train":
         import orbax.checkpoint  # noqa: F401
+        import sentencepiece  # noqa: F401
+        import tensorboardX  # noqa: F401
 
         from castor.launch.commands import train
         from castor.train import loop  # noqa: F401
@@ -79,7 +89,7 @@ def serve(kind: str) -> None:
 
 
 def _write(command, argv: list[str], log: str) -> None:
-    """One writer, from here to its exit."""
+    """Runs one writer in a forked process and exits."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -101,7 +111,7 @@ def _write(command, argv: list[str], log: str) -> None:
 
 
 class Writers:
-    """Starts writers of one kind and knows how they ended."""
+    """Starts writers of one kind and records how they ended."""
 
     def __init__(self, kind: str, environment: dict[str, str]):
         self._process = subprocess.Popen(
@@ -125,12 +135,12 @@ class Writers:
                     return answer["pid"]
 
     def look(self, seconds: float) -> None:
-        """Waits so long for ends of writers."""
+        """Waits up to `seconds` for writers to end."""
         for _ in self._answers(max(seconds, 0.0)):
             pass
 
     def wait(self, pid: int) -> int:
-        """The exit code of a writer, when it has ended."""
+        """Waits for a writer to end and returns its exit code."""
         while pid not in self.ended:
             self.look(1.0)
         return self.ended[pid][0]
@@ -153,7 +163,7 @@ class Writers:
         yield from answers
 
 
-# ---------------------------------------------------------------------------------------------------------------- what they write
+# What they write.
 
 
 def command_of(kind: str, work: pathlib.Path, output: pathlib.Path) -> list[str]:
@@ -197,17 +207,23 @@ def prepare(work: pathlib.Path) -> None:
     stages = []
     for name, needs in (("a", ()), ("b", ("a",))):
         stages.append(
-            f"{name}/Stage.name = {name!r}\n{name}/Stage.command = ('demo', '--corpus_only', '--output={{OUTPUT}}/{name}')\n"
-            f"{name}/Stage.output = '{{OUTPUT}}/{name}'\n{name}/Stage.bindings = {small!r}\n{name}/Stage.needs = {needs!r}\n"
+            f"{name}/Stage.name = {name!r}\n"
+            f"{name}/Stage.command = ('demo', '--corpus_only', '--output={{OUTPUT}}/{name}')\n"
+            f"{name}/Stage.output = '{{OUTPUT}}/{name}'\n"
+            f"{name}/Stage.bindings = {small!r}\n{name}/Stage.needs = {needs!r}\n"
         )
     (work / "recipe.gin").write_text(
         "import castor.launch.recipes.recipes\n" + "".join(stages) + "launch.recipes.Recipe.title = 'two stages'\n"
-        "launch.recipes.Recipe.stages = (@a/Stage(), @b/Stage())\nlaunch.recipes.Recipe.variables = {'OUTPUT': %OUTPUT}\n"
+        "launch.recipes.Recipe.stages = (@a/Stage(), @b/Stage())\n"
+        "launch.recipes.Recipe.variables = {'OUTPUT': %OUTPUT}\n"
     )
 
 
 def content(kind: str, output: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every file that must not depend on how many writers there were, by path; of what may never stay, its name."""
+    """SHA-256 by path of every file that must not depend on how many writers there were.
+
+    Files that may never stay are listed as "left over", a run's checkpoints as "a checkpoint".
+    """
     found = {}
     for path in sorted(output.rglob("*")):
         name = path.relative_to(output).as_posix()
@@ -223,20 +239,20 @@ def content(kind: str, output: pathlib.Path) -> dict[str, str]:
 def _is_compared(kind: str, name: str) -> bool:
     if (
         kind == "train"
-    ):  # COMPLETED holds the checksum of the parameters; times and operative configurations are a start's own
+    ):  # COMPLETED holds the checksum of the parameters; times and configurations differ between starts
         return name in ("metrics.jsonl", "COMPLETED", "model.json")
     if kind == "run":
-        return name.startswith(("a/", "b/"))  # stamps and the report name the folder
+        return name.startswith(("a/", "b/"))  # the stamps and the report name the folder
     return True
 
 
-# ---------------------------------------------------------------------------------------------------------------- a pair
+# A pair.
 
 
 def pair(
     kind: str, writers: Writers, work: pathlib.Path, alone: dict[str, str], seconds: float, seed: str
 ) -> dict[str, int]:
-    """Lets two writers loose on one folder. Returns what happened, as counts; `failed` names what must not happen."""
+    """Runs two writers on one folder. Returns counts of what happened; `failed` is 1 if a check failed."""
     chance = random.Random(seed)
     output = pathlib.Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=work)) / "out"
     argv, logs = command_of(kind, work, output), [output.parent / f"{i}.log" for i in range(3)]
@@ -305,7 +321,7 @@ def _plan(chance: random.Random, seconds: float) -> list[tuple[float, int, str]]
 
 
 def _names(log: pathlib.Path, kind: str, other: int) -> bool:
-    """Whether a refused writer's only line of error names the other; of a recipe it may name the other's stage."""
+    """Whether a refused writer's only error line names the other; of a recipe, it may name the other's stage."""
     told = _TOLD.findall(log.read_text(errors="replace"))
     return len(told) == 1 and (told[0] == str(other) or kind == "run")
 
@@ -332,6 +348,8 @@ def main() -> int:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PLATFORMS": "cpu",
             "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONDONTWRITEBYTECODE": "",  # the stages of a recipe are processes that import everything again
+            "PYTHONPYCACHEPREFIX": str(work / "bytecode"),
         }
         sums: dict[str, int] = {}
         began = time.monotonic()
@@ -355,7 +373,9 @@ def main() -> int:
             own = range(kinds.index(kind), arguments.pairs, len(kinds)) if kind in kinds else ()
             for number in own:
                 seed = f"{arguments.seed}-{kind}-{number}"
-                for name, count in pair(kind, writers, work, expected, seconds, seed).items():
+                counts = pair(kind, writers, work, expected, seconds, seed)
+                print(json.dumps({"pair": seed, **counts}), file=sys.stderr, flush=True)
+                for name, count in counts.items():
                     total[name] = total.get(name, 0) + count
                     sums[name] = sums.get(name, 0) + count
             writers.close()

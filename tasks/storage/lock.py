@@ -1,4 +1,4 @@
-"""One writer for whatever is written: `hold` is the lock on a folder, of a file system or of a bucket.
+"""One writer at a time for every folder that Castor writes: `hold` locks a folder of a file system or of a bucket.
 
     with lock.hold(output, "OUTPUT") as held:
         ...                 # write
@@ -6,8 +6,8 @@
         ...
 
 A second writer gets LockError, which names the first, before it touches anything. A lock whose owner is dead is taken
-over. An owner that was paused for so long that another host took the lock over is told by `check`, and must write no
-more.
+over. If an owner was paused for so long that another host took its lock over, `check` raises LockError, and the owner
+must write nothing more.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ __all__ = ["LOCK_FILE", "Lease"]
 
 _LEASE = Lease()
 _PASSED_ON = "CASTOR_LOCKS"
-"""Environment variable: tokens of the locks that the processes above this one hold for it, separated by commas."""
+"""Environment variable: tokens of the locks that parent processes hold for this one, separated by commas."""
 
 
 class Held:
-    """A lock that is held. Made by `hold`."""
+    """A lock that this process may write under. Made by `hold`."""
 
     def __init__(self, directory: str, purpose: str, owner: Owner):
         self._what, self._owner = f"{purpose} {directory}", owner
@@ -38,10 +38,10 @@ class Held:
         """Raises LockError if another writer has taken the lock over. Costs nothing while the lease is fresh."""
 
     def follow(self, directory: str) -> None:
-        """Tells the lock that its folder has been renamed to `directory`."""
+        """Moves the lock along with its folder, which has been renamed to `directory`."""
 
     def environment(self) -> dict[str, str]:
-        """The environment variable for child processes that write under this lock and end with this process."""
+        """The environment for child processes that write under this lock and end before this process does."""
         return {_PASSED_ON: ",".join([*_passed_on(), self._owner.token])}
 
     def _lost(self, how: str) -> LockError:
@@ -103,7 +103,7 @@ class _Own(Held):
 
 
 class _OfParent(Held):
-    """The lock of a process above this one, which started this one to write under it."""
+    """The lock of a parent process, which started this one to write under it."""
 
     def __init__(self, directory: str, purpose: str, owner: Owner):
         super().__init__(directory, purpose, owner)
@@ -117,10 +117,10 @@ class _OfParent(Held):
 
 @contextlib.contextmanager
 def hold(directory: storage.Path, purpose: str, lease: Lease = _LEASE) -> Iterator[Held]:
-    """Holds the lock of a folder for the block; makes the folder if it is not there.
+    """Holds the lock of a folder during the block. Creates the folder if it does not exist.
 
-    purpose: what the folder is to the user, for messages ("OUTPUT", "MODEL_DIR").
-    lease: how often to renew, and when other hosts may take the lock over.
+    purpose: the user's name for the folder, for messages ("OUTPUT", "MODEL_DIR").
+    lease: how often to renew the lock, and when other hosts may take it over.
 
     Raises LockError if another process holds it, ConfigurationError if the folder cannot be made or written to.
     """
@@ -181,5 +181,5 @@ def _passed_on() -> list[str]:
 
 
 def _now() -> float:
-    """Seconds that also pass while the machine sleeps, where the system can count them."""
+    """Monotonic time in seconds. Includes the time that the machine was suspended, where the system counts it."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

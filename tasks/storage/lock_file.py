@@ -1,10 +1,9 @@
-"""A lock on a folder of a file system: DIR/.lock, kept by the kernel for processes of one host and by a lease between
-hosts.
+"""A lock on a folder of a file system: the file DIR/.lock. Between processes of one host the kernel keeps it; between
+hosts, a lease.
 
-The file names its owner (tasks/storage/lock_owner.py), who holds flock on it. It appears under its name complete and
-locked already: it is written and locked under another name and then linked. Of two processes of one kernel the kernel
-decides: who cannot have flock is told who has it, also while the owner is stopped, and a dead owner's flock is gone at
-once.
+The file names its owner (tasks/storage/lock_owner.py), who holds flock on it. The file is written and locked under
+another name and then linked to DIR/.lock, so nobody ever sees it incomplete or unlocked. Between two processes of one
+kernel, flock decides: a stopped owner keeps its lock, and a dead owner loses it at once.
 
 A shared file system may keep flock to one host. So the owner also renews the file's modification time. An owner of
 another host counts as dead when that time is older than its lease, by the file system's clock and not by the host's. A
@@ -34,14 +33,14 @@ _open: set[int] = set()
 
 
 class HeldByOther(Exception):
-    """Somebody else holds the lock: `owner`, or None where its file does not say who."""
+    """Another process holds the lock. owner: that process, or None if the lock file does not name one."""
 
     def __init__(self, owner: Owner | None):
         self.owner = owner
 
 
 class FileLock:
-    """The lock of one folder, for one holding of it."""
+    """One holding of the lock of one folder."""
 
     def __init__(self, directory: str, owner: Owner, lease: Lease):
         self._directory, self._owner, self._lease = directory, owner, lease
@@ -82,7 +81,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Removes the file if it is still this holding's, and a folder that was made for it and has stayed empty."""
+        """Removes the lock file if it is still this holding's, and an empty folder that was made for the lock."""
         with contextlib.suppress(OSError):
             if self._is_own():
                 os.unlink(self._path)
@@ -98,7 +97,7 @@ class FileLock:
             return file is not None and os.path.samestat(os.fstat(file), os.fstat(self._own))
 
     def _create(self, own: str) -> bool:
-        """Gives the file `own` the lock's name. False if there is a lock file, or another process may be creating one."""
+        """Gives the file `own` the lock's name. False if there is a lock file or another process may be creating it."""
         linked = _link(own, self._path)
         if linked is not None or os.path.lexists(self._path):
             return bool(linked)
@@ -109,7 +108,7 @@ class FileLock:
             return True
 
     def _replace_dead(self, own: str) -> bool:
-        """Replaces the file of a dead owner by the file `own`. False if it is gone, to be tried again.
+        """Replaces the lock file of a dead owner by the file `own`. False if the lock file is gone: try again.
 
         Raises HeldByOther for the file of a living owner.
         """
@@ -127,10 +126,10 @@ class FileLock:
                     return self._claim_and_replace(own, owner)
             if owner is None or not owner.has_ended() or time.monotonic() > until:
                 raise HeldByOther(owner)
-            time.sleep(_POLL_S / 10)  # another process is just taking over from a dead owner: wait for its name
+            time.sleep(_POLL_S / 10)  # another process is taking over from a dead owner: wait for its name
 
     def _check_dead(self, owner: Owner | None) -> None:
-        """Returns if an owner that does not have flock, as far as this kernel knows, is dead. Raises HeldByOther if not."""
+        """Returns if an owner is dead whose flock this process could take. Raises HeldByOther if it is alive."""
         if owner is not None and owner.is_of_this_kernel() and (_has_flock(self._own) or owner.has_ended()):
             return
         if owner is not None and owner.is_nearby():
@@ -151,7 +150,7 @@ class FileLock:
             time.sleep(_POLL_S)
 
     def _claim_and_replace(self, own: str, before: Owner | None) -> bool:
-        """True if `own` has taken the place of the lock file of `before`; False if another one was first."""
+        """Replaces the lock file of `before` by the file `own`. False if another process was faster."""
         with self._claimed(own) as alone:
             if not alone:
                 return False
@@ -168,8 +167,8 @@ class FileLock:
         linked = _link(own, claim)
         file = self._own if linked else _create_exclusively(claim, self._owner) if linked is None else None
         if file is None:
-            # Of another host, since takers of this one need flock first; of another process that creates the lock file
-            # without hard links; or of a process that was killed at this point.
+            # The claim belongs to a process of another host (takers of this host need flock first), to a process that
+            # creates the lock file without hard links, or to a process that was killed at this point.
             self._remove_leftovers()
             time.sleep(_POLL_S)
             yield False
@@ -183,7 +182,7 @@ class FileLock:
                 _close(file)
 
     def _remove_leftovers(self) -> None:
-        """Removes what processes that were killed while they asked for the lock have left, never a living one's file."""
+        """Removes the files of processes that were killed while they asked for the lock. Never a living process's."""
         os.utime(self._own)
         now = os.fstat(self._own).st_mtime
         for name in os.listdir(self._directory):
@@ -196,7 +195,7 @@ class FileLock:
                     expire_s = self._lease.expire_s if owner is None else owner.expire_s
                     if not (owner is not None and owner.has_ended() or now - os.fstat(file).st_mtime > expire_s):
                         continue
-                    # A claim may be a second name of the dead owner's lock file, on which this process has flock already.
+                    # A claim may be a second name of the lock file, on which this process holds flock already.
                     if (_is_under(file, self._path) or _flock(file)) and _is_under(file, path):
                         os.unlink(path)
 
@@ -239,7 +238,7 @@ def _read(descriptor: int) -> Owner | None:
 
 
 def _is_under(descriptor: int, path: str) -> bool:
-    """Whether an open file is the one that has this name."""
+    """Whether `path` is a name of an open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -247,7 +246,7 @@ def _is_under(descriptor: int, path: str) -> bool:
 
 
 def _flock(descriptor: int) -> bool:
-    """Locks an open file without waiting. False if it is locked already; True where the file system knows no flock."""
+    """Locks an open file without waiting. False if it is locked already; True if the file system has no flock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

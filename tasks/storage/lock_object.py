@@ -1,10 +1,11 @@
-"""A lock on a folder of a bucket: gs://BUCKET/DIR/.lock, a lease whose every write names the generation that it
+"""A lock on a folder of a bucket: the object gs://BUCKET/DIR/.lock, a lease. Every write names the generation that it
 replaces.
 
-The object is created only where there is none, renewed and removed only while its generation is the holder's own: of
-two that write, the bucket lets one through. An owner that is not known to have ended counts as dead when the object has
-kept its generation for as long as its lease, watched from here: no two clocks are compared. So a dead owner of another
-host costs the next one this wait; a living one is told from it by its next renewal.
+The object is created only if there is none. It is renewed and removed only while its generation is the holder's own. Of
+two concurrent writes, the bucket accepts one. An owner that is not known to have ended counts as dead when the object
+has kept its generation for the length of the lease. The waiting process measures that time with its own clock; clocks
+of two hosts are never compared. A takeover from a dead owner of another host therefore takes one lease; a living owner
+is recognized by its next renewal.
 """
 
 import time
@@ -17,7 +18,7 @@ _POLL_S = 1.0
 
 
 class ObjectLock:
-    """The lock of one folder of a bucket, for one holding of it."""
+    """One holding of the lock of one folder of a bucket."""
 
     def __init__(self, directory: str, owner: Owner, lease: Lease):
         self._path = f"{directory.rstrip('/')}/{LOCK_FILE}"
@@ -64,9 +65,9 @@ class ObjectLock:
                 raise HeldByOther(found[0])
 
     def _write(self, replaces: int) -> bool:
-        """Writes the record over generation `replaces` (0: where there is none). False if another record is there."""
+        """Writes the record over generation `replaces` (0: only if there is none). False if there is another record."""
         generation = gcs.write_generation(self._path, self._owner.to_bytes(), replaces)
-        if generation is None:  # or this very write came through and its answer was lost
+        if generation is None:  # another record, or this write succeeded and its answer was lost
             found = _read(self._path)
             if found is None or found[0] != self._owner:
                 return False
@@ -82,11 +83,11 @@ def read_owner(directory: str) -> Owner | None:
 
 
 def _read(path: str) -> tuple[Owner | None, int] | None:
-    """(owner, generation) of a lock object; None where there is none."""
+    """(owner, generation) of a lock object; None if there is none."""
     found = gcs.read_generation(path)
     return (Owner.from_bytes(found[0]), found[1]) if found else None
 
 
 def _runs_here(owner: Owner) -> bool:
-    """Whether the owner is a process of this kernel and pid namespace that is still there."""
+    """Whether the owner is a living process of this kernel and pid namespace."""
     return owner.is_nearby() and not owner.has_ended()

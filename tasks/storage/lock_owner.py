@@ -1,8 +1,8 @@
-"""Who holds a lock: the record that a lock file holds, and whether the process that it names is still there.
+"""The owner of a lock: the record in a lock file, and whether the process that it names is still alive.
 
-Host names do not tell hosts apart: two containers of one machine have two, and a replaced pod has its predecessor's.
-The kernel's boot id does, and a process is known by its pid namespace, its process id and its start time, so that a
-reused process id is not taken for the old owner.
+Host names do not identify hosts: two containers of one machine have two names, and a new pod has its predecessor's.
+Hosts are identified by the kernel's boot id. A process is identified by its pid namespace, process id and start time,
+so that a reused process id is not mistaken for the old owner.
 """
 
 import dataclasses
@@ -21,7 +21,10 @@ _COMMAND_CHARACTERS = 160
 
 @dataclasses.dataclass(frozen=True)
 class Lease:
-    """How a lock is kept that other hosts can see: renewed every `renew_s` seconds, void `expire_s` seconds later."""
+    """The lease of a lock that other hosts can see.
+
+    renew_s: seconds between renewals. expire_s: seconds after the last renewal when the lock expires.
+    """
 
     renew_s: float = 10.0
     expire_s: float = 60.0
@@ -31,10 +34,10 @@ class Lease:
 class Owner:
     """One holding of one lock.
 
-    host, process, since, command: for people.
+    host, process, since, command: for human readers.
     token: unique to this holding.
     boot, namespace, started: the process's kernel, pid namespace and start time (clock ticks since boot).
-    expire_s: seconds after its last renewal when the lock is void.
+    expire_s: seconds after its last renewal when the lock expires.
     """
 
     host: str
@@ -64,7 +67,7 @@ class Owner:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Owner | None":
-        """The owner that a lock file names; None if the file is cut or is no lock file."""
+        """The owner that a lock file names; None if the file is truncated or is not a lock file."""
         try:
             fields = json.loads(data)
             return cls(**{field.name: field.type(fields[field.name]) for field in dataclasses.fields(cls)})
@@ -75,15 +78,15 @@ class Owner:
         return (json.dumps(dataclasses.asdict(self), sort_keys=True) + "\n").encode()
 
     def is_of_this_kernel(self) -> bool:
-        """Whether this machine's kernel, since its last start, has run or runs the owner."""
+        """Whether the owner runs, or ran, under this machine's kernel since its last boot."""
         return self.boot == _boot()
 
     def is_nearby(self) -> bool:
-        """Whether the owner can be asked after: it is of this kernel and pid namespace."""
+        """Whether this process can see if the owner is alive: both are of one kernel and pid namespace."""
         return self.is_of_this_kernel() and self.namespace == _namespace()
 
     def has_ended(self) -> bool:
-        """True if the owner is known to have ended; of an owner that is not nearby this is never known."""
+        """True if the owner is known to have ended. Never known of an owner that is not nearby."""
         if not self.is_nearby():
             return False
         state, started = _state_and_start(self.process)
@@ -94,7 +97,7 @@ class Owner:
 
 
 def _command() -> str:
-    """The command line, shortened, without the folder of the program."""
+    """The command line, truncated, without the folder of the program."""
     program, *arguments = sys.argv or [""]
     name = "castor" if pathlib.Path(program).stem in ("castor", "command") else pathlib.Path(program).name
     text = " ".join(shlex.join([name or "python", *arguments]).split())
@@ -102,7 +105,7 @@ def _command() -> str:
 
 
 def _boot() -> str:
-    """The kernel's boot id, which all containers of a machine share; the host's name where there is none."""
+    """The kernel's boot id, which all containers of a machine share; the host name if the system has no boot id."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -117,7 +120,7 @@ def _namespace() -> str:
 
 
 def _state_and_start(process: int) -> tuple[str, str]:
-    """(state letter, start time) of a process, as /proc has them. No process: ("", ""); no /proc: ("?", "")."""
+    """(state letter, start time) of a process, from /proc. No such process: ("", ""); no /proc: ("?", "")."""
     try:
         fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return fields[0], fields[19]

@@ -1,10 +1,16 @@
-"""gs:// paths against an emulator of Google Cloud Storage, by google-cloud-storage itself: storage's promises, then jobs and batches in a bucket."""
+"""gs:// paths against an emulator of Google Cloud Storage, by google-cloud-storage itself.
+
+Storage's promises first, then the lock on a folder of a bucket, then jobs and batches in a bucket.
+"""
 
 import dataclasses
 import hashlib
 import io
 import os
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,9 +22,10 @@ from castor.launch.engines.gcs import FakeGcs
 from castor.launch.recipes.demo_corpus import _write_web
 from castor.pipelines.core import sources
 from castor.pipelines.corpus.reader import read_corpus
-from castor.pipelines.execution import launcher
-from castor.tasks.errors import CacheError, ConfigurationError, CorpusError
-from castor.tasks.storage import gcs, storage
+from castor.pipelines.execution import detached, launcher
+from castor.tasks.errors import CacheError, ConfigurationError, CorpusError, LockError
+from castor.tasks.storage import gcs, lock, storage
+from castor.tasks.storage.lock_owner import LOCK_FILE, Lease, Owner
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -130,6 +137,139 @@ def test_two_tries_at_the_same_file_end_as_one(bucket):
     assert not errors and storage.read_bytes(path) == b"the same bytes"
 
 
+def test_copies_are_whole_and_their_own(bucket):
+    for name in ("a", "b/c"):
+        storage.write_bytes_atomic(f"{bucket}/original/{name}", name.encode())
+    storage.copy(f"{bucket}/original", f"{bucket}/copied", ("a", "b/c"))
+    storage.write_bytes_atomic(f"{bucket}/copied/a", b"changed")
+    assert storage.read_bytes(f"{bucket}/original/a") == b"a" and storage.read_bytes(f"{bucket}/copied/b/c") == b"b/c"
+
+
+# The lock on a folder.
+
+QUICK = Lease(renew_s=0.5, expire_s=4.0)
+
+WRITER = """
+import sys
+from castor.tasks.errors import LockError
+from castor.tasks.storage import lock, lock_owner
+from castor.tasks.storage.lock_owner import Lease
+if sys.argv[1]:  # this process stands for a host of its own
+    lock_owner._boot = lambda: sys.argv[1]
+print("ready", flush=True)
+for folder in sys.stdin:
+    try:
+        with lock.hold(folder.strip(), "OUTPUT", Lease(renew_s=0.5, expire_s=4.0)) as held:
+            print("won", flush=True)
+            sys.stdin.readline()
+            held.check()
+        print("released", flush=True)
+    except LockError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def start():
+    """Starts processes that ask for the lock of each folder written to them, and hold it until the next line."""
+    processes = []
+
+    def begin(host: str = "") -> subprocess.Popen:
+        command = [sys.executable, "-P", "-c", WRITER, host]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def ask(process: subprocess.Popen, folder: str = "") -> None:
+    process.stdin.write(f"{folder}\n")
+    process.stdin.flush()
+
+
+def write_record(folder: str, **changes) -> None:
+    """Puts another owner's lock object into a folder of the bucket, over whatever is there."""
+    record = dataclasses.replace(Owner.this_process(QUICK), **changes).to_bytes()
+    while True:  # the owner before may be renewing
+        found = gcs.read_generation(f"{folder}/{LOCK_FILE}")
+        if gcs.write_generation(f"{folder}/{LOCK_FILE}", record, found[1] if found else 0) is not None:
+            return
+
+
+def test_a_second_writer_of_a_bucket_is_told_who_the_first_is(bucket, start):
+    folder, first = f"{bucket}/one-writer", start()
+    ask(first, folder)
+    assert first.stdout.readline() == "won\n"
+    before = gcs.read_generation(f"{folder}/{LOCK_FILE}")[1]
+    time.sleep(1.5 * QUICK.expire_s)  # its renewals keep it
+    assert gcs.read_generation(f"{folder}/{LOCK_FILE}")[1] > before
+    for host, seen_as in (("", "this host"), ("another host", "another host")):
+        second = start(host)
+        began = time.monotonic()
+        ask(second, folder)
+        told = second.stdout.readline()
+        assert told.startswith(f"OUTPUT {folder} is being written by process {first.pid} on "), seen_as
+        assert " since 20" in told and time.monotonic() - began < 30.0
+    ask(first)
+    assert first.stdout.readline() == "released\n" and storage.list_files(folder) == []
+    with lock.hold(folder, "OUTPUT", QUICK) as held:
+        held.check()
+
+
+def test_a_killed_writer_of_a_bucket_is_replaced(bucket, start):
+    """Of this host at once, since the kernel knows; of another one when its lease has run out."""
+    for host, at_least, at_most in (("", 0.0, 0.8 * QUICK.expire_s), ("another host", 0.9 * QUICK.expire_s, 30.0)):
+        folder, first = f"{bucket}/killed-writer{len(host)}", start(host)
+        ask(first, folder)
+        assert first.stdout.readline() == "won\n"
+        first.kill()
+        first.wait()
+        began = time.monotonic()
+        with lock.hold(folder, "OUTPUT", QUICK) as held:
+            assert at_least <= time.monotonic() - began <= at_most, host
+            held.check()
+            owner = Owner.from_bytes(gcs.read_generation(f"{folder}/{LOCK_FILE}")[0])
+            assert owner.process == os.getpid() and owner.boot != "another host"
+        assert storage.list_files(folder) == []
+
+
+@pytest.mark.parametrize("kind", ("free", "dead", "expired"))
+def test_of_takers_that_race_for_a_bucket_one_wins(bucket, start, kind):
+    """Each taker is on a host of its own. dead: a process of this host held the lock. expired: one of yet another host."""
+    takers = [start(f"host {i}" if kind != "dead" else "") for i in range(3)]
+    for number in range(3):
+        folder = f"{bucket}/race-{kind}-{number}"
+        if kind == "dead":
+            write_record(folder, started="1")
+        elif kind == "expired":
+            write_record(folder, boot="yet another", host="elsewhere")
+        for taker in takers:
+            ask(taker, folder)
+        answers = [taker.stdout.readline() for taker in takers]
+        (winner,) = [taker for taker, answer in zip(takers, answers) if answer == "won\n"]
+        for taker, answer in zip(takers, answers):
+            assert taker is winner or f"is being written by process {winner.pid} " in answer, answer
+        ask(winner)
+        assert winner.stdout.readline() == "released\n" and storage.list_files(folder) == []
+
+
+def test_a_writer_that_lost_its_bucket_stops(bucket):
+    folder = f"{bucket}/lost"
+    with lock.hold(folder, "OUTPUT", QUICK) as held:
+        held.check()
+        write_record(folder, boot="other", host="elsewhere", process=77)
+        time.sleep(3 * QUICK.renew_s)
+        with pytest.raises(LockError, match=f"OUTPUT {folder} is no longer this process's"):
+            held.check()
+    left = Owner.from_bytes(gcs.read_generation(f"{folder}/{LOCK_FILE}")[0])
+    assert left.process == 77, "the lock of the other writer stays"
+
+
 def test_patterns_match_as_on_disk(bucket, tmp_path):
     names = ("a.txt", "b/c.txt", "b/.hidden/d.txt", ".e.txt", "b/f.bin")
     for name in names:
@@ -189,6 +329,22 @@ def test_jobs_from_a_bucket_into_a_bucket_write_what_they_write_on_disk(made, bu
     )
     gcs._looks.clear()
     assert not launcher.up_to_date(made[0])  # another generation
+
+
+def test_a_job_whose_output_is_locked_changes_nothing(made, bucket):
+    before = {name: storage.identity(f"{made[0].output}/{name}") for name in storage.walk(made[0].output)}
+    with lock.hold(made[0].output, "OUTPUT"), pytest.raises(LockError, match=f"written by process {os.getpid()} "):
+        launcher.run(made[0], quiet=True)
+    assert {name: storage.identity(f"{made[0].output}/{name}") for name in storage.walk(made[0].output)} == before
+
+
+def test_a_detached_job_is_committed_in_a_bucket(made, bucket, tmp_path):
+    job = dataclasses.replace(made[0], output=f"{bucket}/detached")
+    detached.submit(job, [])
+    with pytest.raises(LockError, match="by detached job"):
+        launcher.run(job, quiet=True)
+    detached.commit(job.output)
+    assert fetched(job.output, tmp_path / "detached") == fetched(made[0].output, tmp_path / "waited")
 
 
 def test_dataflows_submission_from_the_command(made, bucket, capsys):

@@ -1,4 +1,4 @@
-"""The lock on a folder, with real processes: who is refused, who takes over, and that nothing else keeps or loses it."""
+"""The lock on a folder, with real processes: who is refused, who takes over, and who keeps the lock."""
 
 import dataclasses
 import errno
@@ -299,7 +299,7 @@ for line in sys.stdin:
 @pytest.mark.parametrize(("kind", "rounds"), (("free", 60), ("dead", 60), ("hosts", 12)))
 @pytest.mark.parametrize("links", ("links", ""))
 def test_takers_that_race_never_both_win(tmp_path, holder, kind, rounds, links):
-    """free: nobody held the lock. dead: a killed process of this host did. hosts: each taker is on a host of its own."""
+    """free: nobody held the lock. dead: a killed process of this host did. hosts: each taker is on its own host."""
     holder.kill()
     holder.wait()
     dead = (tmp_path / "out" / LOCK_FILE).read_bytes()

@@ -108,3 +108,21 @@ def test_reading_json_leaves_the_collector_as_it_was(tmp_path):
             assert gc.isenabled() == enabled
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("links", (True, False))
+def test_copies_are_whole_and_their_own(tmp_path, monkeypatch, links):
+    """Also where the file system has no hard links."""
+
+    def no_links(*names):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    for name in ("a", "b/c"):
+        storage.makedirs((tmp_path / "original" / name).parent)
+        storage.write_bytes_atomic(tmp_path / "original" / name, name.encode())
+    storage.copy(tmp_path / "original", tmp_path / "copied", ("a", "b/c"))
+    storage.write_bytes_atomic(tmp_path / "copied" / "a", b"changed")
+    assert storage.read_bytes(tmp_path / "original" / "a") == b"a"
+    assert storage.read_bytes(tmp_path / "copied" / "b" / "c") == b"b/c"
