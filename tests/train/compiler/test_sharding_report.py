@@ -59,11 +59,11 @@ def test_the_state_lies_as_it_is_told():
     train_step = TrainStep(MODEL, AdamW(), Partitioner.create({}, jax.devices()[:1]), 1)
     state = train_step.init()
     arrays = [*jax.tree.leaves(state.parameters), *jax.tree.leaves(state.optimizer)]
-    arrays = sharding_report.state(train_step)
-    assert [(row.shape, row.dtype, row.local) for row in arrays] == [
+    reported = sharding_report.state(train_step)
+    assert [(row.shape, row.dtype, row.local) for row in reported] == [
         (a.shape, str(a.dtype), a.addressable_shards[0].data.nbytes) for a in arrays
     ]
-    sums = sharding_report.totals(arrays)
+    sums = sharding_report.totals(reported)
     assert sums["parameters"][0] == sum(np.asarray(a).nbytes for a in jax.tree.leaves(state.parameters))
 
 
