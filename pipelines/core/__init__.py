@@ -1,1 +1,1 @@
-"""What every job is built from: stages, sources, the sandbox, the funnel, dead letters and word lists. Knows no modality."""
+"""Building blocks of every job: stages, sources, sandbox, funnel, dead letters, word lists. Independent of modality."""

@@ -1,8 +1,8 @@
-"""Dead letters on disk: one JSON object a line, sorted, in `dead_letter/SSSSS-of-NNNNN.jsonl`, with the keys of `DeadLetter`.
+"""Dead letters on disk: sorted JSON lines in `dead_letter/SSSSS-of-NNNNN.jsonl`, with the keys of `DeadLetter`.
 
     {"id": ..., "source": payload reference, "stage": ..., "error": short kind, "message": ...}
 
-Payloads are not copied: `source` says where they are, and `castor data replay` reads them from there again. This file knows no Beam.
+Payloads are not copied: `source` refers to them, and `castor data replay` reads them again from there. No Beam.
 """
 
 import json
@@ -21,7 +21,7 @@ def file_name(shard: int, num_shards: int) -> str:
 
 
 def encode(letters: Iterable[DeadLetter]) -> bytes:
-    """Letters as sorted JSON lines. Lone surrogates (undecodable file names) are escaped, so the file is plain ASCII."""
+    """Dead letters as sorted JSON lines. Lone surrogates (undecodable file names) are escaped: the file is ASCII."""
     lines = sorted(
         json.dumps(
             {"id": x.id, "source": x.source, "stage": x.stage, "error": x.error, "message": x.message}, sort_keys=True
@@ -32,7 +32,7 @@ def encode(letters: Iterable[DeadLetter]) -> bytes:
 
 
 def read(directory: str) -> Iterator[DeadLetter]:
-    """All dead letters of a corpus or cache, in file order. Raises CorpusError on a line that is none."""
+    """All dead letters of a corpus or cache, in file order. Raises CorpusError for a line that is not a dead letter."""
     folder = storage.join(directory, FOLDER)
     for name in storage.list_files(folder):
         if not name.endswith(".jsonl"):
@@ -42,5 +42,6 @@ def read(directory: str) -> Iterator[DeadLetter]:
                 yield DeadLetter(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise CorpusError(
-                    f"{storage.join(folder, name)}, line {number}, is no dead letter: {error}.", "Run the job again."
+                    f"{storage.join(folder, name)}, line {number}, is not a dead letter: {error}.",
+                    "Run the job again.",
                 ) from error

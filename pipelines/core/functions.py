@@ -1,6 +1,6 @@
-"""What jobs do with the pure functions they are made of: run several as one, use a filter as one, and turn failure into dead letters.
+"""Composes the pure functions that jobs are made of: chains them, wraps filters, turns failures into dead letters.
 
-This file imports no Beam, so that what it wraps can be sent into the sandbox cheaply.
+This file imports no Beam, so that the functions can be sent to the sandbox cheaply.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from castor.tasks.errors import CastorError
 
 
 def prepare(function: Any) -> None:
-    """Calls the method `prepare()` of a function or filter, where it has one: the moment to load models, once a worker."""
+    """Calls `prepare()` of a function or filter, if it has one. Functions load models there, once per worker."""
     method = getattr(function, "prepare", None)
     if method is not None:
         method()
@@ -21,7 +21,7 @@ def prepare(function: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FilterFunction:
-    """A filter as a function for `Apply` or `Chain`: a document that the filter rejects becomes a Rejection."""
+    """A filter as a function for `Apply` or `Chain`: rejected documents become Rejections."""
 
     filter: Any
 
@@ -35,7 +35,10 @@ class FilterFunction:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Several functions as one, so that a document enters the sandbox once. Stops at the first that does not return a Document."""
+    """Several functions as one, so that a document enters the sandbox once.
+
+    Stops at the first function that does not return a Document.
+    """
 
     functions: tuple[Callable[[Document], Element], ...]
 
@@ -53,9 +56,9 @@ class Chain:
 
 
 def apply(stage: str, function: Callable[[Document], Element], document: Document) -> Element:
-    """`function(document)`, with everything that goes wrong as a DeadLetter of `stage`.
+    """`function(document)`; an exception becomes a DeadLetter of `stage`.
 
-    CastorError and the sandbox's own faults pass through.
+    Raises CastorError, SandboxError and ImportError as they are: these are not the document's fault.
     """
     try:
         result = function(document)

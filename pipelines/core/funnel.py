@@ -1,10 +1,11 @@
-"""The funnel: how many records a job read and what became of each of them, exactly.
+"""The funnel: how many records a job read, and the outcome of each of them, exactly.
 
     read == kept + sum(rejected by reason) + sum(duplicates by kind) + sum(dead letters by stage and error)
 
-A document that was made of several records (a repository document) counts as kept once for each of them, so `kept` may exceed the number of documents.
-The left side is counted where records are read, the right side where they arrive, in the data itself, so neither retries nor lost counters
-can bend it. A sink adds up the funnels of its shards; a job whose two sides differ does not commit.
+A document made of several records (a repository document) counts as kept once per record, so `kept` may exceed the
+number of documents. The left side is counted where records are read, the right side where they arrive. Both counts
+travel with the data, so retries and lost counters cannot change them. A sink adds up the funnels of its shards. A job
+whose two sides differ does not commit.
 """
 
 import dataclasses
@@ -14,7 +15,10 @@ from typing import Any
 
 @dataclasses.dataclass
 class Funnel:
-    """Counts of one shard or of a whole job. Filled by `reject`, `duplicate` and `dead`; `read` and `kept` are set directly."""
+    """Counts of one shard or of a whole job.
+
+    `reject`, `duplicate` and `dead` add to it; `read` and `kept` are set directly.
+    """
 
     read: int = 0
     kept: int = 0
@@ -46,7 +50,7 @@ class Funnel:
         return self.read == self.accounted
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able form, as it stands in manifests."""
+        """The funnel as JSON, as in manifests."""
         return {
             "read": self.read,
             "kept": self.kept,
@@ -84,7 +88,7 @@ def total(funnels: Iterable[Funnel]) -> Funnel:
 
 
 def rows(funnel: Funnel) -> list[tuple[str, str, int]]:
-    """(outcome, reason, count) rows in the order a reader wants: read, kept, then rejections, duplicates and dead letters, largest first."""
+    """(outcome, reason, count) rows to show: read, kept, then rejections, duplicates, dead letters, largest first."""
     result = [("read", "", funnel.read), ("kept", "", funnel.kept)]
     for outcome, counts in (
         ("rejected", funnel.rejected),

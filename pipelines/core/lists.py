@@ -1,11 +1,12 @@
-"""Lists that rules look things up in: words, domains, hashes of pictures.
+"""Lists that rules look up entries in: words, domains, hashes of pictures.
 
-A list is a UTF-8 file, one entry a line, `.gz` or not; blank lines and lines that begin with `#` say nothing. A name that begins with
-`castor/` is one of Castor's own small lists in pipelines/core/wordlists/, every other name is a path. A rule that reads files tells them by a method
-`reads()`, so that a job's fingerprint follows their content (see pipelines/execution/job.py).
+A list is a UTF-8 file with one entry per line, optionally `.gz`. Empty lines and lines that begin with `#` are
+ignored. A name that begins with `castor/` is one of Castor's own small lists in pipelines/core/wordlists/; any other
+name is a path. A rule that reads files returns them from a method `reads()`, so that the job's fingerprint covers
+their content (see pipelines/execution/job.py).
 
-Long lists (domains by the million) are kept as sorted 64-bit hashes: 8 bytes an entry, 32 MB for four million, a look-up in microseconds. With
-that many entries one look-up in 4e12 says yes by accident. This file knows no Beam.
+Long lists (millions of domains) are kept as sorted 64-bit hashes: 8 bytes per entry, 32 MB for four million, a lookup
+takes microseconds. With four million entries, one lookup in 4e12 is a false positive. No Beam.
 """
 
 import dataclasses
@@ -29,36 +30,40 @@ _KEPT: list = []
 
 
 def kept(function):
-    """A cache of what a function of names reads from files, until `forget`; with a bound, since a process may run many jobs."""
+    """Caches what `function` reads from files, until `forget`.
+
+    The cache is bounded because a process may run many jobs.
+    """
     cache = functools.lru_cache(maxsize=32)(function)
     _KEPT.append(cache)
     return cache
 
 
 def forget() -> None:
-    """Empties every such cache: a job begins with the files as they are now, as its fingerprint does."""
+    """Empties the caches of all `kept` functions: a job must read the files as its fingerprint covers them."""
     for cache in _KEPT:
         cache.cache_clear()
 
 
 def find(name: str) -> str:
-    """The path of a list. Raises ConfigurationError for one that is not there."""
+    """The path of a list. Raises ConfigurationError if it does not exist."""
     path = str(_FOLDER / name.removeprefix(OWN)) if name.startswith(OWN) else name
     if not storage.exists(path):
         own = ", ".join(sorted(OWN + file.name for file in _FOLDER.glob("*.txt")))
         raise ConfigurationError(
-            f"the list {name} does not exist.", f"Name a file with one entry a line, or one of Castor's own: {own}."
+            f"the list {name} does not exist.",
+            f"Name a file with one entry per line, or one of Castor's own lists: {own}.",
         )
     return path
 
 
 def reads(names: Iterable[str]) -> dict[str, str]:
-    """{name: path} of lists, as a rule's `reads()` returns it."""
+    """{name: path} of the named lists, as a rule's `reads()` returns them."""
     return {name: find(name) for name in names}
 
 
 def of_parts(part: Any) -> dict[str, str]:
-    """{name: path} of every file that a configuration reads: what the dataclasses in it say by their `reads()`."""
+    """{name: path} of every file that a configuration reads, collected from the `reads()` of the dataclasses in it."""
     if isinstance(part, Mapping):
         return {name: path for item in part.values() for name, path in of_parts(item).items()}
     if isinstance(part, (list, tuple)):
@@ -70,7 +75,7 @@ def of_parts(part: Any) -> dict[str, str]:
 
 
 def lines(name: str) -> Iterator[str]:
-    """The entries of a list, stripped and in lower case, in order. Raises ConfigurationError for what is not UTF-8."""
+    """The entries of a list in order, stripped and in lower case. Raises ConfigurationError if a line is not UTF-8."""
     path = find(name)
     with storage.open_read(path) as file:
         stream = gzip.open(file) if path.endswith(".gz") else file
@@ -87,41 +92,41 @@ def lines(name: str) -> Iterator[str]:
 
 @kept
 def words(names: tuple[str, ...]) -> frozenset[str]:
-    """The entries of several lists as a set: for lists of thousands."""
+    """The entries of several lists as a set; for lists of up to some thousand entries."""
     return frozenset(entry for name in names for entry in lines(name))
 
 
 class HashedSet:
-    """Entries known by their 64-bit hashes alone."""
+    """A set of strings of which only the 64-bit hashes are stored."""
 
     def __init__(self, entries: Iterable[str]):
         packed = bytearray()
         for entry in entries:
             packed += _digest(entry)
         self._hashes = np.frombuffer(packed, "<u8")
-        self._hashes.sort()  # in place: a list of millions should not stand in memory twice
+        self._hashes.sort()  # in place: no second copy of a list of millions
 
     def __len__(self) -> int:
         return len(self._hashes)
 
     def first(self, candidates: Sequence[str]) -> str | None:
-        """The first candidate that is an entry."""
+        """The first of `candidates` that is in the set, or None."""
         if not len(self._hashes) or not candidates:
             return None
         wanted = np.frombuffer(b"".join(map(_digest, candidates)), "<u8")
-        places = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
-        found = np.flatnonzero(self._hashes[places] == wanted)
+        indices = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        found = np.flatnonzero(self._hashes[indices] == wanted)
         return candidates[found[0]] if len(found) else None
 
 
 @kept
 def hashed(names: tuple[str, ...]) -> HashedSet:
-    """The entries of several lists, hashed; `www.` in front of a domain does not count."""
+    """The entries of several lists as hashes, each without a leading `www.`."""
     return HashedSet(entry.removeprefix("www.") for name in names for entry in lines(name))
 
 
 class Substrings:
-    """Which of many strings occur in a text: looked up by how they begin, so that the cost grows with the text and not with the list."""
+    """Finds which of many strings occur in a text. Lookup by prefix: the cost grows with the text, not with the list."""
 
     def __init__(self, entries: Iterable[str]):
         entries = sorted(entries)
@@ -131,7 +136,7 @@ class Substrings:
             self._by_begin.setdefault(entry[: self._begin], []).append(entry)
 
     def first(self, text: str) -> str | None:
-        """The entry that begins first in the text, the smallest if several do."""
+        """The entry that begins first in the text (of several, the smallest); None if no entry occurs."""
         by_begin, length = self._by_begin, self._begin
         for start in range(len(text) - length + 1):
             if text[start : start + length] in by_begin:
@@ -143,7 +148,7 @@ class Substrings:
 
 @kept
 def substrings(names: tuple[str, ...]) -> Substrings:
-    """The entries of several lists, to be looked for inside of texts."""
+    """The entries of several lists, for search inside texts."""
     return Substrings(words(names))
 
 

@@ -1,21 +1,23 @@
-"""A child process in which functions meet hostile input, so that what they do to it they do not do to the job.
+"""Runs functions on untrusted input in a child process, so that a crash or an excessive cost does not stop the job.
 
-Parsers and codecs are C code fed by strangers: quadratic on a nested page, 10 GB for a lying header, a segmentation fault for a flipped
-bit. None of that can be caught in the process it happens in. `Child` runs one function in `python -m pipelines.sandbox`, one element at a
-time, under three kernel limits:
+Parsers and codecs are C code that reads untrusted bytes. A nested page can take quadratic time, a forged header can
+request 10 GB, a flipped bit can cause a segmentation fault. A process cannot catch these failures in itself. `Child`
+runs one function in `python -m castor.pipelines.core.sandbox`, one element at a time, under three kernel limits:
 
-- CPU seconds an element, by ITIMER_PROF whose default action kills: it reaches code stuck in C that holds the GIL, and counts CPU, not wall
-  time, so that what becomes of an element does not depend on how busy the machine is;
-- address space over what the child had when it was ready, by RLIMIT_AS;
-- no core files.
+- CPU seconds per element, by ITIMER_PROF, whose default action kills the process. The timer also stops C code that
+  holds the GIL. It counts CPU time, not wall time, so the outcome of an element does not depend on the load of the
+  machine.
+- Address space beyond what the child used when it was ready, by RLIMIT_AS.
+- No core files.
 
-A killed or crashed child is reaped and replaced; the element becomes `BadInput`. A crash or an exhausted memory in a child that has served
-other elements is tried once more in a fresh child, so that the verdict depends on the element alone.
+A killed or crashed child is reaped and replaced; the element becomes `BadInput`. After a crash or exhausted memory in
+a child that has processed other elements, the element is tried once more in a fresh child. The outcome therefore
+depends on the element alone.
 
-The function travels once, pickled, from parent to child; elements travel both ways as `pipelines.document.pack` bytes, so nothing that
-comes back from a child is ever unpickled. This file imports neither Beam nor any parser, and a function meant for the sandbox lives in a
-module that imports no Beam either, or each child pays four seconds for it. If the function has a method `prepare()`, the child calls it
-once before the limits are set: the place to load models.
+The function is pickled and sent to the child once. Elements are sent both ways as `pipelines.document.pack` bytes, so
+no output of a child is ever unpickled. This file imports neither Beam nor any parser. The module of a function for
+the sandbox should not import Beam either: the import would cost each child four seconds. If the function has a method
+`prepare()`, the child calls it once before the limits are set; models are loaded there.
 """
 
 import dataclasses
@@ -42,7 +44,12 @@ _READY, _ELEMENT, _BAD, _MEMORY, _FAILED = b"R", b"E", b"B", b"M", b"F"
 
 @dataclasses.dataclass(frozen=True)
 class Sandbox:
-    """Limits of one call. `wall_seconds` is a last resort against a child that sleeps for ever; it is far above what CPU time allows."""
+    """Limits of one call.
+
+    cpu_seconds: CPU time, in seconds.
+    memory_bytes: address space beyond what the child used when it was ready, in bytes.
+    wall_seconds: wall time, in seconds; a last resort against a child that sleeps, far above what `cpu_seconds` allows.
+    """
 
     cpu_seconds: float = 10.0
     memory_bytes: int = 2 << 30
@@ -50,11 +57,14 @@ class Sandbox:
 
 
 class SandboxError(RuntimeError):
-    """The child could not be started or the function could not be loaded in it: a fault of the program, not of an element."""
+    """The child did not start or could not load the function: an error in the program, not in an element."""
 
 
 class Child:
-    """One function in one child process, started when first needed. Not thread-safe; `close` it, or let the garbage collector do so."""
+    """One function in one child process, started at the first call.
+
+    Not thread-safe. Ends with `close` or garbage collection.
+    """
 
     def __init__(self, function: Callable[[Document], Element], sandbox: Sandbox = Sandbox()):
         self._task = pickle.dumps((function, sandbox))
@@ -65,11 +75,14 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the living child, None when there is none."""
+        """Process id of the running child, or None."""
         return self._process.pid if self._process else None
 
     def call(self, document: Document) -> Element:
-        """The function's result. Raises BadInput: the function's own, or `timeout`, `memory`, `crash:SIGNAL`, `exception:TypeName`."""
+        """The function's result.
+
+        Raises BadInput: the function's own, or `timeout`, `memory`, `crash:SIGNAL`, `exception:TypeName`.
+        """
         request = pack(document)
         while True:
             fresh = self._calls == 0
@@ -119,13 +132,13 @@ class Child:
         try:
             kind, body = self._roundtrip(self._task, time.monotonic() + _START_SECONDS)
         except BadInput as error:
-            raise SandboxError(f"the sandbox's child did not start: {error}") from error
+            raise SandboxError(f"the sandbox process did not start: {error}") from error
         if kind != _READY:
             self.close()
-            raise SandboxError(f"the sandbox's child could not load its function: {body.decode('utf-8', 'replace')}")
+            raise SandboxError(f"the sandbox process could not load its function: {body.decode('utf-8', 'replace')}")
 
     def _roundtrip(self, request: bytes, deadline: float) -> tuple[bytes, bytes]:
-        """Sends a frame and receives one. Both pipes are polled together, so that neither side can block on a full pipe."""
+        """Sends one frame and receives one. Polls both pipes together, so that neither side blocks on a full pipe."""
         outgoing = memoryview(_HEADER.pack(len(request)) + request)
         incoming, wanted = bytearray(), None
         stdin, stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -161,15 +174,15 @@ class Child:
         return body[:1], body[1:]
 
     def _verdict(self) -> BadInput:
-        """Reaps a child that went away and says what became of it."""
+        """Reaps a child that ended and returns the cause."""
         process = self._process
         code = process.wait()
         self.close()
         if code == -signal.SIGPROF:
             return BadInput("timeout", f"over {self._sandbox.cpu_seconds:g} s of CPU time")
         if code < 0:
-            return BadInput(f"crash:{signal.Signals(-code).name}", "the process that worked on it crashed")
-        return BadInput("crash:exit", f"the process that worked on it left with code {code}")
+            return BadInput(f"crash:{signal.Signals(-code).name}", "the sandbox process crashed")
+        return BadInput("crash:exit", f"the sandbox process exited with code {code}")
 
 
 def _stop(process: subprocess.Popen) -> None:
@@ -180,7 +193,7 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _widen(descriptor: int) -> None:
-    """Asks for a pipe of 1 MiB, so that an ordinary page crosses in one turn; the kernel may say no."""
+    """Requests a pipe of 1 MiB, so that a usual page needs one write. The kernel may refuse."""
     import fcntl
 
     try:
@@ -201,7 +214,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     stdin, stdout = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)  # what a library prints or asks must not mix with the answers
+    os.dup2(null, 0)  # a library's own input and output must not mix with the frames
     os.dup2(null, 1)
     task = _receive(stdin)
     if task is None:

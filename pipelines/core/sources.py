@@ -1,6 +1,7 @@
-"""Files as work: which ones a job's patterns match, what a record of a file is called, and how to open what may not be a file at all.
+"""Raw files as units of work: matching patterns, ids and references of records, and safe opening.
 
-`FileSource` is the base of every source that reads raw files: a subclass says how to read one (`records`). This file knows no Beam.
+`FileSource` is the base class of every source that reads raw files. A subclass implements the reading of one file
+(`records`). No Beam.
 """
 
 import dataclasses
@@ -23,14 +24,17 @@ IDENTITIES = (LOCATION, CONTENT)
 class FileSource:
     """The regular files under `root` that match any of `patterns`.
 
-    name: corpus name, the first half of every document id.
-    patterns: relative to `root`; `*` and `?` stay within a folder and skip hidden names, `**/` is any number of folders, a folder stands for all
-      files under it that are not hidden.
-    identity: what ids come from (docs/determinism.md). "location": a record's path under `root` and its key in the file. "content": all that is
-      read of the record, wherever it is; only a record that cannot be read has an id from its location.
+    name: corpus name; part of every document id.
+    root: input folder.
+    patterns: glob patterns relative to `root`. `*` and `?` match within a folder and skip hidden names, `**/` matches
+      any number of folders. A folder matches all files under it that are not hidden.
+    identity: what ids are made of (docs/determinism.md). "location": a record's path under `root` and its key in the
+      file. "content": everything read of the record, wherever it is. A record that cannot be read always gets an id
+      from its location.
 
-    A subclass implements `records(uri)`: it yields elements, and may raise BadInput where the rest of a file is beyond reading (it becomes
-    one DeadLetter of the file; records already yielded stand). Ids and sources of records come from `document`, `dead` and `reject`.
+    A subclass implements `records(uri)`, which yields elements. If the rest of a file cannot be read, it raises
+    BadInput: the error becomes one DeadLetter of the file, and the records already yielded stay valid. Ids and
+    sources of records come from `document`, `dead` and `reject`.
     """
 
     name: str
@@ -50,7 +54,7 @@ class FileSource:
         return found
 
     def read(self, uri: str) -> Iterator[Element]:
-        """The elements of one file; whatever makes the file unreadable becomes its last element, a DeadLetter."""
+        """The elements of one file. An error that makes the file unreadable becomes the last element, a DeadLetter."""
         try:
             yield from self.records(uri)
         except BadInput as error:
@@ -64,26 +68,30 @@ class FileSource:
         raise NotImplementedError
 
     def relative(self, uri: str) -> str:
-        """Path of a file under the root, however the root is spelled: the stable half of its records' ids by location."""
+        """Path of a file under the root, independent of the spelling of the root. Ids by location contain it."""
         return os.path.relpath(uri, self.root)
 
     def reference(self, uri: str, key: str = "") -> str:
-        """`source` of the record `key` of a file or folder (a URI that ends in a slash): its path under the root, never the root itself."""
+        """`source` of a record: the path under the root, then `#key`.
+
+        uri: a file, or a folder with a slash at the end.
+        key: the record's key in the file; empty for the file itself.
+        """
         return reference(self.relative(uri) + ("/" if uri.endswith("/") else ""), key)
 
     def units(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """`source` of each unit of work, as the corpus has it whose job was configured as `config` says -> URI.
+        """{`source` of a unit of work: URI}, with sources as in the corpus of a job with configuration `config`.
 
-        Before jobs had an `identity`, `source` began with INPUT_ROOT as it was spelled.
+        In corpora made before jobs had an `identity`, sources begin with INPUT_ROOT as the user wrote it.
         """
         return {self.reference(uri) if "identity" in config else uri: uri for uri in self.files()}
 
     def record_id(self, uri: str, key: str) -> str:
-        """Id by location of the record `key` (`offset=120`, `member=a/b.jpg`, or empty for the file itself) of a file."""
+        """Id by location of a record; `key` is `offset=120`, `member=a/b.jpg`, or empty for the file itself."""
         return document_id(self.name, reference(self.relative(uri), key))
 
     def document(self, uri: str, key: str, text: str | None = None, data: bytes | None = None, **metadata) -> Document:
-        """A Document for a record."""
+        """A Document of a record. Arguments as for `reference`; `metadata` are its facts."""
         if self.identity == CONTENT:
             identifier = content_id(self.name, self.modality, text, data, metadata)
         else:
@@ -91,7 +99,7 @@ class FileSource:
         return Document(identifier, self.reference(uri, key), self.modality, text, data, metadata)
 
     def reject(self, uri: str, key: str, reason: str, measure: str = "", **metadata) -> Rejection:
-        """A Rejection of a record that is sound but not wanted. By content its id comes from its facts and why it was rejected."""
+        """A Rejection of a readable record. With ids by content, its id is made of its metadata and the reason."""
         document = self.document(uri, key, **metadata)
         if self.identity == CONTENT:
             kind = f"rejected {reason} {measure}"
@@ -99,17 +107,23 @@ class FileSource:
         return Rejection(document, reason, measure)
 
     def dead(self, uri: str, key: str, error: str, message: str = "") -> DeadLetter:
-        """A DeadLetter for a record, or with an empty key for (the rest of) the file. Its id comes from its location: nothing else is known."""
+        """A DeadLetter of a record, or with an empty key of the (rest of the) file.
+
+        The id is made of the location, because the content is unknown.
+        """
         return DeadLetter(self.record_id(uri, key), self.reference(uri, key), STAGE, error, message[:1000])
 
 
 def reference(path: str, key: str) -> str:
-    """Where a record is: `path#offset=120`."""
+    """The `source` of a record: `path#offset=120`."""
     return f"{path}#{key}" if key else path
 
 
 def unit_of(source: str, units: Collection[str]) -> str | None:
-    """The one of `units` (keys of `FileSource.units`) that holds a document or dead letter with this `source`: a file, or a folder (`a/`, `./`)."""
+    """The unit of work that contains the record with this `source`: a file or a folder (`a/`, `./`), or None.
+
+    units: keys of `FileSource.units`.
+    """
     candidates = [source, *(source[:i] for i, character in enumerate(source) if character == "#")]
     candidates += [source[: i + 1] for i, character in enumerate(source) if character == "/"]
     folder, slash, _ = source.rpartition("/")
@@ -118,7 +132,11 @@ def unit_of(source: str, units: Collection[str]) -> str | None:
 
 
 def open_regular(uri: str) -> BinaryIO:
-    """Opens a regular file for reading. A folder, FIFO, socket or device raises BadInput, at once: reading a FIFO would wait for ever."""
+    """Opens a regular file for reading.
+
+    Raises BadInput("not_a_file") for a folder, FIFO, socket or device, before opening: reading a FIFO could block for
+    ever.
+    """
     mode = storage.mode(uri)
     if not stat.S_ISREG(mode):
         raise BadInput("not_a_file", stat.filemode(mode))
@@ -126,12 +144,13 @@ def open_regular(uri: str) -> BinaryIO:
 
 
 def match(root: str, patterns: tuple[str, ...] | list[str]) -> list[str]:
-    """Sorted relative paths under `root` that match.
+    """Sorted paths, relative to `root`, of the files that match any of `patterns` (see FileSource).
 
-    Links to folders are not followed, so a loop cannot trap it; links to files are files.
+    Links to folders are not followed, so that a loop of links does no harm; links to files count as files. Raises
+    CorpusError if `patterns` is a string or `root` is not a folder.
     """
     if isinstance(patterns, str):
-        raise CorpusError(f"INPUTS is the text {patterns!r}.", f"Write a list: INPUTS=[{patterns!r}].")
+        raise CorpusError(f"INPUTS is the string {patterns!r}.", f"Write a list: INPUTS=[{patterns!r}].")
     if not storage.is_directory(root):
         raise CorpusError(f"the input folder {root} does not exist.", "Correct INPUT_ROOT.")
     expressions = [_compile(pattern.removeprefix("./").rstrip("/")) for pattern in patterns]
@@ -146,7 +165,7 @@ def match(root: str, patterns: tuple[str, ...] | list[str]) -> list[str]:
 
 
 def _compile(pattern: str) -> re.Pattern:
-    """A glob pattern as a regular expression over slash-separated paths; it may end at a folder."""
+    """A glob pattern as a regular expression for slash-separated paths. It may match a leading folder of a path."""
     if pattern in ("", "."):
         return re.compile("")
     out, i = [], 0

@@ -1,20 +1,23 @@
-"""The few transforms that every job is composed of. Logic sits in pure functions; these carry it through Beam.
+"""The Beam transforms that every job is composed of. Logic is in pure functions; the transforms apply it.
 
-    records, counts = pipeline | Read(source)                      file URIs -> elements, and how many were read
+    records, counts = pipeline | Read(source)                      file URIs -> elements, and the numbers read
     elements = (
         records
-        | Apply("extract", extract, sandbox=Sandbox(cpu_seconds=5))  function(Document) -> Document | Rejection, or raises BadInput
+        | Apply("extract", extract, sandbox=Sandbox(cpu_seconds=5)) Document -> Document | Rejection, may raise BadInput
         | Check(gopher_quality.Filter())                           filter.check(Document) -> None | reason
     )
 
-A PCollection holds elements: `Document`, `Rejection` or `DeadLetter`. A stage works on Documents and lets the other two pass untouched, so
-every record that was read arrives at the sink as exactly one element. Whatever goes wrong with a record becomes a DeadLetter: BadInput
-under its own kind, any other exception under `exception:TypeName`. A CastorError is the user's to fix and stops the job.
+A PCollection holds elements: `Document`, `Rejection` or `DeadLetter`. A stage processes Documents and passes the
+other two on unchanged, so every record read arrives at the sink as exactly one element. A failure on a record becomes
+a DeadLetter: BadInput under its own kind, any other exception under `exception:TypeName`. A CastorError is an error
+that the user must fix; it stops the job.
 
-Functions, filters and sources are module-level functions or frozen dataclasses (Beam pickles them by reference). What has costly state
-(a model) keeps it in a module-level `functools.cache`, and a method `prepare()`, if there is one, is called once a worker.
+Functions, filters and sources are module-level functions or frozen dataclasses (Beam pickles them by reference). Costly
+state such as a model is kept in a module-level `functools.cache`. A method `prepare()`, if defined, is called once per
+worker.
 
-Fat elements cross a shuffle once, in the sink; between the stages here Beam fuses and nothing is encoded.
+Whole documents are shuffled only once, in the sink. Beam fuses the stages of this file, so nothing is encoded between
+them.
 """
 
 from collections import Counter
@@ -33,36 +36,37 @@ __all__ = ["Apply", "Chain", "Check", "Filter", "FilterFunction", "Read", "Sandb
 
 NAMESPACE = "castor"
 
-# What this process has seen, for a progress line only; nothing is computed from it.
+# Records read by this process, for the progress line only.
 progress: Counter = Counter()
 
 
 class Source(Protocol):
-    """Where records come from. A frozen dataclass; `files` runs where the job is launched, `read` on the workers."""
+    """A source of records, a frozen dataclass. `files` runs in the launcher, `read` on the workers."""
 
     def files(self) -> list[str]:
-        """Sorted URIs without repeats, each a unit of work."""
+        """Sorted distinct URIs, each a unit of work."""
 
     def read(self, uri: str) -> Iterator[Element]:
-        """The elements of one file: a Document for each sound record, a DeadLetter or Rejection for each other one."""
+        """The elements of one file: a Document per readable record, a DeadLetter or Rejection per other record."""
 
 
 class Filter(Protocol):
-    """A rule set. `name` begins each of its reasons: `gopher_quality.words`."""
+    """A rule set. Each of its reasons begins with `name`: `gopher_quality.words`."""
 
     name: str
 
     def check(self, document: Document) -> str | None:
-        """None keeps the document; a string is the reason code: letters, digits, `.`, `_` and `-` only, since it names a folder.
+        """None keeps the document; a string rejects it and is the reason code.
 
-        A `pipelines.filters.reason.Reason` is such a string that also carries the offending value.
+        A reason code names a folder: letters, digits, `.`, `_` and `-` only. A `pipelines.filters.reason.Reason` is a
+        reason code that also carries the offending value.
         """
 
 
 class Read(beam.PTransform):
-    """Pipeline -> (elements of `source`, counts): two PCollections, of elements and of (URI, number of elements read from that file).
+    """Pipeline -> two PCollections: the elements of `source`, and (URI, number of elements) per file read.
 
-    Shuffles file URIs only, not records. The sink takes the counts to prove that no record was lost.
+    Shuffles file URIs only, not records. The sink uses the counts to prove that no record was lost.
     """
 
     def __init__(self, source: Source, name: str = "read"):
@@ -82,7 +86,12 @@ class Read(beam.PTransform):
 
 
 class Apply(beam.PTransform):
-    """Elements -> elements through `function`, in this process or, with `sandbox`, in a child process a worker (see pipelines/core/sandbox.py)."""
+    """Elements -> elements; applies `function` to each Document.
+
+    name: name of the stage, in counters and dead letters.
+    function: Document -> Document | Rejection; may raise BadInput.
+    sandbox: None applies the function in the worker, else in one child process per worker (pipelines/core/sandbox.py).
+    """
 
     def __init__(self, name: str, function: Callable[[Document], Element], sandbox: Sandbox | None = None):
         super().__init__(label=name)
@@ -93,7 +102,7 @@ class Apply(beam.PTransform):
 
 
 class Check(beam.PTransform):
-    """Elements -> elements; a Document that `filter` rejects becomes a Rejection with the filter's reason."""
+    """Elements -> elements; Documents that `filter` rejects become Rejections with the filter's reason."""
 
     def __init__(self, filter: Filter):
         super().__init__(label=filter.name)
@@ -104,9 +113,13 @@ class Check(beam.PTransform):
 
 
 class ApplySteps(beam.PTransform):
-    """Elements -> elements through `steps` in order: filters (they have `check`) and functions (Document -> Element), each with a `name`.
+    """Elements -> elements; applies `steps` in order.
 
-    Steps fuse, so a document goes through all of them before the next one comes, and what they share of a text is computed once.
+    steps: filters (with a method `check`) and functions (Document -> Element), each with a `name`.
+    name: the name of the list in the job's configuration, for labels and error messages.
+
+    Beam fuses the steps: a document passes all of them before the next document, so that work on a text that the steps
+    share is done once.
     """
 
     def __init__(self, steps: Sequence[Any], name: str = "rules"):
@@ -147,13 +160,13 @@ class _ReadFn(beam.DoFn):
         yield beam.pvalue.TaggedOutput("counts", (uri, count))
 
     def _dead(self, uri, error, message):
-        # The rest of the file is lost to this run; replay reads the whole file again, since the source names no record.
+        # The rest of the file is lost to this run. A replay reads the whole file again: the source names no record.
         where = self._source.reference(uri) if isinstance(self._source, FileSource) else uri
         return DeadLetter(document_id("file", where), where, self._name, error, message[:1000])
 
 
 class ApplyFn(beam.DoFn):
-    """What Apply and Check come to in a pipeline; explain finds the steps of a job by it."""
+    """The DoFn of Apply and Check. execution/explain.py finds the steps of a job by this class."""
 
     def __init__(self, name, function, sandbox):
         self.name = name
@@ -184,15 +197,23 @@ class ApplyFn(beam.DoFn):
 
 
 def checked(steps: Sequence[Any], name: str, is_one: Callable[[Any], bool]) -> tuple:
-    """The steps of a job's list as a tuple. Raises ConfigurationError for what is no list, or holds what `is_one` does not know."""
+    """The steps of a list in a job's configuration, as a tuple.
+
+    steps: the configured list.
+    name: the name of the list, for error messages.
+    is_one: whether a value is a valid step.
+
+    Raises ConfigurationError if `steps` is not a list or contains an invalid step.
+    """
     if not isinstance(steps, (list, tuple)):
         raise ConfigurationError(
-            f"the {name} of the job are {steps!r}, not a list.", "Write a list: [@length.Filter()]."
+            f"the {name} of the job are {steps!r}, which is not a list.", "Write a list: [@length.Filter()]."
         )
     for step in steps:
         if not is_one(step):
             raise ConfigurationError(
-                f"{step!r} cannot be one of the {name} of the job.", "Write its name in gin's way: [@length.Filter()]."
+                f"{step!r} cannot be one of the {name} of the job.",
+                "Write each entry as a gin reference: [@length.Filter()].",
             )
     return tuple(steps)
 

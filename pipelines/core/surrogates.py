@@ -1,4 +1,4 @@
-"""Lone surrogates: Python's way to carry bytes of file names that are not UTF-8, and what neither JSON, Parquet nor HTML can hold."""
+"""Lone surrogates: Python uses them for file names that are not UTF-8; JSON, Parquet and HTML cannot represent them."""
 
 
 def escape_surrogates(text: str) -> str:

@@ -1,1 +1,1 @@
-"""What a refining job writes: Parquet shards, the data card, rejects, and the outcome of every record. Readers need no Beam."""
+"""The output of a refining job: Parquet shards, data card, rejects and record outcomes. Readers need no Beam."""

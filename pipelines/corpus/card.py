@@ -1,7 +1,7 @@
-"""The data card: one self-contained HTML page a corpus, from which a person can tell what is in it and what was thrown away, and why.
+"""The data card: one self-contained HTML page per corpus that shows what is in it, what was rejected, and why.
 
-Everything in it follows from the corpus (samples are those with the smallest ids), so the card of a repeated run is the same file. Text of strangers is
-escaped by the template engine. This file knows no Beam.
+The card depends on the corpus alone (samples are the documents with the smallest ids), so a repeated run writes the
+same file. The template engine escapes untrusted text. No Beam.
 """
 
 import json
@@ -24,8 +24,15 @@ def render(
     unit: str = "characters",
     benchmarks=None,
 ) -> str:
-    """The page as HTML. `statistics` is what `card_statistics.merge` returns; `unit` is what its lengths count; `benchmarks` are the rows of
-    contamination_report.write, None where no benchmark was looked for.
+    """The data card as HTML.
+
+    name, modality: of the corpus or cache.
+    funnel: outcomes of the records.
+    statistics: the result of `card_statistics.merge`.
+    config: the job's configuration, as JSON.
+    fingerprint: the fingerprint in the manifest.
+    unit: the unit of the lengths in `statistics`.
+    benchmarks: the rows of `decontamination.report.write`; None if the job did not look for benchmarks.
     """
     import jinja2
 

@@ -1,7 +1,7 @@
-"""What a data card tells of the documents of a corpus: lengths, languages, samples of the kept and of the rejected, the latter by reason.
+"""The statistics of a data card: lengths, languages, samples of kept documents, samples of rejected ones by reason.
 
-Each shard of the corpus adds up its own (`CardStatistics`, `rejected_samples`), the launcher the shards' (`merge`). Samples are those with the smallest ids, so
-they follow from the documents alone. This file knows no Beam.
+Each shard computes its own (`CardStatistics`, `rejected_samples`); the launcher merges them (`merge`). Samples are the
+documents with the smallest ids, so they depend on the documents alone. No Beam.
 """
 
 import json
@@ -11,13 +11,16 @@ from castor.pipelines.core.surrogates import escape_surrogates
 from castor.pipelines.document import Document, unpack
 
 EXCERPT = 600
-"""Characters of a text that samples show, and that are kept of a rejected document unless rejects are kept whole."""
+"""Characters of a text in a sample. A rejected document is also cut to this length unless rejects are kept whole."""
 
 _SAMPLES_KEPT, _SAMPLES_REJECTED = 12, 4
 
 
 class CardStatistics:
-    """Of the documents kept: a histogram of lengths by powers of two, languages, a few samples. Documents come in order of id."""
+    """Statistics of the kept documents of one shard: lengths by powers of two, languages, a few samples.
+
+    Documents must be added in order of id.
+    """
 
     def __init__(self):
         self.lengths: dict[str, int] = {}
@@ -57,7 +60,7 @@ class CardStatistics:
 
 
 def rejected_samples(rejected: list[tuple[str, str, bytes]]) -> dict[str, list]:
-    """{reason: samples} of one shard's rejections, each as (reason, id, packed Rejection)."""
+    """{reason: samples} of one shard. `rejected` holds a tuple (reason, id, packed Rejection) per rejection."""
     samples: dict[str, list] = {}
     for reason, _, body in sorted(rejected):
         if len(samples.setdefault(reason, [])) < _SAMPLES_REJECTED:
@@ -67,7 +70,7 @@ def rejected_samples(rejected: list[tuple[str, str, bytes]]) -> dict[str, list]:
 
 
 def merge(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Lengths, languages and samples of the whole job, from the entries of its shards."""
+    """Lengths, languages and samples of the whole job, merged from the entries of its shards."""
     merged = CardStatistics()
     rejected: dict[str, list] = {}
     for entry in entries:

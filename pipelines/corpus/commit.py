@@ -10,7 +10,7 @@ from castor.tasks.storage import storage
 
 
 def read_entries(staging: str, num_shards: int) -> list[dict[str, Any]]:
-    """The entries of all shards, in order. Raises CorpusError if the pipeline has not written one."""
+    """The entries of all shards, in order. Raises CorpusError if an entry is missing."""
     folder = storage.join(staging, ENTRIES)
     names = [f"{shard:05d}.json" for shard in range(num_shards)]
     missing = sorted(set(names) - set(storage.list_files(folder)))
@@ -23,7 +23,10 @@ def read_entries(staging: str, num_shards: int) -> list[dict[str, Any]]:
 
 
 def commit(staging: str, output: str, manifest: dict[str, Any]) -> None:
-    """Makes the staged files the content of `output`, the manifest last. What `output` held before is gone; other folders in it stay."""
+    """Makes the staged files the content of `output` and writes the manifest last.
+
+    Removes the previous corpus from `output`; other folders in it stay.
+    """
     storage.remove(storage.join(output, MANIFEST))
     storage.remove_tree(storage.join(staging, ENTRIES))
     for name in storage.list_files(output):
@@ -36,7 +39,7 @@ def commit(staging: str, output: str, manifest: dict[str, Any]) -> None:
 
 
 def keep_failure(staging: str, output: str) -> str:
-    """Keeps the dead letters of a run that may not commit, in a hidden folder that the next run removes; returns the folder."""
+    """Moves the dead letters of a failed run to a hidden folder, which the next run removes. Returns the folder."""
     folder = storage.join(output, FAILED)
     storage.remove_tree(folder)
     storage.makedirs(folder)
@@ -47,5 +50,5 @@ def keep_failure(staging: str, output: str) -> str:
 
 
 def sum_funnels(entries: list[dict[str, Any]]) -> Funnel:
-    """The funnel of the whole job."""
+    """The funnel of the whole job, from the entries of its shards."""
     return total(Funnel.from_json(entry["funnel"]) for entry in entries)

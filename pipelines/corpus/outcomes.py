@@ -1,19 +1,19 @@
-"""The outcome of every record a job read, one row each, so that it can be looked up long after the text is gone.
+"""The table of outcomes: one row per record that a job read, for lookup after the record's text is gone.
 
     fates/SSSSS-of-NNNNN.parquet      id, source, url, fate, reason, measure; cut and sorted by id like the corpus
 
-The folder and the column of the outcome are called `fates` and `fate` on disk, as in corpora of earlier versions; everywhere else they are
-outcomes.
+The folder and the column are named `fates` and `fate` on disk for compatibility with earlier corpora.
 
 id       16 bytes
-source   where the record is
-url      64 bits of the hash of the normalised URL (text/urls.py), null where the record has none
+source   reference to the record
+url      64 bits of the hash of the normalised URL (text/urls.py); null if the record has no URL
 fate     the outcome: kept, rejected, duplicate or dead letter
-reason   of a rejection its code, of a duplicate its kind, of a dead letter `stage.error`
-measure  of a rejection the offending value, of a duplicate the id of the surviving document, of a dead letter the message, of a document kept
-         what the sink cut from it, or the repository document that contains it
+reason   rejected: the reason code; duplicate: the kind; dead letter: `stage.error`
+measure  rejected: the offending value; duplicate: the id of the surviving document; dead letter: the message;
+         kept: what the sink cut from the document, or the repository document that contains the file
 
-About 50 bytes per record. Where files of a repository are joined to documents, the documents have rows as well. This file knows no Beam.
+The table takes about 50 bytes per record. If the files of a repository are joined, the repository documents have rows
+too. No Beam.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ _ROW_GROUP = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One row of the table; `url` is the 64-bit hash or None."""
+    """One row of the table; fields as above. `url` is the 64-bit hash or None."""
 
     id: str
     source: str
@@ -74,12 +74,12 @@ def of_letter(letter: DeadLetter) -> Outcome:
 
 
 def url_hash(url: str) -> int:
-    """What the table keeps of a URL."""
+    """The first 64 bits of the hash of the normalised URL, as a signed integer."""
     return int.from_bytes(condense(normalise_url(url).encode("utf-8", "surrogatepass"))[:8], "little", signed=True)
 
 
 def write(staging: str, shard: int, num_shards: int, rows: Iterable[Outcome]) -> None:
-    """Writes the table of one shard, sorted."""
+    """Writes the sorted table of one shard."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -108,9 +108,13 @@ def file_name(shard: int, num_shards: int) -> str:
 
 
 def find(directory: str, *, id: str = "", url: str = "", source: str = "") -> Iterator[Outcome]:
-    """The rows with this id, this URL or this source, in order of id; by id one shard is read, else all, a row group at a time.
+    """The rows with the given id, URL or source, in order of id. Give one of the three.
 
-    A source is matched whole, or as its end after a slash (`a.warc.gz#offset=120`). Raises CorpusError where there is no table.
+    id: 32 hex digits; only the shard of this id is read.
+    url: any spelling with the same normalised form; all shards are read, one row group at a time.
+    source: the whole source, or its end after a slash (`a.warc.gz#offset=120`); all shards are read.
+
+    Raises CorpusError if the corpus has no table.
     """
     import pyarrow.parquet
 
@@ -137,9 +141,9 @@ def _outcome(row: dict[str, Any]) -> Outcome:
 
 @functools.lru_cache(maxsize=1)
 def marks_in(directory: str, units: tuple[str, ...], identity: str = LOCATION) -> frozenset[bytes]:
-    """Marks (see `mark`) of all records of some units of work (see sources.unit_of), whatever their outcome: one pass over the table per process.
+    """Marks (see `mark`) of all records of `units` (see sources.unit_of), with any outcome. Cached.
 
-    Raises CorpusError where there is no table.
+    Raises CorpusError if the corpus has no table.
     """
     import pyarrow.parquet
 
@@ -156,7 +160,10 @@ def marks_in(directory: str, units: tuple[str, ...], identity: str = LOCATION) -
 
 
 def mark(identifier: str, source: str, identity: str) -> bytes:
-    """16 bytes that identify a record in its corpus: its id, or by content, where a copy has the same id, the hash of its source."""
+    """16 bytes that identify a record in its corpus.
+
+    They are the id, or with ids by content, where copies share an id, the hash of the source.
+    """
     return condense(escape_surrogates(source).encode()) if identity == CONTENT else bytes.fromhex(identifier)
 
 
@@ -165,15 +172,16 @@ def _tables(directory: str) -> list[str]:
     names = sorted(storage.list_files(folder)) if storage.exists(folder) else []
     if not names:
         raise CorpusError(
-            f"{directory} has no table of outcomes.", "Run its job again: older versions of Castor wrote none."
+            f"{directory} has no table of outcomes.",
+            "Run its job again: older versions of Castor did not write the table.",
         )
     return names
 
 
 def _matching_rows(column, wanted: bytes | int | str):
-    """Indices of the rows of a column that are what is wanted; a text may be the end of a path too.
+    """Indices of the rows of a column that equal `wanted`; a string also matches as the end of a path.
 
-    By numpy: pyarrow's own indices_nonzero dies on a column without chunks (pyarrow 25).
+    Uses NumPy because indices_nonzero of pyarrow 25 crashes on a column without chunks.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -31,7 +31,10 @@ def schema(with_measure: bool = False):
 
 
 class ParquetShard:
-    """A Parquet file of documents in order of id. Row groups are cut by rows and bytes, so the file depends on the documents alone."""
+    """A Parquet file of documents in order of id.
+
+    Row groups are cut by numbers of rows and bytes, so the file depends on the documents alone.
+    """
 
     def __init__(self, path: str, with_measure: bool = False):
         import pyarrow.parquet
@@ -47,7 +50,7 @@ class ParquetShard:
         self.records = 0
 
     def add(self, document: Document, measure: str | None = None) -> tuple[str, str] | None:
-        """Adds a row, or returns (error, message) if Parquet cannot carry the document as it is."""
+        """Adds a row, or returns (error, message) if Parquet cannot represent the document."""
         try:
             metadata = json.dumps(document.metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
             metadata.encode("utf-8")
@@ -75,7 +78,7 @@ class ParquetShard:
         return None
 
     def close(self) -> dict[str, Any]:
-        """Writes the file and returns its records, bytes and sha256."""
+        """Writes the file; returns {records, bytes, sha256}."""
         if self._rows:
             self._flush()
         self._writer.close()

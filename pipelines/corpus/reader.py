@@ -1,4 +1,4 @@
-"""Reads a corpus: its manifest, checked against the files it names, and its documents. This file knows no Beam."""
+"""Reads a corpus: the manifest, checked against the files it names, and the documents. No Beam."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ _READ_ROWS = 64
 
 
 def load_manifest(directory: str) -> dict[str, Any]:
-    """The manifest of a corpus, checked against the files it names. Raises CorpusError naming the directory and the remedy."""
+    """The manifest of a corpus. Raises CorpusError if the corpus is missing, unfinished or damaged (by file sizes)."""
     path = storage.join(directory, MANIFEST)
     if not storage.exists(path):
         state = (
@@ -24,7 +24,7 @@ def load_manifest(directory: str) -> dict[str, Any]:
         )
         raise CorpusError(
             f"corpus {directory} {state}.",
-            "Run the job that makes it (castor data JOB) to its end, or correct the path.",
+            "Run the job that makes it (castor data JOB) to completion, or correct the path.",
         )
     try:
         manifest = storage.read_json(path)
@@ -36,7 +36,7 @@ def load_manifest(directory: str) -> dict[str, Any]:
         ) from error
     if not right_kind:
         raise CorpusError(
-            f"{path} is of kind {manifest['kind']!r}, format {manifest['format']!r}; wanted {KIND!r}, format {FORMAT}.",
+            f"{path} has kind {manifest['kind']!r}, format {manifest['format']!r}; expected {KIND!r}, format {FORMAT}.",
             "Name a corpus made by castor data web, code, image, audio or video.",
         )
     for name, size in shards:
@@ -52,15 +52,18 @@ def load_manifest(directory: str) -> dict[str, Any]:
 
 
 def read_corpus(directory: str) -> Iterator[Document]:
-    """All documents of a corpus, in order of id. Raises CorpusError where it is missing, incomplete or damaged."""
+    """All documents of a corpus, in order of id. Raises CorpusError if the corpus is missing, incomplete or damaged."""
     manifest = load_manifest(directory)
     for shard in manifest["shards"]:
         yield from read_shard(storage.join(directory, shard["file"]), shard["sha256"])
 
 
 def read_shard(path: str, sha256: str | None = None) -> Iterator[Document]:
-    """The documents of one Parquet shard, a few rows in memory at a time; with `sha256`, only after the file's checksum has
-    been compared.
+    """The documents of one Parquet shard, with a few rows in memory at a time.
+
+    sha256: expected checksum of the file, compared before the first document; None skips the check.
+
+    Raises CorpusError if the checksum differs or the file is not a corpus shard.
     """
     import pyarrow
     import pyarrow.parquet

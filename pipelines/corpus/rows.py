@@ -1,4 +1,4 @@
-"""Rows of the sink's shuffle: each is keyed by a record id, which chooses its shard, and is bytes that begin with the letter of their kind.
+"""Rows of the sink's shuffle: bytes that begin with their kind's letter, keyed by a record id, which selects the shard.
 
     E   an element (Document, Rejection or DeadLetter), packed
     R   the removal of a document as a duplicate, or the size of a cluster
@@ -6,7 +6,7 @@
     L   a line that a document owns
     C   the number of elements read from a file
 
-`ShardRows.of` sorts the rows of one shard by kind, in whatever order they come.
+`ShardRows.of` groups the rows of one shard by kind; their order does not matter.
 """
 
 import dataclasses
@@ -23,29 +23,37 @@ _REASON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def encode_element(element: Element, keep_rejects: bool) -> tuple[str, bytes]:
-    """(id, row) of an element for `write_shard`. A rejected document is cut to an excerpt unless rejects are kept whole."""
+    """(id, row) of an element for `write_shard`. A rejected document is cut to an excerpt unless `keep_rejects`.
+
+    Raises ValueError if a reason code cannot name a folder.
+    """
     if isinstance(element, Rejection) and not _REASON.fullmatch(element.reason):
         raise ValueError(
-            f"reason {element.reason!r} cannot name a folder: letters, digits, '.', '_' and '-' only, a letter or digit first"
+            f"reason {element.reason!r} cannot name a folder: use letters, digits, '.', '_' and '-', "
+            "a letter or digit first"
         )
     if isinstance(element, Rejection) and not keep_rejects:
         document = element.document
         element = dataclasses.replace(
-            element, document=document.replace(text=document.text and document.text[: card_statistics.EXCERPT], bytes=None)
+            element,
+            document=document.replace(text=document.text and document.text[: card_statistics.EXCERPT], bytes=None),
         )
     return (element.document.id if isinstance(element, Rejection) else element.id), b"E" + pack(element)
 
 
 def encode_removal(identifier: str, kind: str, survivor: str = "", size: int = 0) -> tuple[str, bytes]:
-    """(id, row) that removes document `identifier` as a duplicate of `kind`, in favour of the document `survivor`, "" if that is not known.
+    """(id, row) that removes a document as a duplicate, or that records the size of a cluster.
 
-    With a `size` it removes nothing: it says that `identifier` stays for a cluster of so many documents.
+    identifier: id of the removed document, or with a `size` of the document that stays.
+    kind: the kind of duplicate, in the funnel.
+    survivor: id of the document that stays; empty if unknown.
+    size: documents in the cluster; 0 for a removal.
     """
     return identifier, b"R" + msgpack.packb([identifier, kind, survivor, size])
 
 
 def encode_members(element: Element) -> Iterator[tuple[str, bytes]]:
-    """(id, row) for each record that stands in a repository document (pipelines/sourcecode/repository_layout.py): what became of it."""
+    """(id, row) for each record that a repository document contains (pipelines/sourcecode/repository_layout.py)."""
     for member in element.members if isinstance(element, Document) else ():
         if not member.get("piece"):
             yield (
@@ -55,23 +63,27 @@ def encode_members(element: Element) -> Iterator[tuple[str, bytes]]:
 
 
 def encode_line(identifier: bytes, key: bytes) -> tuple[str, bytes]:
-    """(id, row) that says that a document owns the line with this key (pipelines/deduplication/line_owners.py)."""
+    """(id, row): the document owns the line with this key (pipelines/deduplication/line_owners.py)."""
     return identifier.hex(), b"L" + identifier + key
 
 
 def encode_read(uri: str, count: int) -> tuple[str, bytes]:
-    """(hash, row) that says how many elements were read from a file."""
+    """(hash, row): the number of elements read from a file."""
     return document_id("read", uri), b"C" + msgpack.packb(count)
 
 
 @dataclasses.dataclass
 class ShardRows:
-    """The rows of one shard by kind. Documents and rejections stay packed: a shard's rows are in memory at once.
+    """The rows of one shard by kind. Documents and rejections stay packed, because all rows are in memory at once.
 
-    read: elements read, by the counts that fell into this shard. documents: (id, packed Document).
-    rejections: (reason, id, packed Rejection). letters: dead letters. removals: {id: (kind, survivor)}, the smallest of several.
-    clusters: histogram of cluster sizes, see duplicates_table. members: (id, source, id of the repository document) of records in one.
-    owned_lines: {id: keys of the lines the document owns}.
+    read: elements read, summed over the counts that were keyed to this shard.
+    documents: (id, packed Document).
+    rejections: (reason, id, packed Rejection).
+    letters: dead letters.
+    removals: {id: (kind, survivor)}; the smallest pair if a document was removed several times.
+    clusters: histogram of cluster sizes, see duplicates_table.
+    members: (id, source, id of the repository document) of each record that is part of one.
+    owned_lines: {id: keys of the lines that the document owns}.
     """
 
     read: int = 0

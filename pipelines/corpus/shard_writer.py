@@ -1,4 +1,4 @@
-"""Writes one shard of a corpus: documents, rejects, dead letters, duplicates, outcomes, and the entry that the launcher adds up."""
+"""Writes one shard of a corpus: documents, rejects, dead letters, duplicates, outcomes, and the launcher's entry."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -20,9 +20,13 @@ from castor.tasks.storage import storage
 def write_shard(
     staging: str, shard: int, num_shards: int, rows: Iterable[bytes], keep_rejects: bool = False, lines: Any = None
 ) -> None:
-    """Writes one shard of everything and its entry from the rows of `rows.encode_*`, in whatever order they come.
+    """Writes all files of one shard and its entry.
 
-    `lines`, if not None, is the deduplication.shared_lines.SharedLines by which documents are cut to the lines they own.
+    staging: the staging folder.
+    shard, num_shards: index of the shard, and the number of shards of the corpus.
+    rows: rows of `rows.encode_*`, in any order.
+    keep_rejects: also write the rejected documents.
+    lines: the deduplication.shared_lines.SharedLines that cuts documents to the lines they own, or None.
     """
     arrived = ShardRows.of(rows)
     documents = ParquetShard(storage.join(staging, shard_file(shard, num_shards)))
@@ -53,7 +57,7 @@ def write_shard(
 
 
 class _Shard:
-    """The outcome of every record of one shard, and all that is written of it. Documents come in order of id."""
+    """The outcomes of the records of one shard, and everything written from them. Documents come in order of id."""
 
     def __init__(self, documents: ParquetShard, keep_rejects: bool, lines: Any):
         self.funnel = Funnel()
@@ -68,12 +72,12 @@ class _Shard:
         self._letters: list[DeadLetter] = []
 
     def reject(self, rejection: Rejection, body: bytes) -> None:
-        """Counts a Rejection that a stage made; `body` is the same, packed."""
+        """Counts a Rejection made by a stage; `body` is the packed Rejection."""
         self._findings.add(rejection.document, rejection.reason)
         self._count_rejection(rejection, rejection.document, body)
 
     def remove_repeat(self, document: Document) -> None:
-        """Counts a document whose id an earlier one has, or a record of a repository document."""
+        """Counts a document that repeats an id, or a record that is part of a repository document."""
         self.funnel.duplicate("id")
         self.outcomes.append(outcomes.of_document(document, outcomes.DUPLICATE, "id", document.id))
 
@@ -84,7 +88,7 @@ class _Shard:
         self.outcomes.append(outcomes.of_document(document, outcomes.DUPLICATE, kind, survivor))
 
     def keep(self, document: Document, owned: Collection[bytes]) -> None:
-        """Writes a document, cut to the lines it owns, unless the cut rejects it or Parquet cannot carry it."""
+        """Writes a document, cut to the lines it owns, unless the cut rejects it or Parquet cannot represent it."""
         element: Element = document if self._lines is None else self._lines.edit(document, owned)
         if isinstance(element, Rejection):
             self._count_rejection(element, document, encode_element(element, self._keep_rejects)[1][1:])
@@ -105,7 +109,7 @@ class _Shard:
         self.outcomes.append(outcomes.of_letter(letter))
 
     def write(self, staging: str, shard: int, num_shards: int) -> None:
-        """Writes everything but the documents and the entry."""
+        """Writes all files of the shard except the documents and the entry."""
         path = storage.join(staging, dead_letters.file_name(shard, num_shards))
         storage.makedirs(path.rpartition("/")[0])
         storage.write_bytes_atomic(path, dead_letters.encode(self._letters))
@@ -115,7 +119,7 @@ class _Shard:
         outcomes.write(staging, shard, num_shards, self.outcomes)
 
     def entry(self) -> dict[str, Any]:
-        """What the launcher adds up of this shard."""
+        """The counts and statistics of this shard, for the launcher to add up."""
         return {
             "contamination": self._findings.to_json(),
             "funnel": self.funnel.to_json(),
@@ -126,9 +130,7 @@ class _Shard:
     def _count_rejection(self, rejection: Rejection, document: Document, body: bytes) -> None:
         self.funnel.reject(rejection.reason)
         self._rejected.append((rejection.reason, document.id, body))
-        self.outcomes.append(
-            outcomes.of_document(document, outcomes.REJECTED, rejection.reason, rejection.measure)
-        )
+        self.outcomes.append(outcomes.of_document(document, outcomes.REJECTED, rejection.reason, rejection.measure))
 
 
 def _write_rejects(staging: str, shard: int, num_shards: int, rejected: list[tuple[str, str, bytes]]) -> None:
@@ -141,9 +143,10 @@ def _write_rejects(staging: str, shard: int, num_shards: int, rejected: list[tup
         )
         for body in bodies:
             rejection = unpack(body)
-            if (
-                writer.add(rejection.document, rejection.measure) is not None
-            ):  # cannot be carried whole: its reference and excerpt can
-                document = rejection.document.replace(text=escape_surrogates(rejection.document.text or ""), metadata={})
+            if writer.add(rejection.document, rejection.measure) is not None:
+                # Parquet cannot represent the document. Keep its reference and escaped text.
+                document = rejection.document.replace(
+                    text=escape_surrogates(rejection.document.text or ""), metadata={}
+                )
                 writer.add(document, rejection.measure)
         writer.close()

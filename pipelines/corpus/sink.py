@@ -1,4 +1,4 @@
-"""The Beam half of writing a corpus: everything meets once, by shard, and each shard is written by one call of `write_shard`."""
+"""The Beam sink of a corpus: one shuffle groups all rows by shard, and one call of `write_shard` writes each shard."""
 
 from collections.abc import Iterator
 
@@ -13,16 +13,21 @@ from castor.tasks import hashing
 
 
 class WriteCorpus(beam.PTransform):
-    """Writes elements, less the removals, into `staging` as `num_shards` shards. Input: a tuple (elements, counts, removals, ...).
+    """(elements, counts, removals, ...) -> shards in `staging`; the removals name the documents that are not kept.
 
         records, counts = pipeline | Read(source)
         elements = records | Check(length.Filter())
         (elements, counts, elements | Deduplicate((ByText(),))) | WriteCorpus(staging, num_shards=8)
 
-    With `lines` the documents that stay lose the lines that other ones own, see pipelines/deduplication/shared_lines.py.
+    staging: the staging folder.
+    num_shards: shards of the corpus.
+    keep_rejects: also write the rejected documents.
+    lines: if not None, kept documents lose the lines that other documents own
+      (pipelines/deduplication/shared_lines.py).
 
-    This is the one shuffle that documents go through: keyed by shard index (int), packed to bytes. The counts of Read are
-    written along, so that the funnel is checked against what was read. Committing is the job's part, after the pipeline (pipelines/execution/launcher.py).
+    Documents are shuffled only here: keyed by shard index (int), packed to bytes. The counts of Read are written too,
+    so that the funnel can be checked against them. The launcher commits after the pipeline
+    (pipelines/execution/launcher.py).
     """
 
     def __init__(self, staging: str, num_shards: int, keep_rejects: bool = False, lines: SharedLines | None = None):
@@ -45,7 +50,7 @@ class WriteCorpus(beam.PTransform):
         if self._lines is not None:
             owned = (elements, *removals) | OwnLines(self._lines)
             rows.append(owned | "key lines" >> beam.Map(_key_line, n).with_output_types(pairs))
-        # A shard without a single row must be written too.
+        # Empty shards must be written too.
         rows.append(
             elements.pipeline
             | "every shard" >> beam.Create([(shard, b"") for shard in range(n)]).with_output_types(pairs)

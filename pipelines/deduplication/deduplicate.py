@@ -80,8 +80,7 @@ class _ByKey:
         self.keep = duplicates.SmallestId()
 
     def keys(self, document):
-        value = self._key(document)
-        return [] if value is None else [duplicates.condense(value)]
+        return duplicates.exact_keys(self._key(document))
 
 
 # A sketch is what the rules yet to come know of a document, packed: for each rule [node, payload, key, key, ...].

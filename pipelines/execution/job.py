@@ -77,8 +77,19 @@ class BaseJob:
         described = describe(self)
         return {key: value for key, value in described.items() if key not in self.not_configuration}
 
+    def manifest(self, funnel: Funnel) -> dict[str, Any]:
+        """What every job's manifest says: name, funnel, configuration, fingerprints and state of the inputs."""
+        return {
+            "name": self.name,
+            "funnel": funnel.to_json(),
+            "config": self.config(),
+            "fingerprint": self.fingerprint(),
+            "code_fingerprint": self.code(),
+            "inputs": self.input_state(),
+        }
+
     def code(self) -> str:
-        """Fingerprint of the code of the job and of its configured parts, with all that they lead to (tasks/fingerprint.py)."""
+        """Fingerprint of the code of the job and its configured parts, with everything they import (tasks/fingerprint.py)."""
         return fingerprint.of_code(*self.code_roots())
 
     def code_roots(self) -> set[str]:
@@ -161,42 +172,53 @@ class RefineJob(BaseJob):
     def finish(self, staging: str) -> dict[str, Any]:
         entries = read_entries(staging, self.num_shards)
         funnel = sum_funnels(entries)
-        try:
-            check_funnel(funnel, self.name, self.dead_letter_threshold)
-        except CorpusError as error:
-            kept_in = keep_failure(staging, self.output)
-            raise CorpusError(error.what, f"{error.remedy} The dead letters are in {kept_in}.") from None
-        config, name_of_run = self.config(), self.fingerprint()
+        check_staged_funnel(funnel, self.name, self.dead_letter_threshold, staging, self.output)
         manifest = {
+            **self.manifest(funnel),
             "kind": KIND,
             "format": FORMAT,
-            "name": self.name,
             "modality": self.modality,
             "shards": [entry["shard"] for entry in entries],
             "documents": sum(entry["shard"]["records"] for entry in entries),
-            "funnel": funnel.to_json(),
             "clusters": duplicates_table.sum_clusters(entry["clusters"] for entry in entries),
-            "config": config,
-            "fingerprint": name_of_run,
-            "code_fingerprint": self.code(),
-            "inputs": self.input_state(),
             "files": self.files_read(),
         }
-        benchmarks = report.write(staging, self.name, self, [entry["contamination"] for entry in entries])
         page = card.render(
-            self.name, self.modality, funnel, card_statistics.merge(entries), config, name_of_run, benchmarks=benchmarks
+            self.name,
+            self.modality,
+            funnel,
+            card_statistics.merge(entries),
+            manifest["config"],
+            manifest["fingerprint"],
+            benchmarks=report.write(staging, self.name, self, [entry["contamination"] for entry in entries]),
         )
         storage.write_bytes_atomic(storage.join(staging, CARD), page.encode("utf-8"))
         commit(staging, self.output, manifest)
         return manifest
 
 
+def check_staged_funnel(funnel: Funnel, name: str, dead_letter_threshold: float, staging: str, output: str) -> None:
+    """As `check_funnel`; on failure also keeps the staged dead letters in a folder of `output` that the error names."""
+    try:
+        check_funnel(funnel, name, dead_letter_threshold)
+    except CorpusError as error:
+        kept_in = keep_failure(staging, output)
+        raise CorpusError(error.what, f"{error.remedy} The dead letters are in {kept_in}.") from None
+
+
 def check_funnel(funnel: Funnel, name: str, dead_letter_threshold: float) -> None:
-    """Raises CorpusError if the funnel does not add up, or if more than the given share of the records read are dead letters."""
+    """Checks that a job may commit.
+
+    funnel: the funnel of the whole job.
+    name: the job's name, for error messages.
+    dead_letter_threshold: largest allowed share of dead letters among the records read.
+
+    Raises CorpusError if the funnel does not add up or the share of dead letters exceeds the threshold.
+    """
     if not funnel.adds_up:
         raise CorpusError(
-            f"job {name}: {funnel.read} records were read but {funnel.accounted} arrived, so the output is not to be trusted.",
-            "This is a bug of Castor or of the runner; nothing was committed.",
+            f"job {name}: {funnel.read} records were read but {funnel.accounted} arrived. The output cannot be trusted.",
+            "This is a bug in Castor or in the runner. Nothing was committed.",
         )
     dead = funnel.dead_total
     if funnel.read and dead / funnel.read > dead_letter_threshold:
@@ -205,7 +227,7 @@ def check_funnel(funnel: Funnel, name: str, dead_letter_threshold: float) -> Non
         raise CorpusError(
             f"job {name}: {dead} of {funnel.read} records ({dead / funnel.read:.1%}) are dead letters ({kinds}), "
             f"over the threshold of {dead_letter_threshold:.1%}.",
-            "Nothing was committed. Mend the input or the job, or raise DEAD_LETTER_THRESHOLD.",
+            "Nothing was committed. Fix the input or the job, or raise DEAD_LETTER_THRESHOLD.",
         )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from castor.pipelines.core import lists
 from castor.pipelines.text import tokenized_text
+from castor.tasks.checks import is_integer, is_number
 from castor.tasks.errors import CorpusError
 from castor.tasks.hashing import key64
 from castor.tasks.storage import storage
@@ -198,12 +199,12 @@ def cached(directory: str) -> LinearModel:
 
 
 def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+    if not is_number(value):
+        raise ValueError(f"{value!r} is not a finite number")
     return float(value)
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is no whole number")
+    if not is_integer(value):
+        raise ValueError(f"{value!r} is not an integer")
     return value

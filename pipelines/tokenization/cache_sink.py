@@ -14,17 +14,16 @@ import msgpack
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.funnel import Funnel
 from castor.pipelines.core.surrogates import escape_surrogates
-from castor.pipelines.corpus import commit
+from castor.pipelines.corpus.layout import ENTRIES
 from castor.pipelines.corpus.rows import encode_element, encode_read
 from castor.pipelines.document import Document, Element, Rejection, unpack
 from castor.pipelines.tokenization import examples
+from castor.pipelines.tokenization.cache_commit import SAMPLES
 from castor.tasks import hashing
 from castor.tasks.cache import writer
 from castor.tasks.cache.features import TARGETS, Record
 from castor.tasks.storage import storage
 
-_ENTRIES = ".entries"
-_SAMPLES, _SAMPLES_REJECTED = 12, 4
 _SAMPLE_IDS = 160
 
 
@@ -100,9 +99,9 @@ def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> No
     storage.write_bytes_atomic(
         storage.join(staging, dead_letters.file_name(shard, cut.num_shards)), dead_letters.encode(letters)
     )
-    storage.makedirs(storage.join(staging, _ENTRIES))
+    storage.makedirs(storage.join(staging, ENTRIES))
     storage.write_json_atomic(
-        storage.join(staging, _ENTRIES, f"{shard:05d}.json"),
+        storage.join(staging, ENTRIES, f"{shard:05d}.json"),
         {
             "shards": [dataclasses.asdict(entry) for entry in entries],
             "funnel": funnel.to_json(),
@@ -110,47 +109,6 @@ def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> No
             "rejected": [_excerpt(r.document, r.reason, r.measure) for r in sorted(rejections, key=_by_reason)],
         },
     )
-
-
-def read_entries(staging: str, num_shards: int) -> list[dict[str, Any]]:
-    """The entries of all shards, in order; they leave the staging folder. Raises CorpusError where one is missing."""
-    entries = commit.read_entries(staging, num_shards)
-    storage.remove_tree(storage.join(staging, _ENTRIES))
-    return entries
-
-
-def card_statistics(entries: Iterable[dict[str, Any]], vocabulary) -> dict[str, Any]:
-    """What the data card shows: a histogram of tokens, samples with their streams in words."""
-    lengths: dict[str, int] = {}
-    samples, rejected, tokens = [], {}, 0
-    for entry in entries:
-        for bucket, count in entry["statistics"]["lengths"].items():
-            lengths[bucket] = lengths.get(bucket, 0) + count
-        tokens += entry["statistics"]["tokens"]
-        samples.extend(entry["statistics"]["samples"])
-        for sample in entry["rejected"]:
-            rejected.setdefault(sample["reason"], []).append(sample)
-    samples = sorted(samples, key=_by_id)[:_SAMPLES]
-    return {
-        "lengths": lengths,
-        "languages": {},
-        "characters": tokens,
-        "bytes": 0,
-        "samples": [{**sample, "text": in_words(vocabulary, sample.pop("ids"))} for sample in samples],
-        "rejected_samples": {
-            reason: sorted(s, key=_by_id)[:_SAMPLES_REJECTED] for reason, s in sorted(rejected.items())
-        },
-    }
-
-
-def in_words(vocabulary, ids: Iterable[int]) -> str:
-    """A stream as a person reads it: text as it is, everything else by name, long runs of codes cut short."""
-    parts = []
-    for segment in vocabulary.segments(ids, decode=False):
-        names = [vocabulary.name(i) for i in segment.ids]
-        short = names if len(names) <= 8 else [*names[:5], f"... {len(names) - 6} more ...", names[-1]]
-        parts.append(segment.value if segment.kind == "text" else " ".join(short))
-    return " ".join(parts)
 
 
 def _key_element(element: Element, cut: Cut) -> tuple[int, bytes]:
@@ -177,7 +135,7 @@ def _statistics(documents: Iterable[Document]) -> dict[str, Any]:
         bucket = str(len(ids).bit_length())
         lengths[bucket] = lengths.get(bucket, 0) + 1
         total += len(ids)
-        if len(samples) < _SAMPLES:
+        if len(samples) < SAMPLES:
             samples.append({**_excerpt(document), "ids": ids[:_SAMPLE_IDS].tolist()})
     return {"lengths": lengths, "tokens": total, "samples": samples}
 
@@ -185,10 +143,6 @@ def _statistics(documents: Iterable[Document]) -> dict[str, Any]:
 def _excerpt(document: Document, reason: str = "", measure: str = "") -> dict[str, Any]:
     source = escape_surrogates(document.source)
     return {"id": document.id, "source": source, "text": "", "metadata": "", "reason": reason, "measure": measure}
-
-
-def _by_id(sample: dict[str, Any]) -> str:
-    return sample["id"]
 
 
 def _document_id(document: Document) -> str:

@@ -4,6 +4,7 @@ import apache_beam as beam
 
 from castor.pipelines.core import dead_letters
 from castor.pipelines.core.funnel import Funnel
+from castor.pipelines.corpus.layout import MANIFEST
 from castor.pipelines.document import DeadLetter, Document, Element, Rejection
 from castor.tasks.storage import storage
 
@@ -18,7 +19,9 @@ class WriteFunnel(beam.PTransform):
     def expand(self, inputs):
         elements, counts = inputs
         read = counts | "read" >> beam.MapTuple(_read_outcome)
-        outcomes = (elements | "outcomes" >> beam.Map(_outcome), read) | beam.Flatten() | "count" >> beam.CombinePerKey(sum)
+        outcomes = (
+            (elements | "outcomes" >> beam.Map(_outcome), read) | beam.Flatten() | "count" >> beam.CombinePerKey(sum)
+        )
         _ = (
             outcomes
             | "all outcomes" >> beam.combiners.ToList()
@@ -37,6 +40,18 @@ def read_funnel(staging: str) -> Funnel:
         else:
             (funnel.rejected if outcome == "rejected" else funnel.dead_letters)[reason] = count
     return funnel
+
+
+def replace_output_letters(staging: str, output: str, funnel: Funnel) -> None:
+    """Begins a commit: removes the manifest of `output` and replaces the dead letters there by the staged ones.
+
+    The caller writes the rest of the output, the new manifest last.
+    """
+    kept_in = storage.join(output, dead_letters.FOLDER)
+    storage.remove(storage.join(output, MANIFEST))
+    storage.remove_tree(kept_in)
+    if funnel.dead_total:
+        storage.rename(storage.join(staging, dead_letters.FOLDER), kept_in)
 
 
 def write_pairs(pairs: list, path: str) -> None:

@@ -22,7 +22,8 @@ from castor.pipelines.document import Document, document_id
 from castor.pipelines.execution import launcher
 from castor.pipelines.filters import quality_model
 from castor.pipelines.quality import linear_model, training_rows
-from castor.pipelines.quality_train import Job, without_repeats
+from castor.pipelines.quality.model_fit import without_repeats
+from castor.pipelines.quality_train import Job
 from castor.tasks.errors import ConfigurationError, CorpusError
 
 GOOD = "the theorem follows since every bounded sequence of real numbers has a limit point and we may choose an index beyond which".split()
