@@ -126,7 +126,8 @@ def hashed(names: tuple[str, ...]) -> HashedSet:
 
 
 class Substrings:
-    """Finds which of many strings occur in a text. Lookup by prefix: the cost grows with the text, not with the list."""
+    """Finds which of many strings occur in a text. Lookup by prefix: the cost grows with the text, not with the list.
+    """
 
     def __init__(self, entries: Iterable[str]):
         entries = sorted(entries)
@@ -136,7 +137,7 @@ class Substrings:
             self._by_begin.setdefault(entry[: self._begin], []).append(entry)
 
     def first(self, text: str) -> str | None:
-        """The entry that begins first in the text (of several, the smallest); None if no entry occurs."""
+        """The entry that begins first in the text (of several, the smallest), or None."""
         by_begin, length = self._by_begin, self._begin
         for start in range(len(text) - length + 1):
             if text[start : start + length] in by_begin:

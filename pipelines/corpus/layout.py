@@ -8,7 +8,7 @@
       fates/SSSSS-of-NNNNN.parquet          the outcome of every record read, see pipelines/corpus/outcomes.py
       contamination.json, .html             benchmark passages found, decontamination/report.py
       card.html                             the data card
-      manifest.json                         written last: shards (size, SHA-256), funnel, configuration, fingerprints, inputs
+      manifest.json                         written last: shards (size, SHA-256), funnel, config, fingerprints, inputs
 
 pandas, DuckDB and Hugging Face datasets open `OUTPUT/*.parquet` directly. An id is a uniform 128-bit hash, so equal
 intervals of ids give shards of equal size, and the corpus as a whole is sorted by id. Every byte depends on the

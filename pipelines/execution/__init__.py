@@ -1,1 +1,1 @@
-"""A job from the outside: what a job is, its configuration, running and committing, replay, detached submission, explaining one record."""
+"""Jobs from the outside: definition, configuration, running and committing, replay, detached submission, explain."""

@@ -1,4 +1,4 @@
-"""Beam's command-line options, checked, and the runner they name."""
+"""Beam's command-line options, checked, and the runner that they name."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from castor.tasks.errors import ConfigurationError
 
 
 def parse(beam_args: Sequence[str]):
-    """(PipelineOptions, runner) of Beam's command-line options. Raises ConfigurationError for an option that Beam does not know."""
+    """(PipelineOptions, runner) of Beam's command-line options. Raises ConfigurationError for an unknown option."""
     from apache_beam.options import pipeline_options
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -19,8 +19,8 @@ def parse(beam_args: Sequence[str]):
     known, unknown = parser.parse_known_args(list(beam_args))
     if unknown:
         raise ConfigurationError(
-            f"{' '.join(unknown)}: known neither to castor data nor to Beam.",
-            "Configuration goes by --gin.NAME=VALUE, Beam's options by Beam's names.",
+            f"{' '.join(unknown)}: not an option of castor data or of Beam.",
+            "Write configuration as --gin.NAME=VALUE, and Beam's options with Beam's names.",
         )
     options = pipeline_options.PipelineOptions(list(beam_args))
     name = known.runner
@@ -30,10 +30,10 @@ def parse(beam_args: Sequence[str]):
 
 @contextlib.contextmanager
 def workers_import_as_here() -> Iterator[None]:
-    """While Beam starts worker processes: they search the working directory for modules only if this process does.
+    """While active, worker processes search the working directory for modules only if this process does.
 
-    Beam starts them with `python -m`, which puts the working directory first. There a user's own folder `castor/`, or a file named like a
-    library, would be found instead of what the job was configured with.
+    Beam starts workers with `python -m`, which puts the working directory first in the search path. A folder
+    `castor/` there, or a file named like a library, would hide the modules that the job was configured with.
     """
     name = "PYTHONSAFEPATH"
     if name in os.environ or "" in sys.path or os.getcwd() in sys.path:

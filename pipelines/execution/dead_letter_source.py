@@ -1,7 +1,7 @@
 """A source restricted to the records that an earlier run could not process.
 
-A dead letter brings back its record, and every record of its file without an outcome: of a file that was cut or damaged the earlier run never
-learned what else it held. This file knows no Beam.
+A replay reads the record of each dead letter, and every record of the same file that has no outcome: if the file was
+truncated or damaged, the earlier run did not see the rest of it. No Beam.
 """
 
 import dataclasses
@@ -18,9 +18,13 @@ from castor.tasks.errors import CorpusError
 
 @dataclasses.dataclass(frozen=True)
 class DeadLetterSource:
-    """`source`, restricted to the files `uris`, and in them to `records` and to those that have no outcome in the corpus `directory`.
+    """`source`, restricted to the dead letters of a corpus and to records without an outcome in it.
 
-    units: what `source` of a document of `directory` begins with in these files. records: their marks (outcomes.mark).
+    source: the job's FileSource.
+    directory: the corpus.
+    uris: the files to read.
+    units: for each of `uris`, its unit of work in the corpus (FileSource.units).
+    records: marks (outcomes.mark) of the records of the dead letters.
     """
 
     source: Any
@@ -31,7 +35,7 @@ class DeadLetterSource:
 
     @classmethod
     def of(cls, source: Any, directory: str) -> "DeadLetterSource":
-        """The part of `source` that ended in the dead letters of `directory`. Raises CorpusError if there is nothing to replay."""
+        """The part of `source` to replay for the corpus `directory`. Raises CorpusError if it has no dead letters."""
         letters = list(dead_letters.read(directory))
         if not letters:
             raise CorpusError(f"{directory} has no dead letters.", "There is nothing to replay.")
@@ -43,8 +47,8 @@ class DeadLetterSource:
         missing = [reference for reference, unit in found.items() if unit is None]
         if missing:
             raise CorpusError(
-                f"{len(missing)} dead letters of {directory} name files that are gone, {sorted(missing)[0]} first.",
-                "Put them back.",
+                f"{len(missing)} dead letters of {directory} refer to missing files, for example {sorted(missing)[0]}.",
+                "Put the files back.",
             )
         records = frozenset(outcomes.mark(letter.id, letter.source, source.identity) for letter in letters)
         return cls(source, directory, tuple(units[unit] for unit in wanted), wanted, records)

@@ -1,4 +1,4 @@
-"""Detached jobs: submitted with a note of what they are, and committed from that note when the engine is done.
+"""Detached jobs: submitted with a note that describes the job, and committed from the note when the engine is done.
 
 A launcher commits a job's output after the pipeline: it adds up the shards' entries, checks the funnel, and writes the
 manifest last. The staging folder of a detached job holds the note (.pending.json) from which `commit` does the same.
@@ -26,7 +26,10 @@ from castor.tasks.storage import lock, storage
 
 
 def submit(job: BaseJob, beam_args: Sequence[str]) -> str:
-    """Starts a job and returns the engine's name for it, as far as it has one, without waiting.
+    """Starts a job without waiting for it, and returns the engine's id of the job (empty if the engine has none).
+
+    job: the job to submit.
+    beam_args: Beam's command-line options; they choose the engine.
 
     Raises LockError if another process or another detached job writes the output.
     """
@@ -51,24 +54,24 @@ def submit(job: BaseJob, beam_args: Sequence[str]) -> str:
 
 
 def commit(output: str) -> Mapping[str, Any]:
-    """Commits what a detached job has staged under `output` and returns the manifest.
+    """Commits the staged output of a detached job under `output`, and returns the manifest.
 
-    Raises CorpusError if there is no such job, if it has not written everything yet, if its funnel is refused, or if
-    inputs, configuration or code have changed since it was submitted; LockError if another process writes the output.
+    Raises CorpusError if there is no such job, if a file is still missing, if the funnel check fails, or if inputs,
+    configuration or code have changed since the submission. Raises LockError if another process writes the output.
     """
     with lock.hold(output, "OUTPUT") as held:
         staging = next((s for s in staging_folders(output) if storage.exists(storage.join(s, NOTE))), None)
         if staging is None:
             raise CorpusError(
-                f"no detached job has been sent for {output}.",
-                "Send it: castor launch dataflow JOB ... --submit --detach.",
+                f"no detached job has been submitted for {output}.",
+                "Submit one: castor launch dataflow JOB ... --submit --detach.",
             )
         note = storage.read_json(storage.join(staging, NOTE))
         job = rebuild(note["job"], output=output)
         if job.fingerprint() != note["fingerprint"]:
             raise CorpusError(
-                f"the inputs, the configuration or the code of {job.name} changed since job {note['id']} was sent.",
-                f"Put them back, or remove {staging} and send it again.",
+                f"the inputs, configuration or code of {job.name} changed since job {note['id']} was submitted.",
+                f"Restore them, or remove {staging} and submit the job again.",
             )
         copied = new_copy(staging)
         held.check()
@@ -81,7 +84,7 @@ def commit(output: str) -> Mapping[str, Any]:
                 "Commit when it is done.",
             ) from error
         except CorpusError as error:
-            if not storage.list_files(copied):  # the job removed its staging folder: it may never be committed
+            if not storage.list_files(copied):  # finish removed the folder: the job can never be committed
                 _forget(staging)
             raise CorpusError(_original(error.what, copied, staging), error.remedy) from error
         finally:
@@ -91,11 +94,11 @@ def commit(output: str) -> Mapping[str, Any]:
 
 
 def _original(text: str, copied: str, staging: str) -> str:
-    """A message with the paths that the user can look at."""
+    """A message with the path of the staging folder in place of the removed copy."""
     return str(text).replace(copied, staging)
 
 
 def _forget(staging: str) -> None:
-    """Removes the staging folder of a detached job. The note goes first: without it the rest is a killed run's."""
+    """Removes the staging folder of a detached job, the note first: a folder without a note counts as a killed run's."""
     storage.remove(storage.join(staging, NOTE))
     storage.remove_tree(staging)

@@ -1,8 +1,7 @@
-"""Why a document is in a corpus or not: its row in the table of outcomes, the rule that decided with its thresholds, and on request the record
-read again and sent through the job's own steps, one by one.
+"""Explains why a document is in a corpus or not: its outcome, the rule that decided and the rule's thresholds.
 
-The steps are taken from the pipeline that the job builds, so what is told is what the job does, whatever steps it has. Beam is imported only
-for that (`steps`, `again`).
+On request the record is read again and passed through the job's own steps, one by one. The steps are taken from the
+pipeline that the job builds, so the explanation matches the job. Beam is imported only for this (`steps`, `again`).
 """
 
 import dataclasses
@@ -26,14 +25,14 @@ from castor.tasks.storage import storage
 
 
 def document(directory: str, manifest: Mapping[str, Any], identifier: str) -> Document | None:
-    """The document of a corpus with this id, read from its one shard; None if it was not kept."""
+    """The document of a corpus with this id, read from its shard; None if it was not kept."""
     shard = manifest["shards"][hashing.shard_of(int(identifier[:16], 16), len(manifest["shards"]))]
     path = storage.join(directory, shard["file"])
     return next((found for found in read_shard(path) if found.id == identifier), None)
 
 
 def source_in(config: Mapping[str, Any], source: str) -> str:
-    """A `source` as a user may write it, INPUT_ROOT and all, as the corpus has it whose job was configured as `config` says."""
+    """A `source` that a user wrote, possibly with INPUT_ROOT, in the form of a corpus with configuration `config`."""
     path, mark, key = source.partition("#")
     root = str(config.get("input_root", ""))
     if "identity" not in config or not (os.path.isabs(path) or path.startswith(root.rstrip("/") + "/")):
@@ -43,16 +42,19 @@ def source_in(config: Mapping[str, Any], source: str) -> str:
 
 
 def way_to_survivor(directory: str, outcome: Outcome) -> list[tuple[str, str]]:
-    """For a duplicate, the (kind, id) steps from it to the document that stays; a survivor of one rule may fall to another."""
+    """The (kind, id) steps from a duplicate to the document that stays for it.
+
+    There are several steps if the survivor of one rule was removed by a later rule.
+    """
     return duplicates_table.survivor_of(list(duplicates_table.read(directory)), outcome.id) or [
         (outcome.reason, outcome.measure)
     ]
 
 
 def rule_of(config: Any, reason: str) -> tuple[str, dict[str, Any]] | None:
-    """(class, settings) of the rule set of a configuration that gives reasons like this one; None where none says so.
+    """(class, settings) of the rule set in a configuration that gives this reason; None if there is none.
 
-    The settings that are numbers, texts or short lists are the rule's thresholds as this run had them.
+    The settings are the rule's thresholds in that run: numbers, strings and short lists.
     """
     if isinstance(config, Mapping):
         kind = str(config.get("class", ""))
@@ -65,7 +67,7 @@ def rule_of(config: Any, reason: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Numbers, texts and short lists of a part of a configuration, those of its own parts as `part.setting`."""
+    """Numbers, strings and short lists of a part of a configuration; those of nested parts as `part.setting`."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and "class" in value:
@@ -76,7 +78,7 @@ def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _name_of(kind: str) -> str:
-    """The first half of the reasons that a class of Castor gives: its `name`, else the name of its module."""
+    """The prefix of the reasons that a class of Castor gives: its `name`, else the name of its module."""
     module, _, name = former_names.class_path(kind).rpartition(".")
     if not fingerprint.is_own(module):
         return ""
@@ -87,12 +89,12 @@ def _name_of(kind: str) -> str:
     return found if isinstance(found, str) else kind.rpartition(".")[0].rpartition(".")[2]
 
 
-# The record again.
+# Processing the record again.
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one step of the job made of the record: `before` the step, and its result."""
+    """One step of the job on the record: the document `before` the step, and the result."""
 
     name: str
     before: Document
@@ -100,9 +102,13 @@ class Step:
 
 
 def again(directory: str, manifest: Mapping[str, Any], outcome: Outcome) -> Iterator[Step]:
-    """The steps of the job on the record, read again from where it was. After a rejection the rules that follow are asked too.
+    """Reads the record again and yields each step of the job on it. After a rejection, the filters that follow run too.
 
-    Raises CorpusError if the record is not there any more. The first Step is the record as its source gives it, named `source`.
+    directory, manifest: the corpus.
+    outcome: the record's row.
+
+    The first Step is named `source` and is the record as the source yields it. Raises CorpusError if the record no
+    longer exists.
     """
     job = rebuild(manifest["config"], output=directory)
     element = _record(job.source(), outcome, manifest["config"])
@@ -125,7 +131,7 @@ def again(directory: str, manifest: Mapping[str, Any], outcome: Outcome) -> Iter
 
 
 def steps(job: Any) -> list[tuple[str, Any, Any]]:
-    """(name, function, sandbox or None) of the steps of the pipeline that a job builds, in order."""
+    """(name, function, sandbox or None) of each step of the pipeline that a job builds, in order."""
     import apache_beam as beam
     from apache_beam.pipeline import PipelineVisitor
 
@@ -160,7 +166,7 @@ def _record(source: Any, outcome: Outcome, config: Mapping[str, Any]) -> Element
         record = element.document if isinstance(element, Rejection) else element
         if record.id == outcome.id and outcomes.mark(record.id, record.source, source.identity) == wanted:
             return element
-    raise CorpusError(f"the record {outcome.source} is not to be found any more.", "Put its file back where it was.")
+    raise CorpusError(f"the record {outcome.source} no longer exists.", "Put its file back.")
 
 
 def _run(name: str, function: Any, sandbox: Any, current: Document) -> Element:

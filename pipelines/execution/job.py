@@ -1,4 +1,4 @@
-"""What a job is: a frozen dataclass whose fields are its configuration, and what it says about its pipeline, its inputs and its commit.
+"""What a job is: a frozen dataclass whose fields are its configuration, with methods for pipeline, inputs and commit.
 
     @gin.configurable(module="lines")
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,11 +13,12 @@
         def build(self, pipeline, staging):
             records, counts = pipeline | self.read()
             elements = records | Apply("extract", extract, self.sandbox) | Check(gopher_quality.Filter())
-            return (elements, counts, elements | ExactDuplicates(text_key)) | WriteCorpus(staging, self.num_shards, self.keep_rejects)
+            sink = WriteCorpus(staging, self.num_shards, self.keep_rejects)
+            return (elements, counts, elements | ExactDuplicates(text_key)) | sink
 
-`castor data JOB` makes `pipelines.JOB.Job()` from gin and runs it (launcher.py). A job that writes no corpus derives from `BaseJob` and
-implements `finish`, which checks and commits its staged output. The fields go into the manifest (job_config.py) and are enough to build the
-job again.
+`castor data JOB` builds `pipelines.JOB.Job()` with gin and runs it (launcher.py). A job that does not write a corpus
+derives from `BaseJob` and implements `finish`, which checks and commits the staged output. The fields are written to
+the manifest (job_config.py); the job can be built again from them.
 """
 
 import dataclasses
@@ -42,14 +43,18 @@ from castor.tasks import fingerprint
 from castor.tasks.errors import ConfigurationError, CorpusError
 from castor.tasks.storage import storage
 
-_LAUNCHER = "castor.pipelines.execution.launcher"  # it stands above the jobs, and what it commits is their output
+_LAUNCHER = "castor.pipelines.execution.launcher"  # imports the jobs, and runs their commits
 
 gin.configurable(Sandbox, module="pipelines")  # every job has one; a sandbox's own child process has no use for gin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseJob:
-    """What `run` needs of a job. `name` names the output in manifests, `output` is the directory it goes to."""
+    """The interface that `run` needs.
+
+    name: name of the output in manifests.
+    output: directory of the output.
+    """
 
     name: str
     output: str
@@ -57,28 +62,28 @@ class BaseJob:
     not_configuration: ClassVar[tuple[str, ...]] = ("output",)
 
     def build(self, pipeline, staging: str) -> Any:
-        """Adds the transforms to a Beam pipeline; they write into the folder `staging` (inside `output`)."""
+        """Adds the transforms to a Beam pipeline. They write into the folder `staging` (inside `output`)."""
         raise NotImplementedError
 
     def finish(self, staging: str) -> dict[str, Any]:
-        """Runs in the launcher after the pipeline has succeeded: checks and commits what was staged; returns the manifest."""
+        """Runs in the launcher after the pipeline: checks and commits the staged output. Returns the manifest."""
         raise NotImplementedError
 
     def input_state(self) -> dict[str, Any]:
-        """JSON-able names and states of what the job reads; another state is another fingerprint."""
+        """Names and states of the inputs, as JSON. A changed state changes the fingerprint."""
         raise NotImplementedError
 
     def report(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Lines to print under the funnel when the job is done."""
+        """Lines for the console, printed under the funnel when the job is done."""
         return []
 
     def config(self) -> dict[str, Any]:
-        """JSON-able fields, nested dataclasses with their class. The output directory is left out: it says where, not what."""
+        """The fields as JSON, nested dataclasses with their class, without those in `not_configuration`."""
         described = describe(self)
         return {key: value for key, value in described.items() if key not in self.not_configuration}
 
     def manifest(self, funnel: Funnel) -> dict[str, Any]:
-        """What every job's manifest says: name, funnel, configuration, fingerprints and state of the inputs."""
+        """The entries of every job's manifest: name, funnel, configuration, fingerprints and state of the inputs."""
         return {
             "name": self.name,
             "funnel": funnel.to_json(),
@@ -89,34 +94,34 @@ class BaseJob:
         }
 
     def code(self) -> str:
-        """Fingerprint of the code of the job and its configured parts, with everything they import (tasks/fingerprint.py)."""
+        """Fingerprint of the code of the job, its configured parts and their imports (tasks/fingerprint.py)."""
         return fingerprint.of_code(*self.code_roots())
 
     def code_roots(self) -> set[str]:
-        """The modules that the code begins with: the job's, those of its configured parts, and the launcher's."""
+        """The modules where `code` starts: the job's, those of its configured parts, and the launcher's."""
         return {_LAUNCHER, type(self).__module__, *modules_of(self.config())}
 
     def fingerprint(self) -> str:
-        """What the output's manifest will carry: configuration, inputs and code, condensed."""
+        """Hash of configuration, inputs and code; the manifest of the output carries it."""
         made_from = {"config": self.config(), "inputs": self.input_state(), "code": self.code()}
         files = self.files_read()
         return fingerprint.of_json({**made_from, "files": files} if files else made_from)
 
     def files_read(self) -> dict[str, str]:
-        """{name: SHA-256} of the lists and models that parts of the configuration read; a part tells them by `reads()` -> {name: path}."""
+        """{name: SHA-256} of the lists and models that parts of the configuration read (`reads()`)."""
         return {name: storage.sha256(path) for name, path in sorted(lists.of_parts(self).items())}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RefineJob(BaseJob):
-    """Raw files -> corpus. A subclass says `source()` and `build()`.
+    """Raw files -> corpus. A subclass implements `source()` and `build()`.
 
     input_root, inputs: folder and patterns under it (see sources.FileSource).
-    identity: what document ids come from, "location" or "content" (see sources.FileSource).
-    num_shards: shards of the corpus; at least as many as workers, each at most a few hundred MB.
+    identity: what document ids are made of, "location" or "content" (see sources.FileSource).
+    num_shards: shards of the corpus. Use at least one per worker, and at most a few hundred MB per shard.
     keep_rejects: write rejected documents under rejected/REASON/.
     dead_letter_threshold: share of records read that may become dead letters before the job fails.
-    replay_of: a corpus whose dead letters alone are read again (set by `castor data replay`).
+    replay_of: a corpus of which only the dead letters are read again (set by `castor data replay`).
     """
 
     input_root: str
@@ -136,7 +141,7 @@ class RefineJob(BaseJob):
             )
         if isinstance(self.inputs, str):
             raise ConfigurationError(
-                f"{self.name}: INPUTS is the text {self.inputs!r}.", f"Write a list: INPUTS=[{self.inputs!r}]."
+                f"{self.name}: INPUTS is the string {self.inputs!r}.", f"Write a list: INPUTS=[{self.inputs!r}]."
             )
         if self.identity not in sources.IDENTITIES:
             raise ConfigurationError(
@@ -148,7 +153,7 @@ class RefineJob(BaseJob):
         raise NotImplementedError
 
     def read(self):
-        """The transform that begins `build`, pipeline -> (elements, counts): Read of the source, or of the records of it that are replayed."""
+        """The first transform of `build`, pipeline -> (elements, counts): the source, or its records to replay."""
         from castor.pipelines.core.stages import Read
 
         if not self.replay_of:
@@ -156,18 +161,17 @@ class RefineJob(BaseJob):
         return Read(DeadLetterSource.of(self.source(), self.replay_of))
 
     def input_state(self) -> dict[str, Any]:
-        """{relative path: [bytes, mtime_ns or generation]} of every matched file, and the fingerprint of a corpus that is replayed."""
+        """{"files": {relative path: [bytes, mtime_ns or generation]}}, and for a replay the fingerprint of its corpus.
+
+        A dangling link has a state too.
+        """
         source = self.source()
         state: dict[str, Any] = {}
         for uri in getattr(source, "input_files", source.files)():
-            state[escape_surrogates(os.path.relpath(uri, self.input_root))] = storage.state(
-                uri
-            )  # a dangling link has a state too
-        return (
-            {"files": state, "corpus": load_manifest(self.replay_of)["fingerprint"]}
-            if self.replay_of
-            else {"files": state}
-        )
+            state[escape_surrogates(os.path.relpath(uri, self.input_root))] = storage.state(uri)
+        if not self.replay_of:
+            return {"files": state}
+        return {"files": state, "corpus": load_manifest(self.replay_of)["fingerprint"]}
 
     def finish(self, staging: str) -> dict[str, Any]:
         entries = read_entries(staging, self.num_shards)
@@ -217,7 +221,7 @@ def check_funnel(funnel: Funnel, name: str, dead_letter_threshold: float) -> Non
     """
     if not funnel.adds_up:
         raise CorpusError(
-            f"job {name}: {funnel.read} records were read but {funnel.accounted} arrived. The output cannot be trusted.",
+            f"job {name}: {funnel.read} records were read but {funnel.accounted} arrived. The output is invalid.",
             "This is a bug in Castor or in the runner. Nothing was committed.",
         )
     dead = funnel.dead_total

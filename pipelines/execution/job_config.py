@@ -1,4 +1,4 @@
-"""A job's configuration as JSON, as it stands in manifests, and the job built again from it."""
+"""A job's configuration as JSON for manifests, and the job built again from this JSON."""
 
 import dataclasses
 import importlib
@@ -32,17 +32,21 @@ def describe(value: Any) -> Any:
     if isinstance(value, type):
         raise ConfigurationError(
             f"a job's configuration holds the class {value.__module__}.{value.__qualname__}.",
-            "Make one of it: @name() in gin, with both brackets.",
+            "Configure an instance: @name() in gin, with parentheses.",
         )
     raise ConfigurationError(
-        f"a job's configuration holds a {type(value).__name__}, which a manifest cannot carry.", "Use plain values."
+        f"a job's configuration holds a {type(value).__name__}, which JSON cannot represent.", "Use plain values."
     )
 
 
 def rebuild(value: Any, **changes) -> Any:
-    """The inverse of `describe` (lists come back as tuples), with `changes` to the outermost fields.
+    """The inverse of `describe`; lists become tuples.
 
-    Only Castor's own dataclasses are made. Former names of classes and fields are understood (tasks/former_names.py).
+    value: the JSON.
+    changes: new values of fields of the outermost dataclass.
+
+    Former names of classes and fields are resolved (tasks/former_names.py). Raises CorpusError for a class outside
+    Castor or a configuration that does not fit the class.
     """
     if isinstance(value, list):
         return tuple(rebuild(item) for item in value)
@@ -55,7 +59,8 @@ def rebuild(value: Any, **changes) -> Any:
     module, _, name = path.rpartition(".")
     if not fingerprint.is_own(module):
         raise CorpusError(
-            f"a manifest names the class {value['class']!r}, which is not Castor's.", "Do not trust this manifest."
+            f"a manifest names the class {value['class']!r}, which is not part of Castor.",
+            "Do not trust this manifest.",
         )
     try:
         kind = getattr(importlib.import_module(module), name)
@@ -69,7 +74,7 @@ def rebuild(value: Any, **changes) -> Any:
 
 
 def modules_of(described: Any) -> set[str]:
-    """The modules of all classes that a description names."""
+    """The modules of all classes named in a description (`describe`)."""
     if isinstance(described, list):
         return set().union(*(modules_of(item) for item in described)) if described else set()
     if not isinstance(described, Mapping):

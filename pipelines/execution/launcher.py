@@ -1,4 +1,4 @@
-"""Runs a job to its end: builds the Beam pipeline, waits for the runner, commits. The output is afterwards either whole or as it was before."""
+"""Runs a job: builds the Beam pipeline, waits for the runner, commits. On failure the output stays as it was before."""
 
 import os
 import time
@@ -18,7 +18,7 @@ _READ_FIELDS = ("input_root", "replay_of", "corpus", "corpora", "vocabulary", "r
 
 
 def up_to_date(job: BaseJob) -> bool:
-    """True if the output is there, whole, and made from the inputs, configuration and code as they are now."""
+    """True if the output exists, is complete, and was made from the current inputs, configuration and code."""
     try:
         manifest = storage.read_json(storage.join(job.output, MANIFEST))
         return manifest.get("fingerprint") == job.fingerprint()
@@ -27,14 +27,18 @@ def up_to_date(job: BaseJob) -> bool:
 
 
 def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
-    """Runs a job to its end and returns the manifest of its output; prints progress and the funnel unless `quiet`.
+    """Runs a job and returns the manifest of its output.
 
-    `beam_args` are Beam's own options. The runner is FnApiRunner unless another is named; DirectRunner means FnApiRunner too, since Beam's
-    own meaning of it is a binary that it downloads. Raises CorpusError or another CastorError; the output is then as it was before. Raises LockError
-    where another process writes this output, before anything is touched.
+    job: the job to run.
+    beam_args: Beam's command-line options. The default runner is FnApiRunner. DirectRunner also means FnApiRunner here,
+      because Beam would resolve the name to a binary that it downloads.
+    quiet: print neither progress nor the funnel.
+
+    Raises CorpusError or another CastorError if the job fails; the output is then unchanged. Raises LockError, before
+    any change, if another process writes the output.
     """
     options, runner = parse(beam_args)
-    job.code()  # reads the code as it is now, and raises now for what a manifest cannot carry: both before the work
+    job.code()  # before the work: takes the code's fingerprint, and rejects an invalid configuration
     _refuse_own_input(job)
     started = time.monotonic()
     with lock.hold(job.output, "OUTPUT") as held:
@@ -58,15 +62,15 @@ def run(job: BaseJob, beam_args: Sequence[str] = (), quiet: bool = False) -> dic
 
 
 def _refuse_own_input(job: BaseJob) -> None:
-    """Raises ConfigurationError if the job would write its output over its input: a commit replaces what the directory holds."""
-    output = _place_of(job.output)
+    """Raises ConfigurationError if the output is one of the inputs: a commit would replace the input."""
+    output = _resolved(job.output)
     for name in _READ_FIELDS:
         read = getattr(job, name, None) or ()
-        if output in map(_place_of, [read] if isinstance(read, (str, os.PathLike)) else read):
+        if output in map(_resolved, [read] if isinstance(read, (str, os.PathLike)) else read):
             raise ConfigurationError(
-                f"OUTPUT {job.output} is what the job reads ({name}): it would be replaced.", "Choose another OUTPUT."
+                f"OUTPUT {job.output} is an input of the job ({name}) and would be replaced.", "Choose another OUTPUT."
             )
 
 
-def _place_of(path: str) -> str:
+def _resolved(path: str) -> str:
     return storage.normal(path) if storage.is_remote(path) else os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""What the image, audio and video jobs share: samples as their source, a measuring stage in the sandbox, a list of rules."""
+"""The common base of the image, audio and video jobs: media files as source, and a list of rules."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ from castor.tasks.storage import storage
 class MediaJob(RefineJob):
     """Media files with sidecars -> corpus.
 
-    max_bytes: of one media file. sandbox: limits on decoding one file. filters: rule sets and functions on what was measured, in order.
+    max_bytes: largest media file, in bytes; larger files become dead letters.
+    sandbox: limits on decoding one file.
+    filters: rule sets and functions on the measures, in order.
     """
 
     max_bytes: int = 64 << 20
@@ -30,7 +32,7 @@ class MediaJob(RefineJob):
         )
 
     def input_state(self) -> dict[str, Any]:
-        """As of every job, and the same of the sidecars, which need not match `inputs` themselves."""
+        """As for every job, plus the states of the sidecars, which need not match `inputs`."""
         state, source = super().input_state(), self.source()
         for uri in source.files():
             for path in source.sidecars(uri).values():

@@ -1,4 +1,4 @@
-"""A pipeline while it runs, as its user sees it: progress, an error as one line whatever the runner wrapped it in, Ctrl-C, the funnel at the end."""
+"""A running pipeline as the user sees it: progress, errors as one line on every runner, Ctrl-C, the final funnel."""
 
 import contextlib
 import logging
@@ -16,8 +16,10 @@ _RAISED = re.compile(r"tasks\.errors\.(\w+): (.*)")
 
 
 def wait(start: Callable[[], Any]) -> None:
-    """Starts a pipeline and returns when it is done. Raises what stopped it, as the CastorError it began as if it was one, or CorpusError for a
-    pipeline that ended in any other state; an interrupt cancels it.
+    """Starts a pipeline and returns when it is done. Ctrl-C cancels the pipeline.
+
+    Raises the error that stopped the pipeline; a CastorError is unwrapped from the runner's exception. Raises
+    CorpusError if the pipeline ends in another state than DONE.
     """
     result = None
     try:
@@ -40,12 +42,12 @@ def wait(start: Callable[[], Any]) -> None:
 
 
 def _interrupted(error: BaseException) -> bool:
-    """True if Ctrl-C is what ended the pipeline: Beam makes an error of it, in whose text alone it can be told."""
+    """True if Ctrl-C ended the pipeline. Beam turns the interrupt into an error that only its text identifies."""
     return str(error).startswith("KeyboardInterrupt [while running")
 
 
 def _castor_error(error: BaseException) -> CastorError | None:
-    """The CastorError inside what a runner raised: in the chain of causes, or, after another process, in the text of the trace."""
+    """The CastorError inside a runner's exception: in the chain of causes, or in another process's traceback."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, CastorError):
@@ -63,7 +65,7 @@ def _without_step(text: str) -> str:
 
 
 class _Noise(logging.Filter):
-    """Drops what the command says better: the traces of errors meant for the user, and Beam's notice about schema registries."""
+    """Drops log records that the command reports itself (tracebacks of CastorErrors), and a notice of Beam's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], CastorError):
@@ -74,12 +76,10 @@ class _Noise(logging.Filter):
 
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
-    """Keeps from the log what the command says better."""
+    """While active, keeps records that the command reports itself out of the log."""
     names = ("common", "worker.sdk_worker", "portability.local_job_service")
-    loggers = [
-        logging.getLogger(),
-        *(logging.getLogger(f"apache_beam.runners.{name}") for name in names),
-    ]  # a remote runner's words come by the root
+    # Messages of a remote runner arrive through the root logger.
+    loggers = [logging.getLogger(), *(logging.getLogger(f"apache_beam.runners.{name}") for name in names)]
     noise = _Noise()
     for logger in loggers:
         logger.addFilter(noise)
@@ -92,7 +92,10 @@ def without_noise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def shown(name: str, quiet: bool) -> Iterator[None]:
-    """Shows elapsed time, and counts where the runner works in this process: a live line on a terminal, elsewhere a line every minute."""
+    """While active, shows elapsed time, and counts if the runner works in this process.
+
+    On a terminal this is a live line, otherwise one line per minute.
+    """
     if quiet:
         yield
         return
@@ -123,7 +126,7 @@ def shown(name: str, quiet: bool) -> Iterator[None]:
 
 
 def report(name: str, funnel: Mapping[str, Any], lines: Sequence[str], seconds: float) -> None:
-    """Prints the funnel of a job that is done, and lines under it."""
+    """Prints the funnel of a finished job and `lines` under it."""
     from rich.console import Console
 
     console = Console()

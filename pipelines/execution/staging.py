@@ -1,4 +1,4 @@
-"""The staging folder of a job: a hidden folder inside its output, which the pipeline writes into and a commit empties."""
+"""The staging folder of a job: a hidden folder in its output. The pipeline writes into it; the commit empties it."""
 
 import uuid
 
@@ -7,13 +7,14 @@ from castor.tasks.storage import storage
 
 PREFIX = ".staging-"
 NOTE = ".pending.json"
-"""In the staging folder of a detached job (pipelines/execution/detached.py), until it is committed."""
+"""File in the staging folder of a detached job until its commit (pipelines/execution/detached.py)."""
 
 
 def new_staging(output: str) -> str:
-    """Removes the staging folders of killed runs from `output`, makes an empty one and returns its path.
+    """Creates an empty staging folder in `output` and returns its path. Removes those of killed runs.
 
-    The caller holds the lock of `output`. Raises LockError for the staging folder of a detached job: its engine may be writing.
+    The caller holds the lock of `output`. Raises LockError for the staging folder of a detached job: its engine may
+    be writing.
     """
     folders = staging_folders(output)
     for folder in folders:
@@ -31,7 +32,7 @@ def new_staging(output: str) -> str:
 
 
 def new_copy(staging: str) -> str:
-    """Makes an empty folder for a copy of a detached job's staging folder and returns its path.
+    """Creates an empty folder for a copy of a detached job's staging folder and returns its path.
 
     Removes the copies that killed commits left. The caller holds the lock of the output.
     """
@@ -45,10 +46,10 @@ def new_copy(staging: str) -> str:
 
 
 def copy_into(copied: str, staging: str) -> None:
-    """Copies what a detached job has staged, without its note."""
+    """Copies the staged files of a detached job from `staging` to `copied`, without the note."""
     storage.copy(staging, copied, (name for name in storage.walk(staging) if name != NOTE))
 
 
 def staging_folders(output: str) -> list[str]:
-    """Paths of the staging folders in `output`, of runs that were killed or have not been committed yet."""
+    """Paths of the staging folders in `output`: of killed runs and of detached jobs that are not committed yet."""
     return [storage.join(output, name) for name in storage.list_files(output) if name.startswith(PREFIX)]

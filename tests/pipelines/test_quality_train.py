@@ -251,7 +251,7 @@ def test_bad_use(sets, tmp_path):
             make(sets, tmp_path, **changes)
     few = write_lines(tmp_path / "few.jsonl", texts(GOOD, 10, 1))
     pathlib.Path(few).write_bytes(gzip.decompress(pathlib.Path(few).read_bytes()))
-    with pytest.raises(CorpusError, match="only . different documents of the reference are .*8 is the least"):
+    with pytest.raises(CorpusError, match="only . different documents of the reference are .*at least 8 are needed"):
         launcher.run(make(sets, tmp_path / "m", reference=[few]), quiet=True)
     assert not (tmp_path / "m" / "manifest.json").exists()
     with pytest.raises(CorpusError, match="does not exist"):

@@ -62,8 +62,8 @@ def test_funnel_of_the_default_rules(made):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"filters": (c4.Filter,)}, "with both brackets"),
-        ({"lines": c4.Filter}, "with both brackets"),
+        ({"filters": (c4.Filter,)}, "with parentheses"),
+        ({"lines": c4.Filter}, "with parentheses"),
         ({"filters": c4.Filter()}, "not a list"),
         ({"filters": ("c4.Filter",)}, "cannot be one of the rules"),
         ({"duplicates": (c4.Filter(),)}, "cannot be one of the duplicates"),

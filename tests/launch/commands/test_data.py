@@ -223,7 +223,7 @@ def test_replay_of_code_in_folders_and_archives(tmp_path):
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.INPUTS=['*.nothing']"], "no file under"),
         (
             ["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--direct_workers=3"],
-            "--direct_workers=3: known neither",
+            "--direct_workers=3: not an option of castor data or of Beam",
         ),
         (["web", "--gin.INPUT_ROOT='{raw}'", "--gin.OUTPUT='{out}'", "--gin.NUM_SHARDS=0"], "NUM_SHARDS is 0"),
         (

@@ -103,7 +103,7 @@ def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
         for d in (tmp_path / "out", tmp_path / "waited")
     ]
     assert files[0] == files[1] and launcher.up_to_date(lines)
-    with pytest.raises(CorpusError, match="no detached job has been sent"):
+    with pytest.raises(CorpusError, match="no detached job has been submitted"):
         detached.commit(lines.output)
 
 
