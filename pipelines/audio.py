@@ -2,9 +2,9 @@
 
     castor data audio --gin.INPUT_ROOT='"speech"' --gin.INPUTS='["*.tar"]' --gin.OUTPUT='"corpora/audio"'
 
-Reads WebDataset tars and folders of WAV, FLAC, MP3, Ogg, WebM, MP4, 3GP and CAF. Whatever came, a document holds 16-bit FLAC of the sound,
-mono at 16 kHz; the transcript is its text; duration, silence, clipping and what the file was are its metadata. Recordings that are the
-same sample for sample at 16 kHz are one: equal samples are equal FLAC, so the bytes are the key.
+Reads WebDataset tars and folders of WAV, FLAC, MP3, Ogg, WebM, MP4, 3GP and CAF. A document holds the sound as 16-bit
+mono FLAC at 16 kHz, the transcript as text, and duration, silence, clipping and the original format as metadata.
+Recordings with equal samples at 16 kHz are duplicates: equal samples give equal FLAC, so the rule compares bytes.
 """
 
 import dataclasses
@@ -24,7 +24,10 @@ from castor.pipelines.media.measures import MeasureSound
 @gin.configurable(module="pipelines.audio")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(MediaJob):
-    """See MediaJob for what can be configured."""
+    """The audio job; MediaJob documents the fields.
+
+    measure: decodes and measures one recording.
+    """
 
     measure: MeasureSound = MeasureSound()
     sandbox: Sandbox = Sandbox(cpu_seconds=60.0, memory_bytes=2 << 30)

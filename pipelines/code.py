@@ -1,7 +1,7 @@
-"""The code job: repositories, as folders and tar snapshots, to a corpus of source files.
+"""The code job: repositories (folders and tar snapshots) -> corpus of source files.
 
-read with licences -> decode, name the language, the file's own licence, secrets out (one turn in the sandbox) -> rule sets -> duplicates
-    -> on request, the files of a repository together -> corpus
+read with licences -> decode, detect the language and the file's licence, remove secrets (in the sandbox) -> rule sets
+    -> duplicates -> optionally, join the files of each repository -> corpus
 """
 
 import dataclasses
@@ -35,8 +35,15 @@ del MinHash, santacoder  # imported so that gin knows them
 @gin.configurable(module="code")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(RefineJob):
-    """max_file_bytes, max_notebook_bytes: larger files are rejected unread. filters: rule sets and functions, applied in order.
-    duplicates: rules of deduplication, in order. repositories: how the files of a repository become one document; None to leave them files.
+    """The code job; RefineJob documents the other fields.
+
+    max_file_bytes, max_notebook_bytes: larger files are rejected unread.
+    parse: decodes a file and detects its language.
+    secrets: removes secrets from the text.
+    filters: rule sets and functions, in order.
+    duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py).
+    repositories: how the files of a repository become one document; None keeps one document per file.
+    sandbox: limits of parsing one file.
     """
 
     max_file_bytes: int = 1 << 20

@@ -1,8 +1,8 @@
-"""The Document, the unit that every refining job reads, judges and keeps, and the two other ends a document can come to.
+"""The Document, the unit of every refining job, and the two other kinds of elements: Rejection and DeadLetter.
 
-Inside a job an element is one of three things: a `Document` (still alive), a `Rejection` (a rule said no, with a reason) or a
-`DeadLetter` (it could not be read or processed). Every record that a source yields ends as exactly one of them, or as a duplicate,
-which is what makes the funnel add up. This file knows neither Beam nor any file format.
+An element of a job is a `Document` (still in the pipeline), a `Rejection` (a rule rejected the document, with a
+reason) or a `DeadLetter` (the record could not be read or processed). Every record of a source ends as exactly one of
+them, or as a duplicate, so the funnel adds up. No Beam, no file format.
 """
 
 import dataclasses
@@ -16,7 +16,11 @@ MODALITIES = ("text", "code", "image", "audio", "video")
 
 
 def document_id(corpus: str, record_key: str) -> str:
-    """128 bits, as 32 hex digits, from the corpus name and the record's key in it (path under the corpus root, and offset or member name)."""
+    """Id by location: 128 bits as 32 hex digits.
+
+    corpus: the corpus name.
+    record_key: the record's path under the input root, with its offset or member name in the file.
+    """
     digest = hashlib.blake2b(digest_size=16, person=b"castor.id.v1")
     for part in (corpus, record_key):
         data = part.encode("utf-8", "surrogatepass")
@@ -27,18 +31,22 @@ def document_id(corpus: str, record_key: str) -> str:
 def content_id(
     corpus: str, modality: str, text: str | None, data: bytes | None, metadata: Mapping[str, Any], kind: str = ""
 ) -> str:
-    """128 bits, as 32 hex digits, from the corpus name and everything that a source read of a record, but not from where the record was.
+    """Id by content: 128 bits as 32 hex digits.
 
-    Two records get the same id if and only if all later steps get the same input, so the output for both is the same except for `source`.
-    `kind` separates what is not a record as it was read: a rejected record, a document made of several records.
+    corpus: the corpus name.
+    modality, text, data, metadata: everything that the source read of the record.
+    kind: distinguishes ids of rejected records and of documents made of several records; empty for a record as read.
+
+    Two records get the same id if and only if all later steps get the same input; their outputs then differ only in
+    `source`.
     """
     digest = hashlib.blake2b(digest_size=16, person=b"castor.id.c1")
-    facts = msgpack.packb(
+    described = msgpack.packb(
         [corpus, modality, kind, _sorted(metadata)], use_bin_type=True, unicode_errors="surrogatepass"
     )
     encoded = None if text is None else text.encode("utf-8", "surrogatepass")
-    for part in (facts, encoded, data):
-        # None is not the empty text: its length is one that no content has.
+    for part in (described, encoded, data):
+        # None differs from the empty text: its length is a value that no content has.
         digest.update(((1 << 64) - 1 if part is None else len(part)).to_bytes(8, "little"))
         digest.update(part or b"")
     return digest.hexdigest()
@@ -48,43 +56,46 @@ def content_id(
 class Document:
     """One document.
 
-    id: 32 hex digits, see `document_id` and `content_id`; stable over runs and machines.
-    source: where it came from: path under the input root, then `#offset=N` or `#member=NAME` inside a container.
+    id: 32 hex digits, see `document_id` and `content_id`; stable across runs and machines.
+    source: path under the input root, then `#offset=N` or `#member=NAME` for a record inside a file.
     modality: one of MODALITIES.
-    text, bytes: its content; a caption or transcript is the `text` of an image, audio or video document, whose encoded file is `bytes`.
-    metadata: JSON-able facts (url, language, licence, width, ...), keys are str.
+    text: the text, or the caption or transcript of an image, audio or video document.
+    bytes: the encoded file of an image, audio or video document.
+    metadata: JSON values (url, language, licence, width, ...) by name.
     """
 
     id: str
     source: str
     modality: str
     text: str | None = None
-    bytes: "bytes | None" = None  # quoted: the name is the field itself by the time Python reads the annotation
+    bytes: "bytes | None" = None  # quoted, because `bytes` would resolve to the field
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def members(self) -> Sequence[Mapping[str, Any]]:
-        """Of a repository document (pipelines/sourcecode/repository_layout.py), the files in it and pieces of files; of any other, nothing."""
+        """The files and pieces of files in a repository document (sourcecode/repository_layout.py); otherwise empty."""
         return self.metadata.get("members", ()) if self.modality == "code" else ()
 
     @property
     def records(self) -> int:
-        """How many records of the source it stands for: of a repository document the files that are, or begin, in it; else 1."""
+        """Number of source records: for a repository document, the files that begin in it; otherwise 1."""
         return sum(not member.get("piece") for member in self.members) if self.members else 1
 
     def replace(self, **changes) -> "Document":
         return dataclasses.replace(self, **changes)
 
-    def with_metadata(self, **facts) -> "Document":
-        return dataclasses.replace(self, metadata={**self.metadata, **facts})
+    def with_metadata(self, **changes) -> "Document":
+        return dataclasses.replace(self, metadata={**self.metadata, **changes})
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A document that a rule turned away. `reason` is the rule's reason code (also its counter, funnel row and folder of kept rejects).
+    """A document that a rule rejected.
 
-    `document` keeps the document as it was when it was rejected; only its first bytes survive unless rejects are kept on request.
-    `measure` is the offending value as text, empty where the rule has none.
+    document: the document at the time of the rejection. The corpus keeps an excerpt of it, or with keep_rejects all
+      of it.
+    reason: the reason code, also the name of the Beam counter, the funnel row and the folder of rejects.
+    measure: the offending value as text; empty if the rule has none.
     """
 
     document: Document
@@ -94,7 +105,13 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class DeadLetter:
-    """A record that could not be processed. `source` refers to its payload; `stage` failed on it with `error` (kind) and `message`."""
+    """A record that could not be processed.
+
+    id, source: of the record; `source` refers to its payload.
+    stage: the stage that failed.
+    error: short kind of the error.
+    message: details.
+    """
 
     id: str
     source: str
@@ -107,7 +124,11 @@ Element = Document | Rejection | DeadLetter
 
 
 class BadInput(Exception):
-    """Raised by pure functions on input that cannot be processed; the stage turns it into a DeadLetter. `error` is a short stable kind."""
+    """Raised by pure functions for input that cannot be processed; the stage turns it into a DeadLetter.
+
+    error: short, stable kind of the error.
+    message: details.
+    """
 
     def __init__(self, error: str, message: str = ""):
         super().__init__(f"{error}: {message}" if message else error)
@@ -119,7 +140,7 @@ class BadInput(Exception):
 
 
 def pack(element: Element) -> bytes:
-    """Element -> msgpack bytes: deterministic (metadata keys sorted), safe to read back from an untrusted process."""
+    """Element -> msgpack bytes: deterministic (sorted metadata keys), safe to read from an untrusted process."""
     if isinstance(element, Document):
         return msgpack.packb(["D", *_document_fields(element)], use_bin_type=True, unicode_errors="surrogatepass")
     if isinstance(element, Rejection):
@@ -135,7 +156,7 @@ def pack(element: Element) -> bytes:
 
 
 def unpack(data: bytes) -> Element:
-    """The inverse of `pack`. Raises ValueError on anything else."""
+    """The inverse of `pack`. Raises ValueError for other bytes."""
     kind, *fields = msgpack.unpackb(data, unicode_errors="surrogatepass", strict_map_key=True)
     if kind == "D":
         return Document(*fields)

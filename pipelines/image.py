@@ -2,8 +2,8 @@
 
     castor data image --gin.INPUT_ROOT='"photos"' --gin.INPUTS='["*.tar"]' --gin.OUTPUT='"corpora/image"'
 
-Reads WebDataset tars and folders of JPEG, PNG and WebP; a document keeps the encoded file as it came, its caption as text, its size and
-format as metadata. Pictures that are the same byte for byte are one.
+Reads WebDataset tars and folders of JPEG, PNG and WebP. A document holds the original encoded file, the caption as
+text, and size and format as metadata. Files that are equal byte for byte are duplicates.
 """
 
 import dataclasses
@@ -28,7 +28,11 @@ del NearPictures  # imported so that gin knows it
 @gin.configurable(module="pipelines.image")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(MediaJob):
-    """See MediaJob for what can be configured. duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py, media/near_pictures.py)."""
+    """The image job; MediaJob documents the other fields.
+
+    measure: decodes and measures one picture.
+    duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py and near_images.py).
+    """
 
     measure: MeasureImage = MeasureImage()
     sandbox: Sandbox = Sandbox(cpu_seconds=20.0, memory_bytes=2 << 30)

@@ -3,7 +3,8 @@
     castor data quality-train --gin.REFERENCE='["corpora/books"]' --gin.SAMPLE='["corpora/web"]' \\
         --gin.OUTPUT='"models/quality"'
 
-sample by hash of the id -> features of each sampled document (a few KB at most) -> one fit in the launcher -> model, report
+sample by hash of the id -> features of each sampled document (a few KB at most) -> one fit in the launcher -> model,
+report
 
 The reference defines good text by example: pages score high if they look more like the reference than like the web.
 For a safety model the reference is unwanted text, and KEEP is "low". Only the features of a bounded sample reach the

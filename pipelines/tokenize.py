@@ -30,7 +30,8 @@ class Job(BaseJob):
     num_shards: shards of each split.
     splits: share of the documents by split name.
     seed: seed of the global shuffle.
-    image_token_budget, frame_token_budget, frames_per_second, max_frames, min_tokens, max_tokens: see examples.Tokenizer.
+    image_token_budget, frame_token_budget, frames_per_second, max_frames, min_tokens, max_tokens: see
+      examples.Tokenizer.
     dead_letter_threshold: share of records read that may become dead letters before the job fails.
     limits: limits of the sandbox in which documents are tokenized.
     """
@@ -68,7 +69,10 @@ class Job(BaseJob):
         )
 
     def tokenizer(self) -> Tokenizer:
-        """The function that the job applies. Raises CorpusError or VocabularyError if an input is missing or they do not fit."""
+        """The function that the job applies.
+
+        Raises CorpusError or VocabularyError if an input is missing or they do not fit.
+        """
         vocabulary, modality = Vocabulary.load(self.vocabulary), load_manifest(self.corpus)["modality"]
         for kind in _NEEDS.get(modality, ()):
             vocabulary.need(kind)

@@ -2,9 +2,9 @@
 
     castor data video --gin.INPUT_ROOT='"films"' --gin.INPUTS='["*"]' --gin.OUTPUT='"corpora/video"'
 
-Reads folders and WebDataset tars of MP4, WebM, Matroska and Ogg; a document keeps the container as it came, the title and the captions as
-text, duration, size and motion as metadata. All of a film is decoded here once, so that what is in the corpus is known to be whole. Films
-that are the same byte for byte are one.
+Reads folders and WebDataset tars of MP4, WebM, Matroska and Ogg. A document holds the original container, title and
+captions as text, and duration, size and motion as metadata. The job decodes each film completely, so that the corpus
+holds no damaged film. Files that are equal byte for byte are duplicates.
 """
 
 import dataclasses
@@ -24,7 +24,10 @@ from castor.pipelines.media.measures import MeasureClip
 @gin.configurable(module="pipelines.video")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(MediaJob):
-    """See MediaJob for what can be configured."""
+    """The video job; MediaJob documents the other fields.
+
+    measure: decodes and measures one film.
+    """
 
     measure: MeasureClip = MeasureClip()
     sandbox: Sandbox = Sandbox(cpu_seconds=300.0, memory_bytes=3 << 30)

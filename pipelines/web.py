@@ -1,9 +1,11 @@
-"""The web job: pages of archives and plain files to a corpus of main texts.
+"""The web job: web archives and plain files -> corpus of main texts.
 
-read -> rules on URL and headers -> decode, extract, name the language (one turn in the sandbox) -> rules on the text -> duplicates -> corpus
+read -> filters on URL and headers -> decode, extract, detect the language (in the sandbox) -> filters on the text
+    -> duplicates -> corpus
 
-`rules` go in the order of the published recipes: length, Gopher repetition, Gopher quality, C4, FineWeb; then models of quality and safety,
-personal data, decontamination. Each is one gin line (gin/pipelines/web.gin).
+`filters` follow the order of the published recipes: length, Gopher repetition, Gopher quality, C4, FineWeb. Models of
+quality and safety, personal data and decontamination come after these. Each filter is one gin line
+(gin/pipelines/web.gin).
 """
 
 import dataclasses
@@ -43,10 +45,17 @@ del refinedweb  # imported so that gin knows it
 @gin.configurable(module="web")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(RefineJob):
-    """max_page_bytes: pages, lines and bodies beyond are dead letters.
-    admission: filters on what is known before a page is parsed, its URL and headers.
-    filters: rule sets and functions on its text, in order.
-    duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py). lines: C4's rule on lines that several pages have, if wanted.
+    """The web job; RefineJob documents the other fields.
+
+    max_page_bytes: largest page, line or response body, in bytes; larger ones become dead letters.
+    text_field: the field of a JSON line that holds the text.
+    admission: URL filters. They run before a page is parsed, so they see only its URL and HTTP headers.
+    extract: extracts the main text of a page.
+    identify: detects the language of the text.
+    filters: rule sets and functions on the text, in order.
+    duplicates: rules of deduplication, in order (pipelines/deduplication/rules.py).
+    lines: C4's rule on lines that several pages share; None leaves shared lines in place.
+    sandbox: limits of `extract` and `identify` per page.
     """
 
     max_page_bytes: int = 16 << 20

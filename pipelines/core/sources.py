@@ -91,7 +91,7 @@ class FileSource:
         return document_id(self.name, reference(self.relative(uri), key))
 
     def document(self, uri: str, key: str, text: str | None = None, data: bytes | None = None, **metadata) -> Document:
-        """A Document of a record. Arguments as for `reference`; `metadata` are its facts."""
+        """A Document of a record. Arguments as for `reference`; `metadata` are its fields."""
         if self.identity == CONTENT:
             identifier = content_id(self.name, self.modality, text, data, metadata)
         else:

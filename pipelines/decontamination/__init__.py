@@ -1,1 +1,1 @@
-"""Benchmarks kept out of a corpus: their files, the index of their passages, matching, and the report."""
+"""Keeps benchmarks out of a corpus: benchmark files, the index of their passages, matching, and the report."""

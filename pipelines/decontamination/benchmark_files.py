@@ -1,9 +1,9 @@
-"""Benchmarks as they are published: files of questions and answers, read as passages of text that no corpus should hold.
+"""Reads published benchmarks: files of questions and answers -> passages of text that a corpus should not contain.
 
     GSM8K = Benchmark("gsm8k", ("gsm8k_test.jsonl",), question=("question",), answer=("answer",))
 
-An item is one record of a file and is named `FILE/NUMBER` (`mgsm_de/12`, counted from 0). Its passages are its question, its answer, and
-where it has choices, the question with them. This file knows no Beam.
+An item is one record of a file; its name is `FILE/NUMBER` (`mgsm_de/12`, counted from 0). Its passages are the
+question, the answer and, for multiple choice, the question together with the choices. No Beam.
 """
 
 import csv
@@ -28,17 +28,21 @@ _ENDINGS = {"ndjson": "jsonl"}
 @gin.configurable(module="benchmark_files")
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What one benchmark's files are, and where its records have their texts.
+    """The files of one benchmark, and the fields of its records that hold text.
 
-    name: of the benchmark; rejections are called `decontamination.NAME`.
-    files: patterns under the root, see sources.FileSource; .gz and .zst are unpacked.
-    question, answer, choices: fields whose texts, in this order and joined by line ends, are the question, the answer and the choices. A
-      field is a key, keys joined by dots, or in .tsv and .csv a column counted from 0; a list or an object in it counts as the texts in it.
-    records: in .json, the key of the list of records, empty if the file is the list.
-    choices_mark: where a question has its choices in its own text, what they begin with (`\\nOptions:`).
-    annotations: a regular expression for marks in an answer that copies of it often lack; without them it is a passage too.
-    header: .tsv and .csv begin with a row of names, which fields may then use.
-    max_file_bytes, max_items, max_characters: of a file after decompression, of records a file, of a passage; beyond is a CorpusError.
+    name: name of the benchmark; the reason code is `decontamination.NAME`.
+    files: patterns under the root, see sources.FileSource; .gz and .zst files are decompressed.
+    question, answer, choices: the fields of the question, the answer and the choices. The texts of several fields are
+      joined by newlines. A field is a key, several keys joined by dots, or in .tsv and .csv a column number from 0. A
+      list or an object in a field counts as the texts in it.
+    records: in .json, the key of the list of records; empty if the file is the list.
+    choices_mark: text at which the choices begin if the question contains them (`\\nOptions:`).
+    annotations: regular expression for marks in an answer that copies often lack; the answer without them is a
+      passage too.
+    header: .tsv and .csv files begin with a row of column names, which `question`, `answer` and `choices` may use.
+    max_file_bytes: largest file after decompression, in bytes; a larger one raises CorpusError.
+    max_items: largest number of records per file; more raise CorpusError.
+    max_characters: longest passage; a longer one raises CorpusError.
     """
 
     name: str
@@ -59,12 +63,13 @@ class Benchmark:
             value = getattr(self, field)
             if isinstance(value, str):
                 raise ConfigurationError(
-                    f"benchmark {self.name}: {field} is the text {value!r}.", f"Write a list: {field}=[{value!r}]."
+                    f"benchmark {self.name}: {field} is the string {value!r}.", f"Write a list: {field}=[{value!r}]."
                 )
             object.__setattr__(self, field, tuple(value))
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
             raise ConfigurationError(
-                f"a benchmark is named {self.name!r}.", "Its name is letters, digits, '_' and '-': it names a folder."
+                f"a benchmark is named {self.name!r}.",
+                "Use letters, digits, '_' and '-': the name becomes a folder.",
             )
 
 
@@ -73,12 +78,17 @@ MGSM = Benchmark("mgsm", ("mgsm_*.tsv",), question=("0",))
 HUMANEVAL = Benchmark("humaneval", ("HumanEval.jsonl.gz",), question=("prompt",), answer=("canonical_solution",))
 BBH = Benchmark("bbh", ("bbh_*.json",), question=("input",), records="examples", choices_mark="\nOptions:")
 PUBLISHED = (GSM8K, MGSM, HUMANEVAL, BBH)
-"""Formats of the files as their authors publish them."""
+"""The formats in which the authors publish their files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """A text to look for. `part`: question, choices (the question together with its choices), answer or plain (the answer less annotations)."""
+    """A text to look for.
+
+    benchmark, file, number: the item.
+    part: "question", "choices" (the question with its choices), "answer" or "plain" (the answer without annotations).
+    text: the text.
+    """
 
     benchmark: str
     file: str
@@ -88,7 +98,7 @@ class Passage:
 
 
 def paths(root: str, benchmark: Benchmark) -> list[str]:
-    """The files of a benchmark. Raises ConfigurationError if there is none."""
+    """The files of a benchmark under `root`. Raises ConfigurationError if no file matches."""
     try:
         found = [os.path.join(root, path) for path in sources.match(root, benchmark.files)]
     except CorpusError as error:
@@ -98,15 +108,19 @@ def paths(root: str, benchmark: Benchmark) -> list[str]:
     if not found:
         raise ConfigurationError(
             f"benchmark {benchmark.name}: no file under {root} matches {', '.join(benchmark.files)}.",
-            "Put it there, or leave the benchmark out of the list.",
+            "Put the file there, or remove the benchmark from the list.",
         )
     return found
 
 
 def read(path: str, benchmark: Benchmark) -> Iterator[Passage]:
-    """The passages of one file, in order. Raises CorpusError naming file and record for what cannot be read: a test set is not to be skipped."""
+    """The passages of one file, in order.
+
+    Raises CorpusError, naming file and record, if the file cannot be read or has no records: a benchmark must not be
+    skipped silently.
+    """
     file = stem(path)
-    number = 0  # of the record that is at work
+    number = 0  # of the current record
     try:
         for number, record in enumerate(_records(path, benchmark)):
             if number >= benchmark.max_items:
@@ -120,14 +134,16 @@ def read(path: str, benchmark: Benchmark) -> Iterator[Passage]:
     except (BadInput, ValueError, OSError, RecursionError, csv.Error) as error:
         raise CorpusError(
             f"benchmark {benchmark.name}: {path}, record {number} (from 0): {error}.",
-            "Mend the file or its declaration.",
+            "Fix the file or the benchmark's declaration.",
         ) from error
     if number == 0:
-        raise CorpusError(f"benchmark {benchmark.name}: {path} has no records.", "Mend the file or its declaration.")
+        raise CorpusError(
+            f"benchmark {benchmark.name}: {path} has no records.", "Fix the file or the benchmark's declaration."
+        )
 
 
 def stem(path: str) -> str:
-    """`eval/HumanEval.jsonl.gz` -> `HumanEval`: the first half of its items' names."""
+    """`eval/HumanEval.jsonl.gz` -> `HumanEval`, the FILE of its items' names."""
     return _plain_name(os.path.basename(path)).rpartition(".")[0] or os.path.basename(path)
 
 
@@ -139,7 +155,7 @@ def _records(path: str, benchmark: Benchmark) -> Iterator[Any]:
     ending = _plain_name(path).rpartition(".")[2].lower()
     kind = _ENDINGS.get(ending, ending)
     if kind not in FORMATS:
-        raise BadInput("unsupported_format", f"{ending!r} is none of {', '.join(FORMATS)}")
+        raise BadInput("unsupported_format", f"{ending!r} is not one of {', '.join(FORMATS)}")
     with sources.open_regular(path) as raw:
         text = compressed.read_whole(compressed.open_members(raw, path), benchmark.max_file_bytes).decode("utf-8-sig")
     if kind == "jsonl":
@@ -153,9 +169,8 @@ def _records(path: str, benchmark: Benchmark) -> Iterator[Any]:
             raise BadInput("no_list", f"the records are of type {type(found).__name__}")
         yield from found
     else:
-        quoting = (
-            csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
-        )  # the published .tsv files have bare quotation marks
+        # The published .tsv files contain unpaired quotation marks.
+        quoting = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
         csv.field_size_limit(benchmark.max_file_bytes)
         rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if kind == "tsv" else ",", quoting=quoting)
         names = next(rows, []) if benchmark.header else []
@@ -193,7 +208,7 @@ def _field(value: Any, path: str) -> Any:
 
 
 def _strings(value: Any) -> str:
-    """The texts in a value, one a line: of a list of choices, or of an object that has them under `text` beside their labels."""
+    """The texts in a value, one per line: in a list of choices, or in an object with choices and their labels."""
     if isinstance(value, dict):
         return "\n".join(filter(None, map(_strings, value.values())))
     if isinstance(value, list):

@@ -1,12 +1,14 @@
-"""An index of benchmark passages: which of them a document may hold a copy of, told from a few lookups a page.
+"""An index of benchmark passages: finds candidates for copies in a document with a few lookups per page.
 
-Passages are cut into folded tokens (pipelines/text/tokenized_text.py) and stand one after another in one array. Their seeds, short runs of tokens, are in
-sorted tables with the places where they occur. A document's runs of the same length meet first a bit map, which turns away nearly all of
-a clean page's; what is left is looked up, and passages with several seeds at about the same place, in the same order, are candidates.
-Whether a candidate is a copy is for pipelines/decontamination/matching.py to say. This file knows no Beam.
+Passages are split into folded tokens (pipelines/text/tokenized_text.py) and stored one after another in one array.
+Seeds are short runs of tokens; sorted tables map each seed to its positions. The document's runs of the same length
+first pass a bit map, which rejects nearly all runs of a clean page. The rest is looked up. A passage is a candidate
+if several of its seeds occur close to each other and in the same order. pipelines/decontamination/matching.py decides
+whether a candidate is a copy. No Beam.
 
-Tokens weigh differently by script: in scripts without blanks a token is one character. So passages are of one of three classes, and every
-length in words counts as so many tokens: 1 where words are set apart, 1.6 in Chinese and Japanese, 4 in Thai, Lao, Khmer and Burmese.
+In scripts without spaces between words, a token is one character. Lengths in words are therefore converted to tokens
+by class of script: 1 token per word in scripts with spaces, 1.6 in Chinese and Japanese, 4 in Thai, Lao, Khmer and
+Burmese.
 """
 
 import dataclasses
@@ -22,30 +24,32 @@ from castor.pipelines.text.tokenized_text import SOLO, TokenizedText, ngrams, to
 from castor.tasks.storage import storage
 
 SCALES = (1.0, 1.6, 4.0)
-"""Tokens a word, by class of script: words set apart, Chinese and Japanese, South-East Asian. Our own estimate of mean word lengths."""
+"""Tokens per word by class of script: with spaces; Chinese and Japanese; South-East Asian.
+
+The values are our own estimates of mean word lengths.
+"""
 
 _FILTER_BITS = 24
 _PIECE_TOKENS = 512
-_SEEDS_A_SEED, _MOST_NEEDED = (
-    14,
-    10,
-)  # a candidate needs one of so many of its seeds; a run of 13 has 11, a span of 25 with five strangers 10
-_BLOCK_TOKENS, _OVERLAP_TOKENS = (
-    1 << 16,
-    1 << 10,
-)  # of a document at a time, so that memory is bounded; a piece fits the overlap
+# A candidate needs one of every 14 of its seeds, at most 10: a run of 13 has 11 seeds, a span of 25 with 5 others 10.
+_SEEDS_PER_NEEDED, _MOST_NEEDED = 14, 10
+# A document is searched in overlapping blocks, so that memory is bounded. A piece is shorter than the overlap.
+_BLOCK_TOKENS, _OVERLAP_TOKENS = 1 << 16, 1 << 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
     """How candidates are found. Lengths are in words, see SCALES.
 
-    length: of a seed. Three stand where every fourth word is replaced, and of 45 words with three of ten replaced at random five
-      seeds or so are whole; runs of two would take most of a language's phrases for candidates.
-    evidence: length of the runs by which tokens are judged common (8, the least that GPT-3 used: Brown et al. 2020, arXiv 2005.14165, C).
-    max_items: seeds and runs in more items of one file are phrases of the file, such as instructions, and no evidence.
-    background: Parquet corpora or text files with ordinary documents; runs in more than `max_documents` of them are common phrases and no
-      evidence (10 in GPT-3, which counted in the training set itself).
+    length: words per seed. Runs of three survive if every fourth word is replaced. Of 45 words with 30% replaced at
+      random, about five seeds stay intact. Runs of two would make most phrases of a language candidates.
+    evidence: words per run for the detection of common phrases (8, the smallest value in GPT-3: Brown et al. 2020,
+      arXiv 2005.14165, appendix C).
+    max_items: seeds and runs in more items of one file are phrases of the file, such as instructions, and are
+      ignored.
+    background: Parquet corpora or text files with ordinary documents.
+    max_documents: runs in more documents of the background are common phrases and are ignored (10 in GPT-3, counted
+      in the training set itself).
     """
 
     length: int = 3
@@ -60,7 +64,12 @@ class Seeds:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A passage in the index, or a piece of a long one. Tokens `start` to `end` of the index; `script` is its class in SCALES."""
+    """A passage in the index, or a piece of a long passage.
+
+    benchmark, file, number, part: see benchmark_files.Passage.
+    start, end: range of its tokens in the index.
+    script: its class of script, an index of SCALES.
+    """
 
     benchmark: str
     file: str
@@ -77,8 +86,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """Seeds of one class of script. `needed`: of each entry, how many of its seeds make it a candidate. Sorted hashes; of hash i, the places
-    `places[offsets[i]:offsets[i + 1]]`, first tokens in the index.
+    """Seeds of one class of script.
+
+    length: tokens per seed.
+    needed: for each entry, the number of seeds that makes it a candidate.
+    filter: bit map of the hashes, see `_passes`.
+    hashes: sorted, distinct hashes of seeds.
+    offsets, positions: the seed with hash i begins at the index tokens `positions[offsets[i]:offsets[i + 1]]`.
     """
 
     length: int
@@ -86,12 +100,18 @@ class _Table:
     filter: np.ndarray
     hashes: np.ndarray
     offsets: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """`entry` may stand in the document with its first token at about token `begin`, shifted by at most `slack` on the way."""
+    """A possible copy of a passage in a document.
+
+    entry: index of the passage.
+    begin: approximate document token of the passage's first token.
+    slack: largest shift, in tokens.
+    seeds: number of distinct seeds found.
+    """
 
     entry: int
     begin: int
@@ -100,10 +120,12 @@ class Candidate:
 
 
 class Index:
-    """Passages to look for.
+    """The passages to look for.
 
-    entries: passages in order. tokens: their folded hashes, [tokens] uint64. informative: tokens in at least one run that is no common
-    phrase, [tokens] bool. words: tokens with a letter, [tokens] bool.
+    entries: the passages in order.
+    tokens: hashes of their folded tokens, [tokens] uint64.
+    informative: tokens in at least one run that is not a common phrase, [tokens] bool.
+    words: tokens with a letter, [tokens] bool.
     """
 
     def __init__(self, passages: Iterable[Passage], seeds: Seeds = Seeds()):
@@ -132,7 +154,11 @@ class Index:
         self._tables = [self._table(script, scale) for script, scale in enumerate(SCALES)]
 
     def candidates(self, tokenized: TokenizedText, min_seeds: int = 2) -> Iterator[Candidate]:
-        """Passages of which `min_seeds` seeds, more of long ones, stand in the document near one another and in their order; most seeds first."""
+        """Candidates in a document, most seeds first.
+
+        tokenized: the document.
+        min_seeds: seeds that must occur close to each other and in order; long passages need more.
+        """
         found = [
             self._candidates(table, runs[at : at + _BLOCK_TOKENS], at, min_seeds)
             for table in self._tables
@@ -151,7 +177,7 @@ class Index:
                 yield candidate
 
     def totals(self, min_words: int) -> dict[str, dict[str, Any]]:
-        """{file: {benchmark, items, searched}}; searched are items with a passage of at least `min_words` words."""
+        """{file: {benchmark, items, searched}}: numbers of items, and of items with a passage of `min_words` words."""
         totals: dict[str, dict[str, Any]] = {}
         for entry in self.entries:
             total = totals.setdefault(entry.file, {"benchmark": entry.benchmark, "items": set(), "searched": set()})
@@ -171,16 +197,16 @@ class Index:
             at, row = at[same], row[same]
         if len(at) < min_seeds:
             return _NONE
-        # One row for each place in the index that a run of the document stands at.
+        # One row for each position in the index of each run of the document.
         counts = table.offsets[row + 1] - table.offsets[row]
         ends = np.cumsum(counts)
-        places = table.places[np.arange(ends[-1]) - np.repeat(ends - counts - table.offsets[row], counts)]
+        positions = table.positions[np.arange(ends[-1]) - np.repeat(ends - counts - table.offsets[row], counts)]
         at = np.repeat(at, counts)
-        entries = np.searchsorted(self._starts, places, side="right") - 1
-        begins = at + offset - (places - self._starts[entries])
+        entries = np.searchsorted(self._starts, positions, side="right") - 1
+        begins = at + offset - (positions - self._starts[entries])
         order = np.lexsort((at, begins, entries))
-        entries, begins, places = entries[order], begins[order], places[order]
-        # Rows of one passage whose beginnings lie close to one another make a cluster.
+        entries, begins, positions = entries[order], begins[order], positions[order]
+        # Rows of one passage with close beginnings form a cluster.
         slack = 4 + self._lengths[entries] // 8
         new = np.ones(len(entries), bool)
         new[1:] = (entries[1:] != entries[:-1]) | (begins[1:] - begins[:-1] > slack[1:])
@@ -189,7 +215,7 @@ class Index:
         seeds = last - first + 1
         needed = np.maximum(table.needed[entries[first]], min_seeds)
         enough = np.flatnonzero(seeds >= needed)
-        distinct = np.array([len(np.unique(places[first[i] : last[i] + 1])) for i in enough], np.int64)
+        distinct = np.array([len(np.unique(positions[first[i] : last[i] + 1])) for i in enough], np.int64)
         sure = distinct >= needed[enough]
         enough, distinct = enough[sure], distinct[sure]
         first, last = first[enough], last[enough]
@@ -200,11 +226,13 @@ class Index:
         if not mine:
             return None
         length = round(self.seeds.length * scale)
-        places, hashes, entries = self._runs(mine, length)
+        positions, hashes, entries = self._runs(mine, length)
         common = self._common(hashes, entries)
-        hashes, places = hashes[~common], places[~common]
-        needed = np.minimum(np.bincount(entries[~common], minlength=len(self.entries)) // _SEEDS_A_SEED, _MOST_NEEDED)
-        by_seed = _covered(len(self.tokens), places, length)
+        hashes, positions = hashes[~common], positions[~common]
+        needed = np.minimum(
+            np.bincount(entries[~common], minlength=len(self.entries)) // _SEEDS_PER_NEEDED, _MOST_NEEDED
+        )
+        by_seed = _covered(len(self.tokens), positions, length)
         evidence = round(self.seeds.evidence * scale)
         runs_at, runs, runs_of = self._runs(mine, evidence)
         common = self._common(runs, runs_of) | self._frequent(runs, evidence)
@@ -212,18 +240,18 @@ class Index:
         self.informative |= by_seed & (_covered(len(self.tokens), runs_at[~common], evidence) | short)
         order = np.argsort(hashes, kind="stable")
         unique, offsets = np.unique(hashes[order], return_index=True)
-        return _Table(length, needed, _filter_of(unique), unique, np.append(offsets, len(hashes)), places[order])
+        return _Table(length, needed, _filter_of(unique), unique, np.append(offsets, len(hashes)), positions[order])
 
     def _runs(self, entries: list[int], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(first tokens, hashes, entries) of all runs of n tokens inside of entries."""
-        places, hashes, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        """(first tokens, hashes, entries) of all runs of n tokens within entries."""
+        positions, hashes, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
         for i in entries:
             entry = self.entries[i]
             runs = ngrams(self.tokens[entry.start : entry.end], n)
-            places.append(np.arange(entry.start, entry.start + len(runs)))
+            positions.append(np.arange(entry.start, entry.start + len(runs)))
             hashes.append(runs)
             owners.append(np.full(len(runs), i))
-        return np.concatenate(places), np.concatenate(hashes), np.concatenate(owners)
+        return np.concatenate(positions), np.concatenate(hashes), np.concatenate(owners)
 
     def _short(self, entries: list[int], n: int) -> tuple[np.ndarray, np.ndarray]:
         """(first tokens, lengths) of the entries of fewer than n tokens."""
@@ -231,7 +259,7 @@ class Index:
         return np.array([e.start for e in short], np.int64), np.array([e.end - e.start for e in short], np.int64)
 
     def _common(self, hashes: np.ndarray, entries: np.ndarray) -> np.ndarray:
-        """True for runs that stand in more than `max_items` items of one file."""
+        """True for runs that occur in more than `max_items` items of one file."""
         unique, which = np.unique(hashes, return_inverse=True)
         pairs = np.unique(np.stack([which, self._items[entries], self._files[entries]]), axis=1)
         in_file, counts = np.unique(pairs[[0, 2]], axis=1, return_counts=True)
@@ -240,7 +268,7 @@ class Index:
         return common[which]
 
     def _frequent(self, hashes: np.ndarray, n: int) -> np.ndarray:
-        """True for runs that stand in more than `max_documents` documents of the background."""
+        """True for runs that occur in more than `max_documents` documents of the background."""
         if not self.seeds.background:
             return np.zeros(len(hashes), bool)
         unique, which = np.unique(hashes, return_inverse=True)
@@ -258,14 +286,14 @@ _NONE = tuple(np.zeros(0, np.int64) for _ in range(4))
 
 @functools.cache
 def load(root: str, benchmarks: tuple[Benchmark, ...], seeds: Seeds) -> Index:
-    """The index of the benchmarks in a folder, built once a process."""
+    """The index of the benchmarks under `root`, built once per process."""
     return Index(
         (p for b in benchmarks for path in benchmark_files.paths(root, b) for p in benchmark_files.read(path, b)), seeds
     )
 
 
 def background_texts(paths: tuple[str, ...]) -> Iterator[str]:
-    """The documents of corpora (folders of Parquet files with a column `text`), and plain text files, each one document."""
+    """The documents of corpora (folders of Parquet files with a column `text`) and of text files (one each)."""
     import pyarrow.parquet
 
     for path in paths:
@@ -286,7 +314,7 @@ def parquet_files(directory: str) -> list[str]:
 
 
 def script_of(tokenized: TokenizedText) -> int:
-    """The class of script of a text, an index of SCALES: that of most of its letters."""
+    """The class of script of most letters of a text, an index of SCALES."""
     if tokenized.share_of(SOLO) <= 0.5:
         return 0
     solo = tokenized.codes[(tokenized.kinds & SOLO) != 0]
@@ -299,7 +327,7 @@ def _numbered(names: Iterable[str]) -> np.ndarray:
 
 
 def _covered(count: int, starts: np.ndarray, lengths: int | np.ndarray) -> np.ndarray:
-    """True for the elements of [count] that lie in any of the intervals."""
+    """True for the integers below `count` that are in any of the intervals, [count] bool."""
     edges = np.zeros(count + 1, np.int64)
     np.add.at(edges, starts, 1)
     np.add.at(edges, starts + lengths, -1)
@@ -313,6 +341,6 @@ def _filter_of(hashes: np.ndarray) -> np.ndarray:
 
 
 def _passes(packed: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """Whether the bit of each hash is set, [hashes] uint8: 0 means that the hash is not in the table."""
+    """The bit of each hash, [hashes] uint8; 0 means that the hash is not in the table."""
     bits = (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.uint32)
     return (packed[bits >> np.uint32(3)] >> (bits & np.uint32(7)).astype(np.uint8)) & np.uint8(1)

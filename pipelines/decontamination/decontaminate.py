@@ -1,11 +1,11 @@
-"""Benchmarks kept out of a corpus: documents that hold copies of benchmark questions or answers are turned away, or the copies cut out of them.
+"""Decontamination: rejects documents with copies of benchmark questions or answers, or cuts the copies out.
 
-    web.Job.filters = [..., @decontamination.Decontaminate()]             one line in any job's rules, BENCHMARKS names the folder
+    web.Job.filters = [..., @decontamination.Decontaminate()]       # in any job's filters; BENCHMARKS names the folder
 
-What counts as a copy is in pipelines/decontamination/matching.py, how benchmarks are read in pipelines/decontamination/benchmark_files.py. What was found goes into the
-document's metadata under `contamination`, and from there into contamination.json and contamination.html beside the corpus
-(pipelines/decontamination/report.py). The content of the benchmarks is part of a job's fingerprint: a changed benchmark redoes the job.
-This file knows no Beam.
+matching.py defines what counts as a copy; benchmark_files.py reads the benchmarks. Findings are stored in the
+document's metadata under `contamination`; from there they go to contamination.json and contamination.html in the
+corpus (report.py). The job's fingerprint covers the content of the benchmarks, so the job runs again after a
+benchmark has changed. No Beam.
 """
 
 import dataclasses
@@ -28,18 +28,24 @@ gin.configurable(Seeds, module="decontamination")
 gin.configurable(Thresholds, module="decontamination")
 
 ACTIONS = ("reject", "cut")
-_MATCHES_A_FILE = 3
+_MATCHES_PER_FILE = 3
 _PASSAGE = 400
 
 
 @gin.configurable(module="decontamination")
 @dataclasses.dataclass(frozen=True)
 class Decontaminate:
-    """Document -> Document, or a Rejection as `decontamination.BENCHMARK` after the benchmark of the longest span.
+    """Document -> Document | Rejection. The reason is `decontamination.NAME`, of the benchmark with the longest span.
 
-    root: folder of the benchmarks. benchmarks: which files, in which format (benchmark_files.PUBLISHED as default).
-    action: `reject` turns the document away; `cut` takes out each copy and `margin` characters to each side, drops what is left in pieces of
-      fewer than `min_piece` characters, and turns away what came to more than `max_pieces`: Brown et al. 2020, arXiv 2005.14165, appendix C.
+    root: folder of the benchmarks.
+    benchmarks: files and their formats; by default benchmark_files.PUBLISHED.
+    seeds: how candidates are found.
+    thresholds: when a candidate is a copy.
+    action: "reject" rejects the document. "cut" removes each copy with a margin, then drops short pieces, and rejects a
+      document without pieces or with too many (Brown et al. 2020, arXiv 2005.14165, appendix C).
+    margin: characters removed on each side of a copy.
+    min_piece: shorter pieces are dropped, in characters.
+    max_pieces: a document in more pieces is rejected.
     """
 
     root: str = ""
@@ -57,11 +63,11 @@ class Decontaminate:
         object.__setattr__(self, "benchmarks", tuple(self.benchmarks))
         if not self.root:
             raise ConfigurationError(
-                "decontamination has no benchmarks.", "Name their folder: --gin.BENCHMARKS='\"eval\"'."
+                "decontamination has no benchmarks.", "Name the folder of the benchmarks: --gin.BENCHMARKS='\"eval\"'."
             )
         if self.action not in ACTIONS:
             raise ConfigurationError(
-                f"decontamination.Decontaminate.action is {self.action!r}.", f"It is one of {', '.join(ACTIONS)}."
+                f"decontamination.Decontaminate.action is {self.action!r}.", f"Choose one of {', '.join(ACTIONS)}."
             )
 
     def prepare(self) -> None:
@@ -76,7 +82,7 @@ class Decontaminate:
             return document
         best = max(matches, key=_span)
         reason = f"decontamination.{best.entry.benchmark}"
-        document = document.with_metadata(contamination=_facts(document.text, matches, self.action))
+        document = document.with_metadata(contamination=_findings(document.text, matches, self.action))
         if self.action == "reject":
             return Rejection(document, reason, _measure(best, matches))
         pieces = _pieces(tokenized, matches, self.margin)
@@ -86,7 +92,7 @@ class Decontaminate:
         return document.replace(text="\n\n".join(kept))
 
     def reads(self) -> dict[str, str]:
-        """{name: path} of every file read, for the job's fingerprint."""
+        """{name: path} of every file that is read, for the job's fingerprint."""
         found = [path for benchmark in self.benchmarks for path in benchmark_files.paths(self.root, benchmark)]
         for path in self.seeds.background:
             found += (
@@ -97,7 +103,7 @@ class Decontaminate:
         return {path: path for path in found}
 
     def benchmark_totals(self) -> dict[str, dict[str, Any]]:
-        """{file: {benchmark, items, searched}}: how many items each file has, and how many have a passage long enough to look for."""
+        """{file: {benchmark, items, searched}}: numbers of items, and of items with a passage long enough to search."""
         return self._index().totals(self.thresholds.min_words)
 
     def _index(self) -> benchmark_index.Index:
@@ -111,16 +117,19 @@ def _span(match: Match) -> tuple:
 def _measure(best: Match, matches: list[Match]) -> str:
     others = len({match.entry.item for match in matches}) - 1
     more = f"; {others} more items" if others else ""
-    return f"{best.entry.item} {best.entry.part}: {best.kind}, span {best.span} tokens, run {best.run}, coverage {best.coverage:.2f}{more}"
+    return (
+        f"{best.entry.item} {best.entry.part}: {best.kind}, span {best.span} tokens, run {best.run}, "
+        f"coverage {best.coverage:.2f}{more}"
+    )
 
 
-def _facts(text: str, matches: list[Match], action: str) -> dict[str, Any]:
-    """What the report needs to know of one document: all items, and the strongest matches of each file with their passages."""
+def _findings(text: str, matches: list[Match], action: str) -> dict[str, Any]:
+    """The findings of one document, for the report: all items, and the strongest matches per file."""
     items: dict[str, set[int]] = {}
     strongest: dict[str, list[Match]] = {}
     for match in sorted(matches, key=_span, reverse=True):
         items.setdefault(match.entry.file, set()).add(match.entry.number)
-        if len(strongest.setdefault(match.entry.file, [])) < _MATCHES_A_FILE:
+        if len(strongest.setdefault(match.entry.file, [])) < _MATCHES_PER_FILE:
             strongest[match.entry.file].append(match)
     return {
         "action": action,
@@ -130,14 +139,20 @@ def _facts(text: str, matches: list[Match], action: str) -> dict[str, Any]:
 
 
 def _described(text: str, match: Match) -> dict[str, Any]:
-    facts = {name: getattr(match, name) for name in ("kind", "run", "span", "coverage", "ngrams", "begin", "end")}
+    measures = {name: getattr(match, name) for name in ("kind", "run", "span", "coverage", "ngrams", "begin", "end")}
     passage = text[match.begin : match.end]
     passage = passage if len(passage) <= _PASSAGE else passage[: _PASSAGE // 2] + " ... " + passage[-_PASSAGE // 2 :]
-    return {"file": match.entry.file, "item": match.entry.item, "part": match.entry.part, **facts, "passage": passage}
+    return {
+        "file": match.entry.file,
+        "item": match.entry.item,
+        "part": match.entry.part,
+        **measures,
+        "passage": passage,
+    }
 
 
 def _pieces(tokenized: TokenizedText, matches: list[Match], margin: int) -> list[str]:
-    """What is left of a text when the matches and `margin` characters about them are gone, cut at whole words."""
+    """The pieces of a text without the matches and `margin` characters around them, cut between words."""
     edges = np.zeros(len(tokenized.text) + 1, np.int64)
     for match in matches:
         begin, end = max(0, match.begin - margin), min(len(tokenized.text), match.end + margin)

@@ -1,26 +1,28 @@
-"""Whether a document holds a copy of a benchmark passage, and where: exact, re-cased, re-punctuated, or with words replaced, added or left out.
+"""Finds copies of benchmark passages in a document: exact, re-cased, re-punctuated, or with words changed.
 
-A candidate of the index is compared token by token with its place in the document: along one diagonal where nothing was added or left out,
-else by their longest common subsequence. Common tokens that follow one another with few strangers between them make a span. Of the longest
-span of each passage is told
+A candidate of the index is compared token by token with the document at the candidate's position. If no token was
+added or removed, the comparison runs along one diagonal; otherwise it uses the longest common subsequence. A span is
+a sequence of equal tokens with few strangers (other tokens) between them. The measures of a passage are
 
-    run        the tokens of the longest stretch of equal tokens
-    span       its equal tokens, with gaps of at most `max_gap` strangers on either side between them
+    run        the tokens of the longest run of equal tokens
+    span       the equal tokens of the longest span; gaps have at most `max_gap` strangers on either side
     coverage   the share of the passage's tokens in its spans
     ngrams     the share of the passage's 8-grams in its spans
 
-and any of five rules makes it a copy, tried in this order:
+A passage is a copy if any of five rules holds, tried in this order:
 
-    ngram      run of 13 words (Brown et al. 2020, arXiv 2005.14165, appendix C; 8 to 13 there)
-    whole      a passage of fewer than 13 words stands there whole; below 8 words passages are too common to look for
-    short      80% of such a passage, at least 8 words; not of answers, since a line of code has its likes in any code
-    coverage   70% of its 8-grams (Chowdhery et al. 2022, arXiv 2204.02311, section 8)
-    span       60% of its tokens, or a span of 20 words of which at most a fifth are strangers: the gap budget of Touvron et al. 2023, arXiv
-               2307.09288, section A.6. Singh et al. 2024, arXiv 2411.03923, find the longest span the best of all measures
+    ngram      a run of 13 words (Brown et al. 2020, arXiv 2005.14165, appendix C; 8 to 13 there)
+    whole      a whole passage of fewer than 13 words; passages of fewer than 8 words are too common to look for
+    short      80% of a passage of fewer than 13 words, at least 8 words; not for answers, because short lines of code
+               are alike in all code
+    coverage   70% of the 8-grams (Chowdhery et al. 2022, arXiv 2204.02311, section 8)
+    span       60% of the tokens, or a span of 20 words with at most 20% strangers, which is the gap budget of Touvron
+               et al. 2023, arXiv 2307.09288, section A.6. Singh et al. 2024, arXiv 2411.03923, find the longest span
+               the best measure
 
-Tokens of common phrases (benchmark_index.Seeds) do not count, and whatever the rule, seven different words with letters must be among
-the equal tokens, or a row of page numbers would be a copy of any list. Lengths are in words; in scripts without blanks a word is so many
-tokens (benchmark_index.SCALES). Pure functions of arrays; this file knows no Beam.
+Tokens of common phrases (benchmark_index.Seeds) do not count. Under every rule, the equal tokens must contain seven
+different words with letters; otherwise a row of page numbers would be a copy of any list. Lengths are in words; in
+scripts without spaces, benchmark_index.SCALES converts words to tokens. Pure functions of arrays; no Beam.
 """
 
 import dataclasses
@@ -35,9 +37,18 @@ ANSWERS = ("answer", "plain")
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """When a passage counts as copied; see the top of this file. Lengths are in words; 0 turns `ngram` or `span` off.
+    """When a passage counts as copied; the module docstring explains the rules. Lengths are in words.
 
-    max_candidates: passages compared a document, those with the most seeds first: a page that holds a whole test set shows it long before.
+    ngram: run of the rule `ngram`; 0 turns the rule off.
+    coverage_ngram, coverage: n-gram length and share of the rule `coverage`.
+    min_words: shorter passages are not searched.
+    short: share of the rule `short`.
+    span, max_strangers, reworded: span, share of strangers and share of tokens of the rule `span`; span 0 turns the
+      span off.
+    max_gap: strangers between equal tokens of one span.
+    different_words: different words with letters among the equal tokens.
+    max_candidates: passages compared per document, those with the most seeds first. A page that contains a whole test
+      set is found with far fewer.
     """
 
     ngram: int = 13
@@ -55,7 +66,13 @@ class Thresholds:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A passage found. `kind` names the rule; `begin` and `end` are offsets into the text, in characters; for the others see the top."""
+    """A copy of a passage in a document.
+
+    entry: the passage.
+    kind: the rule that holds.
+    run, span, coverage, ngrams: the measures, see the module docstring.
+    begin, end: offsets into the document's text, in characters.
+    """
 
     entry: Entry
     kind: str
@@ -68,7 +85,7 @@ class Match:
 
 
 def find(tokenized: TokenizedText, index: Index, limits: Thresholds = Thresholds()) -> list[Match]:
-    """The passages that a document holds a copy of, in order of their places in the document."""
+    """The copies of passages in a document, in order of position."""
     matches = []
     for count, candidate in enumerate(index.candidates(tokenized)):
         if count >= limits.max_candidates:
@@ -76,11 +93,14 @@ def find(tokenized: TokenizedText, index: Index, limits: Thresholds = Thresholds
         match = compare(tokenized, index, index.entries[candidate.entry], candidate.begin, candidate.slack, limits)
         if match is not None:
             matches.append(match)
-    return sorted(_strongest(matches), key=_place)
+    return sorted(_strongest(matches), key=_position)
 
 
 def _strongest(matches: list[Match]) -> list[Match]:
-    """Of matches of one file at about the same place the strongest: items made from one template are like one another, and one was copied."""
+    """The strongest of overlapping matches of one file.
+
+    Items made from one template resemble each other, but only one of them was copied.
+    """
     kept: list[Match] = []
     taken: dict[str, list[tuple[int, int, int]]] = {}
     for match in sorted(matches, key=_strength):
@@ -96,7 +116,7 @@ def _strongest(matches: list[Match]) -> list[Match]:
 def compare(
     tokenized: TokenizedText, index: Index, entry: Entry, begin: int, slack: int, limits: Thresholds
 ) -> Match | None:
-    """The copy of `entry` that begins within `slack` tokens of token `begin` of the document, if there is one."""
+    """The copy of `entry` that begins within `slack` tokens of token `begin` of the document, or None."""
     scale = SCALES[entry.script]
     passage = index.tokens[entry.start : entry.end]
     length = len(passage)
@@ -153,7 +173,7 @@ def _is_span(span: int, strangers: float, limits: Thresholds, scale: float) -> b
 
 
 def _possible(known: np.ndarray, informative: np.ndarray, weight: int, limits: Thresholds, scale: float) -> bool:
-    """False if no rule can hold, whatever the order, when only the `known` tokens of a passage stand in the document at all."""
+    """False if no rule can hold in any order of tokens when the document has only the `known` tokens of a passage."""
     ngram, span = round(limits.ngram * scale), round(limits.span * scale)
     if ngram and _densest(known, ngram) >= min(ngram, len(known)):
         return True
@@ -164,25 +184,25 @@ def _possible(known: np.ndarray, informative: np.ndarray, weight: int, limits: T
 
 
 def _densest(marks: np.ndarray, width: int) -> int:
-    """The greatest number of marks in `width` neighbours."""
+    """The largest number of marks in a window of `width`."""
     sums = np.concatenate(([0], np.cumsum(marks)))
     return int((sums[width:] - sums[:-width]).max()) if len(marks) > width else int(sums[-1])
 
 
 def _has_run(index: Index, entry: Entry, ours, first, last, lengths, limits: Thresholds, scale: float) -> bool:
-    """True if a run is long enough and has enough different words."""
+    """True if any run is long enough and has enough different words."""
     long = np.flatnonzero(lengths >= round(limits.ngram * scale))
     return any(_words_of(index, entry, ours[first[i] : last[i]]) >= round(limits.different_words * scale) for i in long)
 
 
 def _words_of(index: Index, entry: Entry, ours: np.ndarray) -> int:
-    """How many different words with letters are among these tokens of a passage."""
+    """The number of different words with letters among the tokens `ours` of a passage."""
     at = entry.start + ours
     return len(np.unique(index.tokens[at][index.words[at]]))
 
 
 def _align(passage: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places in both, ascending, of a longest common subsequence of two arrays of tokens; of several, the one that ends first."""
+    """Ascending indices, in both arrays, of a longest common subsequence; of several, the one that ends first."""
     equal = passage[:, None] == window[None, :]
     lengths = np.zeros((len(passage) + 1, len(window) + 1), np.int16)
     for i in range(len(passage)):
@@ -204,7 +224,7 @@ def _align(passage: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _without_strays(ours: np.ndarray, theirs: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Without tokens that have a gap on both sides: a common word somewhere in the window is no part of a copy."""
+    """Drops tokens with a gap on both sides: a single common word in the window is not part of a copy."""
     if len(ours) < 2:
         return ours[:0], theirs[:0]
     wide = (np.diff(ours) > gap + 1) | (np.diff(theirs) > gap + 1)
@@ -216,5 +236,5 @@ def _strength(match: Match) -> tuple:
     return -match.span * match.coverage, match.entry.number, match.entry.part, match.begin
 
 
-def _place(match: Match) -> tuple[int, int, str, int, str]:
+def _position(match: Match) -> tuple[int, int, str, int, str]:
     return match.begin, match.end, match.entry.file, match.entry.number, match.entry.part

@@ -1,9 +1,9 @@
-"""What decontamination found, for people: contamination.json and contamination.html beside the corpus.
+"""The report of decontamination for human readers: contamination.json and contamination.html in the corpus.
 
-Each shard of the corpus tells what its documents have under `contamination` in their metadata (pipelines/decontamination/decontaminate.py), rejected
-documents included; the launcher adds the shards up. Sums, sets of items and the strongest passages by a total order do not depend on how the
-corpus was cut or run, and their size is bounded: a set of items is written as ranges, passages are PASSAGES a file of a benchmark. Text of
-strangers is escaped by the template engine. This file knows no Beam.
+Each shard collects the findings in its documents' metadata under `contamination` (decontaminate.py), rejected
+documents included. The launcher merges the shards. Sums, sets of items and the strongest passages by a total order do
+not depend on the shards or the runner. Their size is bounded: sets of items are written as ranges, and there are at
+most PASSAGES passages per benchmark file. The template engine escapes untrusted text. No Beam.
 """
 
 import dataclasses
@@ -24,21 +24,26 @@ _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
 class Findings:
-    """What was found, by benchmark file."""
+    """Findings by benchmark file."""
 
     def __init__(self):
         self.files: dict[str, dict[str, Any]] = {}
 
     def add(self, document: Document, reason: str = "") -> None:
-        """Takes note of a document, kept or rejected for `reason`; one that another rule turned away had its copies cut out before."""
-        facts = document.metadata.get("contamination")
-        if not isinstance(facts, Mapping):
+        """Adds the findings of a document.
+
+        document: a kept or rejected document.
+        reason: the reason of its rejection, if any. A document rejected by another rule counts as cut: its copies
+          were cut out before.
+        """
+        found = document.metadata.get("contamination")
+        if not isinstance(found, Mapping):
             return
-        for file, numbers in facts["items"].items():
+        for file, numbers in found["items"].items():
             mine = self._of(file)
             mine["rejected" if reason.startswith(REASONS) else "cut"] += 1
             mine["items"] = to_ranges({*of_ranges(mine["items"]), *of_ranges(numbers)})
-        for match in facts["matches"]:
+        for match in found["matches"]:
             mine = self._of(match["file"])
             mine["longest"] = max(mine["longest"], match["span"])
             mine["passages"].append(
@@ -53,7 +58,7 @@ class Findings:
                 mine["passages"] = _most_telling(mine["passages"])
 
     def merge(self, other: Mapping[str, Any]) -> None:
-        """Adds what `to_json` of another one says."""
+        """Adds the `to_json` of other Findings."""
         for file, theirs in other.items():
             mine = self._of(file)
             for name in ("rejected", "cut"):
@@ -72,7 +77,13 @@ class Findings:
 
 
 def write(staging: str, name: str, part: Any, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
-    """Writes both files, if anything in the configuration `part` of a job looks for benchmarks; returns the rows of the report, else None."""
+    """Writes both files and returns the rows of the report; None if the job does not look for benchmarks.
+
+    staging: the staging folder.
+    name: name of the corpus.
+    part: the job's configuration.
+    entries: the `Findings.to_json` of each shard.
+    """
     totals = _totals(part)
     if totals is None:
         return None
@@ -92,7 +103,7 @@ def write(staging: str, name: str, part: Any, entries: Iterable[Mapping[str, Any
 
 
 def render(name: str, rows: list[dict[str, Any]]) -> str:
-    """The page as HTML."""
+    """The report as HTML. `rows` are those that `write` returns."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -124,7 +135,7 @@ def _empty() -> dict[str, Any]:
 
 
 def _totals(part: Any) -> dict[str, dict[str, Any]] | None:
-    """The totals that a part of a configuration tells by `benchmark_totals()`, or None where none does."""
+    """The merged `benchmark_totals()` of the parts of a configuration; None if no part has the method."""
     if isinstance(part, Mapping):
         part = list(part.values())
     if isinstance(part, (list, tuple)):

@@ -1,1 +1,1 @@
-"""Duplicates: the rules that find them, MinHash, connected components, lines shared between pages, and the transforms that remove them."""
+"""Deduplication: rules, MinHash, connected components, shared lines, and the transforms that find duplicates."""

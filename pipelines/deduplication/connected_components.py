@@ -1,13 +1,14 @@
-"""Connected components of a graph too large for one machine: every node ends as a leaf of a star around the smallest node it hangs together with.
+"""Connected components of a graph too large for one machine: each component becomes a star around its smallest node.
 
-Large-star and small-star (Kiveris, Lattanzi, Mirrokni, Rastogi, Vassilvitskii 2014, "Connected Components in MapReduce and Beyond", algorithms 1
-and 2), in turns. A round regroups the edges twice; their number never grows, and no node's neighbours are ever held in memory: the groups are
-passed over.
+Alternates large-star and small-star (Kiveris, Lattanzi, Mirrokni, Rastogi, Vassilvitskii 2014, "Connected Components
+in MapReduce and Beyond", algorithms 1 and 2). A round regroups the edges twice. The number of edges never grows.
+Groups are iterated, so a node's neighbours are never all in memory.
 
-A Beam pipeline cannot loop until it is done, so the number of rounds is fixed in advance, and the end is checked: where any node has not come to
-rest the job stops with an error that names the binding. It never gives a wrong answer. Rounds that come after the end change nothing. Chains
-need most: one of 100 nodes takes 5 rounds if it is in random order and 7 if it is sorted, of 1,000 7 and 10, of 10,000 10 and 14, of 100,000 13
-and 17. Near duplicates hang together more closely: those of benchmarks/deduplication/deduplication.py take 2.
+A Beam pipeline cannot loop until convergence, so the number of rounds is fixed in advance and the result is checked.
+If a node has not converged, the job stops with an error that names the gin binding; the result is never wrong. Rounds
+after convergence change nothing. Chains need the most rounds (nodes: rounds if shuffled, rounds if sorted): 100: 5,
+7; 1,000: 7, 10; 10,000: 10, 14; 100,000: 13, 17. Clusters of near duplicates are denser: those of
+benchmarks/deduplication/deduplication.py take 2 rounds.
 """
 
 import apache_beam as beam
@@ -18,10 +19,13 @@ _PAIR = tuple[bytes, bytes]
 
 
 class ConnectedComponents(beam.PTransform):
-    """Edges (larger node, smaller node) -> (node, smallest node of its component, 0) for every other node, and (smallest node, b"", size of its
-    component).
+    """Edges (larger node, smaller node) -> one row per node: its component's smallest node, or the component's size.
 
-    Edges may repeat. Nodes without edges do not occur. `binding` is named in the error raised when `rounds` are too few.
+    rounds: rounds of large-star and small-star.
+    binding: the gin binding to name in the error if `rounds` is too small.
+
+    The row of a smallest node is (node, b"", size of the component); of any other node, (node, smallest node, 0).
+    Edges may repeat. Nodes without edges do not occur.
     """
 
     def __init__(self, rounds: int, binding: str = "rounds"):
@@ -41,8 +45,8 @@ class ConnectedComponents(beam.PTransform):
         return (
             edges
             | "ends" >> beam.FlatMap(_ends).with_output_types(tuple[bytes, tuple[bytes, bytes, int]])
-            | "place in star" >> beam.CombinePerKey(_Place())
-            | "at rest" >> beam.Map(_at_rest, self._rounds, self._binding).with_output_types(tuple[bytes, bytes, int])
+            | "neighbours" >> beam.CombinePerKey(_Neighbours())
+            | "at rest" >> beam.Map(_converged, self._rounds, self._binding).with_output_types(tuple[bytes, bytes, int])
         )
 
 
@@ -61,7 +65,7 @@ def _both_ways(edge):
 
 
 def _small_star(group):
-    """A node's smaller neighbours, and the node, to the smallest of them."""
+    """Links a node and its smaller neighbours to the smallest of these."""
     node, neighbours = group
     smallest = min(neighbours)
     yield node, smallest
@@ -71,7 +75,7 @@ def _small_star(group):
 
 
 def _large_star(group):
-    """A node's larger neighbours to the smallest of all its neighbours and itself."""
+    """Links a node's larger neighbours to the smallest of the node and all its neighbours."""
     node, neighbours = group
     smallest = min(node, min(neighbours))
     for neighbour in neighbours:
@@ -85,8 +89,8 @@ def _ends(edge):
     yield smaller, (b"", b"", 1)
 
 
-class _Place(beam.CombineFn):
-    """(least smaller neighbour, greatest smaller neighbour, number of larger neighbours) of a node; b"" for none."""
+class _Neighbours(beam.CombineFn):
+    """(least smaller neighbour, greatest smaller neighbour, number of larger neighbours) of a node; b"" if none."""
 
     def create_accumulator(self):
         return b"", b"", 0
@@ -107,11 +111,12 @@ class _Place(beam.CombineFn):
         return accumulator
 
 
-def _at_rest(placed, rounds, binding):
-    node, (least, greatest, larger) = placed
+def _converged(row, rounds, binding):
+    node, (least, greatest, larger) = row
     if least and (larger or least != greatest):
         raise ConfigurationError(
-            f"clusters of duplicates do not come to rest in {rounds} rounds: document {node[-16:].hex()} still stands between two others.",
-            f"Raise {binding} (now {rounds}); each doubling of the longest chain takes about one more.",
+            f"clusters of duplicates did not converge in {rounds} rounds: "
+            f"document {node[-16:].hex()} still links two others.",
+            f"Raise {binding} (now {rounds}). Each doubling of the longest chain needs about one more round.",
         )
     return (node, least, 0) if least else (node, b"", larger + 1)

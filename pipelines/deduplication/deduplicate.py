@@ -1,16 +1,18 @@
-"""Deduplication by removal rows: find what is repeated without moving the documents.
+"""Deduplication by removal rows: finds duplicates without moving the documents.
 
     removals = elements | Deduplicate((ByUrl(), ByText(), MinHash()))
     (elements, counts, removals) | WriteCorpus(...)
 
-Rules are applied one after the other (pipelines/deduplication/rules.py): what one removes takes no part in the next, so a removed document never takes
-another with it. Exact rules come first; a near rule ends the list. The rows are (id, kind, survivor, 0) for each document that goes, with the id
-of the one that stays in its place, and (id, kind, "", size) for the one that stays, with the size of the cluster. The sink drops the documents,
-counts them under `kind` in the funnel and writes the rows down beside the corpus. A survivor may fall to a later rule itself: then its own row
-leads on.
+Rules are applied one after the other (pipelines/deduplication/rules.py). A document that one rule removes takes no
+part in the next rule, so it cannot remove another document. Exact rules come first; a near rule must be the last.
 
-Only hashes and ids are shuffled: an exact rule moves 24 bytes a document and what the later rules have to know (MinHash: 250 bytes), a near rule
-40 bytes for each key. No bucket is held in memory, however many documents it has.
+The rows are (id, kind, survivor, 0) for each removed document, with the id of the document that stays for it, and
+(id, kind, "", size) for the document that stays, with the size of the cluster. The sink drops the removed documents,
+counts them under `kind` in the funnel, and writes the rows to the corpus. A later rule may remove a survivor, which
+then has its own removal row.
+
+Only hashes and ids are shuffled. An exact rule moves 24 bytes per document plus the keys of later rules (MinHash:
+250 bytes), a near rule 40 bytes per key. Buckets of any size are iterated, never held in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +34,7 @@ _KEYED = tuple[bytes, bytes]
 
 
 class Deduplicate(beam.PTransform):
-    """Elements -> rows for the sink, by `rules` in order (see the top of this file). No rules, no rows."""
+    """Elements -> removal rows for the sink, by `rules` in order (see the module docstring)."""
 
     def __init__(self, rules: Sequence[duplicates.Rule], label: str = "duplicates"):
         super().__init__(label=label)
@@ -40,7 +42,7 @@ class Deduplicate(beam.PTransform):
         for rule in self._rules[:-1]:
             if hasattr(rule, "links"):
                 raise ConfigurationError(
-                    f"the rule {rule.kind!r} ({rule.binding}) is not the last of the rules of deduplication.",
+                    f"the near rule {rule.kind!r} ({rule.binding}) is not the last of the duplicates rules.",
                     "Put it last.",
                 )
 
@@ -59,10 +61,13 @@ def _is_rule(rule) -> bool:
 
 
 class ExactDuplicates(beam.PTransform):
-    """Elements -> rows for every Document whose `key` (bytes) some Document with a smaller id has too. The smallest id survives.
+    """Elements -> removal rows. Of all Documents with the same key, the one with the smallest id survives.
 
-    `key` is an importable function; None for a document exempts it. The key is condensed to 128 bits (BLAKE2b). To apply several rules use one
-    Deduplicate: two of these side by side, each with its own idea of which stays, could remove both.
+    key: importable function, Document -> bytes; None exempts the document. Keys are hashed to 128 bits (BLAKE2b).
+    kind: the name of the rule in the funnel.
+
+    To apply several rules, use one Deduplicate. Two ExactDuplicates in parallel choose survivors independently and
+    could remove all copies.
     """
 
     def __init__(self, key: Callable[[Document], bytes | None], kind: str = "exact"):
@@ -83,7 +88,7 @@ class _ByKey:
         return duplicates.exact_keys(self._key(document))
 
 
-# A sketch is what the rules yet to come know of a document, packed: for each rule [node, payload, key, key, ...].
+# A sketch is the packed input of the remaining rules for one document: for each rule [node, payload, key, key, ...].
 
 
 def _sketch(element, rules):
@@ -97,7 +102,7 @@ def _part(rule, document):
 
 
 class _Exact(beam.PTransform):
-    """Sketches -> (sketches of those that stay, without their first part; rows)."""
+    """Sketches -> (sketches of the documents that stay, without the part of this rule; removal rows)."""
 
     def __init__(self, rule):
         super().__init__()
@@ -134,7 +139,7 @@ def _removals(group, kind):
     smallest = min(members)
     node, survivor, size = smallest[: duplicates.NODE_BYTES], duplicates.identifier(smallest), 1
     for member in members:
-        if not member.startswith(node):  # an id that occurs twice is the sink's to count
+        if not member.startswith(node):  # the sink counts repeated ids
             size += 1
             yield duplicates.identifier(member), kind, survivor, 0
     if size > 1:
@@ -142,7 +147,7 @@ def _removals(group, kind):
 
 
 class _Near(beam.PTransform):
-    """Sketches of one part -> (none, rows)."""
+    """Sketches with the part of one rule -> (None, removal rows)."""
 
     def __init__(self, rule):
         super().__init__()
@@ -171,7 +176,7 @@ def _links(group, rule):
 
 
 class _Bucket:
-    """The (node, payload) pairs of a group, as often as one asks."""
+    """The (node, payload) pairs of a group; can be iterated several times."""
 
     def __init__(self, members):
         self._members = members
@@ -181,6 +186,6 @@ class _Bucket:
             yield member[: duplicates.NODE_BYTES], member[duplicates.NODE_BYTES :]
 
 
-def _named(placed, kind):
-    node, smallest, size = placed
+def _named(row, kind):
+    node, smallest, size = row
     return duplicates.identifier(node), kind, duplicates.identifier(smallest) if smallest else "", size

@@ -1,8 +1,9 @@
-"""What deduplication did, written down beside the corpus: which document was removed in favour of which, and how large the clusters were.
+"""The table of removed duplicates in a corpus, and the histogram of cluster sizes.
 
-    duplicates/SSSSS-of-NNNNN.parquet     id, kind, survivor, source, url: one row a document removed, in order of id; no file where there was none
+    duplicates/SSSSS-of-NNNNN.parquet     id, kind, survivor, source, url: one row per removed document, in order of id
 
-The survivor of one rule may fall to a later one; then it has a row itself (see `survivor_of`). This file knows no Beam.
+A shard without removed documents has no file. A later rule may remove the survivor of an earlier one, which then has
+its own row (see `survivor_of`). No Beam.
 """
 
 import io
@@ -18,7 +19,7 @@ COLUMNS = ("id", "kind", "survivor", "source", "url")
 
 
 def row(document: Document, kind: str, survivor: str) -> tuple:
-    """What the table says of a document that was removed in favour of the document with the id `survivor`."""
+    """The row of a document that was removed in favour of the document with the id `survivor`."""
     url = document.metadata.get("url")
     return (
         document.id,
@@ -30,7 +31,7 @@ def row(document: Document, kind: str, survivor: str) -> tuple:
 
 
 def write(staging: str, shard: int, num_shards: int, rows: list[tuple]) -> None:
-    """Writes the table of one shard, unless it has no row."""
+    """Writes the table of one shard, unless `rows` is empty."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -57,7 +58,7 @@ def read(directory: str) -> Iterator[dict[str, Any]]:
 
 
 def survivor_of(rows: Iterable[dict[str, Any]], identifier: str) -> list[tuple[str, str]]:
-    """The way from a removed document to the one that stays for it: (kind, id) steps; none for a document that was not removed."""
+    """The (kind, id) steps from a removed document to the one that stays; empty if the document was not removed."""
     by_id = {row["id"]: (row["kind"], row["survivor"]) for row in rows}
     steps: list[tuple[str, str]] = []
     while identifier in by_id and len(steps) <= len(by_id):
@@ -67,14 +68,17 @@ def survivor_of(rows: Iterable[dict[str, Any]], identifier: str) -> list[tuple[s
 
 
 def count_cluster(clusters: dict[str, dict[str, int]], kind: str, size: int, count: int = 1) -> None:
-    """Adds clusters of `size` documents to a histogram {kind: {size: clusters}}; sizes are rounded down to a power of two."""
+    """Adds `count` clusters of `size` documents to a histogram {kind: {size: clusters}}.
+
+    Sizes are rounded down to powers of two.
+    """
     sizes = clusters.setdefault(kind, {})
     label = str(1 << (size.bit_length() - 1))
     sizes[label] = sizes.get(label, 0) + count
 
 
 def sum_clusters(histograms: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    """The sum of such histograms."""
+    """The sum of histograms of cluster sizes (`count_cluster`)."""
     summed: dict[str, dict[str, int]] = {}
     for clusters in histograms:
         for kind, sizes in clusters.items():

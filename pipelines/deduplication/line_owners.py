@@ -1,7 +1,8 @@
-"""Which page keeps a line that several pages have: the transform of C4's deduplication of lines (pipelines/deduplication/shared_lines.py).
+"""The transform of C4's deduplication of lines: chooses one page per shared line (shared_lines.py).
 
-An edit of documents without moving them: the rows say which lines a page owns, and the sink applies them where the page is written. For each line
-of the corpus 32 bytes are shuffled, and combined to the smallest id on the way, so that a line that half of the web has is no hot key.
+Documents are edited without a shuffle of their own: rows name the lines that a page owns, and the sink applies the
+rows when it writes the page. 32 bytes per line of the corpus are shuffled. A combiner keeps only the smallest id per
+line, so a line that half of the web has does not become a hot key.
 """
 
 import apache_beam as beam
@@ -15,7 +16,7 @@ _GONE = b"-"
 
 
 class OwnLines(beam.PTransform):
-    """(elements, removal rows, ...) -> (id, key) of every line of a page that stays, for the one page that owns it; ids of 16 bytes."""
+    """(elements, removal rows, ...) -> (owner's id, line key), 16 bytes each, for every line of the kept pages."""
 
     def __init__(self, rule: SharedLines):
         super().__init__(label="lines")
@@ -41,7 +42,7 @@ def _page(element, rule):
 
 
 def _gone(row):
-    if len(row) < 4 or not row[3]:  # the row of a document that goes, not of one that stays for others
+    if len(row) < 4 or not row[3]:  # a removed document, not a survivor
         yield bytes.fromhex(row[0]), _GONE
 
 

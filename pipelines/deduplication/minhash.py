@@ -1,15 +1,18 @@
-"""MinHash signatures of texts, and the bands of them under which near duplicates meet. Pure functions; this file knows no Beam.
+"""MinHash signatures of texts, and the bands under which near duplicates meet. Pure functions; no Beam.
 
-The shingles of a text are its runs of five tokens (pipelines/text/tokenized_text.py: case, accents and punctuation do not count), every number counting as 0,
-which is what FineWeb's text normalisation comes to. Each of bands x rows permutations of the shingles' hashes, h -> a * h + b modulo 2**32 with
-odd a, gives the smallest image it has (Broder 1997); two texts agree in any one of them with the probability of their Jaccard similarity s. A
-band is `rows` of them; two texts meet if they agree in a whole band: with probability 1 - (1 - s**rows)**bands.
+The shingles of a text are its runs of five tokens. Tokens ignore case, accents and punctuation
+(pipelines/text/tokenized_text.py), and every number counts as 0; this matches FineWeb's text normalisation.
 
-FineWeb (Penedo et al. 2024, arXiv 2406.17557, section 3.4): 5-grams, 14 bands of 8 rows: texts meet with 92% at s = 0.8, 77% at 0.75, 5% at 0.5.
-The Stack (Kocetkov et al. 2022, arXiv 2211.15533, and bigcode's code): 5-grams, 256 permutations, s = 0.7: `optimal_bands(0.7, 256)`.
+The signature has bands x rows entries. Each is the minimum over the shingles' hashes of one permutation, h -> a * h +
+b modulo 2**32 with odd a (Broder 1997). Two texts agree in one entry with a probability equal to their Jaccard
+similarity s. They meet if they agree in all rows of some band, with probability 1 - (1 - s**rows)**bands.
 
-Short texts: one of fewer than five tokens has a single shingle, all of them, and so is a duplicate of what has the same tokens. One without
-tokens, or with fewer than `min_tokens`, has no signature and no near duplicates.
+FineWeb (Penedo et al. 2024, arXiv 2406.17557, section 3.4): 5-grams, 14 bands of 8 rows. The probability to meet is
+92% at s = 0.8, 77% at 0.75, 5% at 0.5. The Stack (Kocetkov et al. 2022, arXiv 2211.15533, and bigcode's code):
+5-grams, 256 permutations, s = 0.7: `optimal_bands(0.7, 256)`.
+
+A text of fewer than five tokens has one shingle of all its tokens, so its duplicates are texts with the same tokens.
+A text without tokens, or with fewer than `min_tokens`, has no signature and no near duplicates.
 """
 
 import dataclasses
@@ -30,16 +33,20 @@ from castor.tasks.hashing import key64, mix64
 
 VERSION = 1
 
-_AT_ONCE = 1 << 17  # products in memory at a time, 512 KiB: half of the second-level cache of a usual core
+_AT_ONCE = 1 << 17  # products in memory at a time: 512 KiB, half of a usual L2 cache
 
 
 @gin.configurable(module="minhash")
 @dataclasses.dataclass(frozen=True)
 class MinHash:
-    """The rule `near`: texts that share a band.
+    """The rule `near`: texts that share a band are duplicates.
 
-    bands, rows: see the top of this file. ngram: tokens in a shingle. fold_numbers: every number counts as 0.
-    min_tokens: texts of fewer tokens are exempt. seed: of the permutations. keep: which of a cluster stays.
+    bands, rows: see the module docstring.
+    ngram: tokens per shingle.
+    fold_numbers: every number counts as 0.
+    min_tokens: texts with fewer tokens are exempt.
+    seed: seed of the permutations.
+    keep: which document of a cluster stays.
     rounds: see pipelines/deduplication/connected_components.py.
     """
 
@@ -63,12 +70,12 @@ class MinHash:
                 )
 
     def signature(self, text: str) -> np.ndarray | None:
-        """The minima, [bands * rows] uint32; None for an exempt text."""
+        """The MinHash signature, [bands * rows] uint32; None for an exempt text."""
         shingles = self.shingles(text)
         return minima(shingles, self.bands * self.rows, self.seed) if len(shingles) else None
 
     def shingles(self, text: str) -> np.ndarray:
-        """Hashes of the shingles, repeats included, [shingles] uint64; none for an exempt text."""
+        """Hashes of the shingles, with repeats, [shingles] uint64; empty for an exempt text."""
         tokenized = tokenize(text)
         tokens = tokenized.token_hashes
         if len(tokens) < self.min_tokens:
@@ -78,7 +85,7 @@ class MinHash:
         return ngrams(tokens, min(self.ngram, max(1, len(tokens))))
 
     def keys(self, document: Document) -> list[bytes]:
-        """One key a band."""
+        """One key per band."""
         signature = self.signature(document.text or "")
         if signature is None:
             return []
@@ -89,7 +96,7 @@ class MinHash:
         ]
 
     def payload(self, document: Document) -> bytes:
-        """Nothing travels with a key: meeting is enough."""
+        """Empty: sharing a key is enough for a link."""
         return b""
 
     def links(self, bucket: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
@@ -98,7 +105,7 @@ class MinHash:
 
 
 class _Nodes:
-    """The nodes of (node, payload) pairs, as often as one asks."""
+    """The nodes of (node, payload) pairs; can be iterated several times."""
 
     def __init__(self, bucket):
         self._bucket = bucket
@@ -109,7 +116,12 @@ class _Nodes:
 
 
 def minima(hashes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """uint64 [n], n > 0 -> the least of each of `count` permutations of their upper halves, [count] uint32."""
+    """The minimum of each of `count` permutations of the hashes' upper halves, [count] uint32.
+
+    hashes: [n] uint64, n > 0.
+    count: number of permutations.
+    seed: seed of the permutations.
+    """
     factors, offsets = _permutations(count, seed)
     upper = (hashes >> np.uint64(32)).astype(np.uint32)
     width = min(len(upper), max(1, _AT_ONCE // count))
@@ -125,14 +137,18 @@ def minima(hashes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
 
 def meeting_probability(similarity: float, bands: int, rows: int) -> float:
-    """Chance that two texts of a Jaccard similarity share a band."""
+    """Probability that two texts with this Jaccard similarity share a band."""
     return 1 - (1 - similarity**rows) ** bands
 
 
 def optimal_bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """(bands, rows) of at most `permutations` minima whose two errors weigh least together: meeting below the threshold, missing above it.
+    """The (bands, rows) with the smallest sum of false positives and false negatives.
 
-    Each error is the integral of its probability over the similarities on its side (Zhu et al. 2016, LSH Ensemble, section 5, at equal weights).
+    threshold: Jaccard similarity from which texts count as duplicates.
+    permutations: upper limit of bands * rows.
+
+    Each error is the integral of its probability over the similarities on its side of the threshold (Zhu et al. 2016,
+    LSH Ensemble, section 5, with equal weights).
     """
     best = (math.inf, 1, 1)
     below, above = np.arange(0, threshold, 0.001) + 0.0005, np.arange(threshold, 1, 0.001) + 0.0005

@@ -1,11 +1,12 @@
-"""Near duplicates of pictures: perceptual hashes (pipelines/media/fingerprints.py) that differ in few bits. Pure functions; this file knows no Beam.
+"""Near duplicates of pictures: perceptual hashes (pipelines/media/fingerprints.py) that differ in few bits. No Beam.
 
-All pairs within the distance are found, none but those: the 64 bits are cut into `blocks`; where two hashes differ in at most d bits, at least
-blocks - d blocks are the same (Manku, Jain, Das Sarma 2007, "Detecting Near-Duplicates for Web Crawling", section 3), so that they meet under a
-key for each choice of blocks - d blocks; those that meet are compared. More blocks mean more keys and smaller buckets: 9 blocks at a distance of
-6 are 84 keys of 21 bits.
+The rule finds exactly the pairs within the distance d. The 64 bits are cut into `blocks`. If two hashes differ in at
+most d bits, at least blocks - d blocks are equal (Manku, Jain, Das Sarma 2007, "Detecting Near-Duplicates for Web
+Crawling", section 3). Each choice of blocks - d blocks is a key, so the two hashes share a key and are compared. More
+blocks give more keys and smaller buckets: 9 blocks at a distance of 6 give 84 keys of 21 bits.
 
-The hash sees brightness alone: the same shape in red and in green is one picture to it. So this rule is not on by default.
+The hash depends on brightness alone: the same shape in red and in green has one hash. The rule is therefore off by
+default.
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ from castor.pipelines.document import Document
 from castor.pipelines.media.fingerprints import BITS
 from castor.tasks.errors import ConfigurationError
 
-MAX_DISTINCT = 1 << 16  # hashes that differ, in one bucket: comparing them takes some seconds
+MAX_DISTINCT = 1 << 16  # different hashes per bucket; comparing that many takes some seconds
 
 
 @gin.configurable(module="near_pictures")
 @dataclasses.dataclass(frozen=True)
 class MostPixels:
-    """The largest picture stays, by the facts that MeasureImage wrote."""
+    """The picture with the most pixels stays, by the metadata that MeasureImage wrote."""
 
     def rank(self, document: Document) -> int:
         return int(document.metadata.get("width", 0)) * int(document.metadata.get("height", 0))
@@ -37,10 +38,13 @@ class MostPixels:
 @gin.configurable(module="near_pictures")
 @dataclasses.dataclass(frozen=True)
 class NearPictures:
-    """The rule `image_near`, on what MeasureImage wrote.
+    """The rule `image_near`, on the metadata that MeasureImage wrote.
 
-    max_distance: bits that may differ; an odd one is as good as the even one below it, since half of the bits of every hash are set.
-    blocks: see the top of this file. min_detail: pictures with less are exempt, their hash is noise. keep: which of a cluster stays.
+    max_distance: bits that may differ. An odd value equals the even value below it, because half of the bits of every
+      hash are set.
+    blocks: see the module docstring.
+    min_detail: pictures with less detail are exempt, because their hash is noise.
+    keep: which picture of a cluster stays.
     rounds: see pipelines/deduplication/connected_components.py.
     """
 
@@ -61,31 +65,33 @@ class NearPictures:
             )
 
     def keys(self, document: Document) -> list[bytes]:
-        facts = document.metadata
-        if "perceptual_hash" not in facts or facts.get("detail", 0.0) < self.min_detail:
+        metadata = document.metadata
+        if "perceptual_hash" not in metadata or metadata.get("detail", 0.0) < self.min_detail:
             return []
-        value = int(facts["perceptual_hash"], 16)
+        value = int(metadata["perceptual_hash"], 16)
         return [
             number.to_bytes(2, "big") + (value & mask).to_bytes(8, "big")
             for number, mask in enumerate(_masks(self.blocks, self.max_distance))
         ]
 
     def payload(self, document: Document) -> bytes:
-        """The hash itself, to be compared where keys meet."""
+        """The perceptual hash, 8 bytes, to compare documents that share a key."""
         return bytes.fromhex(document.metadata.get("perceptual_hash", ""))
 
     def links(self, bucket: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        """(node, hash) pairs of one key -> (node, smaller node) pairs that join what hangs together within `max_distance`.
+        """(node, hash) pairs of one key -> (node, smaller node) pairs that link hashes within `max_distance`.
 
-        Passes over the bucket twice; in memory is one node for each hash. Raises ConfigurationError for over MAX_DISTINCT hashes.
+        Iterates over the bucket twice and keeps one node per hash in memory. Raises ConfigurationError for more than
+        MAX_DISTINCT hashes.
         """
         smallest: dict[bytes, bytes] = {}
         for node, value in bucket:
             smallest[value] = min(node, smallest.get(value, node))
             if len(smallest) > MAX_DISTINCT:
                 raise ConfigurationError(
-                    f"over {MAX_DISTINCT} different pictures meet under one key of near duplicates.",
-                    f"Raise {self.binding}.blocks (now {self.blocks}) or {self.binding}.min_detail (now {self.min_detail}).",
+                    f"over {MAX_DISTINCT} different pictures share one key of near duplicates.",
+                    f"Raise {self.binding}.blocks (now {self.blocks}) or "
+                    f"{self.binding}.min_detail (now {self.min_detail}).",
                 )
         for node, value in bucket:
             if node != smallest[value]:
@@ -95,7 +101,7 @@ class NearPictures:
 
 
 def _groups(values: list[bytes], distance: int) -> Iterator[list[bytes]]:
-    """Hashes -> those that hang together by steps of at most `distance` bits."""
+    """Hashes -> groups connected by steps of at most `distance` bits."""
     hashes = np.frombuffer(b"".join(values), ">u8").astype(np.uint64)
     waiting = np.arange(len(values))
     while len(waiting):
@@ -111,7 +117,7 @@ def _groups(values: list[bytes], distance: int) -> Iterator[list[bytes]]:
 
 @functools.cache
 def _masks(blocks: int, distance: int) -> tuple[int, ...]:
-    """A mask of bits for every choice of blocks - distance of the blocks."""
+    """One bit mask for every choice of `blocks - distance` blocks."""
     edges = [BITS * i // blocks for i in range(blocks + 1)]
     parts = [(1 << high) - (1 << low) for low, high in itertools.pairwise(edges)]
     return tuple(sum(chosen) for chosen in itertools.combinations(parts, blocks - distance))

@@ -1,12 +1,13 @@
 """Rules of deduplication: which documents are duplicates of each other, and which one stays.
 
-The rules are for pipelines/deduplication/deduplicate.py. A rule gives a document keys of 16 bytes. Under an exact rule
-(at most one key), documents with the same key are duplicates. Under a near rule (many keys), documents that share a key
-are compared and linked, and each connected component of links is one cluster. A document without keys has no duplicates.
+The rules are for pipelines/deduplication/deduplicate.py. A rule gives a document keys of 16 bytes. Under an exact
+rule (at most one key), documents with the same key are duplicates. Under a near rule (many keys), documents that
+share a key are compared and linked, and each connected component of links is one cluster. A document without keys has
+no duplicates.
 
-Each rule orders the documents (`keep`): the one with the highest rank stays, then the one with the smallest id. The order
-depends on the documents alone, so the result is the same for every runner, number of workers and order of the input. Ids
-are hashes, so preferring the smallest id favours no part of the corpus. No Beam.
+Each rule orders the documents (`keep`): the one with the highest rank stays, then the one with the smallest id. The
+order depends on the documents alone, so the result is the same for every runner, number of workers and order of the
+input. Ids are hashes, so preferring the smallest id favours no part of the corpus. No Beam.
 """
 
 import dataclasses
@@ -40,8 +41,8 @@ class Rule(Protocol):
     keep: which of several duplicates stays.
     binding: the rule's name in gin (near rules only).
 
-    A near rule also has `rounds` (pipelines/deduplication/connected_components.py), `payload(document)` (bytes that travel
-    with each key) and `links(bucket)`.
+    A near rule also has `rounds` (pipelines/deduplication/connected_components.py), `payload(document)` (bytes that
+    travel with each key) and `links(bucket)`.
     """
 
     kind: str
@@ -174,7 +175,7 @@ def identifier(node: bytes) -> str:
 
 
 def star(bucket: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """(node, smallest node) for every node of `bucket` but the smallest. Iterates twice and keeps no nodes in memory."""
+    """(node, smallest node) for every node of `bucket` but the smallest. Iterates twice; keeps no nodes in memory."""
     smallest = min(bucket)
     for member in bucket:
         if member != smallest:

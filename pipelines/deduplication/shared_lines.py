@@ -1,11 +1,13 @@
-"""C4's deduplication of lines, as its code does it: Raffel et al. 2020, arXiv 1910.10683, section 2.2; tensorflow_datasets, text/c4_utils.py.
+"""C4's deduplication of lines (Raffel et al. 2020, arXiv 1910.10683, section 2.2), as in its code.
 
-Two lines are the same if they are so in lower case, stripped. Of all pages that have a line, one keeps it: the one with the smallest id (ids are
-hashes; C4 takes the smallest hash of the address). Within a page the first occurrence counts. A page that lost a line must have three sentences
-left, else it is rejected. (The paper speaks of spans of three sentences; the code, of lines.)
+The code is text/c4_utils.py of tensorflow_datasets; it compares lines, where the paper speaks of spans of three
+sentences. Two lines are equal if they are equal after stripping and in lower case. Of all pages that have a line,
+only the one with the smallest id keeps it (C4 takes the smallest hash of the URL; ids are hashes too). Within a page,
+the first occurrence counts. A page that lost a line is rejected unless it has three sentences left.
 
-A line that a page owns goes with it if the page is then rejected, as in C4. Pages removed as duplicates own nothing. Finding the owners is a
-transform (`OwnLines`, pipelines/deduplication/line_owners.py); here is what it asks and what the sink does to a page.
+If the owner of a line is rejected, the line is lost, as in C4. Pages removed as duplicates own no lines. The
+transform `OwnLines` (pipelines/deduplication/line_owners.py) finds the owners. This file has the keys of lines and
+the edit of a page in the sink. No Beam.
 """
 
 import dataclasses
@@ -25,14 +27,17 @@ from castor.pipelines.text.tokenized_text import tokenize
 @gin.configurable(module="c4")
 @dataclasses.dataclass(frozen=True)
 class SharedLines:
-    """min_sentences: that a page must have left once it has lost a line."""
+    """C4's rule on shared lines.
+
+    min_sentences: a page that lost a line is rejected with fewer sentences than this.
+    """
 
     min_sentences: int = 3
 
     name: ClassVar[str] = "c4"
 
     def keys(self, text: str) -> list[bytes]:
-        """The key of each line that is not blank, in order, 16 bytes each."""
+        """The key (16 bytes) of each non-empty line, in order."""
         tokenized = tokenize(text)
         return [
             condense(text[a:b].lower().encode("utf-8", "surrogatepass"))
@@ -40,7 +45,7 @@ class SharedLines:
         ]
 
     def edit(self, document: Document, owned: Collection[bytes]) -> Element:
-        """The page with the lines it owns alone, or a Rejection."""
+        """The page with only the lines it owns, or a Rejection."""
         text = document.text or ""
         keys, before = self.keys(text), set()
         keep = np.array([key in owned and not (key in before or before.add(key)) for key in keys], bool)

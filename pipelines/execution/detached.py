@@ -84,7 +84,7 @@ def commit(output: str) -> Mapping[str, Any]:
                 "Commit when it is done.",
             ) from error
         except CorpusError as error:
-            if not storage.list_files(copied):  # finish removed the folder: the job can never be committed
+            if not storage.list_files(copied):  # finish removed the folder: no commit possible
                 _forget(staging)
             raise CorpusError(_original(error.what, copied, staging), error.remedy) from error
         finally:
@@ -99,6 +99,6 @@ def _original(text: str, copied: str, staging: str) -> str:
 
 
 def _forget(staging: str) -> None:
-    """Removes the staging folder of a detached job, the note first: a folder without a note counts as a killed run's."""
+    """Removes the staging folder of a detached job, the note first: without a note, a folder counts as a killed run's."""
     storage.remove(storage.join(staging, NOTE))
     storage.remove_tree(staging)

@@ -124,11 +124,11 @@ def _columns(rows: Sequence[Row], bits: int, least: int) -> tuple[np.ndarray, li
     for row in rows:
         counts[row.buckets] += 1
     known = np.flatnonzero(counts >= min(least, counts.max()))
-    places = np.full(1 << bits, -1, np.int32)
-    places[known] = np.arange(len(known))
+    index_of = np.full(1 << bits, -1, np.int32)
+    index_of[known] = np.arange(len(known))
     result = []
     for row in rows:
-        own = places[row.buckets]
+        own = index_of[row.buckets]
         own = own[own >= 0]
         result.append(own if len(own) else np.zeros(1, np.int32))
     return known, result

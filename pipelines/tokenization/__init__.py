@@ -1,1 +1,1 @@
-"""Documents to token ids: examples, the sample a vocabulary is trained on, codec fitting, and the sink that writes a task cache."""
+"""Documents to token ids: examples, sampling and fitting of a vocabulary, and the sink of a task cache."""

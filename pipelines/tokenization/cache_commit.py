@@ -18,7 +18,7 @@ _SAMPLES_REJECTED = 4
 
 
 def read_entries(staging: str, num_shards: int) -> list[dict[str, Any]]:
-    """The entries of all shards, in order; removes them from the staging folder. Raises CorpusError if one is missing."""
+    """The entries of all shards, in order; removes them from `staging`. Raises CorpusError if one is missing."""
     entries = corpus_commit.read_entries(staging, num_shards)
     storage.remove_tree(storage.join(staging, ENTRIES))
     return entries
@@ -32,7 +32,7 @@ def commit(
     vocabulary: Vocabulary,
     vocabulary_path: str,
 ) -> dict[str, Any]:
-    """Writes the data card, makes the staged files the content of `output`, and returns the manifest as it was written.
+    """Writes the data card, moves the staged files to `output`, and returns the manifest.
 
     staging, output: folders; the staging folder is gone afterwards.
     entries: the entries of all shards (`read_entries`).

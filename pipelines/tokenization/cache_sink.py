@@ -1,7 +1,7 @@
-"""From tokenized documents to a task cache: everything meets once, by shard, and each shard is written by one call of a pure function.
+"""The Beam sink of a task cache: one shuffle groups all rows by shard, and one call of `write_shard` writes each shard.
 
-The same shape as the corpus's sink (pipelines/corpus/sink.py): rows of bytes keyed by shard; one write-once set of files a
-shard, its records, dead letters and entry; the launcher adds the entries up and commits with `tasks.cache_writer.commit`.
+The design is that of the corpus's sink (pipelines/corpus/sink.py). Rows of bytes are keyed by shard. Each shard's
+records, dead letters and entry are written once. The launcher adds up the entries and commits (cache_commit.py).
 """
 
 import dataclasses
@@ -29,7 +29,12 @@ _SAMPLE_IDS = 160
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """How a cache is cut: seed and number of shards of each split, and the splits as `examples.split_thresholds` gives them."""
+    """How a cache is divided into splits and shards.
+
+    seed: seed of the global shuffle.
+    num_shards: shards of each split.
+    splits: the result of `examples.split_thresholds`.
+    """
 
     seed: int
     num_shards: int
@@ -40,7 +45,7 @@ class Cut:
 
 
 class WriteCache(beam.PTransform):
-    """(elements, counts) -> files under `staging`: documents as `examples.Tokenizer` leaves them, and the counts of Read."""
+    """(elements, counts) -> files under `staging`; documents come from `examples.Tokenizer`, counts from Read."""
 
     def __init__(self, staging: str, cut: Cut):
         super().__init__(label="write")
@@ -54,7 +59,7 @@ class WriteCache(beam.PTransform):
             elements | "key elements" >> beam.Map(_key_element, self._cut).with_output_types(pairs),
             counts | "key counts" >> beam.Map(_key_count, self._cut).with_output_types(pairs),
         ]
-        # A shard without a single row must be written too.
+        # Empty shards must be written too.
         every = [(shard, b"") for shard in range(self._cut.num_shards)]
         rows.append(elements.pipeline | "every shard" >> beam.Create(every).with_output_types(pairs))
         return (
@@ -66,7 +71,7 @@ class WriteCache(beam.PTransform):
 
 
 def write_shard(staging: str, shard: int, cut: Cut, rows: Iterable[bytes]) -> None:
-    """Writes shard `shard` of every split, its dead letters and its entry, from rows in whatever order they come."""
+    """Writes shard `shard` of every split, its dead letters and its entry. The order of `rows` does not matter."""
     funnel, letters, rejections = Funnel(), [], []
     documents: dict[str, Document] = {}
     for row in sorted(rows):

@@ -1,6 +1,7 @@
-"""Fits the parts of a vocabulary to sampled documents, as Beam transforms: a codec in closed form by three sums, SentencePiece, and their quality.
+"""Beam transforms that fit the parts of a vocabulary to sampled documents and measure them: codecs and SentencePiece.
 
-Sums are of integers, so neither order nor number of workers shows in the result.
+A codec has a closed form in three sums. Sums are of integers, so the result does not depend on the order of the
+documents or the number of workers.
 """
 
 import apache_beam as beam
@@ -14,11 +15,14 @@ from castor.tasks.storage import storage
 from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
 
 _PATCHES = {"image": (streams.IMAGE_PATCH, 0.0, 1.0), "audio": (streams.AUDIO_PATCH, audio.FLOOR_DB, audio.STEP_DB)}
-_MOST_MILLIDECIBELS = 100_000  # what an array without any error counts as
+_MOST_MILLIDECIBELS = 100_000  # for an array without any error
 
 
 class TrainSentencePiece(beam.PTransform):
-    """Rows -> one SentencePiece model (bytes), which also goes to `path`. The library trains in one process: the sample is bounded."""
+    """Rows -> one SentencePiece model (bytes), also written to `path`.
+
+    The library trains in one process, so the sample is bounded to `most_bytes` of text.
+    """
 
     def __init__(self, pieces: int, most_bytes: int, path: str):
         super().__init__(label="pieces")
@@ -29,7 +33,10 @@ class TrainSentencePiece(beam.PTransform):
 
 
 class FitCodec(beam.PTransform):
-    """Rows -> a tuple of one PatchCodec for "image" or "audio", empty where the sample has no such data; the codec also goes to `path`."""
+    """Rows -> a tuple of one PatchCodec for `kind` ("image" or "audio"), also written to `path`.
+
+    The tuple is empty if the sample has no data of this kind.
+    """
 
     def __init__(self, kind: str, num_codes: int, path: str):
         super().__init__(label=f"{kind} codec")
@@ -51,7 +58,7 @@ class FitCodec(beam.PTransform):
 
 
 class MeasureCodec(beam.PTransform):
-    """(rows, codec) -> `path`: sums of error by corpus and by whether the codec was fitted on the document."""
+    """(rows, codec) -> `path`: sums of squared error by corpus and by held-out or fitted documents."""
 
     def __init__(self, kind: str, path: str):
         super().__init__(label=f"{kind} quality")
@@ -82,7 +89,7 @@ class MeasureSentencePiece(beam.PTransform):
 
 
 class _Sum(beam.CombineFn):
-    """Measures of a fit, added up."""
+    """Adds up the measures of a fit."""
 
     def create_accumulator(self):
         return ()
@@ -98,7 +105,7 @@ class _Sum(beam.CombineFn):
 
 
 class _SumTuples(beam.CombineFn):
-    """Tuples of integers, added up element by element."""
+    """Adds up tuples of integers element by element."""
 
     def create_accumulator(self):
         return ()
@@ -129,7 +136,7 @@ def _advance(state, total):
 
 
 def _save_codec(codec: codecs.PatchCodec | None, path: str) -> tuple[codecs.PatchCodec, ...]:
-    """None or one: not every runner carries None to a side input (Beam's Flink runner does not)."""
+    """Saves the codec. Returns a tuple of zero or one codec, because Beam's Flink runner loses a None side input."""
     if codec is None:
         return ()
     codec.save(path)
@@ -141,9 +148,8 @@ def _errors(row: SampleRow, kind: str, fitted: tuple[codecs.PatchCodec, ...]):
         return
     (codec,) = fitted
     for array in row.sample().arrays(kind):
-        difference = np.rint(
-            (array.astype(np.float64) - codec.decode(codec.encode(array))) / codec.step
-        )  # in whole levels of the codec
+        # In integer levels of the codec.
+        difference = np.rint((array.astype(np.float64) - codec.decode(codec.encode(array))) / codec.step)
         error, elements = int((difference**2).sum()), array.size
         decibels = round(1000 * codecs.psnr_of_error(error, elements)) if error else _MOST_MILLIDECIBELS
         yield (row.corpus, "held_out" if row.held_out else "fitted"), (1, decibels, error, elements)

@@ -1,7 +1,7 @@
-"""Document -> example: a document of any kind to the ids of its `targets`, a pure function that runs in the sandbox.
+"""Document -> example: a pure function, run in the sandbox, from a document of any kind to the ids of its `targets`.
 
-What comes out is the Document again, its content replaced by its ids (int32 little-endian in `bytes`), or a Rejection. `split_of` says
-which split a document belongs to. This file imports no Beam.
+The result is the Document with its content replaced by its ids (int32 little-endian in `bytes`), or a Rejection.
+`split_of` chooses the split of a document. No Beam.
 """
 
 import dataclasses
@@ -28,11 +28,16 @@ load_vocabulary = functools.lru_cache(maxsize=2)(Vocabulary.load)
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Callable: Document -> Document of ids | Rejection; raises BadInput for content that cannot be decoded.
+    """Callable: Document -> Document of ids | Rejection. Raises BadInput for content that cannot be decoded.
 
-    vocabulary: directory; fingerprint: of the vocabulary meant, so that a worker that finds another one there stops.
-    image_token_budget, frame_token_budget: codes of a picture and of a frame of video, at most; frames_per_second, max_frames: of video.
-    min_tokens, max_tokens: bounds of an example, eos included; outside them it is rejected as tokenize.empty or tokenize.too_long.
+    vocabulary: directory.
+    fingerprint: expected fingerprint of the vocabulary; a worker that finds another one stops the job.
+    image_token_budget: largest number of codes per picture.
+    frame_token_budget: largest number of codes per frame of video.
+    frames_per_second: sampling rate of video frames.
+    max_frames: longer videos are dead letters.
+    min_tokens, max_tokens: bounds of an example's length, eos included. Shorter examples are rejected as
+      tokenize.empty, longer ones as tokenize.too_long.
     """
 
     vocabulary: str
@@ -49,7 +54,7 @@ class Tokenizer:
             raise ConfigurationError(f"vocabulary {self.vocabulary} changed while the job ran.", "Run the job again.")
 
     def __call__(self, document: Document) -> Document | Rejection:
-        # The cheapest bound first: no piece is longer than 16 characters, so such a text cannot come out short enough.
+        # The cheapest check first: no piece is longer than 16 characters, so a longer text has too many tokens.
         if len(document.text or "") > 16 * self.max_tokens:
             return Rejection(document, "tokenize.too_long", f"{len(document.text)} characters")
         ids = self._ids(document)
@@ -76,7 +81,7 @@ class Tokenizer:
         if document.modality == "audio":
             return vocabulary.encode_audio(decode_audio(document.bytes))
         if document.modality == "video":
-            # Some three times larger than the model sees them: swscale does the coarse scaling, the antialiased filter the rest.
+            # About three times the final size: swscale does the coarse scaling, the antialiased filter the rest.
             side = min(max(4 * PATCH * math.isqrt(self.frame_token_budget), 64), 1024)
             clip = decode_video(
                 document.bytes, self.frames_per_second, side, with_audio=vocabulary.audio_codec is not None
@@ -93,7 +98,10 @@ def ids_of(document: Document) -> np.ndarray:
 
 
 def split_thresholds(splits: Mapping[str, float]) -> tuple[tuple[str, int], ...]:
-    """(split, end of its interval of 64-bit hashes), by name. Raises ConfigurationError unless the shares are >= 0 and sum to 1."""
+    """(split, end of its interval of 64-bit hashes) for each split, in order of name.
+
+    Raises ConfigurationError unless the shares are non-negative and sum to 1.
+    """
     shares = {name: Fraction(str(share)) for name, share in splits.items()}
     if not shares or min(shares.values()) < 0 or sum(shares.values()) != 1:
         example = "Write for example SPLITS={'train': 0.98, 'validation': 0.02}."
@@ -106,9 +114,9 @@ def split_thresholds(splits: Mapping[str, float]) -> tuple[tuple[str, int], ...]
 
 
 def split_of(seed: int, document_id: str, thresholds: tuple[tuple[str, int], ...]) -> str:
-    """The split of a document: by a hash of its id and the seed, independent of the one that cuts shards."""
-    place = int(hashing.mix64(np.uint64(hashing.record_hash(seed, document_id) ^ _split_key(seed))))
-    return next(name for name, end in thresholds if place < end)
+    """The split of a document, by a hash of its id and the seed that is independent of the hash for shards."""
+    position = int(hashing.mix64(np.uint64(hashing.record_hash(seed, document_id) ^ _split_key(seed))))
+    return next(name for name, end in thresholds if position < end)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The sink of jobs that write no corpus: the funnel and the dead letters of all their records."""
+"""The sink of jobs that do not write a corpus: the funnel and the dead letters of all records."""
 
 import apache_beam as beam
 
@@ -10,7 +10,7 @@ from castor.tasks.storage import storage
 
 
 class WriteFunnel(beam.PTransform):
-    """(elements, counts) -> `funnel.json` under `staging`, with the outcome of every record; dead letters go to their folder."""
+    """(elements, counts) -> `funnel.json` under `staging` with the counts of all outcomes, and the dead letters."""
 
     def __init__(self, staging: str):
         super().__init__(label="funnel")
@@ -32,7 +32,7 @@ class WriteFunnel(beam.PTransform):
 
 
 def read_funnel(staging: str) -> Funnel:
-    """What `WriteFunnel` wrote."""
+    """The funnel that `WriteFunnel` wrote under `staging`."""
     funnel = Funnel()
     for (outcome, reason), count in storage.read_json(storage.join(staging, "funnel.json")):
         if outcome in ("read", "kept"):

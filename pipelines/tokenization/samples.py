@@ -1,8 +1,9 @@
-"""A deterministic sample of the documents of a source, for jobs that fit something; for the vocabulary each is cut down to its text and arrays.
+"""A deterministic sample of the documents of a source, and their preparation for the fit of a vocabulary.
 
-A document is sampled if the hash of its id is among the N smallest of its source: the same documents on every runner, in whatever order they
-come, and a larger sample contains a smaller one. The rank of a document is its index in that order. Every eighth rank is held out of the fit
-of the codecs, to measure them. Pure functions; this file imports no Beam.
+A document is sampled if the hash of its id is among the N smallest of its source. The sample is the same on every
+runner and for every order of the documents, and a larger sample contains a smaller one. The rank of a document is its
+index in the order of hashes. Every eighth rank is held out of the fit of the codecs, to measure them. Pure functions;
+no Beam.
 """
 
 import bisect
@@ -30,7 +31,7 @@ _SEED = 0
 
 
 def sample_key(document_id: str) -> int:
-    """The hash by which documents are sampled, smallest first: 63 bits, which Beam's coder of integers can carry."""
+    """The hash by which documents are sampled, smallest first. 63 bits, so that Beam's integer coder can encode it."""
     return int(hashing.mix64(np.uint64(hashing.record_hash(_SEED, document_id) ^ _SAMPLING_KEY))) >> 1
 
 
@@ -38,7 +39,7 @@ _SAMPLING_KEY = hashing.key64("vocabulary draw")
 
 
 def smallest_keys_of_shard(path: str, count: int) -> list[int]:
-    """The `count` smallest sampling keys of the documents of a corpus shard. Reads the ids alone."""
+    """The `count` smallest sampling keys of the documents of a corpus shard. Reads only the ids."""
     import pyarrow
     import pyarrow.parquet
 
@@ -53,20 +54,23 @@ def smallest_keys_of_shard(path: str, count: int) -> list[int]:
 
 
 def smallest_keys(source: Any, uri: str, count: int) -> list[int]:
-    """The `count` smallest sampling keys of the documents of one file of any source; of a corpus the ids alone are read."""
+    """The `count` smallest sampling keys of the documents of one file of any source. Of a corpus, only ids are read."""
     if isinstance(source, CorpusSource):
         return smallest_keys_of_shard(uri, count)
     return smallest((sample_key(element.id) for element in source.read(uri) if isinstance(element, Document)), count)
 
 
 def smallest(keys: Iterable[int], count: int) -> list[int]:
-    """The `count` smallest, ascending: the bounded state of the sampling."""
+    """The `count` smallest keys, ascending."""
     return heapq.nsmallest(count, keys)
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectSample:
-    """Document -> the Document with its corpus, rank and URL as metadata, or a Rejection with nothing but its name."""
+    """Document -> the Document with its corpus, rank and URL as metadata, or a Rejection without content.
+
+    corpus: index of the source.
+    """
 
     corpus: int
 
@@ -84,8 +88,10 @@ class SelectSample:
 class PrepareSample:
     """Document -> the Document with a packed `Sample` as its bytes. Raises BadInput for media that cannot be decoded.
 
-    text_characters: of one document, at most. image_token_budget, frame_token_budget, frames_per_second: as the tokenize job will see them;
-    max_frames: of one clip, spread evenly; max_seconds: of one recording.
+    text_characters: characters kept of one text.
+    image_token_budget, frame_token_budget, frames_per_second: the values of the later tokenize job.
+    max_frames: frames of one clip, evenly spaced.
+    max_seconds: seconds kept of one recording.
     """
 
     text_characters: int
@@ -120,14 +126,19 @@ class PrepareSample:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """text; pictures: uint8 [8 h, 8 w, 3] each; sounds: log-mel float32 [4 n, 80] each, on the grid of levels that the codec sees."""
+    """The content of a sampled document.
+
+    text: the text, possibly cut.
+    pictures: uint8 [8 h, 8 w, 3] each.
+    sounds: log-mel spectrograms, float32 [4 n, 80] each, in dB, rounded to the levels of the codec.
+    """
 
     text: str
     pictures: tuple[np.ndarray, ...] = ()
     sounds: tuple[np.ndarray, ...] = ()
 
     def arrays(self, kind: str) -> tuple[np.ndarray, ...]:
-        """What the codec of "image" or "audio" is fitted to."""
+        """The arrays that the codec of `kind` ("image" or "audio") is fitted to."""
         return self.pictures if kind == "image" else self.sounds
 
     def pack(self) -> bytes:
@@ -145,7 +156,13 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class SampleRow:
-    """One sampled document as it moves between stages: `file` holds its Sample, the other fields order and choose rows."""
+    """One sampled document as it moves between stages.
+
+    rank, corpus: see SelectSample.
+    file: path of the packed Sample.
+    text_bytes: UTF-8 bytes of the text.
+    pictures, sounds: numbers of arrays.
+    """
 
     rank: int
     corpus: int
@@ -159,11 +176,11 @@ class SampleRow:
         return self.rank % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
     def order(self) -> tuple[int, int, str]:
-        """Rank first, so that a bounded text sample takes from every corpus alike."""
+        """Sort key; rank first, so that a bounded text sample takes evenly from all corpora."""
         return self.rank, self.corpus, self.file
 
     def arrays(self, kind: str) -> int:
-        """How many arrays of "image" or "audio" its sample holds."""
+        """Number of arrays of `kind` ("image" or "audio") in the sample."""
         return self.pictures if kind == "image" else self.sounds
 
     def sample(self) -> Sample:
@@ -171,7 +188,7 @@ class SampleRow:
 
 
 def store(document: Document, folder: str) -> SampleRow:
-    """Writes a prepared document's sample into `folder` under a name of its own and returns its row."""
+    """Writes the sample of a prepared document to its own file in `folder`, and returns the row."""
     sample = Sample.unpack(document.bytes)
     corpus, rank = document.metadata["corpus"], document.metadata["rank"]
     path = storage.join(folder, f"{corpus:04d}-{document.id}")
@@ -183,7 +200,7 @@ def store(document: Document, folder: str) -> SampleRow:
 
 
 def training_texts(rows: Iterable[SampleRow], most_bytes: int):
-    """Texts of the rows in order, until `most_bytes` are reached."""
+    """Texts of the rows in order, until they have `most_bytes` bytes of UTF-8."""
     taken = 0
     for row in sorted(rows, key=SampleRow.order):
         if taken >= most_bytes:

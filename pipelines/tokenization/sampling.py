@@ -1,7 +1,7 @@
-"""Deterministic sampling of documents as Beam transforms: the documents whose hashed ids are the smallest of their source (samples.py).
+"""Beam transforms for deterministic sampling: the documents with the smallest hashed ids of each source (samples.py).
 
-Only rows (`samples.SampleRow`, about a hundred bytes per document) move between stages; the samples themselves are in files of the staging
-folder.
+Only rows (`samples.SampleRow`, about a hundred bytes per document) move between stages. The samples themselves are
+files in the staging folder.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,11 @@ from castor.tasks.storage import storage
 
 
 class SampleDocuments(beam.PTransform):
-    """Pipeline -> (elements, counts) of all `sources`, each with the number of documents to sample from it.
+    """Pipeline -> (elements, counts) of all sources.
 
-    Elements are the sampled documents, and a Rejection for every other document; counts are those of Read.
+    sources: (source, number of documents to sample from it).
+
+    Elements are the sampled documents, and a Rejection for every other document. Counts are those of Read.
     """
 
     def __init__(self, sources: Sequence[tuple[Source, int]]):
@@ -43,7 +45,7 @@ class SampleDocuments(beam.PTransform):
 
 
 class StoreSamples(beam.PTransform):
-    """Prepared elements -> their rows. Samples go to files under `staging`."""
+    """Prepared elements -> their rows. Writes the samples to files under `staging`."""
 
     def __init__(self, staging: str):
         super().__init__(label="store")
@@ -58,7 +60,7 @@ class StoreSamples(beam.PTransform):
 
 
 class _Smallest(beam.CombineFn):
-    """The `count` smallest integers, ascending, of lists of integers."""
+    """Combines lists of integers to the `count` smallest, ascending."""
 
     def __init__(self, count: int):
         self._count = count

@@ -162,7 +162,7 @@ def test_damage_is_found_and_named(tmp_path):
     with pytest.raises(CorpusError, match="is missing"):
         list(read_corpus(str(tmp_path)))
     (tmp_path / "manifest.json").write_text('{"kind": "cache", "format": 1, "shards": []}')
-    with pytest.raises(CorpusError, match="of kind 'cache'"):
+    with pytest.raises(CorpusError, match="has kind 'cache'"):
         load_manifest(str(tmp_path))
     for text in ("{", "[]", "[" * 100_000, '{"kind": 5}', "\xff"):
         (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))

@@ -125,7 +125,7 @@ def test_on_a_runner(graph):
 
 
 def test_too_few_rounds_on_a_runner(graph):
-    with pytest.raises(Exception, match=r"do not come to rest in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"):
+    with pytest.raises(Exception, match=r"did not converge in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"):
         with beam.Pipeline(runner=FnApiRunner()) as pipeline:
             (
                 pipeline

@@ -143,7 +143,7 @@ def test_too_few_rounds_stop_the_job_and_name_the_binding(tmp_path):
         "".join(json.dumps({"text": " ".join(words[i * 10 : i * 10 + 100])}) + "\n" for i in range(190))
     )
     with pytest.raises(
-        ConfigurationError, match=r"do not come to rest in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"
+        ConfigurationError, match=r"did not converge in 1 rounds.*Raise minhash.MinHash.rounds \(now 1\)"
     ):
         run(tmp_path, tmp_path / "out", duplicates=(MinHash(rounds=1),))
     assert not (tmp_path / "out" / "manifest.json").exists()
