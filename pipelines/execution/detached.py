@@ -99,6 +99,6 @@ def _original(text: str, copied: str, staging: str) -> str:
 
 
 def _forget(staging: str) -> None:
-    """Removes the staging folder of a detached job, the note first: without a note, a folder counts as a killed run's."""
+    """Removes the staging folder of a detached job, note first: without a note it counts as a killed run's."""
     storage.remove(storage.join(staging, NOTE))
     storage.remove_tree(staging)
