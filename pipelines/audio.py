@@ -24,7 +24,7 @@ from castor.pipelines.media.measures import MeasureSound
 @gin.configurable(module="pipelines.audio")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(MediaJob):
-    """The audio job; MediaJob documents the fields.
+    """The audio job; MediaJob documents the other fields.
 
     measure: decodes and measures one recording.
     """

@@ -34,7 +34,7 @@ _LINES = (".jsonl", ".ndjson", ".json")
 @gin.configurable(module="quality_train")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(BaseJob):
-    """Fills one linear model of text.
+    """The quality-train job.
 
     reference, sample: corpora (directories) or files of JSON lines; file names may contain `*`.
     text_field: the field of a JSON line that holds the text.
@@ -48,7 +48,7 @@ class Job(BaseJob):
     min_documents: a feature in fewer documents gets no weight.
     excerpts: documents per source whose text names the n-grams in the report.
     dead_letter_threshold: share of records read that may become dead letters before the job fails.
-    limits: limits of the sandbox in which features are computed.
+    sandbox: limits on the features of one document.
     """
 
     reference: Sequence[str]

@@ -24,7 +24,7 @@ _NEEDS = {"image": ("image",), "audio": ("audio",), "video": ("image",)}
 @gin.configurable(module="pipelines.tokenize")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(BaseJob):
-    """Fills one task cache.
+    """The tokenize job.
 
     corpus, vocabulary: directories.
     num_shards: shards of each split.
@@ -33,7 +33,7 @@ class Job(BaseJob):
     image_token_budget, frame_token_budget, frames_per_second, max_frames, min_tokens, max_tokens: see
       examples.Tokenizer.
     dead_letter_threshold: share of records read that may become dead letters before the job fails.
-    limits: limits of the sandbox in which documents are tokenized.
+    sandbox: limits on the tokenization of one document.
     """
 
     corpus: str

@@ -30,7 +30,7 @@ _TEXT = ("text", "code")
 @gin.configurable(module="pipelines.vocabulary")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(BaseJob):
-    """Fills one vocabulary.
+    """The vocabulary job.
 
     corpora: directories of corpora.
     pieces, image_codes, audio_codes: sizes of the three parts of the vocabulary.
@@ -41,7 +41,7 @@ class Job(BaseJob):
     image_token_budget, frame_token_budget, frames_per_second: the values of the later tokenize job, because a codec
       is best fitted to the picture sizes that it will encode.
     dead_letter_threshold: share of records read that may become dead letters before the job fails.
-    limits: limits of the sandbox in which samples are decoded.
+    sandbox: limits on the preparation of one sample.
     """
 
     corpora: Sequence[str]

@@ -49,7 +49,8 @@ class Job(RefineJob):
 
     max_page_bytes: largest page, line or response body, in bytes; larger ones become dead letters.
     text_field: the field of a JSON line that holds the text.
-    admission: URL filters. They run before a page is parsed, so they see only its URL and HTTP headers.
+    admission: URL filters. They run before a page is parsed, on its URL and HTTP headers (robots also searches the raw
+      page for `meta` elements).
     extract: extracts the main text of a page.
     identify: detects the language of the text.
     filters: rule sets and functions on the text, in order.

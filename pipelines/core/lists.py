@@ -126,8 +126,7 @@ def hashed(names: tuple[str, ...]) -> HashedSet:
 
 
 class Substrings:
-    """Finds which of many strings occur in a text. Lookup by prefix: the cost grows with the text, not with the list.
-    """
+    """Finds which of many strings occur in a text. Lookup by prefix: the cost grows with the text, not the list."""
 
     def __init__(self, entries: Iterable[str]):
         entries = sorted(entries)
