@@ -1,4 +1,4 @@
-"""What the tests of jobs and rules share."""
+"""Fixtures of the tests of jobs and rules."""
 
 import pytest
 
@@ -7,5 +7,5 @@ import gin
 
 @pytest.fixture(autouse=True)
 def published_values():
-    """No gin binding of an earlier test: what a test does not say has its default."""
+    """Clears the gin bindings of earlier tests, so that unbound parameters have their defaults."""
     gin.clear_config()

@@ -1,4 +1,6 @@
-"""What ids come from: by content, renaming, reordering and copying raw files changes nothing but `source`; by location, INPUT_ROOT's spelling nothing."""
+"""What ids are made of. By content, renaming, reordering and copying raw files changes only `source`. By location, the
+spelling of INPUT_ROOT changes nothing.
+"""
 
 import gzip
 import io
@@ -37,7 +39,7 @@ def run(kind, root, output, identity="content", **options):
 
 
 def shards(output):
-    """{file: its rows without `source`, in their order}, and of repository documents without the sources of the members."""
+    """{file: its rows in order without `source`, repository documents also without their members' sources}."""
     found = {}
     for path in sorted(pathlib.Path(output).glob("documents-*.parquet")):
         rows = pyarrow.parquet.read_table(path).drop_columns(["source"]).to_pylist()
@@ -84,7 +86,7 @@ def by_sample(member):
 
 
 def rearrange(kind, source, target):
-    """The records of a folder of raw files in other files, under other names and in another order."""
+    """Moves the records of a folder of raw files to other files, names and positions."""
     target.mkdir(parents=True)
     files = sorted(path for path in source.iterdir() if path.is_file())
     if kind == "web":
@@ -107,7 +109,7 @@ def rearrange(kind, source, target):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The demo's corpus, small; of the code, four repositories."""
+    """The demo's raw files, reduced; four repositories of code."""
     folder = tmp_path_factory.mktemp("demo")
     DemoCorpus(images=12, sounds=8, clips=3, pages=24).make(str(folder / "raw"))
     for path in sorted((folder / "raw" / "code").iterdir())[4:]:
@@ -117,7 +119,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpora(demo):
-    """{kind: (manifest, output)} of the demo's corpus by content."""
+    """{kind: (manifest, output)} of the demo's corpora with ids by content."""
     return {kind: (run(kind, demo / "raw" / kind, demo / "by" / kind), demo / "by" / kind) for kind in JOBS}
 
 

@@ -1,4 +1,4 @@
-"""The media jobs run whole on small corpora: what is kept, that the funnel adds up, that damage is somebody's dead letter."""
+"""The media jobs end to end on small corpora: kept documents, funnels, and dead letters of damaged files."""
 
 import hashlib
 import json

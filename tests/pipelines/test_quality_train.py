@@ -1,6 +1,6 @@
-"""quality-train whole on made-up sets: told apart, the same bytes with any workers, fed by corpora and by lines; then in a web job, beside safety.
+"""quality-train end to end on synthetic sets: separation, equal bytes with any workers, both kinds of input, a web job.
 
-The unsafe set is a harmless stand-in of our own: recipes for soup. No unsafe text ships with Castor.
+The unsafe set is a harmless stand-in: recipes for soup. No unsafe text ships with Castor.
 """
 
 import collections
@@ -198,7 +198,7 @@ def test_a_page_that_stands_twice_is_fitted_once():
 
 
 def test_quality_and_safety_side_by_side_in_a_web_job(sets, done, tmp_path):
-    """The safety model keeps what scores low; both scores stay in the metadata; reasons and measures tell which model it was."""
+    """The safety model keeps low scores. Metadata has both scores; reasons and measures name the model."""
     safety = make(sets, tmp_path / "safety", name="safety", reference=[sets["soup"]], keep="low", kept_share=0.8)
     manifest = launcher.run(safety, quiet=True)
     assert manifest["measures"]["auc"] > 0.8 and manifest["measures"]["kept_of_reference"] < 0.4

@@ -1,4 +1,4 @@
-"""The tokenize job, run whole on corpora made here: every kind of document, funnel, splits, the same bytes with any workers."""
+"""The tokenize job end to end: every kind of document, funnel, splits, equal bytes with any workers."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""The vocabulary job, run whole on small corpora made here: the sample, the fit, the report, the same bytes with any workers."""
+"""The vocabulary job end to end on small corpora: sample, fit, report, equal bytes with any workers."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""The web job's composition: rules before and after extraction, one tokenization per text, and the published recipes as gin files."""
+"""The web job: filters before and after extraction, one tokenization per text, and the published recipes as gin files."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from castor.tasks.errors import ConfigurationError
 
 @dataclasses.dataclass(frozen=True)
 class NoMirrors:
-    """Turns pages of mirrors away by their URL."""
+    """Rejects pages of mirrors by URL."""
 
     name: ClassVar[str] = "url"
 
@@ -30,7 +30,7 @@ class NoMirrors:
 
 @pytest.fixture
 def made(tmp_path):
-    """A job on six texts: one for each outcome."""
+    """A job on six texts, one per outcome."""
     texts = [GOOD, PROSE["de"], PROSE["zh"], GOOD + "\n\nHome", GOOD + "\n" + GOOD, "Too short to say."]
     rows = [{"text": text, "url": f"http://e.org/{i}"} for i, text in enumerate(texts)] + [
         {"text": PROSE["ko"], "url": "http://mirror.org/"}
@@ -75,7 +75,7 @@ def test_a_job_put_together_wrongly_says_so_at_once(made, changes, message):
 
 
 def test_all_rules_of_a_document_share_one_view(made):
-    """Steps fuse and elements go through them one by one, so each text is tokenized once; c4.Clean makes another text of one document."""
+    """Steps fuse, so each text is tokenized once; c4.Clean gives one document a second text."""
     tokenize.cache_clear()
     launcher.run(
         dataclasses.replace(made, filters=(*made.filters, refinedweb.Clean(max_words_removed=1.0), c4.Clean())),

@@ -1,4 +1,4 @@
-"""Lists: what a file says, hashed look-ups, substrings, and that a job's fingerprint follows their content."""
+"""Lists: parsing, hashed lookups, substring search, and the job's fingerprint of their content."""
 
 import gzip
 

@@ -1,4 +1,4 @@
-"""The corpus on disk: the same bytes for the same documents, readable by anyone's tools, and refused when damaged."""
+"""The corpus on disk: equal bytes for equal documents, readable by other tools, and rejected if damaged."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The table of outcomes: one row for every record read, found by id, address and place."""
+"""The table of outcomes: one row per record read, found by id, URL and source."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Benchmarks in the public formats, and a clear error for each way in which a file can fail to be one."""
+"""Benchmarks in the published formats, and a clear error for each kind of invalid file."""
 
 import gzip
 import json

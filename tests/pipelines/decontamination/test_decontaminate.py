@@ -1,4 +1,4 @@
-"""Decontamination as a step of a job: what happens to a document that holds a benchmark item, what the report says, and when a job is redone."""
+"""Decontamination as a step of a job: outcomes of contaminated documents, the report, and when the job runs again."""
 
 import dataclasses
 import json

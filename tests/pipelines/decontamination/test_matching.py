@@ -1,4 +1,4 @@
-"""Copies of passages are found however they are written, and only they: planted in ordinary text, changed, cut, doubled."""
+"""Exactly the copies of passages are found: planted in ordinary text, changed, cut, doubled."""
 
 import random
 import re
@@ -98,7 +98,7 @@ def test_coverage_of_eight_grams(index):
 
 
 def test_gap_budget():
-    """A span of 25 words of a long passage, with a stranger in every seven: neither 13 in a row nor 60% of the passage."""
+    """A span of 25 words of a long passage, every seventh changed: no run of 13 words, less than 60% of the passage."""
     rng = random.Random(3)
     long = [f"w{rng.randrange(10**6)}" for _ in range(200)]
     part = long[50:78]
@@ -122,7 +122,7 @@ def test_numbers_alone_are_no_evidence():
 
 
 def test_phrases_of_a_file_are_no_evidence():
-    """The instructions that every item begins with say nothing; what is an item's own does."""
+    """Instructions that begin every item are ignored; an item's own text counts."""
     instructions = "The following paragraphs each describe a set of five objects arranged in a fixed order and the statements are consistent"
     birds = "owl raven falcon robin quail heron stork crane gull".split()
     items = [
@@ -147,7 +147,7 @@ def test_phrases_of_ordinary_documents_are_no_evidence(tmp_path):
 
 
 def test_each_copy_in_a_long_document(index):
-    """Also across the blocks in which a long document is looked up."""
+    """Also across the blocks in which a long document is searched."""
     text = filler(65_500, 2)
     page = f"{QUESTION} {text} {QUESTION} {text} {QUESTION}"
     matches = found(index, page)

@@ -15,7 +15,7 @@ from castor.tasks.errors import ConfigurationError
 
 
 def union_find(edges):
-    """(node, smallest, 0) of every other node, (smallest, b"", size), sorted."""
+    """The expected rows, sorted: (node, smallest, 0) and (smallest, b"", size)."""
     parent = {}
 
     def root(node):
@@ -44,7 +44,7 @@ def directed(pairs):
 
 
 def by_hand(edges, rounds):
-    """The transform's functions with dictionaries in place of shuffles; groups come in an order of their own."""
+    """The transform's functions with dictionaries instead of shuffles; the order of groups is random."""
 
     def group(pairs):
         groups = {}

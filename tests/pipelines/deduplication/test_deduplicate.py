@@ -1,4 +1,4 @@
-"""Deduplication whole: rules one after the other, who stays, what the sink writes, and the same bytes however it is run."""
+"""End-to-end deduplication: order of rules, survivors, output of the sink, equal bytes for every way to run it."""
 
 import json
 import pathlib
@@ -42,7 +42,7 @@ def test_rows_of_exact_duplicates():
 
 
 def test_what_one_rule_removes_takes_nothing_with_it():
-    """b is an old version of a (same address); c says what b said. c stays, since b is gone before texts are compared."""
+    """b is an old version of a (same URL); c has the text of b. c stays, because b is removed before texts are compared."""
     a = document(1, SENTENCE, url="http://www.x.org/p?utm_source=1", date="2024-05-01T00:00:00Z")
     b = document(2, "something else entirely " + SENTENCE[:20], url="https://x.org/p/", date="20230501000000")
     c = document(3, b.text, url="http://y.org/p")
@@ -68,7 +68,7 @@ def test_no_rules_and_rules_in_a_wrong_order():
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """Three copies word for word, a chain of near copies, one address twice, bystanders."""
+    """Three exact copies, a chain of near copies, one URL twice, and unrelated texts."""
     root = tmp_path_factory.mktemp("texts")
     words = [f"word{i * i % 97}x{i}" for i in range(200)]
     rows = [{"text": " ".join(words), "url": f"http://a.org/{i}"} for i in range(3)]
@@ -137,7 +137,7 @@ def test_who_stays_is_configuration(texts, tmp_path):
 
 
 def test_too_few_rounds_stop_the_job_and_name_the_binding(tmp_path):
-    """A window slides over words: each text is near the next alone, so that they hang together in a long chain."""
+    """A window slides over words: each text is near only the next one, so the texts form a long chain."""
     words = [f"word{i * i % 997}x{i}" for i in range(2000)]
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": " ".join(words[i * 10 : i * 10 + 100])}) + "\n" for i in range(190))
@@ -151,7 +151,7 @@ def test_too_few_rounds_stop_the_job_and_name_the_binding(tmp_path):
 
 
 def test_lines_of_several_pages_stay_on_one_that_stays(tmp_path):
-    """The page with the smallest id is removed, for a longer one of its address: it must own nothing. One page has too little left."""
+    """The page with the smallest id is removed for a longer one of its URL: it must own no line. One page gets too short."""
     root = tmp_path / "in"
     root.mkdir()
     identifiers = [document_id("d", f"a.jsonl#line={i + 1}") for i in range(8)]

@@ -1,4 +1,4 @@
-"""MinHash signatures: what a shingle is, that minima estimate Jaccard's similarity as theory has it, and values that may never drift."""
+"""MinHash signatures: shingles, the estimate of the Jaccard similarity, and golden values."""
 
 import math
 
@@ -78,7 +78,7 @@ def test_minima_are_those_of_a_plain_loop_whatever_the_pieces(values, count):
 
 
 def test_minima_agree_with_the_probability_of_jaccard():
-    """1,000 pairs of sets at each similarity: the mean within four standard errors, the spread that of independent permutations."""
+    """1,000 pairs of sets per similarity: mean within four standard errors, spread of independent permutations."""
     count, pairs, union = 112, 1000, 400
     for similarity in (0.5, 0.8, 0.95):
         shared = round(similarity * union)
@@ -111,7 +111,7 @@ def test_nonsense_is_refused():
 
 
 def test_signatures_have_not_drifted():
-    """Another value is another minhash.VERSION."""
+    """A changed value requires a new minhash.VERSION."""
     assert MinHash(bands=2, rows=3).signature(TEXT).tolist() == GOLDEN
     assert [key.hex() for key in MinHash(bands=2, rows=3).keys(document(TEXT))] == GOLDEN_KEYS
     assert minima(ngrams(np.arange(9, dtype=np.uint64), 5), 4, seed=1).tolist() == GOLDEN_MINIMA

@@ -1,4 +1,4 @@
-"""Near duplicates of pictures: every pair within the distance is found and no other, whatever the buckets; and the job on real bytes."""
+"""Near duplicates of pictures: exactly the pairs within the distance are found for any buckets; the job on real bytes."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def document(number, value, **facts):
 
 
 def clusters(documents, rule):
-    """Sets of ids that hang together, by the rule's own keys and links."""
+    """Connected sets of ids, by the rule's own keys and links."""
     buckets = {}
     for d in documents:
         for key in rule.keys(d):

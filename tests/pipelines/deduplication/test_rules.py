@@ -1,4 +1,4 @@
-"""What makes documents duplicates, and which stays: addresses, orders, nodes."""
+"""Rules of deduplication: keys of URLs, orders of survivors, nodes."""
 
 import pytest
 from hypothesis import given

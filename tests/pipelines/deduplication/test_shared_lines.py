@@ -1,4 +1,4 @@
-"""C4's deduplication of lines: which lines are the same, what is left of a page, and the sentences it must still have."""
+"""C4's deduplication of lines: equal lines, the rest of a page, and the sentences that must be left."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +45,7 @@ lines = st.sampled_from(["a.", "A.", " b. ", "c. d. e.", "", "no end"])
 
 @given(st.lists(st.lists(lines, max_size=8), min_size=1, max_size=4), st.integers(0, 2))
 def test_against_a_plain_loop(pages, least):
-    """Every line of the corpus is left once, on the first page that has it."""
+    """Every line of the corpus stays once, on the first page that has it."""
     rule, seen = SharedLines(least), set()
     for page in pages:
         text = "\n".join(page)

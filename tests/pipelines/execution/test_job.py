@@ -1,6 +1,4 @@
-"""The framework whole, on a job small enough to reason about: exact funnels, equal bytes however it is run, nothing half-written, loud
-failure.
-"""
+"""End-to-end tests of a small job: exact funnels, equal bytes for every way to run it, atomic output, clear errors."""
 
 import dataclasses
 import json
@@ -28,7 +26,7 @@ TWO_WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
-    """Text files with every outcome in them, a FIFO and a dangling link."""
+    """Text files with every outcome, a FIFO and a dangling link."""
     root = tmp_path_factory.mktemp("lines")
     for f in range(3):
         text = (
@@ -104,7 +102,7 @@ def test_dead_letters_and_rejects_are_on_disk(done):
 
 
 def test_every_way_to_run_gives_the_same_bytes(lines, done, tmp_path):
-    """Two worker processes, a sandbox, and a run that was killed half-way and started again."""
+    """Two worker processes, a sandbox, and a run that was killed and repeated."""
     expected = files_of(done[1])
     launcher.run(make(lines, tmp_path / "two"), TWO_WORKERS, quiet=True)
     assert files_of(tmp_path / "two") == expected
@@ -174,7 +172,7 @@ def test_an_error_for_the_user_stops_the_job_as_itself(tmp_path, arguments):
 
 
 def test_an_interrupt_is_one(tmp_path):
-    """Beam makes an error of the pipeline of Ctrl-C."""
+    """Beam turns Ctrl-C into an error of the pipeline."""
     root = tmp_path / "in"
     root.mkdir()
     (root / "a.txt").write_text("interrupt\n")
