@@ -86,7 +86,7 @@ def test_the_rule_behind_a_reason_is_found_in_a_manifest_of_the_first_layout():
 
 @pytest.mark.parametrize("path", ["os.path", "pipelines.os.path", "subprocess.Popen", "pipelines.nothing.Job", "Job"])
 def test_a_manifest_makes_nothing_from_outside(path):
-    with pytest.raises(CorpusError, match="not Castor's"):
+    with pytest.raises(CorpusError, match="not part of Castor"):
         job_config.rebuild({"class": path})
 
 

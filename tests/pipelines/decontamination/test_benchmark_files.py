@@ -77,5 +77,5 @@ def test_declarations_are_checked(tmp_path):
         paths(str(tmp_path / "nowhere"), GSM8K)
     with pytest.raises(ConfigurationError, match="Write a list"):
         Benchmark("b", "b.jsonl")
-    with pytest.raises(ConfigurationError, match="names a folder"):
+    with pytest.raises(ConfigurationError, match="the name becomes a folder"):
         Benchmark("a/b", ())

@@ -211,7 +211,7 @@ def test_fingerprint_follows_inputs_configuration_and_code(lines, done, tmp_path
 
 
 def test_a_job_is_built_again_from_its_manifest(done, lines, monkeypatch):
-    with pytest.raises(CorpusError, match="not Castor's"):
+    with pytest.raises(CorpusError, match="not part of Castor"):
         job_config.rebuild(done[0]["config"], output="x")
     monkeypatch.setattr(job_config.fingerprint, "ROOMS", (*job_config.fingerprint.ROOMS, "small_job"))
     rebuilt = job_config.rebuild(done[0]["config"], output=str(done[1]))
@@ -237,7 +237,7 @@ def test_replay_reads_the_dead_letters_alone(tmp_path, lines, monkeypatch):
     ]
     assert again["funnel"]["dead_letters"] == {"shout.bad_word": 1} and again["funnel"]["read"] == 3
     (root / "a.txt").unlink()
-    with pytest.raises(CorpusError, match="files that are gone"):
+    with pytest.raises(CorpusError, match="refer to missing files"):
         launcher.run(replay.make_job(str(tmp_path / "out"), str(tmp_path / "third")), quiet=True)
 
 
