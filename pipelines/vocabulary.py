@@ -20,7 +20,7 @@ from castor.pipelines.execution.job import BaseJob, check_funnel
 from castor.pipelines.tokenization.samples import PrepareSample
 from castor.tasks.errors import ConfigurationError
 from castor.tasks.storage import storage
-from castor.tasks.vocabulary import codecs
+from castor.tasks.vocabulary import codecs, psnr
 from castor.tasks.vocabulary.sentencepieces import MIN_PIECES
 from castor.tasks.vocabulary.vocabulary import CODEC_FILES, MODEL_FILE, Vocabulary
 
@@ -161,7 +161,7 @@ class Job(BaseJob):
             for (index, part), (arrays, millidecibels, error, elements) in storage.read_json(
                 storage.join(staging, f"{kind}.json")
             ):
-                overall = round(codecs.psnr_of_error(error, elements), 2) if error else None
+                overall = round(psnr.psnr_of_error(error, elements), 2) if error else None
                 row = {"arrays": arrays, "psnr": round(millidecibels / arrays / 1000, 2), "psnr_overall": overall}
                 summary[kind].setdefault(names[index], {})[part] = row
         for kind, codec in (("image", vocabulary.image_codec), ("audio", vocabulary.audio_codec)):

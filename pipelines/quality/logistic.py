@@ -1,11 +1,13 @@
-"""Logistic regression on sparse rows of ones, fitted the same way every time, and the measures of a classifier.
+"""Logistic regression on sparse rows of ones with a reproducible fit, and quality measures of a classifier.
 
-The loss is convex, so where a fit ends does not depend on where it began: L-BFGS (Liu and Nocedal 1989) on all rows at once, with neither random
-order nor threads nor a library's own sums. Both classes weigh the same however many rows each has. This file knows no text and no Beam.
+The loss is convex, so the result does not depend on the starting point. The fit is L-BFGS (Liu and Nocedal 1989) on all
+rows at once, without random order, threads or library sums. Both classes have equal total weight, however many rows each
+has. This file knows no text and no Beam.
 
-scipy's L-BFGS-B is not used: its dot products are the BLAS library's, whose order of addition depends on the number of its threads and on the
-CPU. With 131,072 columns, OPENBLAS_NUM_THREADS=1 and 2, and OPENBLAS_CORETYPE=Prescott and Haswell, gave three different models
-(test_logistic.py holds this fit to one).
+scipy's L-BFGS-B is not used: its dot products come from the BLAS library, whose order of addition depends on its number
+of threads and on the CPU. With 131,072 columns, one thread, two threads and OPENBLAS_CORETYPE=Prescott give three
+different models; OPENBLAS_CORETYPE=Haswell gives the model of two threads. test_logistic.py checks that this fit gives
+one model.
 """
 
 import dataclasses

@@ -146,7 +146,7 @@ def card_statistics(entries: Iterable[dict[str, Any]], vocabulary) -> dict[str, 
 def in_words(vocabulary, ids: Iterable[int]) -> str:
     """A stream as a person reads it: text as it is, everything else by name, long runs of codes cut short."""
     parts = []
-    for segment in vocabulary.segments(ids, decode=False):
+    for segment in vocabulary.modality_spans(ids, decode=False):
         names = [vocabulary.name(i) for i in segment.ids]
         short = names if len(names) <= 8 else [*names[:5], f"... {len(names) - 6} more ...", names[-1]]
         parts.append(segment.value if segment.kind == "text" else " ".join(short))

@@ -149,7 +149,7 @@ def test_export(out, castor, tmp_path):
     )
     assert code == 0 and "0 written and 3 kept" in text
     code, _, error = castor("export", out / "tasks" / "code", "--to=parquet", f"--output={tmp_path / 'web'}")
-    assert code == 2 and "holds an export of web with other content" in error and "Name another --output" in error
+    assert code == 2 and "has an export of web, and the content of" in error and "Name another --output" in error
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_jobs_from_a_bucket_into_a_bucket_write_what_they_write_on_disk(made, bu
     storage.write_bytes_atomic(
         f"{bucket}/crawl/pages-00000.warc.gz", storage.read_bytes(f"{bucket}/crawl/pages-00000.warc.gz")
     )
-    gcs._looks.clear()
+    gcs._metadata.clear()
     assert not launcher.up_to_date(made[0])  # another generation
 
 
