@@ -1,8 +1,8 @@
 """Logistic regression on sparse rows of ones with a reproducible fit, and quality measures of a classifier.
 
 The loss is convex, so the result does not depend on the starting point. The fit is L-BFGS (Liu and Nocedal 1989) on all
-rows at once, without random order, threads or library sums. Both classes have equal total weight, however many rows each
-has. This file knows no text and no Beam.
+rows at once, without random order, threads or library sums. Both classes have equal total weight, whatever their number
+of rows. This file knows no text and no Beam.
 
 scipy's L-BFGS-B is not used: its dot products come from the BLAS library, whose order of addition depends on its number
 of threads and on the CPU. With 131,072 columns, one thread, two threads and OPENBLAS_CORETYPE=Prescott give three
