@@ -189,8 +189,8 @@ def test_a_task_name_or_directory_is_a_mixture_of_one(mixture, tasks_dir):
     [
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 1.5}, "batch_size"),
-        ({"num_shards": 5}, "does not divide into 5"),
-        ({"num_shards": 0}, "does not divide into 0"),
+        ({"num_shards": 5}, "is not divisible by 5"),
+        ({"num_shards": 0}, "is not divisible by 0"),
         ({"shard": 2, "num_shards": 2}, "shard 2"),
         ({"shard": -1, "num_shards": 2}, "shard -1"),
         ({"lengths": {"inputs": 4}}, "lengths"),
