@@ -364,7 +364,7 @@ def test_dataflows_submission_from_the_command(made, bucket, capsys):
         "workers: example/castor:1; staged: ",
         "  extract: ",
         "  write: ",
-        "valid; nothing was sent",
+        "The job is valid and was not submitted",
     ):
         assert part in shown
     assert sorted(storage.walk(bucket)) == before
