@@ -1,7 +1,8 @@
-"""The `castor` command: one parser, one table of subcommands, and the place where errors become one line.
+"""The `castor` command: the table of subcommands, their dispatch, and errors as one line.
 
-A subcommand is a module with `add_arguments(parser)` and `run(arguments, flags) -> int`; it is imported only when it is asked for, so that
-`castor --help` costs nothing. `arguments.rest` holds what the parser did not know (Beam's options), `flags` what was said of gin.
+A subcommand is a module with `add_arguments(parser)` and `run(arguments, flags) -> int`. The module is imported only
+when the subcommand runs, so that `castor --help` is fast. `arguments.rest` holds the options that the parser does not
+know (Beam's), and `flags` the gin flags.
 """
 
 import argparse
@@ -18,10 +19,15 @@ from castor.launch import exit_codes
 
 @dataclasses.dataclass(frozen=True)
 class Subcommand:
-    """One row of the table.
+    """One row of the table of subcommands.
 
-    `extra` brings the libraries that the subcommand needs besides the core's. `gin_files` and `examples` are shown by its --help. `takes_rest`
-    lets unknown options through (to Beam).
+    name: the word after `castor`.
+    module: module with `add_arguments` and `run`.
+    summary: one line for `castor --help`.
+    gin_files: shipped gin files of the subcommand, listed by its --help.
+    examples: three command lines, shown by its --help.
+    extra: the extra that installs the libraries of the subcommand.
+    takes_rest: whether unknown options are passed on (to Beam).
     """
 
     name: str
@@ -37,7 +43,7 @@ SUBCOMMANDS = (
     Subcommand(
         "demo",
         "castor.launch.commands.demo",
-        "everything below, small, offline, on a corpus made on the spot",
+        "run the whole pipeline on a small generated corpus, offline",
         ("recipes/demo.gin",),
         ("castor demo", "castor demo --output=/tmp/castor-demo", "castor demo --gin.TRAIN_STEPS=50"),
         "all",
@@ -45,7 +51,7 @@ SUBCOMMANDS = (
     Subcommand(
         "run",
         "castor.launch.commands.run",
-        "run a recipe: stages from raw files to a trained model, each skipped when its output is up to date",
+        "run a recipe: stages from raw files to a trained model; stages that are up to date are skipped",
         ("recipes/real.gin", "recipes/demo.gin"),
         (
             "castor run gin/recipes/real.gin --gin.CORPORA='\"corpora\"' --gin.OUTPUT='\"out\"'",
@@ -57,11 +63,14 @@ SUBCOMMANDS = (
     Subcommand(
         "data",
         "castor.launch.commands.data",
-        "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize, quality-train or replay; or explain a document's outcome",
+        "run a Beam data job: web, code, image, audio, video, vocabulary, tokenize, quality-train or replay; "
+        "or explain why a document was kept or rejected",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
-            "castor data web --gin.INPUT_ROOT='\"crawl\"' --gin.INPUTS='[\"*.warc.gz\"]' --gin.OUTPUT='\"corpora/web\"'",
-            "castor data tokenize --gin.CORPUS='\"corpora/web\"' --gin.VOCABULARY='\"vocabulary\"' --gin.OUTPUT='\"tasks/web\"'",
+            "castor data web --gin.INPUT_ROOT='\"crawl\"' --gin.INPUTS='[\"*.warc.gz\"]' "
+            "--gin.OUTPUT='\"corpora/web\"'",
+            "castor data tokenize --gin.CORPUS='\"corpora/web\"' --gin.VOCABULARY='\"vocabulary\"' "
+            "--gin.OUTPUT='\"tasks/web\"'",
             "castor data image --gin_file=my_image.gin --direct_running_mode=multi_processing --direct_num_workers=2",
         ),
         "data",
@@ -70,12 +79,15 @@ SUBCOMMANDS = (
     Subcommand(
         "launch",
         "castor.launch.commands.launch",
-        "run a data job on local worker processes, Prism, a Flink cluster or Dataflow, or a training run as several processes",
+        "run a data job on local worker processes, Prism, Flink or Dataflow; "
+        "or run training as several local processes",
         tuple(f"pipelines/{job}.gin" for job in ("web", "code", "image", "audio", "video", "vocabulary", "tokenize")),
         (
             "castor launch flink --local web --gin.INPUT_ROOT='\"crawl\"' --gin.OUTPUT='\"corpora/web\"'",
-            'castor launch local --hosts=4 --devices_per_host=2 train --gin_file=my_run.gin --gin.MESH=\'{"data": 4, "tensor": 2}\'',
-            "castor launch dataflow web --gin_file=my_web.gin --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE",
+            "castor launch local --hosts=4 --devices_per_host=2 train --gin_file=my_run.gin "
+            '--gin.MESH=\'{"data": 4, "tensor": 2}\'',
+            "castor launch dataflow web --gin_file=my_web.gin --project=P --region=R --temp_location=gs://B/tmp "
+            "--sdk_container_image=IMAGE",
         ),
         "data",
         takes_rest=True,
@@ -83,7 +95,7 @@ SUBCOMMANDS = (
     Subcommand(
         "tasks",
         "castor.launch.commands.tasks",
-        "list, show, verify and preview task caches, and trace a batch back to its documents",
+        "list, show, verify, preview and export task caches, and trace batches back to documents",
         ("mixtures/five.gin",),
         (
             "castor tasks list out/tasks",
@@ -103,7 +115,8 @@ SUBCOMMANDS = (
             *(f"optimizers/{name}.gin" for name in ("wsd", "adafactor", "adamw_bfloat16", "mup")),
         ),
         (
-            "castor train --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin --gin_file=mixtures/five.gin --gin.MODEL_DIR='\"model\"'",
+            "castor train --gin_file=models/tiny.gin --gin_file=runs/pretrain.gin --gin_file=mixtures/five.gin "
+            "--gin.MODEL_DIR='\"model\"'",
             "castor train --gin_file=my_run.gin --gin.TRAIN_STEPS=1000 --gin.BATCH_SIZE=32",
             'castor train --gin_file=my_run.gin --cpu_devices=8 --gin.MESH=\'{"data": 2, "fsdp": 2, "tensor": 2}\'',
         ),
@@ -112,10 +125,12 @@ SUBCOMMANDS = (
     Subcommand(
         "compile",
         "castor.launch.commands.compile",
-        "compile the training step for a TPU slice on a machine without one: memory, traffic, predicted step time; or search for the best mesh",
+        "compile the training step for a TPU slice without a TPU: memory, traffic and predicted step time; "
+        "or search for the best mesh",
         ("runs/pretrain.gin", "models/small.gin", "models/1b.gin"),
         (
-            "castor compile --gin_file=models/1b.gin --gin_file=runs/pretrain.gin --topology=v5e:16x16 --gin.MESH='{\"fsdp\": 256}' --gin.BATCH_SIZE=256",
+            "castor compile --gin_file=models/1b.gin --gin_file=runs/pretrain.gin --topology=v5e:16x16 "
+            "--gin.MESH='{\"fsdp\": 256}' --gin.BATCH_SIZE=256",
             "castor compile --gin_file=runs/pro.gin --topology=v5p:8x8x8 --num_slices=2 --output=pro",
             "castor compile --gin_file=runs/nano2.gin --topology=v5e:16x16 --search --budget_minutes=60",
         ),
@@ -124,7 +139,7 @@ SUBCOMMANDS = (
     Subcommand(
         "evaluate",
         "castor.launch.commands.evaluate",
-        "loss by domain of a checkpoint on the held-out split",
+        "evaluate a checkpoint: held-out loss by domain, SeqIO metrics, multiple choice",
         ("runs/pretrain.gin",),
         (
             "castor evaluate --model_dir=model",
@@ -136,7 +151,7 @@ SUBCOMMANDS = (
     Subcommand(
         "infer",
         "castor.launch.commands.infer",
-        "continue texts, draw images from captions, caption images, score answers; one, a file of them, or a conversation",
+        "continue text, draw images, caption images, score answers: single prompts, a file, or a conversation",
         ("runs/pretrain.gin",),
         (
             "castor infer --model_dir=model --interactive",
@@ -148,7 +163,7 @@ SUBCOMMANDS = (
     Subcommand(
         "export",
         "castor.launch.commands.export_huggingface",
-        "write a checkpoint as safetensors that Hugging Face's transformers runs (Gemma's architecture), with its tokenizer",
+        "export a checkpoint as a Gemma model (safetensors and tokenizer) for Hugging Face transformers",
         (),
         (
             "castor export --model_dir=model --output=exported",
@@ -160,12 +175,13 @@ SUBCOMMANDS = (
     Subcommand(
         "import",
         "castor.launch.commands.import_huggingface",
-        "make a MODEL_DIR from a Gemma model of Hugging Face, or from what castor export wrote",
+        "import a Hugging Face Gemma model, or a castor export, as a MODEL_DIR",
         (),
         (
             "castor import --from=exported --model_dir=model",
             "castor import --from=gemma --vocabulary=vocabulary --model_dir=model",
-            "castor import --from=gemma --model_dir=model && castor train --warm_start=model --gin_file=my_run.gin --gin.MODEL_DIR='\"next\"'",
+            "castor import --from=gemma --model_dir=model && castor train --warm_start=model --gin_file=my_run.gin "
+            "--gin.MODEL_DIR='\"next\"'",
         ),
         "train",
     ),
@@ -173,7 +189,10 @@ SUBCOMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 bad use, 130 interrupted, 143 a training run that SIGTERM stopped and that saved."""
+    """Runs one command line and returns its exit code (see `castor.launch.exit_codes`).
+
+    argv: arguments after `castor`; None for those of this process.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     show_trace = "--traceback" in argv
     argv = [a for a in argv if a != "--traceback"]
@@ -187,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"castor: error: {' '.join(str(error).split())}", file=sys.stderr)
         return exit_codes.BAD_USE
     except KeyboardInterrupt:
-        print("castor: interrupted; run the same command again to go on.", file=sys.stderr)
+        print("castor: interrupted; run the same command again to continue.", file=sys.stderr)
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -197,8 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="castor",
-        description="Castor: raw web, code, image, audio and video files to a trained multimodal decoder; every batch a function of (mixture, seed, step).",
-        epilog="castor SUBCOMMAND --help names the subcommand's gin files and shows three examples.",
+        description="Castor turns raw web, code, image, audio and video files into a trained multimodal decoder. "
+        "Every batch is a function of (mixture, seed, step).",
+        epilog="castor SUBCOMMAND --help lists the subcommand's gin files and shows examples.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
@@ -219,7 +239,7 @@ def _dispatch(argv: list[str]) -> int:
 
         close = difflib.get_close_matches(argv[0], [r.name for r in SUBCOMMANDS], n=1)
         raise CastorError(
-            f"no subcommand {argv[0]!r}.", f"Did you mean castor {close[0]}?" if close else "See castor --help."
+            f"unknown subcommand {argv[0]!r}.", f"Did you mean castor {close[0]}?" if close else "See castor --help."
         )
     return _run(row, argv[1:])
 
@@ -228,7 +248,7 @@ def _run(row: Subcommand, argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"castor {row.name}",
         description=row.summary[0].upper() + row.summary[1:] + ".",
-        epilog=_teaching(row),
+        epilog=_gin_files_and_examples(row),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -257,7 +277,9 @@ def _parse_and_run(row: Subcommand, argv: list[str], parser: argparse.ArgumentPa
     flags, plain = split_flags(argv)
     arguments, rest = parser.parse_known_args(plain)
     if rest and not row.takes_rest:
-        raise ConfigurationError(f"castor {row.name} does not know {' '.join(rest)}.", f"See castor {row.name} --help.")
+        raise ConfigurationError(
+            f"castor {row.name}: unknown arguments: {' '.join(rest)}.", f"See castor {row.name} --help."
+        )
     arguments.rest = rest
     try:
         return module.run(arguments, flags) or 0
@@ -270,19 +292,20 @@ def _parse_and_run(row: Subcommand, argv: list[str], parser: argparse.ArgumentPa
         raise
 
 
-def _teaching(row: Subcommand) -> str:
+def _gin_files_and_examples(row: Subcommand) -> str:
     examples = "\n".join(f"  {line}" for line in row.examples)
     if not row.gin_files:
         return f"examples:\n{examples}"
     files = textwrap.fill(", ".join(row.gin_files), 100, initial_indent="  ", subsequent_indent="  ")
     return (
-        f"gin flags: --gin_file=FILE, --gin.NAME=VALUE (strings need quotes: --gin.NAME='\"text\"'), --gin_search_paths=DIR\n\n"
+        "gin flags: --gin_file=FILE, --gin.NAME=VALUE (strings need quotes: --gin.NAME='\"text\"'), "
+        "--gin_search_paths=DIR\n\n"
         f"gin files:\n{files}\n\nexamples:\n{examples}"
     )
 
 
 def version() -> str:
-    """The version of the installed distribution, or of this checkout."""
+    """The version of the installed distribution; '0 (checkout)' if Castor is not installed."""
     import importlib.metadata
 
     try:

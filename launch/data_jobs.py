@@ -1,4 +1,4 @@
-"""The data jobs by name, and a job configured from gin flags: what `castor data`, `castor launch` and recipes share."""
+"""Data jobs by name, and their configuration from gin flags, for `castor data`, `castor launch` and recipes."""
 
 import difflib
 import gc
@@ -12,13 +12,21 @@ JOBS = ("web", "code", "image", "audio", "video", "vocabulary", "tokenize", "qua
 
 
 def configure(name: str, flags: Flags):
-    """The job `name` as gin flags describe it; without gin files pipelines/NAME.gin. Raises ConfigurationError for unknown jobs, macros, bindings."""
+    """Parses gin flags and returns the configured job.
+
+    name: one of `JOBS`.
+    flags: gin files and bindings; without files, pipelines/NAME.gin is read.
+
+    Raises ConfigurationError for unknown jobs, macros and bindings, and for unbound required macros.
+    """
     if name not in JOBS:
         close = difflib.get_close_matches(name, JOBS, n=1)
         raise ConfigurationError(
-            f"no data job {name!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}."
+            f"unknown data job {name!r}.", f"Did you mean {close[0]}?" if close else f"The jobs are {', '.join(JOBS)}."
         )
-    gc.disable()  # importing Beam makes hundreds of thousands of objects that stay: the collector would visit them again and again
+    # Importing Beam creates hundreds of thousands of permanent objects, which the collector would visit again and
+    # again.
+    gc.disable()
     try:
         configuration.parse(flags.or_files(f"pipelines/{name}.gin"))
         _check_required()
@@ -29,7 +37,7 @@ def configure(name: str, flags: Flags):
 
 
 def make(name: str):
-    """The job of that name with the parameters that gin has parsed."""
+    """The job `name` with its parameters from the parsed gin configuration."""
     if name == "replay":
         from castor.pipelines.execution import replay
 
@@ -38,7 +46,7 @@ def make(name: str):
 
 
 def _check_required() -> None:
-    """Raises ConfigurationError for a macro that its gin file leaves to the user (`OUTPUT = %gin.REQUIRED`) and that is not bound."""
+    """Raises ConfigurationError for an unbound macro that the user must set (`OUTPUT = %gin.REQUIRED`)."""
     import gin
 
     try:

@@ -1,6 +1,7 @@
-"""The devices of a command: the options that name them, and JAX started on them.
+"""Command-line options that select devices, and the start of JAX on those devices.
 
-JAX reads its environment once, when it is imported: `start_jax` sets the environment and imports JAX. Nothing else here does.
+JAX reads its environment once, at import. `start_jax` sets the environment and then imports JAX; no other function here
+imports JAX.
 """
 
 import argparse
@@ -21,33 +22,39 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that can run as several processes."""
+    """Adds the options of a command that can run as several processes."""
     group = parser.add_argument_group("several processes, one per host")
     group.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        help="address of process 0; 'auto' where the cluster provides it (TPU pods, SLURM)",
+        help="address of process 0, or 'auto' if the cluster provides the address (TPU pods, SLURM)",
     )
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
-    group.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
+    group.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0")
 
 
 def start_jax(arguments: argparse.Namespace) -> None:
-    """Starts JAX on the devices that the arguments name, and joins the other processes if --coordinator is given."""
+    """Starts JAX on the selected devices and, with --coordinator, joins the other processes.
+
+    arguments: parsed options of `add_arguments` and, optionally, of `add_process_arguments`.
+
+    Raises ConfigurationError for --cpu_devices below 1 or an incomplete set of process options.
+    """
     if arguments.cpu_devices is not None:
         if arguments.cpu_devices < 1:
             raise ConfigurationError(f"--cpu_devices={arguments.cpu_devices}.", "Give a positive number.")
-        rest = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
-        os.environ["XLA_FLAGS"] = f"{rest} --xla_force_host_platform_device_count={arguments.cpu_devices}".strip()
+        others = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+        os.environ["XLA_FLAGS"] = f"{others} --xla_force_host_platform_device_count={arguments.cpu_devices}".strip()
         os.environ["JAX_PLATFORMS"] = "cpu"
     elif not has_accelerator():
-        # Where libtpu is installed for `castor compile`, JAX would load it, print what it does not find and take a second to fall back.
+        # With libtpu installed (for `castor compile`), JAX would try to load it, print warnings and take a second to
+        # fall back to the CPU.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
     coordinator = getattr(arguments, "coordinator", None)
     if (arguments.cpu_devices or 1) > 1 or coordinator:
-        # With several CPU devices, collectives of two steps in flight can deadlock.
+        # On several CPU devices, collectives of two steps in flight at once can deadlock.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     if coordinator == "auto":
         jax.distributed.initialize()
@@ -58,12 +65,12 @@ def start_jax(arguments: argparse.Namespace) -> None:
 
 
 def start_jax_on_host() -> None:
-    """Starts JAX on one CPU device: host memory holds larger models than the memory of one accelerator."""
+    """Starts JAX on one CPU device, because host memory holds larger models than one accelerator does."""
     start_jax(argparse.Namespace(cpu_devices=1))
 
 
 def has_accelerator() -> bool:
-    """Whether this machine has a device file of a TPU (accel, vfio) or a GPU (nvidia, kfd, dxg), which every driver needs."""
+    """Whether this machine has the device file of a TPU driver (accel, vfio) or a GPU driver (nvidia, kfd, dxg)."""
     return any(
         path
         for pattern in ("accel*", "vfio/[0-9]*", "nvidia*", "kfd", "dxg")

@@ -3,6 +3,6 @@
 import signal
 
 FAILED = 1
-BAD_USE = 2  # a CastorError: the same command fails again until somebody changes something
+BAD_USE = 2  # a CastorError: a retry fails the same way until the command or its inputs change
 INTERRUPTED = 128 + signal.SIGINT
-STOPPED = 128 + signal.SIGTERM  # a training run that SIGTERM stopped before its last step, after it has saved
+STOPPED = 128 + signal.SIGTERM  # SIGTERM stopped a training run before its last step; the run saved a checkpoint

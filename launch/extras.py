@@ -1,8 +1,9 @@
-"""Says which extra of Castor brings a third-party module that an import did not find.
+"""Finds the extra of Castor that installs a missing third-party module.
 
-`pip install castor` installs the core: what reads caches, mixes and makes batches. Everything else comes with an extra. The command asks here
-when an import fails, so modules import their libraries plainly. The extras themselves stand in setup.py and are read from the installed
-distribution's metadata; only the names by which a distribution is imported stand here.
+`pip install castor` installs the core, which reads caches, mixes and makes batches. Extras install everything else. The
+command looks up failed imports here, so modules can import their libraries in the ordinary way. setup.py defines the
+extras; this module reads them from the metadata of the installed distribution. It only adds the import names of
+distributions.
 """
 
 import importlib.metadata
@@ -25,23 +26,23 @@ DISTRIBUTIONS = {
     "requests": "google-cloud-storage",
     "tensorflow_text": "tensorflow-text",
 }
-"""The requirement that brings a module, where the requirement does not bear the module's own name."""
+"""Module -> requirement that installs it, for requirements whose name differs from the module's."""
 
 ORDER = ("gcs", "data", "train", "seqio")
-"""Extras in the order in which they are named; `tpu`, `gpu` and `dev` list requirements of these again."""
+"""Extras in order of preference; `tpu`, `gpu` and `dev` repeat some of their requirements."""
 
 _REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*\bextra == ["']([\w-]+)["']""")
 
 
 def remedy(error: BaseException, preferred: str = "") -> tuple[str, str] | None:
-    """The requirement that an error comes from the lack of, and the command that installs it; None where no extra of Castor would help.
+    """The requirement whose absence caused an error, and the command that installs it; None if no extra would help.
 
-    Errors that `error` was raised from count too: gin files import the modules that they configure. Where several extras bring the
-    requirement, `preferred` is named if it is one of them, else the first of ORDER.
+    error: the error, whose causes are searched too, because gin files import the modules that they configure.
+    preferred: the extra to name if several install the requirement; otherwise the first of `ORDER`.
     """
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, ImportError) and cause.name):
-        # gin raises a copy without the name of the module; the original is its context.
+        # gin raises a copy of the error without the module name; the original is the context of the copy.
         cause = cause.__context__ if isinstance(cause, ImportError) else cause.__cause__
     parts = cause.name.split(".") if isinstance(cause, ImportError) and cause.name else []
     for length in range(len(parts), 0, -1):
@@ -55,7 +56,7 @@ def remedy(error: BaseException, preferred: str = "") -> tuple[str, str] | None:
 
 
 def _extras() -> dict[str, set[str]]:
-    """The requirements of each extra, by their names in lower case."""
+    """Extra -> the lower-case names of its requirements."""
     extras: dict[str, set[str]] = {}
     try:
         lines = importlib.metadata.requires("castor") or []

@@ -1,16 +1,23 @@
-"""What commands show on a terminal: tables and progress bars. Nothing is cut, nothing is markup, and nothing moves where nobody looks."""
+"""Tables and progress bars of the commands.
+
+Tables are never truncated, text is never parsed as Rich markup, and progress bars are disabled when output is not a
+terminal.
+"""
 
 import sys
 import unicodedata
 
 
 def printable(text: str) -> str:
-    """A text from a stranger, or a model, as a terminal may show it: control characters but newline and tab as their escapes."""
+    """Makes untrusted text safe to print: control characters except newline and tab become escape sequences."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else repr(c)[1:-1] for c in text)
 
 
 class Progress:
-    """A progress bar on a terminal, called with (done, total); silent elsewhere, and gone when all is done."""
+    """A progress bar, updated by calling with (done, total). Prints only to a terminal, and disappears when finished.
+
+    what: label of the bar.
+    """
 
     def __init__(self, what: str):
         self._what, self._bar = what, None
@@ -31,8 +38,12 @@ class Progress:
             self._bar = None
 
 
-class Tally:
-    """A Progress that is told how many more are done."""
+class Counter:
+    """A progress bar, updated by calling with the number of items finished since the last call.
+
+    what: label of the bar.
+    total: number of items.
+    """
 
     def __init__(self, what: str, total: int):
         self._progress, self._done, self._total = Progress(what), 0, total
@@ -43,14 +54,17 @@ class Tally:
 
 
 def console():
-    """A console that never cuts a line when its output goes to a file or a pipe, and takes no text for markup."""
+    """A Rich console that parses no markup. Output to a file or pipe is 240 columns wide, so tables do not wrap."""
     import rich.console
 
     return rich.console.Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 def table(*columns: str):
-    """A rich table; a leading > sets a column to the right. No cell is cut: long ones fold."""
+    """A Rich table that folds long cells instead of truncating them.
+
+    columns: headings; a leading > right-aligns the column.
+    """
     import rich.box
     import rich.table
 

@@ -1,16 +1,17 @@
-"""The ground floor that pipelines and training both stand on: task caches, vocabulary, codecs, mixtures and `batch(step)`.
+"""The bottom floor, used by pipelines and training: task caches, vocabulary, codecs, mixtures and `batch(step)`.
 
-It imports no room above it, and without TensorFlow, Beam or JAX (seqio_tasks.py and seqio_vocabulary.py, the doors to SeqIO, apart).
+It imports no room above it, and no TensorFlow, Beam or JAX (except the SeqIO integration: seqio_tasks.py and
+seqio_vocabulary.py).
 
     from castor import tasks
 
     mixture = tasks.Mixture("two", {"web": 0.7, "code": 0.3}, cache_dirs=("out/tasks",))
     batches = tasks.Batches(mixture, batch_size=8, lengths={"targets": 512}, seed=0)
-    batches.batch(1000)["decoder_target_tokens"]     # int32 [8, 512]; the same for ever
+    batches.batch(1000)["decoder_target_tokens"]     # int32 [8, 512]; always the same values
     batches.lineage(1000)[3]                         # the documents in row 3, with their token ranges
-    list(batches.occurrences("9f...", steps=5000))   # and the other way: where a document comes in the first 5,000 steps
+    list(batches.occurrences("9f...", steps=5000))   # where a document comes in the first 5000 steps
 
-Files to read first: batches.py (the arithmetic, top to bottom), cache.py (what lies on disk), vocabulary.py.
+Read first: batches/batches.py (the arithmetic), cache/layout.py (the files on disk), vocabulary/vocabulary.py.
 """
 
 import importlib

@@ -1,7 +1,8 @@
-"""Checks of numbers that come from gin files, JSON and callers, with one error message that names the binding, the value and the bounds.
+"""Checks of numbers from gin files, JSON and callers, with one error message: binding, value and bounds.
 
-`check_integer` and `check_number` return the number or raise ConfigurationError; `is_integer` and `is_number` answer without raising. True and
-False are never numbers here, although Python counts bool among the integers. NumPy's and JAX's integer scalars are integers.
+`check_integer` and `check_number` return the number or raise ConfigurationError; `is_integer` and `is_number` return
+a bool. True and False are never numbers here, although bool is a subclass of int in Python. Integer scalars of NumPy
+and JAX are integers.
 """
 
 import math
@@ -12,12 +13,12 @@ from castor.tasks.errors import ConfigurationError
 
 
 def is_integer(value: Any, at_least: int | None = None, at_most: int | None = None) -> bool:
-    """Whether a value is an integer, no bool, within the bounds (both inclusive)."""
+    """Whether a value is an integer (not a bool) within the bounds, both inclusive; None for no bound."""
     return _as_integer(value) is not None and _within(_as_integer(value), at_least, at_most)
 
 
 def is_number(value: Any, at_least: float | None = None, at_most: float | None = None) -> bool:
-    """Whether a value is an int or a finite float, no bool, within the bounds (both inclusive)."""
+    """Whether a value is an int or a finite float (not a bool) within the bounds, both inclusive; None for no bound."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return number and _within(value, at_least, at_most)
 
@@ -25,11 +26,19 @@ def is_number(value: Any, at_least: float | None = None, at_most: float | None =
 def check_integer(
     name: str, value: Any, at_least: int | None = None, at_most: int | None = None, remedy: str = ""
 ) -> int:
-    """The value as an int. Raises ConfigurationError unless it is an integer within the bounds.
+    """The value as an int.
 
-    name: the gin binding or the place of the value (`Run.prefetch`, `config.json: hidden_size`).
-    at_least, at_most: inclusive bounds; None for no bound.
-    remedy: what to do; by default, to give an integer within the bounds.
+    name: gin binding or location of the value (`Run.prefetch`, `config.json: hidden_size`).
+
+    value: value to check.
+
+    at_least: smallest allowed value; None for no bound.
+
+    at_most: largest allowed value; None for no bound.
+
+    remedy: remedy in the message; by default, to give an integer within the bounds.
+
+    Raises ConfigurationError unless the value is an integer within the bounds.
     """
     if not is_integer(value, at_least, at_most):
         raise _error(name, value, "an integer", at_least, at_most, remedy)
@@ -39,7 +48,10 @@ def check_integer(
 def check_number(
     name: str, value: Any, at_least: float | None = None, at_most: float | None = None, remedy: str = ""
 ) -> float:
-    """The value unchanged. Raises ConfigurationError unless it is an int or a finite float within the bounds; arguments as for check_integer."""
+    """The value unchanged. Raises ConfigurationError unless it is an int or a finite float within the bounds.
+
+    The arguments are those of `check_integer`.
+    """
     if not is_number(value, at_least, at_most):
         raise _error(name, value, "a finite number", at_least, at_most, remedy)
     return value

@@ -1,8 +1,8 @@
-"""Gin, kept thin: find the files, apply the bindings, and turn gin's own complaints into one clear line.
+"""Parses gin files and bindings, and turns gin's errors into one-line messages.
 
-Configurables are typed frozen dataclasses spread over the rooms; this file only parses. Configuration files live in the `gin/` folder of a
-checkout, which a wheel installs as `castor/gin/`; both are found without a flag. Names, macros and flags are T5X's:
-`--gin_file=runs/pretrain.gin`, `--gin.BATCH_SIZE=8`, `--gin_search_paths=DIR`.
+Configurables are frozen dataclasses in all rooms; this file only parses. Castor's gin files are in the `gin/` folder
+of a checkout, which a wheel installs as `castor/gin/`; both are found without a flag. Names, macros and flags are
+those of T5X: `--gin_file=runs/pretrain.gin`, `--gin.BATCH_SIZE=8`, `--gin_search_paths=DIR`.
 """
 
 import dataclasses
@@ -26,7 +26,9 @@ _MACRO_BINDING = re.compile(r"^([A-Za-z_]\w*)\s*=", re.MULTILINE)  # indented, i
 
 
 def gin_root() -> pathlib.Path:
-    """The folder of Castor's own gin files: `gin/` beside `tasks/`, in a checkout and in an installed wheel alike."""
+    """The folder of Castor's gin files, `gin/` in the same folder as `tasks/`. Raises ConfigurationError if it is
+    missing.
+    """
     folder = pathlib.Path(__file__).resolve().parent.parent / "gin"
     if not (folder / "recipes").is_dir():
         raise ConfigurationError(f"Castor's gin files are not in {folder}.", "Reinstall Castor.")
@@ -35,21 +37,33 @@ def gin_root() -> pathlib.Path:
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What a command line says of gin: files in order, bindings in order (each wins over what stands before it), extra search folders."""
+    """The gin flags of a command line.
+
+    files: gin files, in order.
+
+    bindings: bindings, in order; a later one overrides an earlier one.
+
+    search_paths: additional folders in which gin files are searched.
+    """
 
     files: tuple[str, ...] = ()
     bindings: tuple[str, ...] = ()
     search_paths: tuple[str, ...] = ()
 
     def or_files(self, *files: str) -> "Flags":
-        """These flags with `files` where the command line names none."""
+        """These flags, with `files` if the command line has no gin file."""
         return self if self.files else dataclasses.replace(self, files=files)
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
-    """Takes the gin flags out of a command line and returns them with the arguments that remain, in order.
+    """Splits a command line into its gin flags and the other arguments, in order.
 
-    `--gin_file=F`, `--gin_file F`, `--gin.NAME=VALUE`, `--gin_bindings=LINE`, `--gin_search_paths=DIR[,DIR]`.
+    Gin flags are `--gin_file=F`, `--gin_file F`, `--gin.NAME=VALUE`, `--gin_bindings=LINE` and
+    `--gin_search_paths=DIR[,DIR]`.
+
+    arguments: command line without the program.
+
+    Raises ConfigurationError for a gin flag without a value.
     """
     files: list[str] = []
     bindings: list[str] = []
@@ -82,7 +96,14 @@ def split_flags(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
 
 
 def find_file(name: str, search_paths: Sequence[str] = ()) -> pathlib.Path:
-    """Finds a gin file as given, under the search folders, then under Castor's own folder (with or without its leading `gin/`)."""
+    """The path of a gin file: as given, in the search folders, or in Castor's own folder, with or without `gin/`.
+
+    name: path as the user wrote it.
+
+    search_paths: additional folders.
+
+    Raises ConfigurationError if the file is in none of them.
+    """
     own = gin_root()
     candidates = [
         pathlib.Path(name),
@@ -96,16 +117,22 @@ def find_file(name: str, search_paths: Sequence[str] = ()) -> pathlib.Path:
     known = [str(p.relative_to(own)) for p in sorted(own.rglob("*.gin"))]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise ConfigurationError(
-        f"gin file {name!r} is not found.",
+        f"gin file {name!r} was not found.",
         f"Did you mean {' or '.join(close)}?" if close else f"Castor's own files are under {own}.",
     )
 
 
 def parse(flags: Flags, skip_unknown: bool = False) -> None:
-    """Clears gin and parses files, then bindings. The modules whose configurables are bound must be imported, by the caller or by the files.
+    """Clears gin's state and parses files, then bindings. Modules with bound configurables must be imported first.
 
-    Raises ConfigurationError, in one line naming file and line or the binding, for whatever gin refuses and for a command-line macro that no
-    file binds or uses, which gin itself would accept in silence.
+    The caller or the gin files import them.
+
+    flags: files, bindings and search folders.
+
+    skip_unknown: whether to ignore bindings of unknown configurables.
+
+    Raises ConfigurationError, in one line with file and line or binding, for every error of gin. A command-line macro
+    that no file binds or uses is an error too; gin alone would ignore it.
     """
     gin.clear_config()
     # Plain files only: gin's resource reader fails on namespace packages.
@@ -131,7 +158,7 @@ def parse(flags: Flags, skip_unknown: bool = False) -> None:
 
 
 def macro(name: str, default=None):
-    """The value of a macro after `parse`, or `default` where none is bound."""
+    """The value of a macro after `parse`, or `default` if the macro is unbound."""
     try:
         return gin.query_parameter(f"%{name}")
     except ValueError:
@@ -139,12 +166,12 @@ def macro(name: str, default=None):
 
 
 def operative_config() -> str:
-    """The bindings that were used, as gin text."""
+    """The bindings that were used, as gin text: the operative configuration."""
     return gin.operative_config_str(max_line_length=120)
 
 
 class _Text(io.StringIO):
-    """A gin file's text for gin's parser, which takes the file's name for its messages from `name`."""
+    """The text of a gin file for gin's parser, which reports `name` in its messages."""
 
     def __init__(self, text: str, name: str):
         super().__init__(text)
@@ -156,9 +183,9 @@ def _open(path: str) -> _Text:
 
 
 def with_present_names(text: str) -> str:
-    """Gin text with former names replaced: of modules in import statements, of parameters in bindings and blocks.
+    """Gin text with former names replaced: module names in import statements, parameter names in bindings and blocks.
 
-    tasks/former_names.py holds the tables.
+    tasks/former_names.py has the tables.
     """
     lines = text.split("\n")
     replaced = []
@@ -177,14 +204,14 @@ def with_present_names(text: str) -> str:
 
 
 def imported_modules(text: str) -> list[str]:
-    """The modules that the import statements of gin text name, by their present names."""
+    """The modules in the import statements of gin text, by their present names."""
     return [former_names.module(module) for _, _, module, _ in _imports(text)]
 
 
 def _imports(text: str) -> Iterator[tuple[tuple[int, int], tuple[int, int], str, bool]]:
-    """(start, stop, module, is_from) of every import statement; positions are (row from 1, column from 0).
+    """Yields (start, stop, module, is_from) for every import statement; positions are (row from 1, column from 0).
 
-    Gin reads its files by Python's tokens, and so does this search: a line inside a multi-line string is no statement.
+    Gin parses its files as Python tokens, and so does this function: a line in a multi-line string is not a statement.
     """
     for _, statement in _statements(text):
         if found := _import_of(statement):
@@ -192,7 +219,7 @@ def _imports(text: str) -> Iterator[tuple[tuple[int, int], tuple[int, int], str,
 
 
 def _bindings(text: str) -> Iterator[tuple[str, tokenize.TokenInfo]]:
-    """(selector without its scopes, the token that names the parameter) of every binding; those of a block have its selector."""
+    """Yields (selector without scopes, token of the parameter name) of every binding, also for bindings in a block."""
     block = ""
     for is_indented, statement in _statements(text):
         words = [token.string for token in statement]
@@ -208,7 +235,7 @@ def _bindings(text: str) -> Iterator[tuple[str, tokenize.TokenInfo]]:
 
 
 def _statements(text: str) -> Iterator[tuple[bool, list[tokenize.TokenInfo]]]:
-    """(whether it is indented, its tokens without comments) of every statement that is not empty."""
+    """Yields (whether it is indented, tokens without comments) of every statement."""
     statement: list[tokenize.TokenInfo] = []
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -220,11 +247,11 @@ def _statements(text: str) -> Iterator[tuple[bool, list[tokenize.TokenInfo]]]:
             elif token.type not in (tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT):
                 statement.append(token)
     except (tokenize.TokenError, SyntaxError):
-        return  # gin says where
+        return  # gin's own parser reports the error
 
 
 def _import_of(statement: list[tokenize.TokenInfo]):
-    """What `_imports` yields for one statement; None if it imports nothing or is continued by a backslash."""
+    """The result of `_imports` for one statement; None if it imports nothing or continues after a backslash."""
     words = [token.string for token in statement]
     if words[:1] not in (["import"], ["from"]):
         return None
@@ -235,16 +262,21 @@ def _import_of(statement: list[tokenize.TokenInfo]):
 
 
 def texts(files: Sequence[str], search_paths: Sequence[str] = ()) -> list[str]:
-    """The texts of gin files and of everything they include."""
+    """The texts of gin files and of all files that they include.
+
+    files: gin files.
+
+    search_paths: additional folders.
+    """
     return _texts([find_file(name, search_paths) for name in files], search_paths)
 
 
 def _texts(files: Sequence[pathlib.Path], search_paths: Sequence[str]) -> list[str]:
-    seen, queue, texts = set(), list(files), []
+    visited, queue, texts = set(), list(files), []
     while queue:
         path = queue.pop().resolve()
-        if path not in seen:
-            seen.add(path)
+        if path not in visited:
+            visited.add(path)
             texts.append(path.read_text(encoding="utf-8"))
             queue.extend(find_file(name, search_paths) for name in _INCLUDE.findall(texts[-1]))
     return texts
@@ -264,8 +296,9 @@ def _check_macros(files: Sequence[pathlib.Path], flags: Flags) -> None:
             close = difflib.get_close_matches(name, sorted(known), n=2)
             names = " or ".join(close) if close else ", ".join(sorted(n for n in known if n.isupper()))
             raise ConfigurationError(
-                f"gin macro {name} (from --gin.{name}=...) is neither bound nor used in {', '.join(map(str, flags.files)) or 'any gin file'}.",
-                f"Did you mean {names}?" if close else f"The macros there are: {names}.",
+                f"gin macro {name} (from --gin.{name}=...) is neither bound nor used in "
+                f"{', '.join(map(str, flags.files)) or 'any gin file'}.",
+                f"Did you mean {names}?" if close else f"The existing macros are: {names}.",
             )
 
 
@@ -283,17 +316,17 @@ def _hint(error: Exception) -> str:
         name = wanted.group(1) if wanted else ""
         homes = _modules_named(name.split(".")[0]) if "." in name else []
         if homes:
-            return f"Import it in a gin file: `import {homes[0]}`; or name the gin file that does."
+            return f"Import it in a gin file: `import {homes[0]}`; or name the gin file that imports it."
         return _close_to(name)
     if "doesn't have a parameter" in text or "No parameter" in text or "has no parameter" in text:
-        return "Check the parameter's name; the command's --help lists the gin files that show it."
+        return "Check the parameter's name; the command's --help lists the gin files that bind it."
     if isinstance(error, SyntaxError):
         return "Strings need quotes: --gin.NAME='\"text\"'."
     return ""
 
 
 def _modules_named(name: str) -> list[str]:
-    """Modules of Castor of this name that are there to be imported: gin knows only what has been."""
+    """Castor's modules of this name that are not imported yet, and therefore unknown to gin."""
     home = pathlib.Path(__file__).resolve().parent.parent
     found = (
         [

@@ -1,12 +1,17 @@
-"""The errors a user is meant to read: one line saying what is wrong, where, and what to do about it.
+"""Errors for users: one line with the problem, its location and the remedy.
 
-The command prints the message of a `CastorError` without a stack trace and exits with code 2. Anything else that escapes is a bug
-and keeps its trace. This file knows nothing of the rest of Castor.
+The command prints the message of a `CastorError` without a stack trace and exits with code 2. Any other exception is
+a bug and keeps its stack trace. This file imports nothing from Castor.
 """
 
 
 class CastorError(Exception):
-    """A problem of the user's making or reach. `what` names the thing (file, record, gin binding); `remedy` says what to do."""
+    """A problem that the user can solve.
+
+    what: the problem and its location (file, record, gin binding).
+
+    remedy: what to do.
+    """
 
     def __init__(self, what: str, remedy: str = ""):
         super().__init__(f"{what} {remedy}".strip())
@@ -18,7 +23,7 @@ class CastorError(Exception):
 
 
 class ConfigurationError(CastorError):
-    """A gin file or binding that does not say what Castor can do."""
+    """A gin file or binding that Castor cannot use."""
 
 
 class CorpusError(CastorError):
@@ -38,4 +43,4 @@ class CheckpointError(CastorError):
 
 
 class LockError(CastorError):
-    """A folder that another process writes at this moment, or has begun to write since this one was paused."""
+    """A folder that another process is writing, or has taken over while this process was paused."""

@@ -1,18 +1,18 @@
-"""Fingerprints: short names for exactly what something was made from.
+"""Fingerprints: short hashes of everything an output was made from.
 
-A manifest carries the fingerprint of its inputs, its configuration and the code that made it. A stage whose fingerprint
-already stands in its output's manifest need not run again; a reader that finds another fingerprint than it was promised
-must stop.
+A manifest has the fingerprint of its inputs, its configuration and its code. A stage whose fingerprint equals the one
+in its output's manifest need not run again. A reader that finds another fingerprint than expected must stop.
 
-The code of a stage is found without running it, by following what its modules name:
+The code of a stage is found without running it, by following references between modules:
 
     import statements        at module level, in functions, under TYPE_CHECKING, in a package's lazy table of names
-    strings                  where importlib.import_module or `python -m` takes a module's name as it stands
-    files beside a module    templates, word lists: those of its folder, where the module asks where it is (`__file__`)
+    strings                  literal module names passed to importlib.import_module or `python -m`
+    files of a folder        templates and word lists in the folder of a module that uses `__file__`
 
-A package's own text always counts, but what it imports counts only for those who import the package or a name that it
-hands out: `from castor.tasks import hashing` does not lead to all that `castor.tasks` offers. Modules outside Castor
-count where a job or a gin file names them and they are a user's own; installed packages and Python's library never do.
+The text of a package's `__init__.py` always counts. Its imports count only if the package itself or an exported name
+is imported: `from castor.tasks import hashing` does not lead to all exports of `castor.tasks`. Modules outside Castor
+count if a job or gin file names them and they belong to the user. Installed packages and the standard library never
+count.
 """
 
 import ast
@@ -33,18 +33,18 @@ _INSTALLED = {pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "pla
 
 
 def is_own(module: str) -> bool:
-    """True for the name of a module in one of Castor's rooms."""
+    """Whether a module is in one of Castor's rooms."""
     return any(module == room or module.startswith(f"{room}.") for room in ROOMS)
 
 
 def of_json(value) -> str:
-    """SHA-256 (32 hex digits) of a JSON-able value in canonical form: sorted keys, no blanks."""
+    """SHA-256 (32 hex digits) of a JSON value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def of_code(*modules: str) -> str:
-    """SHA-256 (32 hex digits) of the files of `modules` and of everything that they lead to (`code_of`)."""
+    """SHA-256 (32 hex digits) of the code files of `modules` and of everything they reference; see `code_of`."""
     found = code_of(*modules)
     digest = hashlib.sha256()
     for name in sorted(found):
@@ -53,7 +53,7 @@ def of_code(*modules: str) -> str:
 
 
 def code_of(*modules: str) -> dict[str, pathlib.Path]:
-    """{name: file} of `modules`, of all modules that they lead to, and of the files beside those ("module/file")."""
+    """{name: file} of `modules`, of all modules they reference, and of their data files ("module/file")."""
     found: dict[str, pathlib.Path] = {}
     followed: set[str] = set()
     stack = list(modules)
@@ -72,13 +72,13 @@ def code_of(*modules: str) -> dict[str, pathlib.Path]:
 
 
 def forget() -> None:
-    """Has every file read again: a process fingerprints code as it was when it first looked, until this is called."""
+    """Clears the caches. Until then, a process fingerprints the code as of its first look."""
     for cache in (_read, _path, _beside, _top):
         cache.cache_clear()
 
 
 def _named(name: str, path: pathlib.Path) -> Iterator[str]:
-    """The modules that a module names."""
+    """The modules that a module references."""
     imports, named = _names(_read(path))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for module, level, alias in imports:
@@ -91,10 +91,10 @@ def _named(name: str, path: pathlib.Path) -> Iterator[str]:
 
 @functools.cache
 def _names(source: bytes) -> tuple[tuple[tuple[str, int, str], ...], tuple[str, ...]]:
-    """((module, level, name or "") of every import statement, modules that strings name)."""
+    """((module, level, name or "") of every import statement, modules named in strings)."""
     text = source.decode("utf-8")
     found, statements = set(), [ast.parse(text)]
-    while statements:  # expressions, the most of a tree by far, hold no import
+    while statements:  # only statements: expressions, most of the tree, contain no imports
         node = statements.pop()
         for part in ("body", "orelse", "finalbody", "handlers", "cases"):
             statements.extend(getattr(node, part, ()))
@@ -117,7 +117,7 @@ def _read(path: pathlib.Path) -> bytes:
 
 @functools.cache
 def _path(name: str) -> pathlib.Path | None:
-    """The file of a module that is Castor's or a user's own; None for all others."""
+    """The file of a module of Castor or of the user; None for any other module."""
     top, *rest = name.split(".")
     home = _HOME if top == "castor" and is_own(name) else _top(top)
     if home is None:
@@ -128,7 +128,7 @@ def _path(name: str) -> pathlib.Path | None:
 
 @functools.cache
 def _top(name: str) -> pathlib.Path | None:
-    """Where a user's own top-level module is: its folder, or its file without `.py`. Nothing is imported."""
+    """The folder of a user's top-level package, or the path of a user's module without `.py`. Imports nothing."""
     if name in sys.stdlib_module_names or name == "castor":
         return None
     try:
@@ -145,7 +145,7 @@ def _top(name: str) -> pathlib.Path | None:
 
 @functools.cache
 def _beside(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
-    """The files that a module of Castor may read from its own folder: all that are no code, if it asks where it is."""
+    """The data files that a module of Castor may read from its folder: all non-code files, if it uses `__file__`."""
     if b"__file__" not in _read(path):
         return ()
     found, folders = [], [path.parent]

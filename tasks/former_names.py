@@ -1,19 +1,20 @@
-"""Former names of modules, classes and fields, so that what is already on disk can still be read.
+"""Former names of modules, classes and fields, so that existing files on disk stay readable.
 
-Manifests name classes and their fields; gin files and operative configurations name modules. `rebuild` in
-pipelines/execution/job_config.py looks up the former, tasks/configuration.py looks up the modules of gin's import statements.
+Manifests name classes and their fields. Gin files and operative configurations name modules. `rebuild` in
+pipelines/execution/job_config.py looks up classes and fields; tasks/configuration.py looks up the modules of gin's
+import statements.
 
-Whoever moves a module, or renames a class or a field, adds a row here: former name to present name. Rows that led to the
-former name are changed too, so that one look-up always suffices. Names of the first layout lack the prefix
-`castor.`, because the rooms were top-level packages then. A name in these tables always means Castor's module, even
-where a user's own module has the same name.
+When a module moves, or a class or field is renamed, add a row from the former to the present name. Also change the rows
+that led to the former name, so that one look-up always suffices. Names of the first layout have no prefix `castor.`,
+because the rooms were top-level packages then. A name in these tables always means Castor's module, even if a user's
+module has the same name.
 
-Gin selectors are not listed here: a configurable keeps its selector by
-`@gin.configurable("Run", module="train.loop")`. Renamed parameters are (PARAMETERS).
+Gin selectors are not listed here: a configurable keeps its selector through
+`@gin.configurable("Run", module="train.loop")`. Renamed gin parameters are listed in PARAMETERS.
 """
 
 CLASSES: dict[str, str] = {}
-"""Renamed classes, and classes that left their module: full path to full path. All others follow their module."""
+"""Renamed classes, and classes that left their module: full path to full path. Other classes follow their module."""
 
 FIELDS: dict[str, dict[str, str]] = {
     f"castor.pipelines.{job}.Job": {"limits": "sandbox", "rules": "filters"} for job in ("image", "audio", "video")
@@ -259,14 +260,14 @@ def class_path(path: str) -> str:
 
 
 def field(present_class: str, name: str) -> str:
-    """The present name of a field, present or former, of the class that `present_class` is the full path of."""
+    """The present name of a field, present or former, of a class, given the class's present full path."""
     return FIELDS.get(present_class, {}).get(name, name)
 
 
 def parameter(selector: str, name: str) -> str:
-    """The present name of a parameter, present or former, of the configurable that a gin file calls `selector`.
+    """The present name of a parameter, present or former, of the configurable `selector` in a gin file.
 
-    A selector without a dot is too short: `Job` may be a configurable of the user's.
+    A selector without a dot is ambiguous: `Job` may be a user's configurable.
     """
     for complete, renamed in PARAMETERS.items():
         if "." in selector and f".{complete}".endswith(f".{selector}"):

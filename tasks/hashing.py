@@ -1,12 +1,12 @@
-"""Castor's own integer hash: fixed, versioned, and the same in every release, on every machine.
+"""Castor's own integer hash: fixed and versioned, with equal results in every release and on every machine.
 
-Order is data here. Which shard a record is cut to, where it stands in the shard, how an epoch is permuted and which way round an image and
-its caption are told all follow from the functions of this file, so they may never change: golden vectors in
-tests/tasks/test_hashing.py fail if one does. A new scheme gets a new VERSION and new functions beside these.
+Every pseudo-random choice in the data order follows from this file: the shard of a record and its rank in the shard,
+the permutation of an epoch, and whether a caption comes before or after its image. The functions must therefore never
+change; golden vectors in tests/tasks/test_hashing.py check them. A new scheme gets a new VERSION and new functions.
 
-`mix64` is the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014; constants of Stafford's variant 13): a bijection of 64-bit
-integers whose every output bit depends on every input bit. `key64` condenses names and seeds into 64 bits with BLAKE2b; it is
-used to derive keys, a handful a run, never an element.
+`mix64` is the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014; constants of Stafford's variant 13): a
+bijection of 64-bit integers in which every output bit depends on every input bit. `key64` condenses names and seeds
+into 64 bits with BLAKE2b. Keys are derived a few times per run, never per element.
 """
 
 import hashlib
@@ -23,9 +23,8 @@ _MASK_64 = (1 << 64) - 1
 
 def mix64(values) -> np.ndarray:
     """Maps uint64 values [...] to well-mixed uint64 values [...], one to one."""
-    z = np.array(
-        values, dtype=np.uint64
-    )  # a copy, and an array even for one value: numpy warns where a scalar wraps, which is meant here
+    # A copy, and an array even for one value: numpy warns when a scalar wraps around, and wrapping is intended.
+    z = np.array(values, dtype=np.uint64)
     z += _GOLDEN
     shifted = np.empty_like(z)
     for shift, multiplier in _ROUNDS:
@@ -38,7 +37,13 @@ def mix64(values) -> np.ndarray:
 
 
 def key64(*parts: str | int | bytes) -> int:
-    """Condenses parts into a 64-bit key. Parts are length-prefixed and typed, so ("ab", "c") and ("a", "bc"), or 1 and "1", differ."""
+    """Condenses parts into a 64-bit key.
+
+    parts: strings, integers and bytes. Each part is typed and length-prefixed, so ("ab", "c") and ("a", "bc") differ,
+    and so do 1 and "1".
+
+    Raises TypeError for a part of another type.
+    """
     digest = hashlib.blake2b(digest_size=8, person=b"castor.key64.v1")
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, (str, int, bytes)):
@@ -50,17 +55,24 @@ def key64(*parts: str | int | bytes) -> int:
 
 
 def record_hash(seed: int, document_id: str) -> int:
-    """The place of a document in the offline shuffle: a uniform 64-bit integer from the seed and the 32 hex digits of the id.
+    """A document's key in the offline shuffle: a uniform 64-bit integer.
 
-    Raises ValueError if the id is not 128 bits of hexadecimal.
+    seed: shuffle seed of the cache or corpus.
+
+    document_id: 32 hexadecimal digits.
+
+    Raises ValueError unless the id is 128 bits of hexadecimal.
     """
     if len(document_id) != 32:
-        raise ValueError(f"a document id is 32 hexadecimal digits, got {document_id!r}")
+        raise ValueError(f"a document id must have 32 hexadecimal digits, got {document_id!r}")
     low, high = int(document_id[16:], 16), int(document_id[:16], 16)
     key = np.uint64(key64("record", seed))
     return int(mix64(mix64(np.uint64(low) ^ key) ^ np.uint64(high)))
 
 
 def shard_of(hash64: int, num_shards: int) -> int:
-    """Cuts the range of a 64-bit hash into `num_shards` equal, ordered intervals and returns the interval's index."""
+    """The index of the interval that holds a hash when the 64-bit range is cut into `num_shards` equal intervals.
+
+    Example: with 4 shards, hashes below 2**62 go to shard 0, and the largest hashes go to shard 3.
+    """
     return ((hash64 & _MASK_64) * num_shards) >> 64

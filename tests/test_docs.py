@@ -13,7 +13,7 @@ SOURCES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("
 GIN_FILES = sorted((REPOSITORY / "gin").rglob("*.gin"))
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PATH = re.compile(r"(?<![\w./$<>{*-])((?:%s)/(?:[\w-]+/)*[\w-]+\.(?:py|md|gin|xml|html))\b" % "|".join(ROOMS))
+PATH = re.compile(rf"(?<![\w./$<>{{*-])((?:{'|'.join(ROOMS)})/(?:[\w-]+/)*[\w-]+\.(?:py|md|gin|xml|html))\b")
 """A path from the root of the repository to a file of it."""
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from castor.pipelines.document import BadInput
 from castor.pipelines.media.images import decode_image
-from castor.tasks.vocabulary import codecs, image, streams
+from castor.tasks.vocabulary import codec_fit, image, psnr, streams
 
 
 def pictures(paths: list[str], budget: int) -> list[np.ndarray]:
@@ -44,7 +44,7 @@ def jpeg_psnr(picture: np.ndarray, bits: float) -> float:
         Image.fromarray(picture).save(data, "JPEG", quality=quality, optimize=True)
         if best is not None and (len(data.getvalue()) - len(blank.getvalue())) * 8 > bits:
             break
-        best = codecs.psnr(picture, np.asarray(Image.open(data).convert("RGB")), 255.0)
+        best = psnr.psnr(picture, np.asarray(Image.open(data).convert("RGB")), 255.0)
     return best
 
 
@@ -57,12 +57,10 @@ def main() -> None:
     fitted_on, held_out = pictures(arguments.fit, arguments.budget), pictures(arguments.test, arguments.budget)
     rows = {}
     for codes in (1024, 4096, 16384, 65536):
-        codec = codecs.fit(fitted_on, streams.IMAGE_PATCH, codes)
+        codec = codec_fit.fit(fitted_on, streams.IMAGE_PATCH, codes)
         bits = math.log2(math.prod(codec.levels)) / 64
         rows[codes] = {
-            "castor": round(
-                float(np.mean([codecs.psnr(p, codec.decode(codec.encode(p)), 255.0) for p in held_out])), 2
-            ),
+            "castor": round(float(np.mean([psnr.psnr(p, codec.decode(codec.encode(p)), 255.0) for p in held_out])), 2),
             "jpeg": round(float(np.mean([jpeg_psnr(p, bits * p.shape[0] * p.shape[1]) for p in held_out])), 2),
             "bits_a_pixel": round(bits, 3),
         }

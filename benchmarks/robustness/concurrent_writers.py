@@ -17,7 +17,9 @@ Writers are forked from a process that has imported everything, so that a pair t
 one compilation cache. Prints one JSON line per kind of writer and one for all, and one per pair to standard error. Exit
 code 1 if a check failed.
 
-"done" counts writers that ended with exit code 0: two in a pair whose second writer started after the first had ended.
+The counts: done, told and killed are writers by how they ended; both_done are pairs whose second writer started after
+the first had ended; paused are SIGSTOPs; restarts are commands started again after a kill; taken_over are those that
+found a dead owner's lock and wrote everything.
 """
 
 import argparse
@@ -61,11 +63,13 @@ def serve(kind: str) -> None:
         from castor.train import loop  # noqa: F401
 
         assert train
+    elif kind == "run":
+        from castor.launch.commands import run  # noqa: F401
+        from castor.launch.recipes import recipes  # noqa: F401
     else:
         import apache_beam  # noqa: F401
 
-        from castor.launch.commands import data, run  # noqa: F401
-        from castor.launch.recipes import recipes  # noqa: F401
+        from castor.launch.commands import data  # noqa: F401
         from castor.pipelines import tokenize, vocabulary, web  # noqa: F401
         from castor.pipelines.execution import launcher  # noqa: F401
     print("{}", flush=True)
@@ -257,7 +261,7 @@ def pair(
     output = pathlib.Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=work)) / "out"
     argv, logs = command_of(kind, work, output), [output.parent / f"{i}.log" for i in range(3)]
     plan = _plan(chance, seconds)
-    counts = dict.fromkeys(("done", "told", "killed", "paused", "restarts", "taken_over"), 0)
+    counts = dict.fromkeys(("done", "both_done", "told", "killed", "paused", "restarts", "taken_over"), 0)
     pids: dict[int, int] = {}
     began = time.monotonic()
     while plan:
@@ -271,6 +275,7 @@ def pair(
             os.kill(pids[who], getattr(signal, what))
             counts["paused"] += what == "SIGSTOP"
     codes = {who: writers.wait(pid) for who, pid in pids.items()}
+    counts["both_done"] = int(set(codes.values()) == {0})
     failures = []
     for who, code in codes.items():
         counts["done"] += code == 0
@@ -348,8 +353,6 @@ def main() -> int:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PLATFORMS": "cpu",
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONDONTWRITEBYTECODE": "",  # the stages of a recipe are processes that import everything again
-            "PYTHONPYCACHEPREFIX": str(work / "bytecode"),
         }
         sums: dict[str, int] = {}
         began = time.monotonic()

@@ -239,9 +239,9 @@ def table(results: dict[str, dict]) -> str:
         "model",
         "slice",
         "length",
-        "rows, tokens a chip",
+        "rows, tokens per chip",
         "mesh",
-        "remat, parts",
+        "remat, microbatches",
         "HBM peak, GiB",
         "step, s",
         "MFU",
@@ -257,7 +257,7 @@ def table(results: dict[str, dict]) -> str:
         if told["report"] is None:
             needs = [attempt["peak"] / 2**30 for attempt in told["attempts"] if attempt.get("peak")]
             errors = [attempt["error"] for attempt in told["attempts"] if "error" in attempt]
-            why = f"needs {min(needs):.1f} GiB a chip at best" if needs else errors[-1] if errors else "not compiled"
+            why = f"needs {min(needs):.1f} GiB per chip at best" if needs else errors[-1] if errors else "not compiled"
             refused.append(f"| {row.member}{', whole loss' * row.whole_loss} | {slices} | {row.length:,} | {why} |")
             continue
         report, judge = told["report"], told["judge"]

@@ -1,4 +1,4 @@
-"""One file per subcommand of `castor`: its arguments, its checks, and the call of the room that does the work.
+"""One file per subcommand of `castor`: its arguments, their checks, and the call that does the work.
 
-A command imports JAX, Beam or TensorFlow inside `run`, so that `castor --help` stays quick.
+Commands import JAX, Beam and TensorFlow inside `run`, so that `castor --help` stays fast.
 """

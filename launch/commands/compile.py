@@ -1,8 +1,9 @@
-"""`castor compile`: the training step through the real TPU compiler, for any slice, on a machine without a TPU.
+"""`castor compile`: compiles the training step for any TPU slice with the real compiler, on a machine without a TPU.
 
-It needs the configuration of `castor train` and no task cache (launch/abstract_runs.py). It reports whether the step fits the chip's memory, what
-passes between chips, and how long a step takes by the compiler's own estimates, as a table, a JSON file and an HTML page. `--search` tries meshes,
-remat policies and microbatches, and writes the best as a gin file (launch/commands/mesh_search.py).
+The command needs the configuration of `castor train` but no task cache (launch/abstract_runs.py). The report says
+whether the step fits in a chip's memory, how much data the chips exchange, and how long a step takes by the compiler's
+own estimates. The report is a table, a JSON file and an HTML page. `--search` tries meshes, remat policies and
+microbatches, and writes the best as a gin file (launch/commands/mesh_search.py).
 """
 
 import argparse
@@ -16,17 +17,20 @@ DOMAINS = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--topology", metavar="CHIP:SHAPE", required=True, help="a slice: v5e:16x16, v5p:8x8x8, v4:16x16x16, v6e:16x16"
+        "--topology",
+        metavar="CHIP:SHAPE",
+        required=True,
+        help="TPU slice, e.g. v5e:16x16, v5p:8x8x8, v4:16x16x16, v6e:16x16",
     )
     parser.add_argument(
         "--num_slices",
         type=int,
         default=1,
         metavar="N",
-        help="slices of this shape, joined by the data-centre network (default 1)",
+        help="number of slices, joined by the data-centre network (default 1)",
     )
     parser.add_argument(
-        "--vocab_size", type=int, metavar="N", help="rows of the embedding, where gin leaves them to the task caches"
+        "--vocab_size", type=int, metavar="N", help="vocabulary size, if gin takes it from the task caches"
     )
     parser.add_argument(
         "--domains",
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="castor-compile",
         metavar="DIR",
-        help="folder of report.json and report.html (default castor-compile)",
+        help="folder for report.json and report.html (default castor-compile)",
     )
     parser.add_argument(
         "--keep_hlo", action="store_true", help="also write the compiled program, step.hlo.txt, into OUTPUT"
@@ -49,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--search", action="store_true", help="try meshes, remat policies and ACCUMULATE; write the best as best.gin"
     )
     group.add_argument(
-        "--budget_minutes", type=float, default=30.0, metavar="M", help="time for the search (default 30)"
+        "--budget_minutes", type=float, default=30.0, metavar="M", help="time budget of the search (default 30)"
     )
 
 
@@ -68,7 +72,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
     config = abstract_runs.configure(flags)
-    print(f"compiling for {topology.num_slices} x {topology.name}: one to a few minutes", file=sys.stderr, flush=True)
+    print(f"compiling for {topology.num_slices} x {topology.name}; this takes minutes", file=sys.stderr, flush=True)
     with lock.hold(arguments.output, "--output") as held:
         report, text = compile_run(config, topology, arguments.vocab_size, arguments.domains)
         held.check()
@@ -78,7 +82,13 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def compile_run(config, topology, vocab_size: int | None, domains: int) -> tuple[dict, str | None]:
-    """Compiles a run's step, with its largest batch: (the report, the HLO text; None where the step does not fit)."""
+    """Compiles a run's step with its largest batch. Returns (report, HLO text); no text if the step does not fit.
+
+    config: the run's RunConfig.
+    topology: the TPU slices.
+    vocab_size: number of ids; None to take the number from gin or VOCABULARY.
+    domains: number of domains whose losses are reported.
+    """
     from castor.train.compiler import aot
     from castor.train.partitioning import Partitioner
 

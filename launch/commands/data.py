@@ -1,4 +1,4 @@
-"""`castor data JOB`: one Beam job, configured by gin, with Beam's own options passed through; `castor data replay`; `castor data explain`."""
+"""`castor data JOB`: runs one Beam job, configured by gin. Other options are passed on to Beam. Also data explain."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from castor.tasks.errors import ConfigurationError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the name of the job; everything that is neither gin's nor Castor's goes to Beam."""
+    """Adds the job's name and the options of explain. Unknown options go to Beam."""
     parser.add_argument("job", metavar="JOB", help=f"one of {', '.join(data_jobs.JOBS)}; or explain")
     explain.add_arguments(parser)
 
@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace, flags) -> int:
         return explain.run(arguments)
     if foreign := explain.given(arguments):
         raise ConfigurationError(
-            f"{' '.join(foreign)}: known neither to castor data {arguments.job} nor to Beam.", "Only explain takes it."
+            f"castor data {arguments.job} does not take {' '.join(foreign)}.", "Only castor data explain does."
         )
     job = data_jobs.configure(arguments.job, flags)
     from castor.pipelines.execution import launcher

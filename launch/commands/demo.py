@@ -1,4 +1,4 @@
-"""`castor demo`: the recipe gin/recipes/demo.gin on a corpus made on the spot, offline."""
+"""`castor demo`: runs gin/recipes/demo.gin on a small generated corpus, offline."""
 
 import argparse
 import dataclasses
@@ -8,10 +8,8 @@ from castor.tasks import configuration
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output", default="castor-demo", help="the folder of everything the demo makes (default castor-demo)"
-    )
-    parser.add_argument("--corpus_only", action="store_true", help="only make the raw files, in OUTPUT")
+    parser.add_argument("--output", default="castor-demo", help="output folder of the demo (default castor-demo)")
+    parser.add_argument("--corpus_only", action="store_true", help="only generate the raw files, in OUTPUT")
     add_run_arguments(parser)
 
 

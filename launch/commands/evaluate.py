@@ -1,11 +1,12 @@
-"""`castor evaluate`: what a checkpoint is worth: held-out loss by domain, SeqIO tasks by their metrics, multiple choice by scoring.
+"""`castor evaluate`: evaluates a checkpoint by held-out loss per domain, SeqIO metrics, and multiple choice.
 
-Loss is measured with the configuration that the run kept; --tasks --metrics and --questions need nothing but its MODEL_DIR.
+The loss uses the configuration kept in MODEL_DIR. --tasks with --metrics, and --questions, need only the checkpoint.
 """
 
 import argparse
 import json
 import sys
+from typing import Any
 
 from castor.launch import devices, terminal, training_runs
 from castor.tasks.configuration import Flags
@@ -17,47 +18,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_dir",
         metavar="DIR",
-        help="MODEL_DIR of a castor train run; its latest configuration is used unless --gin_file says otherwise",
+        help="MODEL_DIR of a castor train run; without --gin_file, its latest configuration is used",
     )
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
     parser.add_argument(
-        "--output", metavar="FILE", help="write the results: loss as JSON, metrics and questions as .jsonl, a line each"
+        "--output", metavar="FILE", help="write the results: loss as JSON; metrics and questions as .jsonl"
     )
     group = parser.add_argument_group("tasks")
     group.add_argument(
         "--tasks",
         metavar="NAME,...",
-        help="the loss of these task caches instead of the run's mixture; with --metrics: SeqIO tasks or mixtures",
+        help="task caches to evaluate instead of the run's mixture; with --metrics, SeqIO tasks or mixtures",
     )
     group.add_argument(
-        "--metrics", action="store_true", help="the metric functions of --tasks, with generated answers and scores"
+        "--metrics", action="store_true", help="run the metric functions of --tasks on generated answers and scores"
     )
     group.add_argument(
         "--module_import",
         action="append",
         default=[],
         metavar="MODULE",
-        help="import this first: it registers the tasks",
+        help="module to import first, which registers the SeqIO tasks",
     )
-    group.add_argument("--split", metavar="NAME", help="of --tasks (default: validation)")
-    group.add_argument("--examples", type=int, metavar="N", help="at most so many of each task or file (default: all)")
+    group.add_argument("--split", metavar="NAME", help="split of --tasks (default: validation)")
+    group.add_argument("--examples", type=int, metavar="N", help="at most N examples per task or file (default: all)")
     group.add_argument(
-        "--max_tokens", type=int, metavar="N", help="of a generated answer (default: as many as the longest target)"
+        "--max_tokens", type=int, metavar="N", help="longest generated answer (default: that of the longest target)"
     )
     group.add_argument("--use_cached", action="store_true", help="read SeqIO tasks from their caches")
-    group.add_argument("--log_dir", metavar="DIR", help="SeqIO's JSON logger writes targets and predictions there")
+    group.add_argument(
+        "--log_dir", metavar="DIR", help="folder in which SeqIO's JSON logger writes targets and predictions"
+    )
     group.add_argument(
         "--questions",
         action="append",
         default=[],
         metavar="FILE",
-        help="multiple choice by scoring: .jsonl, or a BIG-Bench Hard .json",
+        help="multiple-choice questions to score: .jsonl, or a BIG-Bench Hard .json",
     )
     group.add_argument(
-        "--shots", type=int, default=0, metavar="K", help="solved questions shown before each; default %(default)s"
+        "--shots", type=int, default=0, metavar="K", help="solved examples before each question (default %(default)s)"
     )
-    group.add_argument("--vocabulary", metavar="DIR", help="where the vocabulary is, if not where the model says")
-    group.add_argument("--batch_size", type=int, default=32, help="rows decoded together; default %(default)s")
+    group.add_argument("--vocabulary", metavar="DIR", help="vocabulary folder (default: the one recorded in MODEL_DIR)")
+    group.add_argument("--batch_size", type=int, default=32, help="rows decoded together (default %(default)s)")
     devices.add_arguments(parser)
 
 
@@ -89,7 +92,7 @@ def _loss(arguments: argparse.Namespace, flags: Flags) -> int:
     if not losses:
         raise ConfigurationError(
             f"no domain has records in the split {config.evaluation.split!r}.",
-            "Tokenize with a share for it: --gin.SPLITS.",
+            "Give the split a share when tokenizing: --gin.SPLITS.",
         )
     bits = {
         name.removeprefix("bits_per_byte/"): value
@@ -97,7 +100,7 @@ def _loss(arguments: argparse.Namespace, flags: Flags) -> int:
         if name.startswith("bits_per_byte/")
     }
     width = max(map(len, results))
-    print(f"checkpoint {step}, split {config.evaluation.split}, nats a token" + (" (bits a byte)" if bits else ""))
+    print(f"checkpoint {step}, split {config.evaluation.split}, nats per token" + (" (bits per byte)" if bits else ""))
     for name, value in losses.items():
         byte = bits.get(name.removeprefix("loss/"))
         print(f"  {name:<{width}}  {value:.4f}" + (f"  ({byte:.4f})" if byte is not None else ""))
@@ -110,57 +113,70 @@ def _loss(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def _answers(arguments: argparse.Namespace, flags: Flags) -> int:
+    """Evaluates generated answers: SeqIO metrics of --tasks and the multiple choice of --questions."""
     if flags != Flags():
         raise ConfigurationError(
             "--metrics and --questions take no gin flags.", "The model's shape is read from MODEL_DIR."
         )
-    metrics = None
-    if arguments.metrics:
-        from castor.train.evaluation import metric_tasks
-
-        for module in arguments.module_import:
-            metric_tasks.import_module(module)
-        metrics = metric_tasks.TaskMetrics(
-            arguments.tasks.split(","),
-            arguments.split or "validation",
-            arguments.examples,
-            arguments.max_tokens,
-            log_dir=arguments.log_dir,
-            use_cached=arguments.use_cached,
-        )
     from castor.train.evaluation import multiple_choice
     from castor.train.inference.inference import Model
 
+    # Both are built first, so that a bad task or file is reported before the model is loaded.
+    metrics = _task_metrics(arguments) if arguments.metrics else None
     files = [
         (multiple_choice.name(path), multiple_choice.read(path)[: arguments.examples]) for path in arguments.questions
     ]
     model = Model.load(arguments.model_dir, arguments.step, arguments.vocabulary, batch_size=arguments.batch_size)
-    rows, table = [], terminal.table("task", "metric", ">value")
+    results: list[tuple[dict[str, Any], dict[str, Any]]] = []  # (what was evaluated, its metrics)
     if metrics:
-        for task, values in metrics(model).items():
-            rows.append({"task": task, "step": model.step, "split": arguments.split or "validation", **values})
-            for name, value in values.items():
-                table.add_row(task, name, f"{value:.4f}" if isinstance(value, float) else value)
+        split = arguments.split or "validation"
+        results += [({"task": task, "split": split}, values) for task, values in metrics(model).items()]
         if metrics.prompts_cut:
             print(
-                f"castor: {metrics.prompts_cut} prompts were longer than the model reads and lost their beginning.",
+                f"castor: {metrics.prompts_cut} prompts were longer than the model's input "
+                "and were truncated from the left.",
                 file=sys.stderr,
             )
-    for task, asked in files:
-        result = multiple_choice.evaluate(
-            model, asked, arguments.shots, terminal.Tally(task, sum(len(question.choices) for question in asked))
-        )
-        values = {"questions": result.questions, "shots": result.shots, "chance": result.chance}
-        values |= {"accuracy": result.accuracy, "accuracy_by_token": result.accuracy_by_token, "error": result.error}
-        rows.append({"task": task, "step": model.step, **values})
+    results += [
+        ({"task": task}, _multiple_choice(model, task, questions, arguments.shots)) for task, questions in files
+    ]
+    table = terminal.table("task", "metric", ">value")
+    for evaluated, values in results:
         for name, value in values.items():
-            table.add_row(task, name, str(value) if isinstance(value, int) else f"{value:.4f}")
+            table.add_row(evaluated["task"], name, f"{value:.4f}" if isinstance(value, float) else str(value))
     terminal.console().print(table)
     if arguments.output:
+        rows = [{"step": model.step, **evaluated, **values} for evaluated, values in results]
         storage.write_bytes_atomic(
             arguments.output, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
         )
     return 0
+
+
+def _task_metrics(arguments: argparse.Namespace):
+    """The TaskMetrics of --tasks, after importing the modules that register the tasks."""
+    from castor.train.evaluation import metric_tasks
+
+    for module in arguments.module_import:
+        metric_tasks.import_module(module)
+    return metric_tasks.TaskMetrics(
+        arguments.tasks.split(","),
+        arguments.split or "validation",
+        arguments.examples,
+        arguments.max_tokens,
+        log_dir=arguments.log_dir,
+        use_cached=arguments.use_cached,
+    )
+
+
+def _multiple_choice(model, task: str, questions, shots: int) -> dict[str, Any]:
+    """Scores the questions of one file. Returns the metrics by name."""
+    from castor.train.evaluation import multiple_choice
+
+    progress = terminal.Counter(task, sum(len(question.choices) for question in questions))
+    result = multiple_choice.evaluate(model, questions, shots, progress)
+    names = ("questions", "shots", "chance", "accuracy", "accuracy_by_token", "error")
+    return {name: getattr(result, name) for name in names}
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -172,7 +188,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.questions and arguments.tasks and not arguments.metrics:
         raise ConfigurationError(
-            "--questions and the loss of --tasks exclude each other.", "Run castor evaluate once for each."
+            "--questions cannot be combined with the loss of --tasks.", "Run castor evaluate once for each."
         )
     for name in ("examples", "max_tokens", "shots"):
         value = getattr(arguments, name)

@@ -1,11 +1,11 @@
-"""`castor data explain CORPUS`: which rule decided a document's outcome, and with what value.
+"""`castor data explain CORPUS`: shows which rule kept or rejected a document, and the measured value.
 
     castor data explain corpora/web --url=http://example.org/page
     castor data explain corpora/web --id=0123456789abcdef0123456789abcdef
     castor data explain corpora/web --source='crawl.warc.gz#offset=1200'
-    castor data explain corpora/web --url=... --again         reads the record once more and shows what each step of the job says of it
+    castor data explain corpora/web --url=... --again         reads the record again and shows the result of each step
 
-It needs no kept rejects: the table of outcomes beside the corpus has a row for every record read.
+Rejects need not have been kept: the corpus records the outcome of every record that was read.
 """
 
 import argparse
@@ -17,33 +17,33 @@ _EXCERPT = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What explain takes; other jobs refuse it."""
+    """Adds the options of explain, which other jobs reject."""
     group = parser.add_argument_group(
-        "explain", "castor data explain CORPUS: which rule decided a document's outcome, and with what value"
+        "explain", "castor data explain CORPUS: show which rule kept or rejected a document, and the measured value"
     )
     group.add_argument(
         "corpus", nargs="?", metavar="CORPUS", help="the output of a web, code, image, audio or video job"
     )
     group.add_argument("--id", default="", help="document id, 32 hexadecimal digits")
     group.add_argument(
-        "--url", default="", help="URL of a page, as in the archive; scheme, www. and a final slash do not count"
+        "--url", default="", help="URL of a page, as in the archive; scheme, www. and a final slash are ignored"
     )
     group.add_argument(
-        "--source", default="", help="where the record is, whole or its end: 'crawl.warc.gz#offset=1200'"
+        "--source", default="", help="location of the record, complete or its end: 'crawl.warc.gz#offset=1200'"
     )
     group.add_argument(
-        "--again", action="store_true", help="read the record again and show what each step of the job says of it"
+        "--again", action="store_true", help="read the record again and show the result of each step of the job"
     )
 
 
 def given(arguments: argparse.Namespace) -> list[str]:
-    """What of the arguments of explain stands on a command line."""
+    """The arguments of explain that the command line gives."""
     flags = [f"--{name}" for name in ("id", "url", "source", "again") if getattr(arguments, name)]
     return [*filter(None, [arguments.corpus]), *flags]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the outcome of every record that was asked for."""
+    """Prints the outcome of every matching record."""
     from rich.console import Console
 
     from castor.pipelines.corpus import outcomes
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = {name: value for name in ("id", "url", "source") if (value := getattr(arguments, name))}
     if arguments.rest:
         raise ConfigurationError(
-            f"castor data explain does not know {' '.join(arguments.rest)}.", "See castor data --help."
+            f"castor data explain: unknown arguments: {' '.join(arguments.rest)}.", "See castor data --help."
         )
     if not arguments.corpus or len(asked) != 1:
         raise ConfigurationError(
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if "id" in asked and not re.fullmatch("[0-9a-f]{32}", asked["id"]):
         raise ConfigurationError(
-            f"--id={asked['id']} is no document id.", "An id is 32 hexadecimal digits in lower case."
+            f"--id={asked['id']} is not a document id.", "An id is 32 lower-case hexadecimal digits."
         )
     manifest = load_manifest(arguments.corpus)
     if "source" in asked:
@@ -72,22 +72,22 @@ def run(arguments: argparse.Namespace) -> int:
     for outcome in outcomes.find(arguments.corpus, **asked):
         rows += 1
         if rows > _MOST_ROWS:
-            console.print(f"... and more; only the first {_MOST_ROWS} are shown.", markup=False)
+            console.print(f"... and more; only the first {_MOST_ROWS} records are shown.", markup=False)
             break
-        for line in _told(arguments.corpus, manifest, outcome):
+        for line in _outcome_lines(arguments.corpus, manifest, outcome):
             console.print(line, markup=False)
         if arguments.again:
-            _tell_again(console, arguments.corpus, manifest, outcome)
+            _print_steps(console, arguments.corpus, manifest, outcome)
     if not rows:
         [(name, value)] = asked.items()
         raise CorpusError(
-            f"no record of {arguments.corpus} has --{name}={value}.",
-            "It was not among the inputs, or under another name.",
+            f"{arguments.corpus} has no record with --{name}={value}.",
+            "The record was not in the inputs, or has another name.",
         )
     return 0
 
 
-def _told(directory: str, manifest: dict, outcome) -> list[str]:
+def _outcome_lines(directory: str, manifest: dict, outcome) -> list[str]:
     from castor.pipelines.corpus import outcomes
     from castor.pipelines.execution import explain
 
@@ -100,24 +100,24 @@ def _told(directory: str, manifest: dict, outcome) -> list[str]:
         lines.append(f"  rejected: {outcome.reason}" + (f", measured: {outcome.measure}" if outcome.measure else ""))
         rule = explain.rule_of(manifest["config"], outcome.reason)
         if rule is not None:
-            lines.append(f"    by {rule[0]}, whose settings were")
+            lines.append(f"    by {rule[0]}, with settings")
             lines += [f"      {key} = {_short(value)}" for key, value in rule[1].items()]
     elif outcome.outcome == outcomes.DUPLICATE:
         lines.append(f"  duplicate: {outcome.reason}")
         lines += [
-            f"    by {kind}, {survivor or 'another document'} stays"
+            f"    by {kind}; {survivor or 'another document'} was kept"
             for kind, survivor in explain.way_to_survivor(directory, outcome)
         ]
     else:
         lines.append(f"  dead letter: {outcome.reason}: {outcome.measure}")
-        lines.append("    castor data replay feeds dead letters through the job again")
+        lines.append("    castor data replay runs dead letters through the job again")
     return lines
 
 
-def _tell_again(console, directory: str, manifest: dict, outcome) -> None:
+def _print_steps(console, directory: str, manifest: dict, outcome) -> None:
     from castor.pipelines.execution import explain
 
-    console.print("  the record again, step by step:", markup=False)
+    console.print("  the record, read again, step by step:", markup=False)
     for step in explain.again(directory, manifest, outcome):
         console.print(f"    {step.name}: {_verdict(step)}", markup=False)
 

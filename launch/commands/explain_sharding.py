@@ -1,6 +1,6 @@
-"""`castor train --explain_sharding`: how every array of the training state is sharded, and the memory per chip that it takes.
+"""`castor train --explain_sharding`: shows how every array of the train state is sharded, and its memory per chip.
 
-The mesh is that of --topology (which needs neither a TPU nor libtpu), of --cpu_devices, or of this machine's devices.
+The devices are those of --topology (no TPU or libtpu needed), of --cpu_devices, or of this machine.
 """
 
 import argparse
@@ -13,20 +13,20 @@ GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("before training (nothing is trained, no device is needed)")
+    group = parser.add_argument_group("before training (these options train nothing and need no device)")
     group.add_argument(
         "--explain_sharding",
         action="store_true",
-        help="print every array of the state: shape, sharding, bytes per chip",
+        help="print every array of the train state: shape, sharding, bytes per chip",
     )
     group.add_argument(
         "--topology",
         metavar="CHIP:SHAPE",
-        help="the slice to shard over, e.g. v5e:16x16 (with --explain_sharding or --plan)",
+        help="TPU slice, e.g. v5e:16x16 (with --explain_sharding or --plan)",
     )
-    group.add_argument("--num_slices", type=int, default=1, metavar="N", help="number of such slices (default 1)")
+    group.add_argument("--num_slices", type=int, default=1, metavar="N", help="number of slices (default 1)")
     group.add_argument(
-        "--vocab_size", type=int, metavar="N", help="rows of the embedding, where gin leaves them to the task caches"
+        "--vocab_size", type=int, metavar="N", help="vocabulary size, if gin takes it from the task caches"
     )
 
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def _partitioner(arguments: argparse.Namespace, mesh):
-    """(Partitioner of the devices that the arguments name, their topology or None)."""
+    """(Partitioner of the selected devices, their topology or None)."""
     from castor.train.partitioning import Partitioner
 
     if arguments.topology:
@@ -56,6 +56,13 @@ def _partitioner(arguments: argparse.Namespace, mesh):
 
 
 def show(train_step, state, activations, topology) -> None:
+    """Prints the sharding of the train state and the memory per chip.
+
+    train_step: the run's TrainStep.
+    state: rows of `sharding_report.state`.
+    activations: rows of `sharding_report.activations`, the largest first.
+    topology: the TPU slices; None for the devices of this machine.
+    """
     from castor.train.compiler.sharding_report import totals
     from castor.train.model.decoder import count_parameters
 
@@ -67,20 +74,20 @@ def show(train_step, state, activations, topology) -> None:
     console.print(f"{count_parameters(train_step.model):,} parameters on {where}{mesh.size:,} device(s): {axes}")
     for kind in ("parameters", "optimizer"):
         _table(console, kind, [row for row in state if row.kind == kind])
-    _table(console, "activations (of one part of the batch)", activations)
+    _table(console, "activations (of one microbatch)", activations)
 
     summed = totals([*state, *activations[:1]])
-    summed["gradients"] = summed["parameters"]  # float32 as the parameters, and cut as they are
-    table = terminal.table("a chip holds", ">GiB", ">share of HBM", "")
+    summed["gradients"] = summed["parameters"]  # float32 and sharded like the parameters
+    table = terminal.table("per chip", ">GiB", ">share of HBM", "")
     notes = {
-        "gradients": "as the parameters, for a part of the step",
-        "activations": f"{activations[0].name}; others come and go",
+        "gradients": "like the parameters, during part of the step",
+        "activations": f"{activations[0].name} only; others are temporary",
     }
     for kind in ("parameters", "optimizer", "gradients", "activations"):
         table.add_row(kind, f"{summed[kind][1] / GIB:.3f}", _share(summed[kind][1], topology), notes.get(kind, ""))
     total = sum(local for _, local in summed.values())
     table.add_row(
-        "in all",
+        "total",
         f"{total / GIB:.3f}",
         _share(total, topology),
         f"of {topology.chip.hbm / GIB:.0f} GiB" if topology else "",
@@ -90,13 +97,14 @@ def show(train_step, state, activations, topology) -> None:
     if whole:
         size = sum(row.local for row in whole)
         console.print(
-            f"{len(whole)} array(s) of the state are whole on every device, {size / 2**20:.2f} MiB in all: no rule cuts their axes."
+            f"{len(whole)} array(s) of the state are replicated on every device, {size / 2**20:.2f} MiB in total: "
+            "no rule shards their axes."
         )
-    console.print("What the compiler needs besides, and the peak: castor compile.")
+    console.print("For the compiler's own scratch memory and the peak, run castor compile.")
 
 
 def _table(console, title: str, rows) -> None:
-    table = terminal.table(title, "shape", "dtype", "axes", "cut by", ">MiB", ">MiB a chip", ">copies")
+    table = terminal.table(title, "shape", "dtype", "axes", "sharded by", ">MiB", ">MiB per chip", ">copies")
     for row in rows:
         axes, cut = (", ".join(name or "-" for name in names) for names in (row.axes, row.cut))
         shape = " x ".join(map(str, row.shape)) or "scalar"

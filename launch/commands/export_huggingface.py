@@ -1,4 +1,4 @@
-"""`castor export`: a checkpoint as a folder that `transformers` runs. What stands in it: docs/interoperability.md."""
+"""`castor export`: writes a checkpoint as a folder that `transformers` loads. See docs/interoperability.md."""
 
 import argparse
 
@@ -10,16 +10,18 @@ from castor.tasks.errors import ConfigurationError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_dir", metavar="DIR", help="MODEL_DIR of a castor train run")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
-    parser.add_argument("--output", metavar="DIR", help="new folder, which transformers' from_pretrained(DIR) reads")
+    parser.add_argument("--output", metavar="DIR", help="new folder for transformers' from_pretrained(DIR)")
     parser.add_argument(
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="of the weights; bfloat16 rounds; default %(default)s",
+        help="dtype of the weights (default %(default)s)",
     )
-    parser.add_argument("--vocabulary", metavar="DIR", help="where the vocabulary is, if not where the model says")
     parser.add_argument(
-        "--max_shard_gb", type=float, default=5.0, metavar="GB", help="largest file of weights; default %(default)s"
+        "--vocabulary", metavar="DIR", help="vocabulary folder (default: the one recorded in MODEL_DIR)"
+    )
+    parser.add_argument(
+        "--max_shard_gb", type=float, default=5.0, metavar="GB", help="largest weights file in GB (default %(default)s)"
     )
 
 
@@ -27,7 +29,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     for name in ("model_dir", "output"):
         if getattr(arguments, name) is None:
             raise ConfigurationError(
-                f"castor export needs --{name}.", "castor export --model_dir=model --output=exported"
+                f"castor export needs --{name}.", "For example: castor export --model_dir=model --output=exported"
             )
     if arguments.max_shard_gb <= 0:
         raise ConfigurationError(f"--max_shard_gb={arguments.max_shard_gb}.", "Give a positive number.")

@@ -1,8 +1,8 @@
-"""`castor infer`: writes, draws, describes and scores with a trained model. Needs nothing but its MODEL_DIR.
+"""`castor infer`: writes, draws, captions and scores with a trained model. Needs only the run's MODEL_DIR.
 
-One line at a time (--text, --draw, --describe), a file of prompts (--prompts: launch/inference/prompts.py) or a conversation (--interactive:
-launch/inference/interactive.py). With `--samples=DIR` it takes any number of --text and --draw and leaves their results in DIR, listed in samples.json
-(for a recipe's report).
+Prompts come from the command line (--text, --draw, --describe), from a file (--prompts: launch/inference/prompts.py) or
+from a conversation (--interactive: launch/inference/interactive.py). `--samples=DIR` writes the results of any number
+of --text and --draw to DIR and lists them in samples.json, for a recipe's report.
 """
 
 import argparse
@@ -17,7 +17,9 @@ from castor.tasks.storage import storage
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_dir", metavar="DIR", help="MODEL_DIR of a castor train run")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the latest)")
-    parser.add_argument("--vocabulary", metavar="DIR", help="where the vocabulary is, if not where the model says")
+    parser.add_argument(
+        "--vocabulary", metavar="DIR", help="vocabulary folder (default: the one recorded in MODEL_DIR)"
+    )
     what = parser.add_argument_group("what to do")
     what.add_argument("--text", action="append", default=[], metavar="PROMPT", help="continue a text")
     what.add_argument(
@@ -27,35 +29,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--describe", action="append", default=[], metavar="IMAGE", help="write a caption for an image file"
     )
     what.add_argument(
-        "--interactive", action="store_true", help="a conversation on the terminal; /help there says more"
+        "--interactive", action="store_true", help="hold a conversation on the terminal; /help lists its commands"
     )
     what.add_argument(
         "--prompts", metavar="FILE", help="answer every line of a .jsonl file into --output; see docs/inference.md"
     )
     what.add_argument(
-        "--score", action="store_true", help="with --prompts: the log-probability of every line's continuations"
+        "--score", action="store_true", help="with --prompts: score the continuations of each line by log-probability"
     )
     what.add_argument(
-        "--output", metavar="FILE", help="where --draw writes (.png, .jpg or .webp), or --prompts (.jsonl)"
+        "--output", metavar="FILE", help="output file of --draw (.png, .jpg or .webp) or --prompts (.jsonl)"
     )
     what.add_argument("--samples", metavar="DIR", help="write all results, and samples.json, into this folder instead")
     how = parser.add_argument_group("how tokens are chosen")
-    how.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token; default %(default)s")
+    how.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default %(default)s)")
     how.add_argument(
-        "--top_k", type=int, default=40, help="sample from the K likeliest tokens, 0: from all; default %(default)s"
+        "--top_k", type=int, default=40, help="sample from the K likeliest tokens; 0 for all (default %(default)s)"
     )
     how.add_argument(
         "--top_p",
         type=float,
         default=1.0,
-        help="and from the fewest that hold this share of the probability; default %(default)s",
+        help="sample from the fewest tokens with this total probability (default %(default)s)",
     )
-    how.add_argument("--seed", type=int, default=0, help="equal seeds give equal results; default %(default)s")
+    how.add_argument("--seed", type=int, default=0, help="equal seeds give equal results (default %(default)s)")
     how.add_argument(
         "--max_tokens",
         type=int,
-        default=None,
-        help="at most so many tokens of text (default: as many as fit; 64 for a caption)",
+        metavar="N",
+        help="at most N tokens of text (default: as many as fit; 64 for a caption)",
     )
     how.add_argument(
         "--size",
@@ -63,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="grid of a drawing in patches of 8 x 8 pixels (default: the model decides)",
     )
     group = parser.add_argument_group("devices")
-    group.add_argument("--batch_size", type=int, default=32, help="rows decoded together; default %(default)s")
+    group.add_argument("--batch_size", type=int, default=32, help="rows decoded together (default %(default)s)")
     group.add_argument(
-        "--mesh", metavar="AXIS=N,...", help="lay the model over devices, e.g. data=2,tensor=4 (default: one device)"
+        "--mesh", metavar="AXIS=N,...", help="shard the model over devices, e.g. data=2,tensor=4 (default: one device)"
     )
     devices.add_arguments(group)
 
@@ -81,7 +83,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
     sampling = inference.Sampling(arguments.temperature, arguments.top_k, arguments.seed, arguments.top_p)
     with pictures.Reader() as read_picture:
-        seen = [(path, read_picture(path)) for path in arguments.describe]
+        described = [(path, read_picture(path)) for path in arguments.describe]
         model = inference.Model.load(
             arguments.model_dir, arguments.step, arguments.vocabulary, mesh, arguments.batch_size
         )
@@ -97,14 +99,14 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
             )
             return job.run(model, read_picture)
     if not arguments.samples:
-        return _answer(arguments, model, sampling, size, seen)
+        return _answer(arguments, model, sampling, size, described)
     from castor.tasks.storage import lock
 
     with lock.hold(arguments.samples, "--samples"):
-        return _answer(arguments, model, sampling, size, seen)
+        return _answer(arguments, model, sampling, size, described)
 
 
-def _answer(arguments: argparse.Namespace, model, sampling, size, seen) -> int:
+def _answer(arguments: argparse.Namespace, model, sampling, size, described) -> int:
     from castor.launch.inference import pictures
 
     rows: list[dict] = []
@@ -116,7 +118,7 @@ def _answer(arguments: argparse.Namespace, model, sampling, size, seen) -> int:
         pictures.write(path, model.generate_image(caption, sampling, size))
         rows.append({"prompt": caption, "image": pathlib.Path(path).name})
         print(path)
-    for path, pixels in seen:
+    for path, pixels in described:
         rows.append({"prompt": path, "text": model.caption_image(pixels, sampling, arguments.max_tokens or 64)})
         print(terminal.printable(rows[-1]["text"]))
     if arguments.samples:
@@ -136,21 +138,26 @@ def _check(arguments: argparse.Namespace, flags: Flags) -> None:
     single = bool(arguments.text or arguments.draw or arguments.describe)
     if single + arguments.interactive + bool(arguments.prompts) > 1:
         raise ConfigurationError(
-            "--text, --draw and --describe, --interactive and --prompts exclude each other.", "Give one of them."
+            "--interactive and --prompts cannot be combined with each other or with --text, --draw and --describe.",
+            "Give one of them.",
         )
     if not (single or arguments.interactive or arguments.prompts):
-        remedy = "Give --text=PROMPT, --draw=CAPTION --output=X.png, --describe=IMAGE, --prompts=FILE.jsonl --output=FILE.jsonl, or --interactive."
+        remedy = (
+            "Give --text=PROMPT, --draw=CAPTION --output=X.png, --describe=IMAGE, "
+            "--prompts=FILE.jsonl --output=FILE.jsonl, or --interactive."
+        )
         raise ConfigurationError("castor infer has nothing to do.", remedy)
     if arguments.score and not arguments.prompts:
         raise ConfigurationError(
             "--score needs --prompts.", "Give --prompts=FILE.jsonl with a prompt and a continuation in every line."
         )
     if arguments.prompts and not arguments.output:
-        raise ConfigurationError("--prompts needs --output=FILE.jsonl.", "Say where the answers go.")
+        raise ConfigurationError("--prompts needs --output=FILE.jsonl.", "Name the file for the answers.")
     if arguments.draw and not arguments.samples:
         if not arguments.output or len(arguments.draw) > 1:
             raise ConfigurationError(
-                "--draw needs one --output=X.png a drawing.", "For several drawings give --samples=DIR."
+                "--draw needs --output=X.png, and takes one caption with it.",
+                "For several drawings give --samples=DIR.",
             )
         pictures.check_name(arguments.output)
     if arguments.samples:
@@ -162,5 +169,5 @@ def _mesh(text: str | None) -> dict[str, int] | None:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(axis and size.lstrip("-").isdigit() for axis, _, size in pairs):
-        raise ConfigurationError(f"--mesh={text} is no mesh.", "Write AXIS=N,AXIS=N, e.g. --mesh=data=2,tensor=4.")
+        raise ConfigurationError(f"--mesh={text} is not a mesh.", "Write AXIS=N,AXIS=N, e.g. --mesh=data=2,tensor=4.")
     return {axis: int(size) for axis, _, size in pairs}

@@ -1,4 +1,4 @@
-"""`castor tasks lineage`: from a training step to its documents, and from a document to the steps that see it."""
+"""`castor tasks lineage`: traces a training step to its documents, and a document to the steps that train on it."""
 
 import argparse
 import dataclasses
@@ -22,36 +22,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of lineage."""
     group = parser.add_argument_group(
         "lineage",
-        "of a run: its --model_dir, or its gin files and bindings as to castor train; of one cache: PATH, --batch_size and --length",
+        "for a run: --model_dir, or the gin files and bindings of castor train; "
+        "for one cache: PATH, --batch_size and --length",
     )
     group.add_argument(
         "--model_dir",
         metavar="DIR",
-        help="a run's folder: takes mixture, lengths, batch size and seed from its latest start",
+        help="MODEL_DIR of a run; mixture, lengths, batch size and seed are those of its latest start",
     )
     group.add_argument(
-        "--tasks_dir", metavar="DIR", help="where task names are looked up (default: the macro TASKS_DIR)"
+        "--tasks_dir", metavar="DIR", help="folder in which task names are looked up (default: the macro TASKS_DIR)"
     )
     group.add_argument("--step", metavar="S", type=int, help="the training step, from 0")
-    group.add_argument("--row", metavar="R", type=int, help="one row of the global batch only")
+    group.add_argument("--row", metavar="R", type=int, help="show only this row of the global batch")
     group.add_argument(
-        "--document", metavar="ID", help="instead of --step: the steps, rows and epochs that see this document"
+        "--document", metavar="ID", help="instead of --step: show the steps, rows and epochs that contain this document"
     )
     group.add_argument(
         "--steps",
         metavar="N",
         type=int,
-        help="look at so many steps of the run (default: TRAIN_STEPS, or the first epoch)",
+        help="search N steps of the run (default: TRAIN_STEPS, or the first epoch)",
     )
     group.add_argument(
         "--batch_size", metavar="B", type=int, help="rows of the global batch (default: the macro BATCH_SIZE)"
     )
-    group.add_argument("--length", metavar="L", type=int, help="tokens of a row (default: TASK_FEATURE_LENGTHS)")
-    group.add_argument("--seed", metavar="N", type=int, help="of the data order (default: RANDOM_SEED, or 0)")
+    group.add_argument("--length", metavar="L", type=int, help="tokens per row (default: TASK_FEATURE_LENGTHS)")
+    group.add_argument("--seed", metavar="N", type=int, help="seed of the data order (default: RANDOM_SEED, or 0)")
     group.add_argument(
-        "--packing", metavar="METHOD", help="best_fit, first_fit or concat_and_split (default: PACKING, or best_fit)"
+        "--packing",
+        metavar="METHOD",
+        help="packing method: best_fit, first_fit or concat_and_split (default: PACKING, or best_fit)",
     )
-    group.add_argument("--json", action="store_true", help="one JSON object a span instead of a table")
+    group.add_argument("--json", action="store_true", help="print one JSON object per span instead of a table")
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace, flags) -> int:
     if (arguments.step is None) == (arguments.document is None):
         raise ConfigurationError(
             "castor tasks lineage needs a step or a document.",
-            "Say which batch with --step=S, or which document with --document=ID.",
+            "Give --step=S or --document=ID.",
         )
     batches, steps = _batches(arguments, flags)
     if arguments.document is not None:
@@ -87,13 +90,14 @@ def run(arguments: argparse.Namespace, flags) -> int:
     console = terminal.console()
     console.print(table)
     console.print(
-        f"step {arguments.step}: {len(rows)} rows of {batches.length} tokens, {len(spans)} spans; batches {batches.fingerprint}"
+        f"step {arguments.step}: {len(rows)} rows of {batches.length} tokens, {len(spans)} spans; "
+        f"batches {batches.fingerprint}"
     )
     return 0
 
 
 def _document_lineage(arguments, batches, steps: int | None) -> int:
-    """Prints where a document comes. Returns 1 if no cache has it."""
+    """Prints the spans of a document in the run. Returns 1 if no cache of the mixture has the document."""
     held = {c.name: c.reader.find(arguments.document) for c in batches.components}
     held = {name: record for name, record in held.items() if record is not None}
     if not held:
@@ -115,19 +119,21 @@ def _document_lineage(arguments, batches, steps: int | None) -> int:
     console = terminal.console()
     console.print(table)
     where = ", ".join(f"record {record} of {name}" for name, record in held.items())
-    where_to = "the first epoch" if steps is None else f"{steps:,} steps"
+    searched = "the first epoch" if steps is None else f"{steps:,} steps"
     left_out = (
-        "; it is on the list of documents to skip" if arguments.document in batches.mixture.skip_documents else ""
+        "; the document is on the list of documents to skip"
+        if arguments.document in batches.mixture.skip_documents
+        else ""
     )
     console.print(
-        f"document {arguments.document} ({where}): {len(found)} spans in {where_to}{left_out}; batches {batches.fingerprint}"
+        f"document {arguments.document} ({where}): {len(found)} spans in {searched}{left_out}; "
+        f"batches {batches.fingerprint}"
     )
     return 0
 
 
 def _batches(arguments, flags):
-    """(Batches, number of steps or None) of a run's gin files, of one cache, or of a cache in a run's settings; what the command line says
-    wins."""
+    """(Batches, number of steps or None) of a run or of one cache. Options of the command line take precedence."""
     import gin
     from castor.tasks import configuration
     from castor.tasks.batches.batches import Batches
@@ -167,11 +173,11 @@ def _batches(arguments, flags):
         ("lengths", "Give --model_dir=DIR, the run's gin files, or --length=L."),
     ):
         if name not in described:
-            raise ConfigurationError(
-                f"lineage needs the {_MACROS[name]} of the run: a batch is a function of it.", remedy
-            )
+            raise ConfigurationError(f"lineage needs {_MACROS[name]}, on which the batches of a run depend.", remedy)
     mixture = resolve_mixture(described["mixture"], described.get("tasks_dir"))
-    mixture = dataclasses.replace(mixture, components=dict(sorted(mixture.components.items())))  # as a run has it
+    mixture = dataclasses.replace(
+        mixture, components=dict(sorted(mixture.components.items()))
+    )  # the order that training uses
     batches = Batches(
         mixture,
         described["batch_size"],

@@ -1,7 +1,8 @@
-"""`castor compile --search`: compiles the most promising configurations for a slice, one after the other, and writes the best as a gin file.
+"""`castor compile --search`: compiles the most promising configurations for a slice and writes the best as a gin file.
 
-Each candidate is compiled by its own `castor compile` process, so that a compiler crash costs one candidate and Ctrl-C stops at once. Reports stay
-on disk as they come: the same command continues where it was stopped, and with a longer budget it goes further.
+Each candidate is compiled in its own `castor compile` process, so that a compiler crash costs one candidate and Ctrl-C
+stops at once. Every report is kept on disk: the same command continues where it stopped, and a longer budget searches
+further.
 """
 
 import argparse
@@ -26,14 +27,14 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     from castor.train.model.decoder import REMAT_POLICIES
 
     topology = Topology.of(arguments.topology, arguments.num_slices)
-    aot.devices(topology)  # raises where libtpu is missing or knows no such slice
+    aot.devices(topology)  # raises if libtpu is missing or does not support the slice
     config = abstract_runs.configure(flags)
     model = abstract_runs.with_vocabulary_size(config, arguments.vocab_size)
     candidates = mesh_search.candidates(config, model, topology, mesh_search.predictable(REMAT_POLICIES))
     if not candidates:
         raise ConfigurationError(
-            f"no mesh may fit this model and a batch of {config.batch_size} rows on {topology.size} chips.",
-            "Take more chips or a larger batch.",
+            f"no mesh can fit this model and a batch of {config.batch_size} rows on {topology.size} chips.",
+            "Use more chips or a larger batch.",
         )
     folder = pathlib.Path(arguments.output)
     reports = folder / f"search-{_fingerprint(config, model, topology)}"
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 def _search(candidates, reports: pathlib.Path, arguments: argparse.Namespace, flags: Flags) -> int:
     reports.mkdir(parents=True, exist_ok=True)
     print(
-        f"{len(candidates):,} configurations may fit; the fastest by a rough model are compiled for {arguments.budget_minutes:g} minutes.",
+        f"{len(candidates):,} configurations may fit; compiling for {arguments.budget_minutes:g} minutes, "
+        "the fastest by a rough estimate first.",
         file=sys.stderr,
     )
     results = compile_candidates(candidates, reports, _command(arguments, flags), arguments.budget_minutes * 60)
@@ -52,7 +54,13 @@ def _search(candidates, reports: pathlib.Path, arguments: argparse.Namespace, fl
 
 
 def compile_candidates(candidates, reports: pathlib.Path, command: list[str], budget_s: float) -> dict[str, dict]:
-    """Name -> report of every candidate that was compiled, now or before. Ends when the budget (seconds) is spent."""
+    """Compiles candidates until the budget is spent. Returns name -> report, including reports of earlier searches.
+
+    candidates: configurations, the most promising first.
+    reports: folder with one subfolder per candidate.
+    command: `castor compile` command line without the candidate's bindings.
+    budget_s: time budget in seconds.
+    """
     deadline = time.monotonic() + budget_s
     results = {
         path.parent.name: report
@@ -64,7 +72,7 @@ def compile_candidates(candidates, reports: pathlib.Path, command: list[str], bu
             continue
         if time.monotonic() >= deadline:
             print(
-                f"The budget is spent; {len(results)} configurations were compiled. The same command continues from there.",
+                f"The budget is spent; {len(results)} configurations were compiled. Run the same command to continue.",
                 file=sys.stderr,
             )
             break
@@ -79,13 +87,19 @@ def compile_candidates(candidates, reports: pathlib.Path, command: list[str], bu
 
 
 def compile_candidate(candidate, folder: pathlib.Path, command: list[str], timeout_s: float) -> dict | None:
-    """The report of one candidate, compiled in a process of its own; None, with a message, where that failed or took too long."""
+    """Compiles one candidate in a separate process. Returns its report, or None after printing why there is none.
+
+    candidate: the configuration.
+    folder: where the process writes its report.
+    command: `castor compile` command line without the candidate's bindings.
+    timeout_s: seconds after which the process is killed.
+    """
     bindings = [f"--gin_bindings={line}" for line in candidate.bindings]
     try:
         line = [*command, *bindings, f"--output={folder}"]
         done = subprocess.run(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        print(f"{candidate.name}: not compiled within the budget", file=sys.stderr)
+        print(f"{candidate.name}: compilation exceeded the budget", file=sys.stderr)
         return None
     report = compile_report.read(folder / "report.json") if done.returncode in (0, 1) else None
     if report is None:
@@ -95,7 +109,7 @@ def compile_candidate(candidate, folder: pathlib.Path, command: list[str], timeo
 
 
 def cannot_fit(candidate, candidates, results: dict[str, dict]) -> bool:
-    """Whether a candidate of the same mesh that needs less memory did not fit."""
+    """Whether a candidate with the same mesh and a smaller estimated memory did not fit."""
     refused = [other for other in candidates if other.name in results and not results[other.name]["fits"]]
     return any(other.mesh == candidate.mesh and other.bytes <= candidate.bytes for other in refused)
 
@@ -107,9 +121,9 @@ def fastest(results: dict[str, dict]) -> str | None:
 
 
 def _report(candidates, results: dict[str, dict], folder: pathlib.Path, flags: Flags, arguments) -> int:
-    """Prints the ranking and writes best.gin with its report. Returns 1 where nothing fits."""
+    """Prints the ranking and writes best.gin with its report. Returns 1 if nothing fits."""
     console = terminal.console()
-    table = terminal.table("configuration", ">GiB", ">step", ">MFU", ">waited for", "fits")
+    table = terminal.table("configuration", ">GiB", ">step", ">MFU", ">exposed", "fits")
     ranked = sorted(
         results.items(), key=lambda item: (not item[1]["fits"], item[1].get("step", {}).get("seconds", 0.0))
     )
@@ -122,24 +136,24 @@ def _report(candidates, results: dict[str, dict], folder: pathlib.Path, flags: F
     console.print(table)
     name = fastest(results)
     if name is None:
-        console.print("None of the configurations that were compiled fits.")
+        console.print("None of the compiled configurations fits.")
         return 1
     best = next(candidate for candidate in candidates if candidate.name == name)
     report = results[name]
     compile_report.write(report, str(folder))
     (folder / "best.gin").write_text(_gin(best, report, flags, arguments), encoding="utf-8")
     console.print(compile_report.verdict(report))
-    console.print(f"{folder}/best.gin, given after the other gin files, trains with it; details: {folder}/report.html")
+    console.print(f"To train with it, give {folder}/best.gin after the other gin files. Details: {folder}/report.html")
     return 0
 
 
 def _gin(candidate, report: dict, flags: Flags, arguments) -> str:
     files = " ".join(f"--gin_file={name}" for name in flags.files)
     head = [
-        f"The best that castor compile --search found for {files}",
+        f"Best configuration found by castor compile --search for {files}",
         f"on {arguments.num_slices} x {arguments.topology}. {compile_report.title(report)}.",
         compile_report.verdict(report),
-        "A prediction of the TPU compiler's cycles, not a measurement.",
+        "Predicted from the TPU compiler's cycle estimates, not measured.",
     ]
     return "".join(f"# {line}\n" for line in head) + "\n" + "".join(f"{line}\n" for line in candidate.bindings)
 
@@ -162,7 +176,7 @@ def _command(arguments: argparse.Namespace, flags: Flags) -> list[str]:
 
 
 def _fingerprint(config, model, topology) -> str:
-    """Identifies everything a report depends on apart from the candidate: the run, the code compiled, the code that predicts, the compiler."""
+    """Hash of all that a report depends on besides the candidate: run, compiled code, prediction code, compiler."""
     import importlib.metadata
 
     code = fingerprint.of_code("castor.train.step", "castor.train.compiler.predict", "castor.train.compiler.aot")

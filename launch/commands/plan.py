@@ -1,4 +1,4 @@
-"""`castor train --plan`: what a compute budget buys, after Hoffmann et al.; what MODEL makes of it, and how often the mixture's data are passed."""
+"""`castor train --plan`: plans a training run from a compute budget, with published scaling laws."""
 
 import argparse
 
@@ -12,21 +12,23 @@ MFU = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "planning",
-        "--plan trains nothing. It takes a budget, as --flops, or as --topology and --days at --mfu, or else as what TRAIN_STEPS of the run cost,\n"
-        "and says: the compute-optimal size and tokens by four published laws; tokens, steps and days of MODEL with that budget and at its own\n"
-        "optimum; and the epochs of each component of the mixture, from its caches' manifests, through all stages of its weights.\n"
+        "--plan trains nothing. The budget is --flops, or --topology and --days at --mfu, or else the cost of\n"
+        "TRAIN_STEPS. The plan shows the compute-optimal size and tokens by four published laws; the tokens, steps\n"
+        "and days of MODEL with that budget and at its own optimum; and the epochs of each component of the mixture,\n"
+        "computed from the manifests of its caches and all stages of its weights.\n"
         "  castor train --plan --gin_file=runs/ultra.gin --topology=v5p:16x16x16 --num_slices=2 --days=100\n"
-        "  castor train --plan --gin_file=runs/nano2.gin --gin_file=mixtures/five.gin --gin.TASKS_DIR='\"tasks\"' --flops=1e22",
+        "  castor train --plan --gin_file=runs/nano2.gin --gin_file=mixtures/five.gin \\\n"
+        "    --gin.TASKS_DIR='\"tasks\"' --flops=1e22",
     )
     group.add_argument("--plan", action="store_true", help="plan instead of training")
-    group.add_argument("--flops", metavar="C", help="the budget in FLOPs, e.g. 1e24")
-    group.add_argument("--days", metavar="D", help="the budget as days on the chips of --topology")
+    group.add_argument("--flops", metavar="C", help="budget in FLOPs, e.g. 1e24")
+    group.add_argument("--days", metavar="D", help="budget in days on the chips of --topology")
     group.add_argument(
         "--mfu",
         type=float,
         default=MFU,
         metavar="SHARE",
-        help="share of the chips' peak rate that trains (default %(default)s)",
+        help="model FLOPs utilization, as a share of the chips' peak (default %(default)s)",
     )
 
 
@@ -45,7 +47,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
         size = arguments.vocab_size or max((manifest.vocabulary["size"] for manifest in manifests.values()), default=0)
         if not size:
             raise ConfigurationError(
-                "Transformer.vocab_size is 0, and there are no task caches to take it from.", "Give --vocab_size=N."
+                "Transformer.vocab_size = 0 means that of the task caches, but none are configured.",
+                "Give --vocab_size=N.",
             )
         model = dataclasses.replace(model, vocab_size=size)
     sizes, length = BatchSizes.of(config.batch_size), config.lengths["targets"]
@@ -61,7 +64,8 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     trainings = {"with the budget": budget / per_token, f"for TRAIN_STEPS = {config.train_steps:,}": own_tokens}
     trainings |= {f"optimal by {law.name}": law.of_parameters(parameters).tokens for law in plan.LAWS}
     console.print(
-        f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs a token, attention over {length:,} tokens included."
+        f"MODEL has {_billions(parameters)} parameters and takes {per_token:.3g} FLOPs per token, "
+        f"including attention over {length:,} tokens."
     )
     console.print(_trainings(trainings, parameters, per_token, sizes, length, cluster, arguments.mfu))
     if mixture is None:
@@ -75,11 +79,14 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def _mixture(config):
-    """(The run's mixture, "") or (None, why there is none)."""
+    """(The run's mixture, "") or (None, the reason why there is none)."""
     from castor import tasks
 
     if not abstract_runs.has_mixture(config):
-        return None, "MIXTURE_OR_TASK_NAME is not bound; add --gin_file=mixtures/five.gin or the like, and TASKS_DIR."
+        return (
+            None,
+            "MIXTURE_OR_TASK_NAME is not bound; bind it, e.g. with --gin_file=mixtures/five.gin, and bind TASKS_DIR.",
+        )
     try:
         return tasks.resolve_mixture(config.mixture, config.tasks_dir), ""
     except CacheError as error:
@@ -99,30 +106,29 @@ def _cluster(arguments: argparse.Namespace):
 
 
 def _budget(arguments: argparse.Namespace, cluster, own: float, steps: int) -> tuple[float, str]:
-    """(FLOPs, where the number comes from)."""
+    """(Budget in FLOPs, the source of that number)."""
     from castor.train.compiler.plan import count
 
     if arguments.flops and arguments.days:
         raise ConfigurationError(
-            "--flops and --days are two budgets.",
-            "Give one of them; with --flops, --topology adds the days that it takes.",
+            "--flops and --days both set the budget.",
+            "Give one of them; with --flops, --topology shows the days needed.",
         )
     if arguments.days:
         if cluster is None:
-            raise ConfigurationError("--days alone is no budget.", "Give the chips too: --topology=v5p:8x8x8.")
+            raise ConfigurationError("--days needs --topology.", "Give the chips, e.g. --topology=v5p:8x8x8.")
         days = count(arguments.days, "--days")
-        return cluster.flops(
-            days
-        ), f"{cluster.chips:,} chips of {arguments.topology} for {days:g} days at an MFU of {cluster.mfu:g}"
+        origin = f"{cluster.chips:,} chips of {arguments.topology} for {days:g} days at an MFU of {cluster.mfu:g}"
+        return cluster.flops(days), origin
     if arguments.flops:
-        return count(arguments.flops, "--flops"), "as --flops says"
-    return own, f"what TRAIN_STEPS = {steps:,} cost (give --flops, or --topology and --days, for another)"
+        return count(arguments.flops, "--flops"), "from --flops"
+    return own, f"the cost of TRAIN_STEPS = {steps:,} (to change it, give --flops, or --topology and --days)"
 
 
 def _laws(budget: float):
     from castor.train.compiler import plan
 
-    table = terminal.table("compute-optimal by", ">parameters", ">tokens", ">tokens a parameter", ">loss")
+    table = terminal.table("compute-optimal by", ">parameters", ">tokens", ">tokens per parameter", ">loss")
     for law in plan.LAWS:
         best = law.optimum(budget)
         loss = f"{law.loss(best.parameters, best.tokens):.3f}" if isinstance(law, plan.ParametricLaw) else ""
@@ -139,7 +145,7 @@ def _trainings(trainings, parameters: int, per_token: float, sizes, length: int,
     alone = {f">{name} chip-days at MFU {mfu:g}": plan.Cluster(1, CHIPS[name].peak, mfu) for name in ("v5e", "v5p")}
     days = {f">days on {cluster.chips:,} chips": cluster} if cluster else alone
     table = terminal.table(
-        "MODEL trained", ">tokens", ">tokens a parameter", ">steps", ">FLOPs", *days, ">loss (Besiroglu et al.)"
+        "MODEL trained", ">tokens", ">tokens per parameter", ">steps", ">FLOPs", *days, ">loss (Besiroglu et al.)"
     )
     for name, tokens in trainings.items():
         flops, steps = tokens * per_token, plan.steps_for(tokens, sizes, length) if tokens else 0
@@ -153,22 +159,23 @@ def _show_epochs(console, rows, steps: int) -> None:
     from castor.train.compiler.plan import FRESH_EPOCHS
 
     table = terminal.table(
-        f"component, over {steps:,} steps", ">tokens held", ">share of rows", ">tokens seen", ">epochs"
+        f"component, over {steps:,} steps", ">tokens", ">share of rows", ">tokens trained on", ">epochs"
     )
     for row in rows:
         table.add_row(
             row.name, _billions(row.cache_tokens), f"{row.share:.1%}", _billions(row.run_tokens), f"{row.epochs:,.3g}"
         )
     console.print(table)
-    worn = [row.name for row in rows if row.epochs > FRESH_EPOCHS]
-    if worn:
+    repeated = [row.name for row in rows if row.epochs > FRESH_EPOCHS]
+    if repeated:
         console.print(
-            f"{', '.join(worn)}: more than {FRESH_EPOCHS} epochs, beyond which tokens seen again lose their worth (arXiv 2305.16264)."
+            f"{', '.join(repeated)}: more than {FRESH_EPOCHS} epochs, beyond which repeated tokens lose value "
+            "(arXiv 2305.16264)."
         )
 
 
 def _billions(number: float) -> str:
-    """Three digits and a unit: 3.23 billion."""
+    """Formats a number with three digits and a unit: 3.23 billion."""
     for size, unit in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if number >= size:
             return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"

@@ -1,4 +1,4 @@
-"""`castor run RECIPE`: shows the stages of a recipe as they go, and ends with its table and report."""
+"""`castor run RECIPE`: runs a recipe with progress per stage, then prints its table and writes its report."""
 
 import argparse
 import pathlib
@@ -14,15 +14,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments shared with `castor demo`."""
+    """Adds the arguments shared with `castor demo`."""
     parser.add_argument(
         "--only",
         default="",
         metavar="STAGE[,STAGE]",
-        help="run only these stages (what they need must already be there)",
+        help="run only these stages, whose inputs must already exist",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="stages that may run side by side (default 2)")
-    parser.add_argument("--dry_run", action="store_true", help="print the commands and what is up to date; run nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="stages to run in parallel (default 2)")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print each stage's command and whether it is up to date; run nothing"
+    )
 
 
 def run(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
@@ -32,14 +34,18 @@ def run(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
 
 
 def run_recipe(arguments: argparse.Namespace, flags: configuration.Flags) -> int:
-    """Parses the recipe, runs it, prints the table and writes report.html."""
+    """Parses and runs a recipe, prints its table and writes report.html. Returns the exit code.
+
+    arguments: parsed arguments of `add_run_arguments`.
+    flags: gin flags; their first file is the recipe.
+    """
     from castor.launch.recipes import recipes
 
     configuration.parse(flags)
     recipe = recipes.Recipe()
     only = tuple(name for name in arguments.only.split(",") if name)
     if arguments.jobs < 1:
-        raise ConfigurationError(f"--jobs={arguments.jobs} runs nothing.", "Give at least 1.")
+        raise ConfigurationError(f"--jobs={arguments.jobs}.", "Give at least 1.")
     if arguments.dry_run:
         return _dry_run(recipe, only)
     from castor.tasks.storage import lock
@@ -118,7 +124,7 @@ def _run_with_progress(recipe, only: tuple[str, ...], jobs: int, held):
 
 
 class _LastLines:
-    """Shows the last line of each running stage's log beside its name, twice a second."""
+    """Shows the last line of each running stage's log next to its name, updated twice per second."""
 
     def __init__(self, folder: pathlib.Path, rows, progress):
         import threading
@@ -145,7 +151,7 @@ class _LastLines:
 
 
 def last_line(path: pathlib.Path) -> str:
-    """The last line of a log that says something, without terminal escapes; empty where there is none."""
+    """The last non-empty line of a log, without terminal escapes; an empty string if there is none."""
     import re
 
     try:
@@ -161,7 +167,7 @@ def last_line(path: pathlib.Path) -> str:
 
 
 def _explain(outcome) -> int:
-    """Prints what a failed stage said last; its exit code is the recipe's."""
+    """Reports a failed stage: raises CastorError with its error line, or prints the end of its log and returns 1."""
     lines = outcome.log.read_text(errors="replace").splitlines() if outcome.log else []
     error = next((line for line in reversed(lines) if line.startswith("castor: error:")), None)
     if error:
@@ -170,6 +176,7 @@ def _explain(outcome) -> int:
         )
     print("\n".join(lines[-25:]))
     print(
-        f"castor: stage {outcome.stage.name} failed with exit code {outcome.exit_code}; log: {outcome.log}; run the same command again to go on."
+        f"castor: stage {outcome.stage.name} failed with exit code {outcome.exit_code}; log: {outcome.log}; "
+        "run the same command again to continue."
     )
     return 1

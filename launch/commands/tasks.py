@@ -1,4 +1,4 @@
-"""`castor tasks ACTION`: look at task caches, check them, export them, and trace training steps to documents and documents to steps."""
+"""`castor tasks ACTION`: lists, shows, verifies, previews, exports and traces task caches."""
 
 import argparse
 import json
@@ -13,52 +13,60 @@ DEFAULT_DIRECTORY = "."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the action, what it acts on, and its options."""
+    """Adds the action, its paths and its options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Look at task caches, check them, export them, and trace training steps to documents and documents to steps.\n\n"
-        "  list DIR       the caches under a directory, half-written ones included: records, tokens, vocabulary\n"
-        "  show CACHE     one cache in full: splits, lengths, features, vocabulary, the funnel of its documents\n"
-        "  verify PATH    every byte against the manifest; names each flipped, cut, missing or stale file; exit code 1 if there is any\n"
-        "  preview CACHE  records decoded back to text, pictures, spectrograms, sound and frames, in one HTML page\n"
-        "  lineage        which documents, and which of their tokens, are in the batch of a step (--step), or at which steps a document\n"
-        "                 comes (--document): of a run, or of a cache\n"
-        "  export CACHE   its records as ArrayRecord (Grain, TFDS) or Parquet (pandas, DuckDB, Hugging Face datasets), for other trainers"
+        "List, show, verify, preview and export task caches, and trace training steps to documents.\n\n"
+        "  list DIR       the caches under a directory, including unfinished ones: records, tokens, vocabulary\n"
+        "  show CACHE     all facts about one cache: splits, lengths, features, vocabulary, document funnel\n"
+        "  verify PATH    check every byte against the manifest and name each corrupt, truncated, missing or stale\n"
+        "                 file; exit code 1 if there are any\n"
+        "  preview CACHE  decode records to text, pictures, spectrograms, sound and frames in one HTML page\n"
+        "  lineage        the documents and token ranges in the batch of a step (--step), or the steps that train\n"
+        "                 on a document (--document), for a run or for one cache\n"
+        "  export CACHE   write the records as ArrayRecord (Grain, TFDS) or Parquet (pandas, DuckDB, Hugging Face\n"
+        "                 datasets)"
     )
     parser.add_argument("action", metavar="ACTION", help=f"one of {', '.join(ACTIONS)}")
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a cache, or a directory of caches (list, verify)")
     parser.add_argument(
-        "--split", help="split to preview or trace (default: train), or to export (default: every split)"
+        "--split", help="split to preview or trace (default: train) or to export (default: every split)"
     )
-    parser.add_argument("--quick", action="store_true", help="verify: names and sizes only, read no content")
+    parser.add_argument("--quick", action="store_true", help="verify: check only names and sizes, not contents")
     preview = parser.add_argument_group("preview")
     preview.add_argument(
-        "--output", metavar="FILE", help="the page to write (default: preview.html); of export, its directory"
+        "--output", metavar="FILE", help="page to write (default: preview.html); for export, the output directory"
     )
     preview.add_argument(
-        "--count", metavar="N", type=int, default=8, help="records to show, spread over the split (default: 8)"
+        "--count",
+        metavar="N",
+        type=int,
+        default=8,
+        help="number of records to show, spread over the split (default: 8)",
     )
+    preview.add_argument("--record", metavar="I", type=int, action="append", help="show this record; can be repeated")
     preview.add_argument(
-        "--record", metavar="I", type=int, action="append", help="show this record; may be given several times"
-    )
-    preview.add_argument(
-        "--vocabulary", metavar="DIR", help="the vocabulary directory, if it is not where the cache says"
+        "--vocabulary", metavar="DIR", help="vocabulary directory (default: the one recorded in the cache)"
     )
     lineage.add_arguments(parser)
     export = parser.add_argument_group(
         "export",
-        "CACHE --to=FORMAT --output=DIR: one file a shard, records in the cache's order, and manifest.json with counts and SHA-256 last.\n"
-        "Nothing is visible in DIR before all is written; stopped, it goes on where it was; run again, it keeps what is right.\n"
-        "arrayrecord: each record's tf.train.Example bytes, for random access; needs pip install 'castor[arrayrecord]'; read with\n"
+        "CACHE --to=FORMAT --output=DIR writes one file per shard, with records in the cache's order. manifest.json,\n"
+        "with counts and SHA-256, is written last, and DIR shows nothing before the export is complete. An\n"
+        "interrupted export resumes; a repeated one keeps every file that is still correct.\n"
+        "arrayrecord: the tf.train.Example bytes of each record, for random access. Install castor[arrayrecord].\n"
+        "  Read with\n"
         "  grain.sources.ArrayRecordDataSource(sorted(glob.glob('DIR/train-*.arrayrecord')))\n"
-        "parquet: columns id, source and each feature; read with pandas.read_parquet('DIR/train-00000-of-00008.parquet'),\n"
-        "  duckdb.sql(\"from 'DIR/train-*.parquet'\") or datasets.load_dataset('DIR'), which wants no split without records (see --split)",
+        "parquet: columns id, source and one per feature. Read with\n"
+        "  pandas.read_parquet('DIR/train-00000-of-00008.parquet'),\n"
+        "  duckdb.sql(\"from 'DIR/train-*.parquet'\") or\n"
+        "  datasets.load_dataset('DIR'), which fails on a split without records (see --split)",
     )
-    export.add_argument("--to", metavar="FORMAT", help="arrayrecord or parquet")
+    export.add_argument("--to", metavar="FORMAT", help="output format: arrayrecord or parquet")
 
 
 def run(arguments: argparse.Namespace, flags) -> int:
-    """Runs the action. Returns 0, or 1 where verify found problems."""
+    """Runs the action. Returns 0, or 1 if verify found problems or lineage did not find the document."""
     import difflib
 
     from castor.tasks.errors import ConfigurationError
@@ -74,15 +82,15 @@ def run(arguments: argparse.Namespace, flags) -> int:
     if arguments.action not in actions:
         close = difflib.get_close_matches(arguments.action, ACTIONS, n=1)
         raise ConfigurationError(
-            f"castor tasks has no action {arguments.action!r}.",
-            f"Did you mean {close[0]}?" if close else f"There are {', '.join(ACTIONS)}.",
+            f"unknown action {arguments.action!r} of castor tasks.",
+            f"Did you mean {close[0]}?" if close else f"The actions are {', '.join(ACTIONS)}.",
         )
     if arguments.action != "export":
         arguments.split = arguments.split or "train"
     return actions[arguments.action](arguments, flags)
 
 
-# ---------------------------------------------------------------------------------------------------------------- list, show
+# ----------------------------------------------------------------------------------------------------------- list, show
 
 
 def _list(arguments, flags) -> int:
@@ -93,12 +101,12 @@ def _list(arguments, flags) -> int:
     for directory in arguments.paths or [DEFAULT_DIRECTORY]:
         if not os.path.isdir(directory):
             raise CacheError(
-                f"there is no directory {directory}.",
-                "Name the directory that holds the task caches, such as out/tasks.",
+                f"directory {directory} does not exist.",
+                "Give the directory of the task caches, e.g. out/tasks.",
             )
         found = catalog.find_caches(directory)
         if not found:
-            raise CacheError(f"there is no task cache under {directory}.", "Make one with castor data tokenize.")
+            raise CacheError(f"there is no task cache under {directory}.", "Create one with castor data tokenize.")
         for item in found:
             if item.manifest is None:
                 table.add_row(item.name, "", "", "", "", "", "", item.problem, style="red")
@@ -167,13 +175,13 @@ def _show(arguments, flags) -> int:
 
 
 def _flat(value, prefix: str = "") -> list[tuple[str, object]]:
-    """A nested table as (path, leaf) rows."""
+    """Flattens a nested table to (path, leaf) rows."""
     if isinstance(value, dict):
         return [row for key, inner in value.items() for row in _flat(inner, f"{prefix} {key}".strip())]
     return [(prefix, value)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- verify
+# --------------------------------------------------------------------------------------------------------------- verify
 
 
 def _verify(arguments, flags) -> int:
@@ -200,7 +208,7 @@ def _verify(arguments, flags) -> int:
     return 1 if bad else 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- preview
+# -------------------------------------------------------------------------------------------------------------- preview
 
 
 def _preview(arguments, flags) -> int:
@@ -227,12 +235,13 @@ def _preview(arguments, flags) -> int:
         if arguments.vocabulary:
             raise
         print(
-            f"castor: {error} The page shows ids; name the directory with --vocabulary=DIR to decode them.",
+            f"castor: {error} The page shows ids; to decode them, give --vocabulary=DIR.",
             file=sys.stderr,
         )
     if vocabulary is not None and vocabulary.fingerprint != reader.manifest.vocabulary.get("fingerprint"):
         raise VocabularyError(
-            f"{arguments.vocabulary} is not the vocabulary of cache {directory}.", "Name the one it was tokenized with."
+            f"{arguments.vocabulary} is not the vocabulary of cache {directory}.",
+            "Give the one with which the cache was tokenized.",
         )
     page = preview.render(reader, records, vocabulary)
     output = arguments.output or "preview.html"
@@ -241,7 +250,7 @@ def _preview(arguments, flags) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- export
+# --------------------------------------------------------------------------------------------------------------- export
 
 
 def _export(arguments, flags) -> int:
@@ -254,9 +263,9 @@ def _export(arguments, flags) -> int:
 
     example = "castor tasks export out/tasks/web --to=parquet --output=out/parquet/web"
     (directory,) = _paths(arguments, example, most=1)
-    for name, remedy in (("to", f"There are {', '.join(FORMATS)}."), ("output", "Name the directory to write.")):
+    for name, remedy in (("to", f"The formats are {', '.join(FORMATS)}."), ("output", "Give the directory to write.")):
         if not getattr(arguments, name):
-            raise ConfigurationError(f"castor tasks export needs --{name}. {remedy}", f"For instance: {example}")
+            raise ConfigurationError(f"castor tasks export needs --{name}. {remedy}", f"For example: {example}")
     manifest = load_manifest(directory)
     splits = (arguments.split,) if arguments.split else manifest.splits
     columns = (
@@ -281,7 +290,7 @@ def _export(arguments, flags) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- what they share
+# ------------------------------------------------------------------------------------------------------------ arguments
 
 
 def _paths(arguments, example: str, most: int | None = None) -> list[str]:
@@ -290,6 +299,6 @@ def _paths(arguments, example: str, most: int | None = None) -> list[str]:
     if not arguments.paths or (most is not None and len(arguments.paths) > most):
         raise ConfigurationError(
             f"castor tasks {arguments.action} takes {'one path' if most == 1 else 'a path'}.",
-            f"For instance: {example}",
+            f"For example: {example}",
         )
     return arguments.paths

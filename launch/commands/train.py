@@ -1,6 +1,6 @@
-"""`castor train`: a training run from gin flags, as one process or one of several.
+"""`castor train`: a training run from gin flags, in one process or as one of several.
 
-JAX is imported only after the options that say on which devices it runs are known.
+JAX is imported only after the options that select its devices are parsed.
 """
 
 import argparse
@@ -19,12 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warm_start",
         metavar="MODEL_DIR[@STEP]",
-        help="begin with the parameters of another run, with a new optimizer and at step 0",
+        help="start from another run's parameters, with a fresh optimizer, at step 0",
     )
     parser.add_argument(
         "--grow_vocabulary",
         action="store_true",
-        help="with --warm_start: this vocabulary is that run's with ids added at its end",
+        help="with --warm_start: the vocabulary is the other run's plus ids appended at the end",
     )
     devices.add_arguments(parser)
     devices.add_process_arguments(parser)
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
     misplaced = next((name for name in ("topology", "vocab_size", "flops", "days") if getattr(arguments, name)), None)
     if misplaced:
         raise ConfigurationError(
-            f"--{misplaced} trains nothing.", "It goes with --explain_sharding or --plan; to train, leave it out."
+            f"--{misplaced} is not an option of training.", "Add --explain_sharding or --plan, or leave it out."
         )
     devices.start_jax(arguments)
     from castor.train import loop
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def _inspect(arguments: argparse.Namespace, flags: Flags) -> int:
-    """--plan and --explain_sharding. JAX looks for the devices of this machine only where no others are named."""
+    """Runs --plan or --explain_sharding. JAX starts on this machine's devices only if no other devices are given."""
     if arguments.plan or arguments.topology or arguments.cpu_devices:
         os.environ["JAX_PLATFORMS"] = "cpu"
     else:
@@ -59,10 +59,10 @@ def _inspect(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def with_warm_start(arguments: argparse.Namespace, flags: Flags) -> Flags:
-    """The flags with --warm_start and --grow_vocabulary as bindings, so that the configuration kept in MODEL_DIR has them too."""
+    """Turns --warm_start and --grow_vocabulary into bindings, so that the configuration kept in MODEL_DIR has them."""
     if arguments.grow_vocabulary and not arguments.warm_start:
         raise ConfigurationError(
-            "--grow_vocabulary without --warm_start.", "Give the MODEL_DIR whose parameters the run begins with."
+            "--grow_vocabulary needs --warm_start.", "Give --warm_start=MODEL_DIR of the run to start from."
         )
     if not arguments.warm_start:
         return flags
@@ -75,7 +75,10 @@ def with_warm_start(arguments: argparse.Namespace, flags: Flags) -> Flags:
 
 @contextlib.contextmanager
 def _exits_alone(arguments: argparse.Namespace):
-    """Lets one of several processes that fails exit at once: at a regular exit JAX would wait for the others, and they for it."""
+    """Makes one of several processes exit at once when it fails.
+
+    At a regular exit JAX would wait for the other processes, while they wait for this one in a collective.
+    """
     try:
         yield
     except BaseException as error:
@@ -89,6 +92,6 @@ def _exits_alone(arguments: argparse.Namespace):
         sys.stderr.flush()
         from castor.train.checkpoints.checkpoints import DamagedCheckpoint
 
-        # A damaged checkpoint is quarantined: the next start can do better.
+        # A damaged checkpoint has been quarantined, so the next start resumes from an earlier one.
         bad_use = isinstance(error, CastorError) and not isinstance(error, DamagedCheckpoint)
         os._exit(exit_codes.BAD_USE if bad_use else exit_codes.FAILED)

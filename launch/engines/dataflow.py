@@ -1,10 +1,14 @@
-"""A job as Dataflow would get it: its options, its graph and its workers' environment, made and checked here, and sent only when told to.
+"""Validates a job for Dataflow offline: options, pipeline graph and worker environment. Submits only with --submit.
 
-    castor launch dataflow web --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE ...      validates, prints, sends nothing
-    castor launch dataflow web ... --submit                sends it, waits, and commits the output
-    castor launch dataflow web ... --submit --detach       sends it and returns; when it is done: castor launch commit OUTPUT
+    castor launch dataflow web --project=P --region=R --temp_location=gs://B/tmp --sdk_container_image=IMAGE ...
+        validates and prints the job, and submits nothing
+    castor launch dataflow web ... --submit
+        submits the job, waits for it and commits the output
+    castor launch dataflow web ... --submit --detach
+        submits the job and returns; after the job has finished, run castor launch commit OUTPUT
 
-Beam's own options are Beam's to name and to check; this file gives the defaults that a Castor job wants and refuses what no worker could use.
+Beam defines and checks its own options. This file adds the defaults for a Castor job, and rejects paths and options
+that no worker could use.
 """
 
 import dataclasses
@@ -23,7 +27,8 @@ _DEFAULTS = {
     "max_num_workers": "100",
     "experiments": "use_runner_v2",
 }
-"""machine_type: 8 GB a core, since a sandbox may take 2 to 4 GB beside its worker. Autoscaling ends at max_num_workers."""
+"""machine_type: 8 GB per core, because each worker's sandbox may take another 2 to 4 GB. Autoscaling is bounded by
+max_num_workers."""
 
 _REQUIRED = {
     "project": "--project=PROJECT",
@@ -35,8 +40,13 @@ _PATHS = ("output", "input_root", "corpus", "vocabulary", "corpora", "replay_of"
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """What would be sent. options: by name, defaults of Beam left out. steps: (name, primitive transforms, shuffles) of each transform that the job is composed of.
-    images: the workers' containers. artifacts: files staged for them. job: Beam's Dataflow job (apiclient.Job).
+    """A validated job, ready to submit.
+
+    options: Beam options by name, without those at Beam's default.
+    steps: (name, primitive transforms, shuffles) of each top-level transform.
+    images: container images of the workers.
+    artifacts: names of the files staged for the workers.
+    job: Beam's Dataflow job (apiclient.Job).
     """
 
     options: dict[str, Any]
@@ -47,27 +57,33 @@ class Submission:
 
 
 def options(name: str, beam_args: Sequence[str]) -> list[str]:
-    """Beam's options for a job called `name`: those given, then Castor's defaults. Raises ConfigurationError for what must be given and is not."""
+    """Completes the Beam options of a job with Castor's defaults.
+
+    name: the job's name, from which job_name is derived.
+    beam_args: options of the command line; these take precedence.
+
+    Raises ConfigurationError for a missing required option or a temporary folder outside a bucket.
+    """
     given = {a.removeprefix("--").partition("=")[0] for a in beam_args if a.startswith("--")}
     for option, example in _REQUIRED.items():
         if option not in given:
             raise ConfigurationError(f"castor launch dataflow: --{option} is missing.", f"Write {example}.")
     for argument in beam_args:
         option, _, value = argument.removeprefix("--").partition("=")
-        if option in ("temp_location", "staging_location") and not storage.is_remote(
-            value
-        ):  # Beam would go and make a bucket
+        # Without a bucket here, Beam would create one.
+        if option in ("temp_location", "staging_location") and not storage.is_remote(value):
             raise ConfigurationError(
-                f"castor launch dataflow: {argument} is no path of a bucket.", f"Write --{option}=gs://BUCKET/PATH."
+                f"castor launch dataflow: {argument} is not a path in a bucket.",
+                f"Write --{option}=gs://BUCKET/PATH.",
             )
     if not given & {"sdk_container_image", "setup_file"}:
         raise ConfigurationError(
-            "castor launch dataflow: what is to be installed on the workers?",
-            "Name a container (--sdk_container_image=IMAGE, built from launch/engines/Dockerfile) or --setup_file=setup.py.",
+            "castor launch dataflow: no environment is given for the workers.",
+            "Give --sdk_container_image=IMAGE (built from launch/engines/Dockerfile) or --setup_file=setup.py.",
         )
     added = {"job_name": "castor-" + re.sub("[^a-z0-9]+", "-", name.lower()).strip("-"), **_DEFAULTS}
     if "sdk_container_image" in given:
-        added["sdk_location"] = "container"  # nothing is installed when a worker starts: the image is the environment
+        added["sdk_location"] = "container"  # workers install nothing at startup: the image has everything
     return [
         *beam_args,
         "--no_save_main_session",
@@ -76,21 +92,24 @@ def options(name: str, beam_args: Sequence[str]) -> list[str]:
 
 
 def check_paths(job: Any) -> None:
-    """Raises ConfigurationError for a path of this machine: workers elsewhere cannot reach it."""
+    """Raises ConfigurationError if an input or output path of the job is local: Dataflow workers could not reach it."""
     for field in _PATHS:
         value = getattr(job, field, None) or ()
         for path in (value,) if isinstance(value, str) else value:
             if not storage.is_remote(path):
                 raise ConfigurationError(
-                    f"{field.upper()} is {path!r}, a path of this machine, which Dataflow's workers cannot reach.",
+                    f"{field.upper()} = {path!r} is a local path, which Dataflow workers cannot reach.",
                     "Copy it to gs://.",
                 )
 
 
 def translate(job: Any, beam_args: Sequence[str]) -> Submission:
-    """Builds the pipeline and has Beam's own Dataflow runner validate and translate it, offline; nothing is sent and nothing is written.
+    """Builds the pipeline and runs Beam's own Dataflow validation and translation offline. Submits and writes nothing.
 
-    Raises ConfigurationError with all that Beam's validators object to.
+    job: a configured data job.
+    beam_args: complete options, from `options`.
+
+    Raises ConfigurationError with all errors of Beam's validators.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
@@ -102,7 +121,7 @@ def translate(job: Any, beam_args: Sequence[str]) -> Submission:
     problems = PipelineOptionsValidator(parsed, DataflowRunner()).validate()
     if problems:
         raise ConfigurationError(
-            f"castor launch dataflow: {' '.join(problems)}", "Beam's own options are described by Beam's documentation."
+            f"castor launch dataflow: {' '.join(problems)}", "These options are described in Beam's documentation."
         )
     try:
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=parsed)
@@ -110,7 +129,7 @@ def translate(job: Any, beam_args: Sequence[str]) -> Submission:
         result = pipeline.run()
     except (ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"castor launch dataflow: Beam refuses the pipeline: {' '.join(str(error).split())[:500]}"
+            f"castor launch dataflow: Beam rejects the pipeline: {' '.join(str(error).split())[:500]}"
         ) from error
     proto = result.job.proto_pipeline
     return Submission(
@@ -127,13 +146,14 @@ def translate(job: Any, beam_args: Sequence[str]) -> Submission:
 
 
 def lines(submission: Submission) -> list[str]:
-    """The submission in words."""
+    """The submission as text, one line per item."""
     shuffles = sum(step[2] for step in submission.steps)
     primitives = sum(step[1] for step in submission.steps)
     return [
         "options:",
         *(f"  --{key}={value}" for key, value in submission.options.items()),
-        f"workers: {', '.join(submission.images) or 'no container'}; staged: {', '.join(submission.artifacts) or 'nothing'}",
+        f"workers: {', '.join(submission.images) or 'no container'}; "
+        f"staged: {', '.join(submission.artifacts) or 'nothing'}",
         f"steps ({primitives} transforms, {shuffles} shuffles):",
         *(
             f"  {name}: {count} transforms" + (f", {groups} shuffles" if groups else "")
@@ -143,7 +163,7 @@ def lines(submission: Submission) -> list[str]:
 
 
 def _step(proto, identifier: str) -> tuple[str, int, int]:
-    """(name, primitive transforms, GroupByKeys) of a transform with all in it."""
+    """(name, primitive transforms, GroupByKeys) of a composite transform, counted recursively."""
     transforms, queue, primitives, groups = proto.components.transforms, [identifier], 0, 0
     while queue:
         one = transforms[queue.pop()]

@@ -1,8 +1,8 @@
-"""A Flink cluster on this machine: one job manager, several task managers and Beam's job server, each a Java process of its own.
+"""A Flink cluster on this machine: a job manager, task managers and Beam's job server, each in its own Java process.
 
-The Python harness runs in processes of its own too, started by the task managers (Beam's PROCESS environment). Jobs run as Flink's batch
-jobs, since every source is bounded: a stage ends before the next that shuffles begins, a bundle is a task's whole share, and a failed task
-fails the job (no restarts), which then has committed nothing.
+The task managers start the Python harness in separate processes (Beam's PROCESS environment). Every source is bounded,
+so jobs run in Flink's batch mode. A stage ends before the next shuffle begins, and a bundle is a task's whole input.
+Restarts are off: one failed task fails the job, which then has committed nothing.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ appender.console.type = CONSOLE
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n
 """
-# What Flink's own start script opens to it on Java 17.
+# The packages that Flink's own start script opens on Java 17.
 _OPENED = (
     *("java.lang", "java.lang.reflect", "java.net", "java.io", "java.nio", "java.text", "java.time", "java.util"),
     *("java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.net.util"),
@@ -35,20 +35,26 @@ _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 _JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _FRAMEWORK_HEAP_MB = 128
 _FRAMEWORK_DIRECT_MB = 128
-_SHUFFLE_BUFFERS = 64  # of 32 KiB, for each shuffle that a task writes. Flink's 512 are for wide shuffles; a job here may have twenty narrow ones
+_SHUFFLE_BUFFERS = 64
+"""Buffers of 32 KiB per shuffle that a task writes. Flink's default of 512 suits a few wide shuffles; a Castor job may
+have twenty narrow ones."""
 
 
 @gin.configurable(module="engines")
 @dataclasses.dataclass(frozen=True)
 class Flink:
-    """A cluster for one machine. Memory in MiB.
+    """A Flink cluster for one machine. Memory is in MiB.
 
-    task_managers, slots: processes, and tasks that run at a time in each; their product is the parallelism of a job.
-    heap_mb, managed_mb, network_mb, direct_mb: of a task manager: for tasks, for sorting, for what moves between tasks, and for what passes between
-        it and its Python processes.
-    job_manager_mb, job_server_mb: heaps of the other two.
-    keep_harness_seconds: how long a Python process waits for the next stage; starting one takes a few seconds of CPU.
-    start_seconds: how long each process may take to answer.
+    task_managers: number of task manager processes.
+    slots: concurrent tasks per task manager; the parallelism of a job is task_managers * slots.
+    heap_mb: task heap of a task manager.
+    managed_mb: sort memory of a task manager.
+    network_mb: shuffle buffers of a task manager.
+    direct_mb: memory of a task manager for exchange with its Python processes.
+    job_manager_mb: heap of the job manager.
+    job_server_mb: heap of the job server.
+    keep_harness_seconds: how long an idle Python process waits for the next stage; starting one costs seconds of CPU.
+    start_seconds: how long each process may take to become ready.
     """
 
     task_managers: int = 2
@@ -63,19 +69,17 @@ class Flink:
     start_seconds: float = 120.0
 
     def prepare(self) -> None:
-        """Fetches what is not there. Raises EngineError naming what is missing."""
+        """Fetches missing packages. Raises EngineError if a required program is not installed."""
         packages.java(), packages.flink(), packages.flink_job_server()
 
     @contextlib.contextmanager
     def start(self) -> Iterator[Engine]:
-        """The cluster with all task managers registered, and the job server; ended with the block."""
+        """Starts the cluster and the job server, waits for all task managers, and stops everything on exit."""
         with workspace("flink") as folder, running(folder) as start:
             rpc, blob, rest = free_ports(3)
             self._configure(folder, rpc, blob, rest)
-            jars = [
-                *packages.flink(),
-                *packages.flink_job_server(),
-            ]  # Beam keeps a harness between stages only if Flink's own loader has it
+            # Beam reuses a harness across stages only if Flink's own class loader has Beam's jars.
+            jars = [*packages.flink(), *packages.flink_job_server()]
             heap = f"-Djobmanager.memory.heap.size={self.job_manager_mb}m"
             manager = start(
                 "job-manager", [*self._jvm(folder, self.job_manager_mb, jars), _CLUSTER, "--configDir", folder, heap]
@@ -100,8 +104,10 @@ class Flink:
 
     @contextlib.contextmanager
     def connect(self, master: str, image: str = "") -> Iterator[Engine]:
-        """A job server here for a cluster that is there already: `master` is the host:port of its REST service, `image` the workers' container
-        (none: the caller names Beam's environment itself). Its Flink must be of the job server's version.
+        """Starts a job server for an existing cluster, which must run the job server's version of Flink.
+
+        master: host:port of the cluster's REST service.
+        image: container image of the workers; empty if the caller sets Beam's environment options.
         """
         with workspace("flink") as folder, running(folder) as start:
             (folder / "log4j.properties").write_text(_LOGGING)
@@ -126,9 +132,12 @@ class Flink:
         yield "--runner=PortableRunner", f"--job_endpoint=localhost:{job}", f"--artifact_endpoint=localhost:{artifact}"
 
     def _jvm(self, folder: pathlib.Path, megabytes: int, jars: list[pathlib.Path], direct: int = 0) -> list[str]:
-        """A Java command up to its class, with so much memory on the heap and beside it (0: as much again).
+        """The Java command line up to the class name.
 
-        The quick compiler: a job of minutes never pays back the other's work.
+        Only the C1 compiler is used: a job of a few minutes does not amortize the cost of C2.
+
+        megabytes: heap size in MiB.
+        direct: direct memory in MiB; 0 for as much as the heap.
         """
         opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
         logging = f"-Dlog4j.configurationFile={folder / 'log4j.properties'}"
@@ -172,7 +181,7 @@ class Flink:
 
 @dataclasses.dataclass(frozen=True)
 class _Answers:
-    """Whether a cluster's REST service answers, and has that many task managers."""
+    """Whether a cluster's REST service responds and reports at least `task_managers` of them."""
 
     port: int
     task_managers: int = 0
@@ -183,7 +192,7 @@ class _Answers:
 
 
 def _ask(port: int) -> dict[str, Any] | None:
-    """What the REST service says of its cluster, or None while it does not."""
+    """The cluster overview from the REST service; None if the service does not respond."""
     try:
         with urllib.request.urlopen(f"http://localhost:{port}/overview", timeout=5) as answer:
             return json.load(answer)

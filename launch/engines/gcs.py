@@ -1,7 +1,9 @@
-"""A bucket on this machine: fake-gcs-server, an emulator of Google Cloud Storage that google-cloud-storage, gcsfs and tensorstore speak to.
+"""A bucket on this machine: fake-gcs-server, an emulator of Google Cloud Storage.
 
-with gcs.FakeGcs().start() as engine:      # sets what they look for, for this process and those that it starts
-    ...  # gs://castor/... is there
+The clients google-cloud-storage, gcsfs and tensorstore all work with the emulator.
+
+with gcs.FakeGcs().start() as engine:  # sets the clients' environment variables, for this process and its children
+    ...  # gs://castor/... exists
 """
 
 import contextlib
@@ -17,18 +19,22 @@ from castor.launch.engines.processes import Engine, free_ports, listens, running
 @gin.configurable(module="engines")
 @dataclasses.dataclass(frozen=True)
 class FakeGcs:
-    """bucket: its name. start_seconds: how long the emulator may take to answer."""
+    """The emulator with one bucket.
+
+    bucket: name of the bucket.
+    start_seconds: how long the emulator may take to become ready.
+    """
 
     bucket: str = "castor"
     start_seconds: float = 60.0
 
     def prepare(self) -> None:
-        """Fetches what is not there. Raises EngineError naming what is missing."""
+        """Fetches missing packages. Raises EngineError if a required program is not installed."""
         packages.program(packages.FAKE_GCS)
 
     @contextlib.contextmanager
     def start(self) -> Iterator[Engine]:
-        """The emulator with one empty bucket, in the environment's name; ended with the block."""
+        """Starts the emulator with an empty bucket, points the environment at the emulator, and undoes both on exit."""
         program = packages.program(packages.FAKE_GCS)
         with workspace("gcs") as folder, running(folder) as start:
             (port,) = free_ports(1)

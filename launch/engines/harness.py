@@ -1,8 +1,9 @@
-"""Beam's Python SDK harness as a process of its own: what a runner starts for each worker where there are no containers.
+"""Beam's Python SDK harness as a separate process, which a runner starts for each worker when there are no containers.
 
-Beam's PROCESS environment is a command that a runner starts with --id, --provision_endpoint and the other endpoints. It is to ask the
-provision service for the pipeline's options, and then to be Beam's worker. The interpreter, the folder and the module path are those of the
-launcher, so a worker finds what the launcher finds, relative paths included; nothing is staged or installed.
+Beam's PROCESS environment is a command that a runner starts with --id, --provision_endpoint and other endpoints. The
+command asks the provision service for the pipeline's options and then becomes Beam's worker. Interpreter, working
+directory and module path are the launcher's, so a worker resolves the same modules and relative paths. Nothing is
+staged or installed.
 """
 
 import argparse
@@ -13,12 +14,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-# A worker has dozens of threads, and glibc keeps what each has freed in arenas that the others do not draw from: two of them for all.
+# A worker has dozens of threads. By default glibc gives them separate arenas and does not share the freed memory
+# between arenas, so limit them to two.
 ALLOCATOR = {"MALLOC_ARENA_MAX": "2"}
 
 
 def process_options(folder: pathlib.Path) -> tuple[str, str]:
-    """Beam's options for workers that are processes like this one. The command that starts one is written to `folder`."""
+    """Beam options for workers that are local processes.
+
+    folder: where the worker start script, harness.sh, is written.
+    """
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     command = folder / "harness.sh"
     lines = (
@@ -35,7 +40,13 @@ def process_options(folder: pathlib.Path) -> tuple[str, str]:
 def environment(
     worker_id: str, provision_endpoint: str, logging_endpoint: str = "", control_endpoint: str = ""
 ) -> dict[str, str]:
-    """The environment variables that `apache_beam.runners.worker.sdk_worker_main` reads, from the provision service of a runner."""
+    """Asks a runner's provision service for the environment of `apache_beam.runners.worker.sdk_worker_main`.
+
+    worker_id: id that the runner assigned to this worker.
+    provision_endpoint: host:port of the provision service.
+    logging_endpoint: used if the provision service names none.
+    control_endpoint: used if the provision service names none.
+    """
     import grpc
     from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_api_pb2_grpc
     from google.protobuf import json_format
@@ -55,7 +66,7 @@ def environment(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Becomes the worker: the process that the runner started is the one it stops."""
+    """Replaces this process by Beam's worker, so that the runner can stop the process that it started."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in (
         "id",
@@ -66,9 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "semi_persist_dir",
     ):
         parser.add_argument(f"--{name}", default="")
-    arguments = [
-        argument.replace("='", "=").rstrip("'") for argument in (sys.argv[1:] if argv is None else argv)
-    ]  # Prism quotes the id
+    # Prism puts the id in quotes.
+    arguments = [argument.replace("='", "=").rstrip("'") for argument in (sys.argv[1:] if argv is None else argv)]
     known, _ = parser.parse_known_args(arguments)
     variables = environment(known.id, known.provision_endpoint, known.logging_endpoint, known.control_endpoint)
     os.execve(

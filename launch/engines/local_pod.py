@@ -1,12 +1,13 @@
-"""`castor launch local --hosts=N train ...`: one training run as N processes on this machine, as a pod runs it on N hosts.
+"""`castor launch local --hosts=N train ...`: one training run as N processes on this machine, as on a pod of N hosts.
 
-Every process is a `castor train` with `--coordinator`: it has its own virtual CPU devices, feeds only its own rows of batch(step), and meets the
-others in collectives (Gloo). What the first one says is shown here; each writes MODEL_DIR/logs/NNN_host_I.log, NNN counting the starts.
+Every process is a `castor train --coordinator` with its own virtual CPU devices. Each process feeds only its own rows
+of batch(step) and communicates by Gloo collectives. The output of process 0 is shown here. Each process also writes
+MODEL_DIR/logs/NNN_host_I.log, where NNN counts the starts.
 
-A process that ends with an error takes the pod down with it, since the others would wait for it for ever; `--restarts` starts the whole pod again
-from the latest checkpoint. SIGTERM and Ctrl-C are passed on as SIGTERM, which JAX takes for the notice of a preemption: all processes save and exit
-after the same step. Those that have not done so after the grace period, or at a second signal, are killed. If this process is killed itself, they go
-with it.
+If one process fails, the whole pod is stopped, because the others would wait forever in the next collective.
+`--restarts` starts the whole pod again from the latest checkpoint. SIGTERM and Ctrl-C are forwarded as SIGTERM, which
+JAX treats as a preemption notice: all processes save and exit after the same step. A second signal, or the end of the
+grace period, kills the remaining processes. If this process is killed, a guard kills the hosts.
 """
 
 import argparse
@@ -32,15 +33,20 @@ from castor.train.preemption import SignalRecorder
 
 JOBS = ("train",)
 _LOOK_S = 0.1
-_NOISE = "[Gloo] Rank"  # a line for every mesh axis, from C++, which no option turns off
+_NOISE = "[Gloo] Rank"  # Gloo prints one such line per mesh axis from C++; no option disables them
 
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """What is to be run. `arguments`: the command line after `castor`, the same for every host; `folder` takes the logs.
+    """A training run as several processes.
 
-    hosts, devices_per_host: processes, and virtual CPU devices of each. restarts: how often the pod is started again after a failure. grace_s:
-    seconds that the hosts have, after a signal, to save and exit. environment: variables that they get besides this process's.
+    arguments: the command line after `castor`, the same for every host.
+    folder: where the logs are written.
+    hosts: number of processes.
+    devices_per_host: virtual CPU devices per process.
+    restarts: how many times the pod is restarted after a failure.
+    grace_s: seconds that the hosts have to save and exit after a signal.
+    environment: variables added to this process's environment.
     """
 
     arguments: tuple[str, ...]
@@ -56,51 +62,56 @@ class Pod:
             if getattr(self, name) < least:
                 raise ConfigurationError(
                     f"castor launch local: {name.removesuffix('_s')} = {getattr(self, name)}.",
-                    f"It is at least {least}.",
+                    f"Give at least {least}.",
                 )
 
 
 class HostFailure(CastorError):
-    """The host that ended first, and how. `code`: its exit code, negative for the signal that killed it."""
+    """The first host that failed.
+
+    code: exit code of the host; negative for the signal that killed the host.
+    """
 
     def __init__(self, host: int, pod: Pod, code: int, server: Server):
         self.code = code
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         super().__init__(
-            f"host {host} of {pod.hosts} {how}; the others were ended.{_last_words(server)}", f"Its log: {server.log}."
+            f"host {host} of {pod.hosts} {how}; the others were stopped.{_last_words(server)}", f"Log: {server.log}."
         )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("castor launch local train: a pod of processes on this machine")
-    group.add_argument("--hosts", type=int, metavar="N", help="processes (2)", default=2)
-    group.add_argument("--devices_per_host", type=int, metavar="N", help="virtual CPU devices of each (1)", default=1)
+    group.add_argument("--hosts", type=int, metavar="N", help="number of processes (default 2)", default=2)
+    group.add_argument(
+        "--devices_per_host", type=int, metavar="N", help="virtual CPU devices per process (default 1)", default=1
+    )
     group.add_argument(
         "--restarts",
         type=int,
         metavar="N",
-        help="after a failure start the whole pod again, up to N times (0)",
+        help="restart the whole pod up to N times after a failure (default 0)",
         default=0,
     )
     group.add_argument(
         "--grace",
         type=float,
         metavar="SECONDS",
-        help="how long hosts may take to save and exit after a signal (60)",
+        help="how long hosts may take to save and exit after a signal (default 60)",
         default=60.0,
     )
 
 
 def run(arguments: argparse.Namespace, flags: Flags) -> int:
-    """Runs `castor train` with these flags on all hosts. Returns 0, or 143 if SIGTERM stopped it and it has saved.
+    """Runs `castor train` with these flags on all hosts. Returns 0, or 143 if SIGTERM stopped the run after a save.
 
-    Raises KeyboardInterrupt after Ctrl-C and HostFailure for a host that failed.
+    Raises KeyboardInterrupt after Ctrl-C, and HostFailure if a host failed.
     """
-    # Configured here too, so that a mistake is reported once and before anything starts.
+    # Parse the configuration here first, so that a mistake is reported once, before any host starts.
     model_dir = training_runs.configure(flags.or_files(*training_runs.GIN_FILES)).model_dir
     command = (arguments.job, *_as_arguments(flags), *arguments.rest)
     numbers = (arguments.hosts, arguments.devices_per_host, arguments.restarts, arguments.grace)
-    with lock.hold(model_dir, "MODEL_DIR") as held:  # for all starts of the pod; its process 0 writes under this lock
+    with lock.hold(model_dir, "MODEL_DIR") as held:  # covers all restarts; process 0 writes under it
         where = (
             tempfile.mkdtemp(prefix="castor-logs-")
             if storage.is_remote(model_dir)
@@ -112,14 +123,14 @@ def run(arguments: argparse.Namespace, flags: Flags) -> int:
 
 
 def run_pod(pod: Pod) -> int:
-    """See `run`."""
+    """Starts the pod, and restarts it as often as `pod.restarts` allows. Returns and raises as `run` does."""
     with SignalRecorder() as signals:
         for left in reversed(range(pod.restarts + 1)):
             try:
                 _run_once(pod, signals)
                 break
             except HostFailure as failure:
-                # What is bad use now is bad use after a restart.
+                # A configuration error would recur after a restart.
                 if not left or signals.received or failure.code == exit_codes.BAD_USE:
                     raise
                 _say(f"{failure} Starting again; {left - 1} restart(s) left after this one.")
@@ -129,7 +140,7 @@ def run_pod(pod: Pod) -> int:
 
 
 def _run_once(pod: Pod, signals: SignalRecorder) -> None:
-    """From the start of all hosts to the end of the last one; raises HostFailure when one fails."""
+    """Starts all hosts and waits for the last one. Raises HostFailure as soon as one fails."""
     number = 1 + max((int(path.name[:3]) for path in pod.folder.glob("[0-9][0-9][0-9]_host_*.log")), default=-1)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(reserved_port())
@@ -160,9 +171,9 @@ def _run_once(pod: Pod, signals: SignalRecorder) -> None:
                 if passed_on > 1:
                     raise CastorError(
                         "stopped by a second signal; the hosts were killed.",
-                        "The run goes on from its latest checkpoint.",
+                        "The same command resumes from the latest checkpoint.",
                     )
-                _say(f"{signals.received[0].name}: the hosts save and exit; the same again kills them.")
+                _say(f"{signals.received[0].name}: the hosts save and exit; a second signal kills them.")
                 give_up = time.monotonic() + pod.grace_s
                 for server in servers:
                     server.send(signal.SIGTERM)
@@ -183,19 +194,19 @@ def _command(pod: Pod, host: int, port: int) -> list[str]:
 
 
 def _as_arguments(flags: Flags) -> Iterator[str]:
-    """The command line that says what these flags say."""
+    """The command-line arguments that reproduce these flags."""
     yield from (f"--gin_search_paths={path}" for path in flags.search_paths)
     yield from (f"--gin_file={name}" for name in flags.files)
     yield from (f"--gin_bindings={line}" for line in flags.bindings)
 
 
 def _report_end(host: int, server: Server, ended: queue.SimpleQueue) -> None:
-    """In a thread for each host, so that the first to end is known for the first."""
+    """Waits for a host in its own thread, so that hosts are reported in the order in which they end."""
     ended.put((host, server.wait()))
 
 
 def _kill(servers: list[Server]) -> None:
-    """Ends what still runs, without asking: a host waits for one that is gone, whatever it is asked."""
+    """Kills all hosts. SIGTERM would not do: a host that waits in a collective for a dead host does not react to it."""
     for server in servers:
         server.send(signal.SIGKILL)
     for server in servers:
@@ -203,10 +214,10 @@ def _kill(servers: list[Server]) -> None:
 
 
 def _last_words(server: Server) -> str:
-    """What a host said of its end: its error if it ends with one, else its last lines."""
+    """The last error in a host's log, or else the last lines."""
     lines = [line for line in server.tail().split(" | ") if line and _NOISE not in line]
     errors = [line for line in lines if line.startswith("castor: error: ")]
-    return f" It said last: {' | '.join(errors[-1:] or lines)}" if lines else ""
+    return f" Its last output: {' | '.join(errors[-1:] or lines)}" if lines else ""
 
 
 def _say(text: str) -> None:
@@ -215,10 +226,10 @@ def _say(text: str) -> None:
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that nobody else on this machine is given while the block runs, and on which a process of this user can listen.
+    """Reserves a port of 127.0.0.1 for a child process of this user, until the block exits.
 
-    The kernel chooses it, so two pods cannot choose the same; SO_REUSEPORT, which gRPC's servers set too, lets the coordinator listen where this
-    socket, which never listens, holds the place.
+    The kernel chooses the port, so two pods never get the same one. This socket is bound but never listens. gRPC
+    servers set SO_REUSEPORT as well, which lets the coordinator listen on the reserved port.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -227,7 +238,7 @@ def reserved_port() -> Iterator[int]:
 
 
 class _LogFollower:
-    """Shows here, line by line, what is written to a growing file."""
+    """Copies new lines of a growing log file to stderr."""
 
     def __init__(self, path: pathlib.Path):
         self._file = open(path, encoding="utf-8", errors="replace")

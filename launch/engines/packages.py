@@ -1,10 +1,11 @@
-"""What engines are made of, fetched once: pinned versions, by the ordinary package clients, checked, into a folder outside the repository.
+"""Engine binaries at pinned versions, fetched once with pip, mvn and go, and verified. They are kept in
 
     $CASTOR_ENGINES, or $XDG_CACHE_HOME/castor/engines, or ~/.cache/castor/engines
 
-Flink comes with pip (its hash is pinned here), Beam's Flink runner with Maven (which checks each file against the repository's checksum),
-Prism and the bucket emulator with Go (the hash of the module, which stands in the program, is pinned here). A fetch that is interrupted
-leaves nothing behind; two at a time wait for each other. What is there is never fetched again, so an engine that ran once runs offline.
+pip fetches Flink, whose hash is pinned here. Maven fetches Beam's Flink runner and checks each file against the
+repository's checksum. Go builds Prism and the bucket emulator; Go records the module's hash in the program, and that
+hash is pinned here. An interrupted fetch leaves nothing behind, and concurrent fetches of the same package wait for
+each other. A package is never fetched twice, so an engine that ran once runs offline.
 """
 
 import contextlib
@@ -31,7 +32,13 @@ _FETCH_SECONDS = 1200
 
 @dataclasses.dataclass(frozen=True)
 class GoProgram:
-    """A Go command at a version; `sum` is the hash of the module (golang.org/ref/mod, `h1`) that Go writes into the program."""
+    """A Go command at a pinned version.
+
+    name: file name of the program.
+    package: import path of the command.
+    version: version of its module.
+    sum: `h1` hash of the module (golang.org/ref/mod), which Go records in the program.
+    """
 
     name: str
     package: str
@@ -48,29 +55,29 @@ FAKE_GCS = GoProgram(
 
 
 def home() -> pathlib.Path:
-    """The folder of fetched engines."""
+    """The folder in which fetched engines are kept."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(os.environ.get("CASTOR_ENGINES") or os.path.join(cache, "castor", "engines"))
 
 
 def java() -> str:
-    """The Java program. Flink 1.19 and Beam run on 11 and 17."""
+    """Path of the Java program. Flink 1.19 and Beam support Java 11 and 17."""
     name = os.path.join(os.environ["JAVA_HOME"], "bin", "java") if os.environ.get("JAVA_HOME") else "java"
     return tool(name, "Flink", "Install a Java 17 runtime (Debian: openjdk-17-jre-headless) or set JAVA_HOME.")
 
 
 def flink() -> list[pathlib.Path]:
-    """The jars of a Flink distribution: flink-dist and its logging."""
+    """The jars of the Flink distribution that a cluster needs: flink-dist and log4j."""
     folder = _once(f"flink-{FLINK_VERSION}", _fetch_flink)
     return sorted(folder.glob("*.jar"))
 
 
 def flink_job_server() -> list[pathlib.Path]:
-    """The jars of Beam's Flink job server: those of pom.xml, or the one that $CASTOR_FLINK_JOB_SERVER names (Beam's own, in one piece)."""
+    """The jars of Beam's Flink job server: those of pom.xml, or the single jar named by $CASTOR_FLINK_JOB_SERVER."""
     if named := os.environ.get("CASTOR_FLINK_JOB_SERVER"):
         if not os.path.isfile(named):
             raise EngineError(
-                f"CASTOR_FLINK_JOB_SERVER names {named}, which is no file.", "Name a job server's jar, or unset it."
+                f"CASTOR_FLINK_JOB_SERVER={named}: no such file.", "Set it to the job server's jar, or unset it."
             )
         return [pathlib.Path(named)]
     pom = pathlib.Path(__file__).with_name("pom.xml").read_bytes()
@@ -81,12 +88,12 @@ def flink_job_server() -> list[pathlib.Path]:
 
 
 def program(wanted: GoProgram) -> pathlib.Path:
-    """A Go command, built here."""
+    """Path of a Go command, built on first use."""
     return _once(f"{wanted.name}-{wanted.version}", _Build(wanted)) / wanted.name
 
 
 def _once(name: str, fetch: Callable[[pathlib.Path], None]) -> pathlib.Path:
-    """The folder `name`, filled by `fetch(folder)` unless it is there: whole or not at all."""
+    """The folder `name`; if missing, created atomically and filled by `fetch(folder)`."""
     folder = home() / name
     if folder.is_dir():
         return folder
@@ -112,7 +119,7 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
 
 
 def _fetch_flink(folder: pathlib.Path) -> None:
-    """The package apache-flink-libraries is Flink's distribution; its installer is not run, only its jars are taken."""
+    """Takes the jars out of apache-flink-libraries, which packs Flink's distribution. Its setup.py is never run."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         wanted = pathlib.Path(scratch, "requirements.txt")
         wanted.write_text(f"apache-flink-libraries=={FLINK_VERSION} --hash=sha256:{_FLINK_SHA256}\n")
@@ -143,7 +150,7 @@ def _pip() -> list[str]:
         ):
             return command
     raise EngineError(
-        "fetching Flink needs pip, which is neither in this environment nor on the PATH.", "Install pip or uv."
+        "fetching Flink needs pip, which was not found in this environment or on the PATH.", "Install pip or uv."
     )
 
 
@@ -161,7 +168,7 @@ def _fetch_job_server(folder: pathlib.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """`go install` of a program, and a look at which module it was built from."""
+    """Runs `go install` and verifies the hash of the module that the program was built from."""
 
     wanted: GoProgram
 
@@ -196,12 +203,12 @@ def _call(
         )
     except subprocess.TimeoutExpired as error:
         raise EngineError(
-            f"fetching {what} took over {_FETCH_SECONDS} s.", "Look at the network, then run the same command again."
+            f"fetching {what} took over {_FETCH_SECONDS} s.", "Check the network, then run the same command again."
         ) from error
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines
         raise EngineError(
             f"{what} could not be fetched: {' '.join(errors[:3])[:600]}.",
-            "Engines need the package registries once; then they run offline.",
+            "The first start of an engine needs the package registries; later starts work offline.",
         )

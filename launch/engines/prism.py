@@ -1,4 +1,4 @@
-"""Beam's Prism on this machine: one process that runs a pipeline, and starts the Python harness beside itself."""
+"""Beam's Prism runner on this machine: one process that runs pipelines and starts the Python harness."""
 
 import contextlib
 import dataclasses
@@ -12,17 +12,20 @@ from castor.launch.engines.processes import Engine, free_ports, listens, running
 @gin.configurable(module="engines")
 @dataclasses.dataclass(frozen=True)
 class Prism:
-    """start_seconds: how long it may take to answer."""
+    """The Prism runner.
+
+    start_seconds: how long Prism may take to become ready.
+    """
 
     start_seconds: float = 60.0
 
     def prepare(self) -> None:
-        """Fetches what is not there. Raises EngineError naming what is missing."""
+        """Fetches missing packages. Raises EngineError if a required program is not installed."""
         packages.program(packages.PRISM)
 
     @contextlib.contextmanager
     def start(self) -> Iterator[Engine]:
-        """Prism, listening; ended with the block."""
+        """Starts Prism, waits until its port accepts connections, and stops Prism on exit."""
         program = packages.program(packages.PRISM)
         with workspace("prism") as folder, running(folder) as start:
             (port,) = free_ports(1)

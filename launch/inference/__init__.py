@@ -1,1 +1,4 @@
-"""What `castor infer` shows and reads: a conversation, a file of prompts, pictures in and out. Knows a model only through train/inference/."""
+"""Input and output of `castor infer`: conversations, prompt files, image files.
+
+The model itself is used only through train/inference/.
+"""

@@ -1,7 +1,8 @@
 """`castor infer --interactive`: a conversation with a model on a terminal.
 
-A conversation is one stream of ids, whose keys and values stay on the device between turns: what is typed is read, and the model goes on from
-there, token by token as they come. Nothing in what is typed or answered reaches the terminal as a control character.
+A conversation is one stream of ids, whose keys and values stay on the device between turns. The model reads each typed
+line and continues from there; its tokens are shown as they are sampled. Control characters never reach the terminal,
+neither from the user's text nor from the model's.
 """
 
 import contextlib
@@ -20,21 +21,30 @@ from castor.train.inference.grammar import Grammar
 from castor.train.inference.inference import Model, Sampling
 
 COMMANDS = (
-    ("TEXT", "is read; the model goes on from there. An empty line: the model goes on."),
+    ("TEXT", "adds the text; the model continues from there. An empty line only continues."),
     ("/image FILE", "shows the model a picture"),
-    ("/draw [ROWSxCOLUMNS] CAPTION", "has the model draw, into a file"),
-    ("/set NAME VALUE", "temperature, top_k, top_p, seed or max_tokens"),
-    ("/show", "the settings, and how much room the stream has left"),
-    ("/new", "begins a new stream: the model forgets what was said"),
-    ("/help", "this table"),
-    ("Ctrl-C", "stops an answer"),
-    ("Ctrl-D", "leaves"),
+    ("/draw [ROWSxCOLUMNS] CAPTION", "draws the caption into an image file"),
+    ("/set NAME VALUE", "sets temperature, top_k, top_p, seed or max_tokens"),
+    ("/show", "shows the settings and how much room is left in the stream"),
+    ("/new", "starts a new stream: the model forgets the conversation"),
+    ("/help", "shows this table"),
+    ("Ctrl-C", "stops the current answer"),
+    ("Ctrl-D", "quits"),
 )
 _KINDS = {"temperature": float, "top_k": int, "top_p": float, "seed": int}
 
 
 class Conversation:
-    """Reads lines and answers them. folder: where drawings go; read: gives the next line typed, raises EOFError at the end."""
+    """Reads lines and answers them.
+
+    model: the loaded model.
+    sampling: initial sampling settings.
+    max_tokens: longest answer in tokens; None for as many as fit.
+    read_picture: reads an image file, as `pictures.Reader` does.
+    folder: where drawings are written.
+    read: returns the next typed line, and raises EOFError at the end; default: the terminal.
+    out: where answers are written; default: stdout.
+    """
 
     def __init__(
         self,
@@ -52,9 +62,9 @@ class Conversation:
         self.session = model.session()
 
     def run(self) -> int:
-        """Answers until the lines end."""
+        """Answers until the input ends. Returns 0."""
         self._say(
-            "The model goes on from what you type. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.\n"
+            "The model continues from what you type. /help lists the commands; Ctrl-C stops an answer; Ctrl-D quits.\n"
         )
         while True:
             try:
@@ -63,7 +73,7 @@ class Conversation:
                 self._say("\n")
                 return 0
             except KeyboardInterrupt:
-                self._say("\nCtrl-D leaves.\n")
+                self._say("\nCtrl-D quits.\n")
                 continue
             with _Interrupt() as interrupt:
                 try:
@@ -72,7 +82,10 @@ class Conversation:
                     self._say(f"{error}\n")
 
     def turn(self, line: str, interrupt: "_Interrupt") -> None:
-        """One line and its answer. Raises CastorError for what cannot be done; the stream is then as it was."""
+        """Handles one line: a command, or text to continue.
+
+        Raises CastorError if the line cannot be handled; the stream is then unchanged.
+        """
         command, _, rest = line.partition(" ")
         rest = rest.strip()
         if command == "/help":
@@ -88,7 +101,7 @@ class Conversation:
         elif command == "/draw":
             self._draw(rest, interrupt)
         elif command.startswith("/"):
-            raise ConfigurationError(f"there is no command {command}.", "See /help.")
+            raise ConfigurationError(f"unknown command {command}.", "See /help.")
         else:
             self._answer(line, interrupt)
 
@@ -96,13 +109,13 @@ class Conversation:
         if line:
             self.session.read(self._encode(line))
         if self.session.room < 1:
-            raise ConfigurationError("the stream is as long as the model can read.", "/new begins another.")
+            raise ConfigurationError("the stream has reached the model's maximum length.", "Start a new one with /new.")
         ids: list[int] = []
         shown = ""
         for more in self.session.write(Grammar.text(), self._sampling, self._max_tokens):
             ids.extend(more)
             text = self._model.vocabulary.decode(ids)
-            whole = text.rstrip("\ufffd")  # what may still become a character
+            whole = text.rstrip("\ufffd")  # an incomplete UTF-8 sequence may still become a character
             self._say(whole[len(shown) :])
             shown = whole if len(whole) > len(shown) else shown
             if interrupt.asked:
@@ -128,7 +141,7 @@ class Conversation:
                 break
         path = self._free_path()
         pictures.write(str(path), self._model.decode_image(drawn))
-        self._say(f"{path}{' [stopped: the rest is blank]' if interrupt.asked else ''}\n")
+        self._say(f"{path}{' [stopped: the rest is empty]' if interrupt.asked else ''}\n")
         self._next_seed()
 
     def _look(self, path: str) -> None:
@@ -139,10 +152,10 @@ class Conversation:
         pixels = self._read_picture(path)
         budget = min(self._model.image_budget, self.session.room - 5)
         if budget < 1:
-            raise ConfigurationError("a picture does not fit what the stream has left.", "/new begins another.")
+            raise ConfigurationError("the stream has no room left for a picture.", "Start a new one with /new.")
         ids = v.encode_image(pixels, budget)
         self.session.read(ids)
-        self._say(f"{len(ids)} tokens; an empty line lets the model go on.\n")
+        self._say(f"{len(ids)} tokens; enter an empty line to let the model continue.\n")
 
     def _set(self, name: str, value: str) -> None:
         try:
@@ -151,10 +164,10 @@ class Conversation:
             elif name in _KINDS:
                 self._sampling = dataclasses.replace(self._sampling, **{name: _KINDS[name](value)})
             else:
-                raise ConfigurationError(f"there is no setting {name!r}.", "/show lists them.")
+                raise ConfigurationError(f"unknown setting {name!r}.", "/show lists the settings.")
         except ValueError as error:
             raise ConfigurationError(
-                f"{value!r} is no value of {name}.", "Write /set NAME VALUE, e.g. /set temperature 0.5."
+                f"{value!r} is not a value of {name}.", "Write /set NAME VALUE, e.g. /set temperature 0.5."
             ) from error
 
     def _show(self) -> None:
@@ -169,7 +182,7 @@ class Conversation:
         return self._model.vocabulary.encode(("\n" if self.session.ids else "") + text)
 
     def _next_seed(self) -> None:
-        """Another seed for the next answer, so that the same question may get another; the first answer's is the one given."""
+        """Changes the seed after each answer, so that repeating a question can give another one."""
         self._sampling = dataclasses.replace(self._sampling, seed=self._sampling.seed + 1)
 
     def _free_path(self) -> pathlib.Path:
@@ -193,7 +206,10 @@ class Conversation:
 
 
 class _Interrupt:
-    """Takes Ctrl-C as the wish to stop the answer at hand: `asked`. Signals reach only the main thread; elsewhere it never asks."""
+    """While active, Ctrl-C sets `asked` to stop the current answer, instead of raising KeyboardInterrupt.
+
+    Python handles signals only in the main thread; in other threads `asked` stays false.
+    """
 
     def __init__(self):
         self.asked = False
@@ -213,8 +229,8 @@ class _Interrupt:
 
 
 def _typed() -> str:
-    """The next line typed, with the line editing of the terminal where there is one."""
+    """Reads the next typed line, with line editing if the terminal supports it."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (input() uses it)
     line = input("> " if sys.stdin.isatty() else "")
-    return line.encode("utf-8", "replace").decode("utf-8")  # what is no text was half a character
+    return line.encode("utf-8", "replace").decode("utf-8")  # undecodable bytes arrive as lone surrogates

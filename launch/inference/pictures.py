@@ -1,6 +1,7 @@
-"""Image files as `castor infer` reads and writes them.
+"""Reads and writes image files for `castor infer`.
 
-What is read may come from anywhere: its size is bounded before a byte is decoded, and it is decoded in the sandbox, as the data jobs do.
+Input images are untrusted: their size is checked before decoding, and they are decoded in the sandbox, as in the data
+jobs.
 """
 
 import io
@@ -13,19 +14,22 @@ from castor.pipelines.media.images import MAX_PIXELS, decode_image
 from castor.tasks.errors import CastorError, ConfigurationError
 from castor.tasks.storage import storage
 
-MAX_BYTES = 64 << 20  # of an image file
+MAX_BYTES = 64 << 20  # largest image file
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _REMEDY = f"Give a JPEG, PNG or WebP file of at most {MAX_BYTES >> 20} MiB and {MAX_PIXELS // 1_000_000} megapixels."
 
 
 def to_pixels(document: Document) -> Document:
-    """An encoded picture -> its pixels as displayed, uint8, and their shape as metadata. Runs in the sandbox; raises BadInput for what is none."""
+    """Decodes an image document to uint8 pixels as displayed, with their shape as metadata. Runs in the sandbox.
+
+    Raises BadInput if the bytes are not an image.
+    """
     pixels = decode_image(document.bytes)
     return document.replace(bytes=pixels.tobytes(), metadata={"shape": list(pixels.shape)})
 
 
 class Reader:
-    """Reads image files, each in the sandbox. A context: the sandbox ends with it."""
+    """Reads image files in the sandbox. A context manager, which stops the sandbox on exit."""
 
     def __init__(self):
         self._child = Child(to_pixels, Sandbox(cpu_seconds=30.0, memory_bytes=2 << 30))
@@ -37,12 +41,17 @@ class Reader:
         self._child.close()
 
     def __call__(self, path: str):
-        """uint8 [H, W, 3], upright, on white where it is transparent. Raises CastorError, naming the file, for what cannot be read."""
+        """Reads one image: uint8 [H, W, 3], upright, transparent areas on white.
+
+        path: local path or URL of the file.
+
+        Raises CastorError, naming the file, if the image cannot be read.
+        """
         import numpy as np
 
         try:
             if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device may never end
-                raise CastorError(f"the image {path} cannot be read: it is no plain file.", _REMEDY)
+                raise CastorError(f"the image {path} cannot be read: not a regular file.", _REMEDY)
             with storage.open_read(path) as file:
                 data = file.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
@@ -54,7 +63,11 @@ class Reader:
 
 
 def write(path: str, pixels) -> None:
-    """uint8 [H, W, 3] -> an image file by its suffix, whole or not at all."""
+    """Writes an image atomically, in the format of its suffix.
+
+    path: local path or URL.
+    pixels: uint8 [H, W, 3].
+    """
     import PIL.Image
 
     data = io.BytesIO()
@@ -63,16 +76,16 @@ def write(path: str, pixels) -> None:
 
 
 def check_name(path: str) -> None:
-    """Raises ConfigurationError unless a file's name ends as that of a format that `write` knows."""
+    """Raises ConfigurationError unless `path` has the suffix of a format that `write` supports."""
     if pathlib.Path(path).suffix.lower() not in FORMATS:
-        raise ConfigurationError(f"--output={path} names no image format.", "End it in .png, .jpg or .webp.")
+        raise ConfigurationError(f"--output={path}: unknown image format.", "Use the suffix .png, .jpg or .webp.")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """ "8x6" -> (8, 6): rows and columns of patches. None for None; raises ConfigurationError for anything else."""
+    """Parses "8x6" to (8, 6): rows and columns of patches. None stays None. Raises ConfigurationError otherwise."""
     if text is None:
         return None
     rows, _, columns = str(text).partition("x")
     if not (rows.isascii() and rows.isdigit() and columns.isascii() and columns.isdigit() and len(text) < 12):
-        raise ConfigurationError(f"the size {text!r} is none.", "Write ROWSxCOLUMNS, e.g. 8x8.")
+        raise ConfigurationError(f"{text!r} is not a size.", "Write ROWSxCOLUMNS, e.g. 8x8.")
     return int(rows), int(columns)

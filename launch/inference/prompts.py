@@ -1,19 +1,21 @@
-"""`castor infer --prompts=IN.jsonl --output=OUT.jsonl`: a file of requests, answered in batches, resumed where it stopped.
+"""`castor infer --prompts=IN.jsonl --output=OUT.jsonl`: answers a file of requests in batches; resumable.
 
-A line is an object with one of
+Each line is an object with one of
 
     {"prompt": "The library"}                               -> "text", "tokens", "ended"
-    {"draw": "a red square", "size": "4x4"}                 -> "image": a file beside OUT.jsonl, in OUT-images/
+    {"draw": "a red square", "size": "4x4"}                 -> "image": a file in OUT-images/, next to OUT.jsonl
     {"describe": "photo.jpg"}                               -> "text", as for a prompt; the path is relative to IN.jsonl
-    {"prompt": "2 + 2 =", "continuation": " 4"}             with --score -> "scores", one of each continuation
+    {"prompt": "2 + 2 =", "continuation": " 4"}             with --score -> "scores", one per continuation
     {"prompt": "2 + 2 =", "continuations": [" 4", " 5"]}
 
-and, where it differs from the command line, its own temperature, top_k, top_p, seed and max_tokens; whatever else it holds is kept. The line comes
-back with the answer, or with "error" and "line" where it cannot be answered: no line is lost, and none stops the others. A line without a seed
-gets one from the command line's and its number, so that an answer depends neither on the batch it was decoded in nor on where the job was resumed.
+A line may also set its own temperature, top_k, top_p, seed and max_tokens; other keys are kept. The line is written
+back with its answer, or with "error" and "line" if it cannot be answered: no line is lost, and a bad line stops no
+other. A line without a seed gets one from its number and the command line's seed. So an answer depends neither on the
+batch in which it was decoded nor on where the job was resumed.
 
-Answers are written in parts (OUT.jsonl.parts/), each whole or not at all; a job that was killed goes on with the first part that is not
-there. At the end the parts become OUT.jsonl, and OUT.jsonl.COMPLETED says what it was made from. Only the lines of one part are in memory.
+Answers are written in chunks (OUT.jsonl.parts/), each atomically; a killed job resumes at the first missing chunk. At
+the end the chunks are joined to OUT.jsonl, and OUT.jsonl.COMPLETED records their inputs. Only one chunk is held in
+memory.
 """
 
 import dataclasses
@@ -39,7 +41,15 @@ _SETTINGS = {"temperature": float, "top_k": int, "seed": int, "top_p": float}
 
 @dataclasses.dataclass(frozen=True)
 class BatchInference:
-    """Answers to all lines of a prompts file. sampling, max_tokens, size: for lines that do not give their own."""
+    """Answers all lines of a prompts file.
+
+    prompts: path of the input file.
+    output: path of the output file.
+    score: whether to score continuations instead of generating.
+    sampling: `inference.Sampling` of lines without settings of their own.
+    max_tokens: longest answer in tokens of such lines; None for as many as fit.
+    size: rows and columns of drawings in patches, of such lines; None lets the model decide.
+    """
 
     prompts: str
     output: str
@@ -49,7 +59,11 @@ class BatchInference:
     size: tuple[int, int] | None = None
 
     def run(self, model, read_picture: Callable[[str], Any]) -> int:
-        """Answers what is not answered yet."""
+        """Answers all lines that are not answered yet. Returns 0.
+
+        model: the loaded model.
+        read_picture: reads an image file, as `pictures.Reader` does.
+        """
         digest, lines = _digest(self.prompts)
         settings = {
             "prompts_sha256": digest,
@@ -82,12 +96,12 @@ class BatchInference:
         lines, completed, parts = settings["lines"], f"{self.output}.COMPLETED", pathlib.Path(f"{self.output}.parts")
         if storage.exists(completed):
             raise ConfigurationError(
-                f"{self.output} is complete, from other prompts, another model or other settings ({completed}).",
+                f"{self.output} was completed with other prompts, another model or other settings ({completed}).",
                 "Give another --output, or remove both files.",
             )
         if (parts / "run.json").exists() and not _is(str(parts / "run.json"), settings):
             raise ConfigurationError(
-                f"{parts} was begun with other prompts, another model or other settings.",
+                f"{parts} was started with other prompts, another model or other settings.",
                 "Give another --output, or remove that folder.",
             )
         storage.write_json_atomic(str(parts / "run.json"), settings)
@@ -97,7 +111,7 @@ class BatchInference:
             path = parts / f"{number:08d}.jsonl"
             if not path.exists():
                 progress(done, lines)
-                rows = _Part(
+                rows = _Chunk(
                     self,
                     model,
                     read_picture,
@@ -124,18 +138,19 @@ class BatchInference:
         whole.replace(self.output)
 
     def image_path(self, line: int) -> pathlib.Path:
+        """Path of the drawing for a line (from 0)."""
         folder = pathlib.Path(self.output).with_suffix("")
         return folder.with_name(f"{folder.name}-images") / f"{line:08d}.png"
 
 
-class _Part:
-    """The lines of one part, answered together."""
+class _Chunk:
+    """The lines of one chunk, answered together."""
 
     def __init__(
         self, job: BatchInference, model, read_picture, first: int, lines: list[bytes], on_done: Callable[[int], None]
     ):
         self._job, self._model, self._read_picture, self._first, self._lines = job, model, read_picture, first, lines
-        self._count, self._tell = 0, on_done
+        self._count, self._report = 0, on_done
 
     def rows(self) -> list[dict]:
         rows, wanted = [], []
@@ -180,12 +195,12 @@ class _Part:
 
     def _on_done(self, more: int) -> None:
         self._count += more
-        self._tell(self._count)
+        self._report(self._count)
 
     def _request(self, row: dict, line: int):
         kinds = [kind for kind in ("prompt", "draw", "describe") if kind in row]
         if len(kinds) != 1 or not isinstance(row[kinds[0]], str):
-            raise CorpusError("the line has to hold one of prompt, draw and describe, a text.")
+            raise CorpusError("the line must have exactly one of prompt, draw and describe, with a string.")
         sampling, max_tokens = self._sampling(row, line), self._max_tokens(row)
         if kinds == ["draw"]:
             size = pictures.parse_size(row["size"]) if row.get("size") is not None else self._job.size
@@ -208,13 +223,14 @@ class _Part:
             or not all(isinstance(text, str) for text in given)
         ):
             raise CorpusError(
-                "the line has to hold prompt, a text, and continuation, a text, or continuations, a list of texts."
+                "the line must have prompt, a string, and continuation, a string, or continuations, a list of strings."
             )
         pairs = [(row["prompt"], text) for text in given]
         longest = max((sum(len(self._model.vocabulary.encode(text)) for text in pair) for pair in pairs), default=0)
         if longest > self._model.max_length:
             raise ConfigurationError(
-                f"prompt and continuation are {longest} tokens long; the model was trained on {self._model.max_length}."
+                f"prompt and continuation are {longest} tokens long; the model was trained on at most "
+                f"{self._model.max_length}."
             )
         return pairs
 
@@ -229,7 +245,7 @@ class _Part:
 
 def _number(row: dict, name: str) -> float:
     if not is_number(row[name], -1e18, 1e18):
-        raise CorpusError(f"{name} is {row[name]!r}, no number.")
+        raise CorpusError(f"{name} = {row[name]!r} is not a number.")
     return row[name]
 
 
@@ -239,18 +255,18 @@ def _parse(line: bytes) -> dict:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"the line is no JSON: {type(error).__name__}.") from error
+        raise CorpusError(f"the line is not valid JSON: {type(error).__name__}.") from error
     if not isinstance(row, dict):
-        raise CorpusError("the line is no JSON object.")
+        raise CorpusError("the line is not a JSON object.")
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise CorpusError("the line holds half a surrogate pair, which is no text.") from error
+        raise CorpusError("the line contains half a surrogate pair, which is not valid text.") from error
     return row
 
 
 def _lines(path: str) -> Iterator[bytes]:
-    """The lines that are not empty; of one that is too long, only as much as tells so."""
+    """The non-empty lines. Lines over MAX_LINE_BYTES are cut one byte after that length."""
     with storage.open_read(path) as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
             if line.strip():
@@ -266,7 +282,7 @@ def _batches(path: str) -> Iterator[list[bytes]]:
 
 
 def _digest(path: str) -> tuple[str, int]:
-    """(SHA-256 of the file's lines, how many they are). Raises CorpusError where it cannot be read."""
+    """(SHA-256 of the file's lines, number of lines). Raises CorpusError if the file cannot be read."""
     digest, count = hashlib.sha256(), 0
     try:
         for line in _lines(path):

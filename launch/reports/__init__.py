@@ -1,1 +1,1 @@
-"""HTML pages about a whole run: a recipe's report and a compile report. They read records and files, and run nothing."""
+"""HTML pages about a whole run: a recipe's report and a compile report. They only read records and files."""

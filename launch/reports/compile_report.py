@@ -1,4 +1,4 @@
-"""Renders the report of `castor compile` for human readers, as tables on the terminal and one self-contained HTML page; writes and reads report.json."""
+"""Renders the report of `castor compile` as terminal tables and one HTML page, and stores report.json."""
 
 import json
 import pathlib
@@ -19,7 +19,12 @@ _COLOURS = {
 
 
 def write(report: dict, folder: str, hlo: str | None = None) -> None:
-    """Writes report.json and report.html, and step.hlo.txt if the program's text is given."""
+    """Writes report.json and report.html, and step.hlo.txt if `hlo` is given.
+
+    report: a report of `aot.report` or `aot.refusal`.
+    folder: output folder, created if missing.
+    hlo: text of the compiled program.
+    """
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     if hlo is not None:
@@ -29,7 +34,7 @@ def write(report: dict, folder: str, hlo: str | None = None) -> None:
 
 
 def read(path: pathlib.Path) -> dict | None:
-    """A report.json that was written before; None where it is missing or incomplete."""
+    """Reads a report.json; None if the file is missing or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -37,7 +42,11 @@ def read(path: pathlib.Path) -> dict | None:
 
 
 def show(report: dict, folder: str) -> None:
-    """Prints the report on the terminal."""
+    """Prints the report on the terminal.
+
+    report: the report.
+    folder: where `write` wrote the files.
+    """
     console = terminal.console()
     for title, columns, rows in tables(report):
         table = terminal.table(*columns)
@@ -50,7 +59,7 @@ def show(report: dict, folder: str) -> None:
 
 
 def render(report: dict) -> str:
-    """The HTML page; the template engine escapes every text."""
+    """The HTML page of a report. The template engine escapes all text."""
     folder = pathlib.Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -66,6 +75,7 @@ def render(report: dict) -> str:
 
 
 def title(report: dict) -> str:
+    """One line with model size, TPU slices and batch size."""
     topology, batch = report["topology"], report["batch"]
     slices = f"{topology['slices']} x " if topology["slices"] > 1 else ""
     parameters = f"{report['model']['parameters'] / 1e9:.2f}B parameters"
@@ -73,7 +83,7 @@ def title(report: dict) -> str:
 
 
 def verdict(report: dict) -> str:
-    """One sentence: whether it fits, how long a step takes."""
+    """One line: whether the step fits in memory, and its predicted time."""
     memory = report["memory"]
     if not report["fits"]:
         peak = f"Its peak is {gib(memory['peak'])} of {gib(memory['usable'])} GiB per chip."
@@ -81,35 +91,36 @@ def verdict(report: dict) -> str:
     step = report["step"]
     return (
         f"FITS: {gib(memory['peak'])} of {gib(memory['usable'])} GiB per chip ({memory['share']:.0%}). "
-        f"Predicted: {seconds(step['seconds'])} per step, MFU {step['mfu']:.3f}, {step['tokens_per_second']:,.0f} tokens/s."
+        f"Predicted: {seconds(step['seconds'])} per step, MFU {step['mfu']:.3f}, "
+        f"{step['tokens_per_second']:,.0f} tokens/s."
     )
 
 
 def tables(report: dict) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """(title, columns, rows) of what was asked for, memory, time and traffic; a leading > sets a column to the right."""
+    """(title, columns, rows) per table: configuration, memory, time, traffic. A leading > right-aligns a column."""
     result = [
-        ("Asked for", ("what", "value"), _asked(report)),
-        ("HBM of a chip, GiB", ("part", ">GiB"), _memory(report)),
+        ("Configuration", ("setting", "value"), _configuration(report)),
+        ("HBM per chip", ("part", ">GiB"), _memory(report)),
     ]
     if "step" not in report:
         return result
     step, flops = report["step"], report["flops"]
     result.append(
         (
-            "One step, predicted",
+            "Predicted step time",
             ("part", ">time", ">share"),
             [(name, seconds(value), f"{value / step['seconds']:.1%}") for name, value in _times(step)],
         )
     )
     work = [
-        ("FLOPs that the model needs", f"{flops['model']:.4g}"),
-        ("FLOPs that the program does, recomputation included", f"{flops['hardware']:.4g}"),
+        ("model FLOPs", f"{flops['model']:.4g}"),
+        ("program FLOPs, including recomputation", f"{flops['hardware']:.4g}"),
         ("program / model", f"{flops['hardware_over_model']:.3f}"),
-        ("MFU (model FLOPs)", f"{step['mfu']:.3f}"),
-        ("HFU (program's FLOPs)", f"{step['hfu']:.3f}"),
-        ("MFU that FLOPs and HBM alone would allow", f"{step['roofline_mfu']:.3f}"),
+        ("MFU, from model FLOPs", f"{step['mfu']:.3f}"),
+        ("HFU, from program FLOPs", f"{step['hfu']:.3f}"),
+        ("roofline MFU, from FLOPs and HBM alone", f"{step['roofline_mfu']:.3f}"),
     ]
-    result.append(("Work of a chip", ("what", ">value"), work))
+    result.append(("Work per chip", ("quantity", ">value"), work))
     kinds = [
         (row["kind"], seconds(row["seconds"]), f"{row['seconds'] / step['seconds']:.1%}")
         for row in report["compute"][:10]
@@ -139,7 +150,7 @@ def tables(report: dict) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...
     return result
 
 
-def _asked(report: dict) -> list[tuple[str, str]]:
+def _configuration(report: dict) -> list[tuple[str, str]]:
     model, batch = report["model"], report["batch"]
     shape = ("vocab_size", "embed", "layers", "heads", "kv_heads", "head_dim", "mlp")
     rest = sorted(set(model) - {*shape, "parameters"})
@@ -150,7 +161,8 @@ def _asked(report: dict) -> list[tuple[str, str]]:
         ("model", ", ".join(f"{name} {model[name]}" for name in rest)),
         (
             "batch",
-            f"{batch['rows']:,} rows of {batch['length']:,} = {batch['tokens']:,} tokens, in {batch['accumulate']} part(s)",
+            f"{batch['rows']:,} rows of {batch['length']:,} = {batch['tokens']:,} tokens, "
+            f"in {batch['accumulate']} microbatch(es)",
         ),
         (
             "topology",
@@ -167,12 +179,12 @@ def _memory(report: dict) -> list[tuple[str, str]]:
         "arguments": "arguments (parameters, optimizer state, batch)",
         "temporaries": "temporaries",
         "outputs": "outputs",
-        "aliased": "outputs that take the place of arguments",
+        "aliased": "outputs that reuse argument buffers",
         "code": "program",
         "total": "arguments + temporaries + outputs - aliased",
         "peak": "peak",
-        "usable": "that a program may use",
-        "capacity": "of the chip",
+        "usable": "available to a program",
+        "capacity": "capacity of the chip",
     }
     return [
         (label, gib(report["memory"][name])) for name, label in names.items() if report["memory"].get(name) is not None
@@ -183,15 +195,15 @@ def _times(step: dict) -> list[tuple[str, float]]:
     return [
         ("step", step["seconds"]),
         ("compute", step["compute_seconds"]),
-        ("collectives waited for", step["exposed_seconds"]),
-        ("collectives behind compute", step["overlapped_seconds"]),
+        ("collectives, exposed", step["exposed_seconds"]),
+        ("collectives, hidden behind compute", step["overlapped_seconds"]),
         ("HBM traffic at full bandwidth", step["hbm_seconds"]),
-        ("FLOPs and HBM alone (no chip can do better)", step["roofline_seconds"]),
+        ("roofline: FLOPs and HBM alone", step["roofline_seconds"]),
     ]
 
 
 def memory_bar(report: dict) -> list[dict]:
-    """Parts of the chip's HBM in per cent, for a bar."""
+    """Segments of the memory bar, in per cent of a chip's HBM."""
     memory = report["memory"]
     if "temporaries" not in memory:
         return []
@@ -208,7 +220,7 @@ def memory_bar(report: dict) -> list[dict]:
 
 
 def time_bar(report: dict) -> list[dict]:
-    """Parts of the step in per cent."""
+    """Segments of the time bar, in per cent of the step time."""
     if "step" not in report:
         return []
     step = report["step"]
@@ -221,10 +233,12 @@ def time_bar(report: dict) -> list[dict]:
 
 
 def gib(size: float | None) -> str:
+    """Formats bytes as GiB; None as a question mark."""
     return "?" if size is None else f"{size / GIB:,.2f}"
 
 
 def seconds(value: float) -> str:
+    """Formats seconds as s, ms or us."""
     for least, unit, digits in ((10, 1, 2), (1, 1, 3), (1e-3, 1e3, 1)):
         if value >= least:
             return f"{value * unit:.{digits}f} {'s' if unit == 1 else 'ms'}"

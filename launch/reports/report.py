@@ -1,7 +1,7 @@
-"""The last page of a recipe: funnels, mixture, loss by domain, sample text and drawn images, as one self-contained HTML file and one table.
+"""A recipe's report: funnels, mixture, loss by domain, sample text and drawn images, as one HTML file and one table.
 
-Everything is read from the manifests and logs that the stages left; what a stage did not leave is left out. Text from corpora and models is
-untrusted and is escaped by the template engine.
+The report reads only the manifests and logs of the stages, and omits sections whose files are missing. Text from
+corpora and models is untrusted; the template engine escapes it.
 """
 
 import base64
@@ -49,7 +49,7 @@ def write(recipe) -> pathlib.Path:
 
 
 def print_table(recipe) -> None:
-    """Prints one row a domain: documents read, kept, tokens, first and last loss."""
+    """Prints one row per domain: documents read and kept, tokens, first and last loss."""
     import rich.console
     import rich.table
 
@@ -81,12 +81,12 @@ def print_table(recipe) -> None:
         )
     console = rich.console.Console()
     if not console.is_terminal:
-        console.width = 120  # a log has no edge to wrap at
+        console.width = 120  # a log file has no width
     console.print(table)
 
 
 def curves(path: pathlib.Path) -> list[Curve]:
-    """The training loss of each domain, from a run's metrics.jsonl; of a step trained twice the last line counts."""
+    """The training loss per domain from a run's metrics.jsonl. If a step occurs twice, the last line wins."""
     by_step: dict[int, dict] = {}
     try:
         for line in path.read_text().splitlines():
@@ -105,7 +105,7 @@ def curves(path: pathlib.Path) -> list[Curve]:
 
 
 def tokens(cache: dict) -> int:
-    """The `targets` tokens of a cache's train split."""
+    """Number of `targets` tokens in the train split of a cache's manifest."""
     return sum(shard["tokens"]["targets"] for shard in cache["splits"].get("train", {"shards": []})["shards"])
 
 
@@ -156,16 +156,16 @@ def _samples(folder: pathlib.Path) -> list[dict]:
 
 
 def _vocabulary_rows(manifest: dict | None) -> list[tuple[str, str, str, str]]:
-    """(kind, size, corpus, measure) of each corpus that the vocabulary was fitted on: how short it makes text, how well it keeps pictures and sounds."""
+    """(kind, size, corpus, measure) per corpus of the vocabulary: text compression, fidelity of pictures and sounds."""
     rows = []
     summary = (manifest or {}).get("summary", {})
     for kind, size in sorted(summary.get("sizes", {}).items(), reverse=True):
         for corpus, facts in sorted(summary.get(kind, {}).items()):
             if kind == "text":
-                measure = f"{facts['characters'] / max(facts['tokens'], 1):.2f} characters a token"
+                measure = f"{facts['characters'] / max(facts['tokens'], 1):.2f} characters per token"
             else:
                 held_out = facts.get("held_out", {}).get("psnr")
-                measure = f"{held_out:.2f} dB PSNR on what it was not fitted on" if held_out is not None else ""
+                measure = f"{held_out:.2f} dB PSNR on held-out data" if held_out is not None else ""
             rows.append((kind, f"{size:,}", corpus, measure))
     return rows
 

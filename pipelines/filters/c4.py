@@ -2,9 +2,10 @@
 
 `Clean` is a function that drops lines; `Filter` rejects pages by what remains. C4 runs both, in this order.
 
-Where the paper and the code differ, the code decides: at least 5 words per line, at least 3 sentences per page. A line
-may end with the terminal punctuation of any script (pipelines/text/languages.py), except `...`. Sentences are counted
-by their terminal punctuation, which agrees closely enough with a trained splitter for a threshold of 3.
+At least 5 words per line and 3 sentences per page are the numbers of the code and of the latest arXiv version; the
+journal's version swaps the two. A line may end with the terminal punctuation of any script
+(pipelines/text/languages.py), except `...`. Sentences are counted by their terminal punctuation, which agrees closely
+enough with a trained splitter for a threshold of 3.
 
 C4's deduplication of lines that occur on several pages is in pipelines/deduplication/shared_lines.py.
 """
@@ -57,7 +58,7 @@ class Clean:
 
     The remaining lines are stripped; an empty line separates paragraphs.
 
-    min_words_a_line: minimum number of words per line. 5, as in the code.
+    min_words_a_line: minimum number of words per line.
 
     max_word_length: maximum length of any word of a line, in characters. 1,000, from the code; not in the paper.
 
@@ -82,6 +83,7 @@ class Clean:
         tokenized = tokenize(text)
         if not tokenized.num_lines:
             return Rejection(document, "c4.no_lines", "0 of 0")
+        # "only retained lines that contained at least 5 words"
         keep = np.diff(tokenized.words_before_line) >= self.min_words_a_line
         longest = np.maximum.reduceat(tokenized.word_ends - tokenized.word_starts, tokenized.words_before_line[:-1])
         keep &= longest <= self.max_word_length
@@ -115,7 +117,7 @@ class Clean:
 class Filter:
     """Rejects whole pages: placeholder text, curly brackets, too few sentences.
 
-    min_sentences: minimum number of sentences (`count_sentences`). 3, as in the code.
+    min_sentences: minimum number of sentences (`count_sentences`).
 
     lorem_ipsum: reject pages that contain `lorem ipsum`.
 
@@ -137,7 +139,7 @@ class Filter:
         # "we removed any pages that contained a curly bracket"
         if self.curly_brackets and "{" in text:
             return Reason("c4.curly_bracket", text.count("{"))
-        # Pages with too few sentences: a threshold on which paper and code differ (see the top of this file).
+        # "We discarded any page with fewer than 3 sentences"
         if not has_sentences(text, self.min_sentences):
             return Reason("c4.few_sentences", count_sentences(text))
         return None

@@ -1,5 +1,6 @@
-"""FineWeb's custom filters: Penedo et al. 2024, arXiv 2406.17557, section 3.6, with the thresholds of the published
-code.
+"""FineWeb's custom filters: Penedo et al. 2024, arXiv 2406.17557, section 3.6.
+
+The thresholds are those of the published code. For characters in duplicated lines the paper gives 0.1 instead of 0.01.
 
 Lines are stripped, and empty lines are ignored. The share of characters in repeated lines counts the second and later
 occurrences of a line, over all characters that are not line ends. The rule on short lines applies to languages that put

@@ -79,7 +79,7 @@ def decode_video(
     with containers.open_strict(data, kind, max_pixels) as container:
         videos = [stream for stream in container.streams.video if not containers.is_cover(stream)]
         if not videos:
-            raise BadInput("no_video_stream", f"{kind} without moving pictures")
+            raise BadInput("no_video_stream", f"{kind} without a video stream")
         video, audio = videos[0], container.streams.audio[0] if with_audio and container.streams.audio else None
         _check_size(video.codec_context, max_pixels)
         if container.duration and container.duration > max_seconds * 1_000_000:

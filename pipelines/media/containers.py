@@ -113,7 +113,7 @@ def decode(container: Any, streams: list) -> Iterator[tuple[Any, Any]]:
     try:
         for packet in container.demux(streams):
             if packet.is_corrupt:
-                raise BadInput("damaged_stream", f"a cut {packet.stream.type} packet at byte {packet.pos}")
+                raise BadInput("damaged_stream", f"a truncated {packet.stream.type} packet at byte {packet.pos}")
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise BadInput(
@@ -169,7 +169,7 @@ def _check_wav(data: bytes) -> None:
     )
     align = int.from_bytes(data[start + 12 : start + 14], "little")
     if not 1 <= channels <= MAX_CHANNELS or not MIN_RATE <= rate <= MAX_RATE or align < 1:
-        raise _damaged(f"WAV of {channels} channels at {rate} Hz, {align} bytes a sample")
+        raise _damaged(f"WAV of {channels} channels at {rate} Hz, {align} bytes per sample")
     if chunks[b"data"][1] == 0:
         raise BadInput("empty", "WAV without samples")
     if chunks[b"data"][1] % align:
@@ -325,7 +325,7 @@ def _check_mp3(data: bytes) -> None:
     if not frames:
         raise _damaged("no MP3 frame after the tags")
     if frames < promised:
-        raise _damaged(f"MP3 of {frames} frames where its first one promises {promised}")
+        raise _damaged(f"MP3 of {frames} frames, but its header declares {promised}")
     tail = data[position:]
     if tail.strip(b"\0") and not tail.startswith((b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")):
         raise _damaged(f"no MP3 frame at byte {position}")

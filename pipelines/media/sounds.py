@@ -87,7 +87,7 @@ def _all_of(frames: Iterator, promised: int) -> Iterator:
         samples += frame.samples
         yield frame
     if promised and samples != promised:
-        raise BadInput("damaged_container", f"FLAC of {samples} samples where its header promises {promised}")
+        raise BadInput("damaged_container", f"FLAC of {samples} samples, but its header declares {promised}")
 
 
 def resample(frames: Iterator, max_seconds: float) -> np.ndarray:
@@ -106,7 +106,7 @@ def resample(frames: Iterator, max_seconds: float) -> np.ndarray:
             stream = _resampler(rate)
         elif (rate, channels) != (frame.sample_rate, frame.layout.nb_channels):
             changed = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels"
-            raise BadInput("damaged_stream", f"{rate} Hz, {channels} channels turn into {changed}")
+            raise BadInput("damaged_stream", f"{rate} Hz, {channels} channels change to {changed}")
         samples += frame.samples
         if samples > max_seconds * rate:
             raise BadInput("too_long", f"more than {max_seconds:g} s")

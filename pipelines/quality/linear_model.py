@@ -1,18 +1,20 @@
-"""A linear model of text on hashed n-grams: what a quality or a safety classifier is here, how it scores, how it lies on disk.
+"""A linear model of text on hashed n-grams: the quality or safety classifier, its scores, its files.
 
-    model = linear_model.load("models/quality")        # a folder of two files; checked, never unpickled
-    model.score(text)                                  # probability in [0, 1] that the text is of the reference's kind
+    model = linear_model.load("models/quality")        # a folder of two files; verified, never unpickled
+    model.score(text)                                  # probability in [0, 1] that the text is like the reference
 
-Features are the different runs of one and two tokens of a text (pipelines/text/tokenized_text.py: folded, so neither case nor accents nor punctuation count), each a
-hash cut to `bits` bits; every feature a text has counts 1 / sqrt(how many it has), so texts of any length are vectors of length one. Of a long
-text the features with the smallest hashes are taken, a sample of the whole of it. This is the model of fastText's classifiers (Joulin et al. 2017,
-arXiv 1607.01759) without its hidden layer, which for two classes adds nothing to what a linear model can say.
+The features of a text are its distinct runs of one and two tokens (pipelines/text/tokenized_text.py, so case, accents
+and punctuation are ignored). Each run is hashed to `bits` bits. Each of the n features of a text has the value 1 /
+sqrt(n), so every text is a unit vector. Of a long text the features with the smallest hashes are taken, a sample of the
+whole text. This is the model of fastText's classifiers (Joulin et al. 2017, arXiv 1607.01759) without the hidden layer,
+which for two classes adds nothing to a linear model.
 
-Weights are whole numbers of 16 bits times a step, so a sum of them is exact, in whatever order: a text has the same score on every machine.
+Weights are 16-bit integers times a step. Their sum is exact in any order, so a text has the same score on every
+machine. Example: weights 300 and -100, step 0.01 and bias 0.5 give log-odds of 200 * 0.01 / sqrt(2) + 0.5 = 1.91.
 
-    weights.bin      int16, little-endian, 2**bits of them
-    manifest.json    kind, format, features and their version, step, bias, which side to keep and from where, size and SHA-256 of the weights,
-                     how it was made and measured
+    weights.bin      int16, little-endian, 2**bits values
+    manifest.json    kind, format, features and their version, step, bias, side and threshold to keep, size and SHA-256
+                     of the weights, how the model was made and measured
 
 This file knows no Beam.
 """
@@ -33,12 +35,12 @@ from castor.tasks.storage import storage
 
 KIND, FORMAT = "linear_model", 1
 VERSION = 1
-"""Of the features: another version of these or of the tokenization makes other buckets, and a model of the old ones worthless."""
+"""Version of the features. Another version of features or tokenization gives other buckets: old models are invalid."""
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.bin"
 HIGH, LOW = "high", "low"
 DIGITS = 6
-"""Decimals of a score, in metadata and in thresholds."""
+"""Decimal places of a score, in metadata and in thresholds."""
 
 _MAX_BITS = 26
 _NUMBER = np.uint64(key64("a number"))
@@ -46,9 +48,16 @@ _NUMBER = np.uint64(key64("a number"))
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """bits: 2**bits buckets. order: runs of 1 to `order` tokens. most: features of one text.
+    """How a text becomes buckets.
 
-    numbers: whether numbers differ. By default all count as the same token: else the years are what tells a news site from last year's crawl.
+    bits: the buckets are 2**bits.
+
+    order: runs of 1 to `order` tokens.
+
+    most: maximum number of features per text.
+
+    numbers: distinguish numbers. By default all numbers are the same token; otherwise the years alone would separate a
+        news site from last year's crawl.
     """
 
     bits: int = 20
@@ -65,7 +74,7 @@ class Features:
         return self.buckets(hashes[different][: self.most])
 
     def tokens(self, tokenized: tokenized_text.TokenizedText) -> np.ndarray:
-        """Hashes of the tokens as features see them, [tokens] uint64."""
+        """Hashes of the tokens with numbers folded as configured, [tokens] uint64."""
         return (
             tokenized.token_hashes
             if self.numbers
@@ -73,15 +82,28 @@ class Features:
         )
 
     def buckets(self, hashes: np.ndarray) -> np.ndarray:
-        """The buckets of hashes of runs, int64: their lowest bits, since the highest ones decided which were taken."""
+        """The buckets of hashes of runs, int64: the lowest bits, since the highest bits decided which features were
+        taken.
+        """
         return (hashes & np.uint64((1 << self.bits) - 1)).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearModel:
-    """weights: [2**bits] int16; step: what one unit of them weighs, calibration included; bias: of the logarithm of the odds.
+    """A fitted and calibrated model.
 
-    keep: HIGH where good texts score high (quality), LOW where bad ones do (safety). threshold: the score that still passes.
+    features: how a text becomes buckets.
+
+    weights: [2**bits] int16.
+
+    step: log-odds per unit of weight, calibration included.
+
+    bias: log-odds.
+
+    keep: HIGH if good texts score high (quality), LOW if bad texts do (safety).
+
+    threshold: last score that still passes.
+
     manifest: the rest of the manifest.
     """
 
@@ -94,25 +116,25 @@ class LinearModel:
     manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def score(self, text: str) -> float:
-        """Probability in [0, 1], rounded to DIGITS decimals. Of a text without tokens it is what the bias says."""
+        """Probability in [0, 1], rounded to DIGITS decimals. A text without tokens gets the bias alone."""
         return self.score_of(self.features.of(text))
 
     def score_of(self, buckets: np.ndarray) -> float:
-        """The same of the buckets of a text."""
+        """The score of a text, from its buckets."""
         return round(probability(self.odds_of(buckets)), DIGITS)
 
     def odds_of(self, buckets: np.ndarray) -> float:
-        """The logarithm of the odds of it."""
+        """The log-odds of a text, from its buckets."""
         total = int(self.weights[buckets].sum(dtype=np.int64))
         return total * self.step / math.sqrt(max(len(buckets), 1)) + self.bias
 
     def passes(self, score: float, threshold: float | None = None) -> bool:
-        """Whether a score is on the side to keep of the model's threshold, or of another one."""
+        """Whether a score is on the side to keep of the model's threshold, or of the given one."""
         threshold = self.threshold if threshold is None else threshold
         return score >= threshold if self.keep == HIGH else score <= threshold
 
     def save(self, directory: str) -> None:
-        """Writes the model into a folder, the manifest last."""
+        """Writes the model to a folder, the manifest last."""
         data = self.weights.astype("<i2").tobytes()
         storage.makedirs(directory)
         storage.remove(storage.join(directory, MANIFEST))
@@ -136,29 +158,36 @@ class LinearModel:
 
 
 def probability(odds: float) -> float:
-    """The logistic function of a logarithm of odds, without overflow."""
+    """The logistic function of log-odds, without overflow. Example: 0.0 gives 0.5."""
     return 1.0 / (1.0 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1.0 + math.exp(odds))
 
 
 def quantise(weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """float64 weights -> (int16, step): the finest power of two that holds the largest of them."""
+    """float64 weights -> (int16 weights, step). The step is the smallest power of two for which the largest weight
+    fits.
+
+    Example: [1.0, -0.25] gives a step of 2**-14 and the weights [16384, -4096].
+    """
     largest = float(np.abs(weights).max(initial=0.0))
     step = 2.0 ** (math.ceil(math.log2(largest / 32767)) if largest else 0)
     return np.rint(weights / step).astype(np.int16), step
 
 
 def load(directory: str) -> LinearModel:
-    """A model from its folder. Raises CorpusError for one that is missing, damaged, or of features that this version does not make."""
+    """Loads a model from its folder.
+
+    Raises CorpusError for a model that is missing, damaged, or made with other features than this version computes.
+    """
     path = storage.join(directory, MANIFEST)
     if not storage.exists(path):
         raise CorpusError(
-            f"there is no model at {directory}: it has no {MANIFEST}.",
+            f"no model at {directory}: the folder has no {MANIFEST}.",
             "Make one with castor data quality-train, or correct the path.",
         )
     try:
         manifest = storage.read_json(path)
         if manifest["kind"] != KIND or manifest["format"] != FORMAT:
-            raise ValueError(f"it is of kind {manifest['kind']!r}, format {manifest['format']!r}")
+            raise ValueError(f"kind {manifest['kind']!r}, format {manifest['format']!r} instead of {KIND!r}, {FORMAT}")
         made = dict(manifest["features"])
         versions = made.pop("version"), made.pop("view")
         features = Features(*(_whole(made[name]) for name in ("bits", "order", "most")), made["numbers"] is True)
@@ -177,7 +206,8 @@ def load(directory: str) -> LinearModel:
         ) from error
     if versions != (VERSION, tokenized_text.VERSION):
         raise CorpusError(
-            f"the model {directory} is of features version {versions[0]} on tokenization version {versions[1]}; here they are {VERSION} and {tokenized_text.VERSION}.",
+            f"the model {directory} has features version {versions[0]} on tokenization version {versions[1]}; "
+            f"this version of Castor has {VERSION} and {tokenized_text.VERSION}.",
             "Make the model again.",
         )
     weights = storage.join(directory, WEIGHTS)
@@ -185,7 +215,7 @@ def load(directory: str) -> LinearModel:
     found = storage.size(weights) if storage.exists(weights) else -1
     if size != expected or found != expected or storage.sha256(weights) != digest:
         raise CorpusError(
-            f"{weights} is not what its manifest says ({found} bytes, wanted {expected}).", "Make the model again."
+            f"{weights} does not match its manifest ({found} bytes, expected {expected}).", "Make the model again."
         )
     return LinearModel(
         features, np.frombuffer(storage.read_bytes(weights), "<i2"), step, bias, manifest["keep"], threshold, manifest
@@ -194,7 +224,7 @@ def load(directory: str) -> LinearModel:
 
 @lists.kept
 def cached(directory: str) -> LinearModel:
-    """`load`, once a job."""
+    """`load`, once per job."""
     return load(directory)
 
 

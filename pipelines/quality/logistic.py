@@ -1,11 +1,13 @@
-"""Logistic regression on sparse rows of ones, fitted the same way every time, and the measures of a classifier.
+"""Logistic regression on sparse rows of ones with a reproducible fit, and quality measures of a classifier.
 
-The loss is convex, so where a fit ends does not depend on where it began: L-BFGS (Liu and Nocedal 1989) on all rows at once, with neither random
-order nor threads nor a library's own sums. Both classes weigh the same however many rows each has. This file knows no text and no Beam.
+The loss is convex, so the result does not depend on the starting point. The fit is L-BFGS (Liu and Nocedal 1989) on all
+rows at once, without random order, threads or library sums. Both classes have equal total weight, whatever their number
+of rows. This file knows no text and no Beam.
 
-scipy's L-BFGS-B is not used: its dot products are the BLAS library's, whose order of addition depends on the number of its threads and on the
-CPU. With 131,072 columns, OPENBLAS_NUM_THREADS=1 and 2, and OPENBLAS_CORETYPE=Prescott and Haswell, gave three different models
-(test_logistic.py holds this fit to one).
+scipy's L-BFGS-B is not used: its dot products come from the BLAS library, whose order of addition depends on its number
+of threads and on the CPU. With 131,072 columns, one thread, two threads and OPENBLAS_CORETYPE=Prescott give three
+different models; OPENBLAS_CORETYPE=Haswell gives the model of two threads. test_logistic.py checks that this fit gives
+one model.
 """
 
 import dataclasses
@@ -19,9 +21,14 @@ _ARMIJO = 1e-4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """Sparse rows: row i has the columns indices[starts[i] : starts[i + 1]], at least one, each with the value 1 / sqrt(how many).
+    """Sparse rows. Row i has the columns indices[starts[i] : starts[i + 1]], n >= 1 of them, each with the value 1 /
+    sqrt(n).
 
-    starts: [rows + 1] int64; indices: [entries] int32 or int64 in [0, columns).
+    starts: [rows + 1] int64.
+
+    indices: [entries] int32 or int64 in [0, columns).
+
+    columns: number of columns.
     """
 
     starts: np.ndarray
@@ -35,18 +42,18 @@ class Rows:
 
     @property
     def scales(self) -> np.ndarray:
-        """The value of each row's ones, [rows] float64."""
+        """The value of the entries of each row, [rows] float64."""
         return 1.0 / np.sqrt(np.diff(self.starts))
 
     def times(self, weights: np.ndarray) -> np.ndarray:
-        """[columns] -> [rows]."""
+        """Product with a vector, [columns] -> [rows]."""
         parts = [
             np.add.reduceat(weights[self._entries(a, b)], self.starts[a:b] - self.starts[a]) for a, b in self._blocks()
         ]
         return np.concatenate(parts) * self.scales
 
     def transposed_times(self, values: np.ndarray) -> np.ndarray:
-        """[rows] -> [columns]."""
+        """Product of the transposed rows with a vector, [rows] -> [columns]."""
         values, total = values * self.scales, np.zeros(self.columns)
         for a, b in self._blocks():
             total += np.bincount(
@@ -58,7 +65,7 @@ class Rows:
         return self.indices[self.starts[first] : self.starts[end]]
 
     def _blocks(self) -> list[tuple[int, int]]:
-        """Runs of rows with some millions of entries each, so that memory is that of the indices and little more."""
+        """Runs of rows with a few million entries each, so that the memory is little more than that of the indices."""
         cuts = np.flatnonzero(np.diff(self.starts[:-1] // _BLOCK, prepend=-1))
         return list(zip(cuts.tolist(), [*cuts[1:].tolist(), len(self.starts) - 1], strict=True))
 
@@ -66,9 +73,20 @@ class Rows:
 def fit(
     rows: Rows, labels: np.ndarray, l2: float, most_steps: int = 200, tolerance: float = 1e-5
 ) -> tuple[np.ndarray, float, int]:
-    """(weights [columns], bias, steps taken) that minimise the mean logistic loss, classes balanced, plus l2 / 2 |weights|^2.
+    """Fits by minimising the mean logistic loss with balanced classes, plus l2 / 2 |weights|^2.
 
-    labels: bool [rows]; both classes occur. The bias is not held small. Ends when no element of the gradient exceeds `tolerance` times the first.
+    rows: the features.
+
+    labels: bool [rows]; both classes must occur.
+
+    l2: strength of the regularization. The bias is not regularized.
+
+    most_steps: maximum number of steps.
+
+    tolerance: the fit ends when every element of the gradient is at most `tolerance` times the largest element of the
+        first gradient.
+
+    Returns (weights [columns], bias, steps taken).
     """
     share = np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1))
     signs = np.where(labels, 1.0, -1.0)
@@ -96,7 +114,7 @@ def fit(
             if new_loss <= loss + _ARMIJO * length * slope:
                 break
             length *= 0.5
-            if length < 1e-12:  # as low as the arithmetic goes
+            if length < 1e-12:  # limit of float64 precision
                 return point[:-1], float(point[-1]), step
         moved, turned = new - point, new_gradient - gradient
         curvature = (moved * turned).sum()
@@ -107,14 +125,22 @@ def fit(
 
 
 def calibrate(odds: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """(factor, shift) that make probabilities of logarithms of odds: Platt 1999, with his targets a little inside of 0 and 1; classes balanced."""
+    """(factor, shift) that turn log-odds into calibrated probabilities: sigmoid(factor * odds + shift).
+
+    Platt 1999, with his targets slightly inside (0, 1); balanced classes. Example: with 8 positives their target is
+    9/10.
+
+    odds: float64 [documents].
+
+    labels: bool [documents].
+    """
     positives, negatives = max(int(labels.sum()), 1), max(int((~labels).sum()), 1)
     share = np.where(labels, 0.5 / positives, 0.5 / negatives)
     targets = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     factor, shift = 1.0, 0.0
     for _ in range(50):
-        said = np.exp(-np.logaddexp(0.0, -(factor * odds + shift)))
-        error, curve = share * (said - targets), share * said * (1 - said) + 1e-12
+        predicted = np.exp(-np.logaddexp(0.0, -(factor * odds + shift)))
+        error, curve = share * (predicted - targets), share * predicted * (1 - predicted) + 1e-12
         slope = np.array([(error * odds).sum(), error.sum()])
         a, b, c = (curve * odds * odds).sum(), (curve * odds).sum(), curve.sum()
         determinant = a * c - b * b
@@ -128,7 +154,7 @@ def calibrate(odds: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def _inverse_hessian_times(history, gradient: np.ndarray) -> np.ndarray:
-    """The two loops of L-BFGS."""
+    """The two-loop recursion of L-BFGS."""
     result, factors = gradient.copy(), []
     for moved, turned, inverse in reversed(history):
         factor = inverse * (moved * result).sum()
@@ -146,7 +172,11 @@ def _inverse_hessian_times(history, gradient: np.ndarray) -> np.ndarray:
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The share of pairs of a positive and a negative whose scores are in the right order, ties half; 0.5 where a class is missing."""
+    """Share of (positive, negative) pairs whose scores are in the right order, ties counted half; 0.5 if a class is
+    missing.
+
+    Example: positives 0.9 and 0.4 against the negative 0.5 give 0.5.
+    """
     positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
     if not len(positives) or not len(negatives):
         return 0.5
@@ -155,7 +185,12 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def threshold_for(scores: np.ndarray, share: float, high: bool = True) -> float:
-    """The score from which on (up to which, where low ones are kept) at least `share` of the scores are kept."""
+    """The threshold that keeps at least `share` of the scores.
+
+    Example: scores [0.1, 0.5, 0.9] with share 0.5 give 0.5, which keeps two of three.
+
+    high: keep scores at or above the threshold; False keeps those at or below.
+    """
     ordered = np.sort(scores)[::-1] if high else np.sort(scores)
     return float(ordered[min(max(int(np.ceil(share * len(ordered))), 1), len(ordered)) - 1])
 
@@ -163,8 +198,11 @@ def threshold_for(scores: np.ndarray, share: float, high: bool = True) -> float:
 def table(
     scores: np.ndarray, labels: np.ndarray, shares=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 ) -> list[dict[str, float]]:
-    """One row for each share of the negatives that score so high: threshold; recall, of the positives at or above it; precision, were there as
-    many positives as negatives.
+    """One row per share of negatives kept.
+
+    Each row has the threshold; recall, the share of positives at or above the threshold; and precision, for equally
+    many positives and negatives. Example: recall 0.8 with 0.2 of the negatives kept is a precision of 0.8 / (0.8 + 0.2)
+    = 0.8.
     """
     rows = []
     for share in shares:
@@ -184,9 +222,11 @@ def table(
 
 
 def calibration(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple[list[dict[str, float]], float]:
-    """(a row for each tenth of probability: what was said, what was true, the documents' weight; the mean distance of the two).
+    """(one row per bin of predicted probability, expected calibration error). Both classes have the same total weight,
+    as in the fit.
 
-    Classes weigh the same, as in the fit.
+    A row has the mean predicted probability (`said`), the true share of positives (`true`) and the weight of its
+    documents. The error is the weighted mean distance of the two.
     """
     weights = np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1))
     places = np.minimum((scores * bins).astype(int), bins - 1)
@@ -195,10 +235,10 @@ def calibration(scores: np.ndarray, labels: np.ndarray, bins: int = 10) -> tuple
         inside = places == place
         weight = float(weights[inside].sum())
         if weight:
-            said = float((weights * scores)[inside].sum() / weight)
+            predicted = float((weights * scores)[inside].sum() / weight)
             true = float((weights * labels)[inside].sum() / weight)
-            distance += weight * abs(said - true)
+            distance += weight * abs(predicted - true)
             rows.append(
-                {"from": place / bins, "weight": round(weight, 6), "said": round(said, 6), "true": round(true, 6)}
+                {"from": place / bins, "weight": round(weight, 6), "said": round(predicted, 6), "true": round(true, 6)}
             )
     return rows, round(distance, 6)

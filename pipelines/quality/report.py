@@ -1,4 +1,7 @@
-"""The report of a linear model: one self-contained HTML page, the same for the same model. Words of strangers are escaped by the template engine."""
+"""Renders the report of a linear model as one self-contained HTML page, the same for the same model.
+
+The template engine escapes text from crawled documents.
+"""
 
 import json
 import pathlib
@@ -12,7 +15,10 @@ _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
 def render(model: LinearModel, ngrams: Mapping[str, Sequence[tuple[str, float]]]) -> str:
-    """The page as HTML. ngrams: of "for" and "against", (words, weight), strongest first."""
+    """The report as HTML.
+
+    ngrams: "for" and "against" -> (words, weight), strongest first.
+    """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

@@ -1,6 +1,8 @@
-"""What quality-train keeps of a drawn document: its features, its set, its part of the split, and of a few how the text begins.
+"""The training rows of quality-train: per sampled document its features, class and split, and for some the start of the
+text.
 
-Pure functions; the Beam half is pipelines/tokenization/codec_fitting.py's draw and `pipelines/quality_train.py`. This file imports no Beam.
+Pure functions. The Beam transforms are the sampling of pipelines/tokenization/codec_fitting.py and
+`pipelines/quality_train.py`. This file imports no Beam.
 """
 
 import dataclasses
@@ -25,7 +27,18 @@ _EXCERPT = 4000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """buckets: [features] uint32; reference: of the reference set, else of the sample; part: one of PARTS; excerpt: empty for most."""
+    """One training row.
+
+    id, source: of the document.
+
+    reference: True for the reference set, False for the sample.
+
+    part: one of PARTS.
+
+    buckets: [features] uint32.
+
+    excerpt: start of the text; empty for most rows.
+    """
 
     id: str
     source: str
@@ -37,11 +50,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A drawn Document -> the Document with a packed Row as its bytes; without a token it is rejected.
+    """A sampled Document -> the Document with a packed Row as its bytes. Rejects `quality_train.no_tokens`.
 
-    references: the first so many sources are the reference, the others the sample. held_out: share of documents that nothing is fitted to; half as
-    many again calibrate; by hash of their id or, with split_by "site", of the host of their URL, so that no site is in two parts. excerpts:
-    documents of each source whose beginnings give the n-grams of the report their words.
+    features: how a text becomes buckets.
+
+    references: number of first sources that form the reference; the others form the sample.
+
+    held_out: share of documents kept out of the fit. Half as many again are used for calibration.
+
+    split_by: "id" splits by the hash of the id; "site" by that of the URL's host, so that no site is in two splits.
+
+    excerpts: number of documents per source whose first characters give the n-grams of the report their words.
     """
 
     features: Features
@@ -69,32 +88,35 @@ class Measure:
 
 
 def part_of(name: str, held_out: float) -> str:
-    """HELD_OUT for a share of all names, CALIBRATED for half as many, FITTED for the rest: the same ones always."""
+    """The split of a name, determined by its hash alone.
+
+    Example: held_out = 0.1 gives HELD_OUT to 10 % of all names, CALIBRATED to 5 % and FITTED to 85 %.
+    """
     place = hashing.key64(_PARTS_KEY, name) / 2.0**64
     return HELD_OUT if place < held_out else CALIBRATED if place < 1.5 * held_out else FITTED
 
 
 def unpack(data: bytes) -> Row:
-    """The inverse of what Measure packs."""
+    """Unpacks what Measure packed."""
     identifier, source, reference, part, buckets, excerpt = msgpack.unpackb(data, unicode_errors="surrogatepass")
     return Row(identifier, source, reference, part, np.frombuffer(buckets, "<u4"), excerpt)
 
 
 def keyed(element: Element) -> Iterator[tuple[int, bytes]]:
-    """(shard, packed row) of a measured Document, by its id."""
+    """Yields (shard, packed row) of a measured Document. The id determines the shard."""
     if isinstance(element, Document):
         yield int(element.id[:2], 16) * SHARDS >> 8, element.bytes
 
 
 def write_shard(group: tuple[int, Iterable[bytes]], folder: str) -> None:
-    """Writes the rows of a shard, sorted, to a file of `folder`."""
+    """Writes the sorted rows of a shard to a file of `folder`."""
     shard, rows = group
     storage.makedirs(folder)
     storage.write_bytes_atomic(storage.join(folder, f"{shard:05d}"), msgpack.packb(sorted(rows)))
 
 
 def read_shards(folder: str) -> list[Row]:
-    """All rows, in order of id: the hash that the ids are makes it a random order."""
+    """All rows, sorted by id. Ids are hashes, so the order is effectively random."""
     rows = [
         unpack(data)
         for name in storage.list_files(folder)
@@ -104,7 +126,10 @@ def read_shards(folder: str) -> list[Row]:
 
 
 def names_of(buckets: Iterable[int], rows: Iterable[Row], features: Features) -> dict[int, str]:
-    """What stands in buckets: of each the run of tokens that the excerpts have most often, the smaller one of two; none where they have none."""
+    """The words behind buckets: for each bucket the run of tokens that is most frequent in the excerpts.
+
+    Of two equally frequent runs the smaller one is taken. A bucket without such a run is left out.
+    """
     wanted = np.array(sorted(buckets), np.int64)
     counts: dict[int, dict[str, int]] = {}
     for row in rows:

@@ -241,7 +241,7 @@ def _zlib(data: bytes, wbits: int, limit: int) -> bytes:
     if len(content) > limit:
         raise BadInput("too_large", f"the body inflates to over {limit} bytes")
     if not engine.eof:
-        raise BadInput("truncated_body", "the compressed body is cut")
+        raise BadInput("truncated_body", "the compressed body is truncated")
     return content
 
 
@@ -258,5 +258,5 @@ def _brotli(data: bytes, limit: int) -> bytes:
     if len(content) > limit:
         raise BadInput("too_large", f"the body inflates to over {limit} bytes")
     if not engine.is_finished():
-        raise BadInput("truncated_body", "the compressed body is cut")
+        raise BadInput("truncated_body", "the compressed body is truncated")
     return bytes(content)

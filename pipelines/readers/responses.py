@@ -42,7 +42,7 @@ def parse(block: bytes) -> Response:
     """
     status = _STATUS.match(block)
     if status is None:
-        raise BadInput("no_http_response", f"it begins {block[:40]!r}")
+        raise BadInput("no_http_response", f"the block begins {block[:40]!r}")
     end = _HEADER_END.search(block, status.end() - 2, _MAX_HEADER_BYTES)
     if end is None and len(block) >= _MAX_HEADER_BYTES:
         raise BadInput("huge_header", f"no end of the HTTP header in {_MAX_HEADER_BYTES} bytes")

@@ -98,7 +98,7 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
         header = _parse(block)
         if header is None:
             if not lost:
-                yield Fault("bad_header", "no tar header with a right checksum here; looked for the next one", position)
+                yield Fault("bad_header", "no tar header with a valid checksum; searched for the next one", position)
             position, zeros, lost, extended = _next_header(reader, position, position if lost else start), 0, True, {}
             continue
         start, zeros = position, 0
@@ -137,7 +137,7 @@ def read_members(file: BinaryIO, max_member_bytes: int) -> Iterator[Member | Fau
             yield Member(name, reader.read(start + BLOCK, size), start)
     if zeros == 0 and not lost:
         yield Fault(
-            "no_end_of_archive", "ends without the empty blocks that end an archive: what followed is lost", total
+            "no_end_of_archive", "the empty blocks that end an archive are missing: later members are lost", total
         )
 
 
@@ -191,8 +191,11 @@ def _parse(block: bytes) -> _Header | None:
     if len(block) < BLOCK:
         return None
     stored = _number(block[148:156])
-    blanked = block[:148] + b" " * 8 + block[156:]
-    if stored is None or stored not in (sum(blanked), sum(b - 256 if b > 127 else b for b in blanked)):
+    without_checksum = block[:148] + b" " * 8 + block[156:]
+    if stored is None or stored not in (
+        sum(without_checksum),
+        sum(b - 256 if b > 127 else b for b in without_checksum),
+    ):
         return None
     size = _number(block[124:136])
     if size is None or size < 0:

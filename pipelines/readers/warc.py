@@ -196,9 +196,9 @@ def _body(cursor: _Cursor, length: int, beginning: bytes, max_record_bytes: int)
         raise BadInput("too_large", f"Content-Length {length} is over {max_record_bytes}")
     if not cursor.fill(length):
         if (beginning and _MARKER.search(cursor.buffer)) or not _goes_on(cursor, beginning, length):
-            raise BadInput("short_record", f"Content-Length {length}, but the record ends before")
+            raise BadInput("short_record", f"Content-Length {length}, but the record ends earlier")
     if not _ends(cursor, length, beginning):
-        raise BadInput("wrong_length", f"Content-Length {length}, but the record goes on")
+        raise BadInput("wrong_length", f"Content-Length {length}, but the record continues")
     body = bytes(cursor.buffer[:length])
     cursor.drop(length)
     return body

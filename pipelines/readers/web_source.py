@@ -26,7 +26,7 @@ _SNIFF = re.compile(rb"(?i)<!doctype\s+html|<html[\s>]|<body[\s>]|<head[\s>]")
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z|\d{14}")
 _FACTS = ("url", "id", "title")
 _MAX_FACT = 2000
-_WISHES = ("x-robots-tag", "tdm-reservation")  # see pipelines/filters/robots.py
+_RESERVATION_HEADERS = ("x-robots-tag", "tdm-reservation")  # see pipelines/filters/robots.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,9 @@ class WebSource(FileSource):
         if _media_type(declared) not in _HTML_TYPES and (declared or not _SNIFF.search(record.body[:4096])):
             return self.reject(uri, record.key, "page.content_type", _media_type(declared)[:100], **facts)
         facts.update(
-            (name.replace("-", "_"), response.headers[name][:_MAX_FACT]) for name in _WISHES if name in response.headers
+            (name.replace("-", "_"), response.headers[name][:_MAX_FACT])
+            for name in _RESERVATION_HEADERS
+            if name in response.headers
         )
         return self._page(uri, record.key, responses.content(response, self.max_page_bytes), declared, facts)
 

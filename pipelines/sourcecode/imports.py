@@ -99,7 +99,7 @@ class _Tree:
             [p for p in self.by_name[posixpath.basename(tail)] if p == tail or p.endswith("/" + tail)], path
         )
 
-    def beside(self, path: str, relative: str, endings: tuple[str, ...] = ("",)) -> str | None:
+    def relative_to(self, path: str, relative: str, endings: tuple[str, ...] = ("",)) -> str | None:
         """The file at a path relative to the folder of `path`, with the first ending that exists."""
         whole = posixpath.normpath(posixpath.join(posixpath.dirname(path), relative))
         return next((whole + ending for ending in endings if whole + ending in self.paths), None)
@@ -181,17 +181,17 @@ def _python_file(tree: _Tree, stem: str) -> str | None:
 
 def _script(tree: _Tree, path: str, text: str) -> Iterator[str]:
     for match in _SCRIPT.finditer(text):
-        yield from _one(tree.beside(path, match.group(1), _SCRIPT_ENDINGS))
+        yield from _one(tree.relative_to(path, match.group(1), _SCRIPT_ENDINGS))
 
 
 def _ruby(tree: _Tree, path: str, text: str) -> Iterator[str]:
     for match in _RUBY.finditer(text):
-        yield from _one(tree.beside(path, match.group(1), ("", ".rb")))
+        yield from _one(tree.relative_to(path, match.group(1), ("", ".rb")))
 
 
 def _c(tree: _Tree, path: str, text: str) -> Iterator[str]:
     for match in _INCLUDE.finditer(text):
-        yield from _one(tree.beside(path, match.group(1)) or tree.ending(match.group(1), path))
+        yield from _one(tree.relative_to(path, match.group(1)) or tree.ending(match.group(1), path))
 
 
 def _go(tree: _Tree, path: str, text: str) -> Iterator[str]:

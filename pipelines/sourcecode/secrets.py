@@ -216,9 +216,8 @@ def _placeholder(text: str, span: Span) -> str:
     if span.kind != "private_key":
         return name
     body = text[span.start : span.end]
-    if not re.search(
-        r"""["'`\\+,;]""", re.sub(r"[A-Za-z0-9+/=]{16,}", "", body)
-    ):  # bare lines: one placeholder for all
+    # Bare lines: one placeholder for all.
+    if not re.search(r"""["'`\\+,;]""", re.sub(r"[A-Za-z0-9+/=]{16,}", "", body)):
         return f"\n{name}\n"
     parts, position, named = [], 0, False
     for piece in _KEY_PIECE.finditer(body):

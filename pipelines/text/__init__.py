@@ -1,1 +1,1 @@
-"""Text: HTML and its main text, tokenized text for the rules, language, character encodings, URLs, personal data."""
+"""Text: HTML and its main text, tokenized text for the filters, language, character encodings, URLs, personal data."""

@@ -1,12 +1,18 @@
-"""Bytes of strangers to text: which encoding a page or a source file is in, and a refusal where that cannot be told.
+"""Detects the character encoding of untrusted pages and source files and decodes them.
 
-Order: byte order mark; UTF-16 given away by its zero bytes; UTF-8, if strict decoding succeeds (text of any length that is valid UTF-8 by
-chance is unheard of); what HTTP or the page declares, if strict decoding succeeds; nearly sound UTF-8 (a page cut inside a character, a
-stray byte of an advertisement); a guess by charset-normalizer. A guess is believed only if it decodes strictly and what comes out looks
-like a language. Text in the wrong characters teaches a model nonsense, so in doubt the answer is BadInput("charset").
+The encoding is determined by the first of these that succeeds:
 
-Labels mean what the WHATWG Encoding Standard says browsers take them to mean (encoding.spec.whatwg.org): latin-1 is windows-1252, gb2312
-is GB18030.
+1. a byte order mark
+2. UTF-16 recognized by its zero bytes
+3. UTF-8, if strict decoding succeeds; longer text in another encoding is practically never valid UTF-8
+4. the encoding that HTTP or the page declares, if strict decoding succeeds
+5. UTF-8 with few errors: a page cut inside a character, a stray byte of an advertisement
+6. a guess by charset-normalizer, accepted only if it decodes strictly and the result looks like a language
+
+Wrongly decoded text teaches a model nonsense, so an ambiguous encoding raises BadInput("charset").
+
+Labels have the meaning that the WHATWG Encoding Standard gives them for browsers (encoding.spec.whatwg.org): latin-1 is
+windows-1252, gb2312 is GB18030.
 """
 
 import codecs
@@ -23,7 +29,8 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Python's codecs for encodings of the WHATWG standard that Python knows by another name, or as a smaller character set than browsers do.
+# Python's codecs for encodings of the WHATWG standard that have another name in Python, or a smaller character set than
+# in browsers.
 _CODECS = {
     "big5": "big5hkscs",
     "euc-kr": "cp949",
@@ -44,7 +51,7 @@ _OTHER_LABELS = {
     "windows-31j": "shift_jis",
     "x-windows-949": "euc-kr",
 }
-# Charsets of the web, in the order tried where charset-normalizer has no opinion: those whose strict decoding says the most come first.
+# Encodings to try if charset-normalizer has no suggestion. Those least likely to decode by chance come first.
 _CANDIDATES = ("cp949", "cp932", "euc_jp", "gb18030", "big5hkscs")
 _META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]{2,40})""", re.IGNORECASE)
 _XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_.:-]{2,40})""")
@@ -57,14 +64,24 @@ _MARKUP = re.compile(
 
 
 def decode_html(data: bytes, declared: str = "") -> tuple[str, str]:
-    """A page as (text, encoding). `declared` is the charset of the Content-Type header, if any. Raises BadInput("charset")."""
+    """(text, encoding) of a page.
+
+    declared: charset of the Content-Type header, or empty.
+
+    Raises BadInput("charset").
+    """
     meta = _XML.match(data[:_META_BYTES]) or _META.search(data[:_META_BYTES])
     labels = [declared, meta.group(1).decode("ascii") if meta else ""]
     return decode(data, [label for label in labels if label])
 
 
 def decode(data: bytes, labels: list[str] = ()) -> tuple[str, str]:
-    """Bytes as (text, encoding); `labels` are the encodings declared, the most trusted first. Raises BadInput("charset")."""
+    """(text, encoding) of bytes.
+
+    labels: declared encodings, the most trusted first.
+
+    Raises BadInput("charset").
+    """
     for bom, name in _BOMS:
         if data.startswith(bom):
             text = _strict(data[len(bom) :], name)
@@ -78,7 +95,7 @@ def decode(data: bytes, labels: list[str] = ()) -> tuple[str, str]:
         if text is not None and _plausible(text):
             return text, wide
     if b"\0" in data and data.count(0) > _STRAY_SHARE * len(data):
-        raise BadInput("charset", f"zero bytes{f' as in {wide}' if wide else ''}, but it is no UTF-16")
+        raise BadInput("charset", f"zero bytes{f' as in {wide}' if wide else ''}, but not valid UTF-16")
     if data.find(b"\x1b", 0, _SAMPLE_BYTES) >= 0 and (
         b"\x1b$" in data[:_SAMPLE_BYTES] or b"\x1b(" in data[:_SAMPLE_BYTES]
     ):
@@ -101,19 +118,19 @@ def decode(data: bytes, labels: list[str] = ()) -> tuple[str, str]:
 
 
 def python_name(label: str) -> str | None:
-    """The Python codec for a label of the web, None if there is none."""
+    """The Python codec for an encoding label of the web; None for an unknown label."""
     label = label.strip().lower()
     found = webencodings.lookup(label)
     name = found.name if found is not None else _OTHER_LABELS.get(label, label)
     try:
-        # The standard refuses iso-2022-kr and hz-gb-2312 ("replacement"); Python decodes them.
+        # The standard rejects iso-2022-kr and hz-gb-2312 ("replacement"); Python decodes them.
         return codecs.lookup(label if name == "replacement" else _CODECS.get(name, name)).name
     except (LookupError, ValueError):
         return None
 
 
 def looks_utf16(data: bytes) -> bool:
-    """True if the zero bytes of the data fall as they do in UTF-16 without a byte order mark."""
+    """Whether the zero bytes are distributed as in UTF-16 without a byte order mark."""
     return _zero_bytes(data) is not None
 
 
@@ -136,7 +153,7 @@ def _guess(data: bytes, labels: list[str]) -> tuple[str, str]:
         if text is not None and _plausible(text) and _latin(sample.decode(name, "ignore"), name):
             return text, name
     declared = f"; declared {', '.join(labels)}" if labels else ""
-    raise BadInput("charset", f"no encoding gives sound text{declared}")
+    raise BadInput("charset", f"no encoding gives valid text{declared}")
 
 
 def _ranked(sample: bytes) -> list[str]:
@@ -159,14 +176,14 @@ def _strict(data: bytes, name: str) -> str | None:
 
 
 def _nearly(data: bytes, name: str) -> str | None:
-    """Decoded with a few strays, as real pages have them, or None."""
+    """The text decoded with a few errors, as real pages have them, or None."""
     text = data.decode(name, "replace")
     return text if text.count("\ufffd") <= _STRAY_SHARE * len(text) else None
 
 
 def _check_strays(text: str, name: str) -> None:
     if text.count("\ufffd") > max(1, _STRAY_SHARE * len(text)):
-        raise BadInput("charset", f"a byte order mark of {name}, but it is not")
+        raise BadInput("charset", f"a byte order mark of {name}, but the data is not {name}")
 
 
 def _has_valid_multibyte(text: str) -> bool:
@@ -175,7 +192,10 @@ def _has_valid_multibyte(text: str) -> bool:
 
 
 def _zero_bytes(data: bytes) -> str | None:
-    """UTF-16 without a byte order mark: markup is ASCII, so every second byte of much of it is zero."""
+    """The variant of UTF-16 without a byte order mark, or None.
+
+    Markup is ASCII, so in UTF-16 every second byte of it is zero.
+    """
     head = data[:4096]
     if len(head) < 4 or b"\0" not in head:
         return None
@@ -189,7 +209,7 @@ def _zero_bytes(data: bytes) -> str | None:
 
 
 def _plausible(text: str) -> bool:
-    """False for text with control characters, private-use or unassigned code points such as no page holds in number."""
+    """Whether control characters, private-use and unassigned code points are as rare as on real pages."""
     odd = _ODD.findall(text)
     return len(odd) <= _STRAY_SHARE * len(text)
 
@@ -198,7 +218,10 @@ _ODD = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\ue000-\uf8ff\u
 
 
 def _like_a_language(text: str, name: str) -> bool:
-    """True if the letters beyond ASCII are mostly of the scripts that `name` is used for, and run together as words do."""
+    """Whether the text reads like a language written in encoding `name`.
+
+    The characters beyond ASCII are mostly of the scripts that the encoding is used for, and few are inside Latin words.
+    """
     beyond = [c for c in text if c > "\x7f"]
     if not beyond:
         return True
@@ -207,7 +230,8 @@ def _like_a_language(text: str, name: str) -> bool:
     return expected >= 0.8 * len(beyond) and inside_latin_words <= 0.1 * len(beyond)
 
 
-# Encodings of Latin letters that no statistics of short texts tells apart; their words do (see _latin). The commonest on the web first.
+# Encodings of Latin letters, the most frequent on the web first. Byte statistics of short texts cannot tell them apart,
+# but their words can (see _latin).
 _LATIN = ("cp1252", "cp1250", "iso8859-2", "cp1254")
 _SIGN_IN_WORD = re.compile(
     r"(?<=[^\W\d_])[^\w\s\x00-\x7f\u2010-\u2027\xad\xb7\xb4]|[\xa1-\xa9\xac\xae-\xb3\xb5\xb6\xb8-\xbf](?=[^\W\d_])"
@@ -217,11 +241,14 @@ _OPENING = re.compile("[\u00bf\u00a1\u00ab]")
 
 
 def _latin(text: str, name: str) -> bool:
-    """True if `text`, decoded by `name`, reads as words of a Latin script.
+    """Whether `text`, decoded by `name`, reads as words of a Latin script.
 
-    Accented letters stand beside plain ones; signs do not stand inside words, as they do in Central European text read as Western; and the
-    letters are not those which only Turkish read as Western (thorn and eth without the Icelandic vowels) or Hungarian read as Western has
-    (o with tilde or u with circumflex, beside e acute and o diaeresis, in no company of Portuguese or French).
+    Accented letters must be next to plain letters. Signs must not occur inside words, as they do in Central European
+    text decoded as Western.
+
+    Two sets of letters reveal a wrong decoding. Turkish decoded as Western has thorn and eth without the Icelandic
+    vowels. Hungarian decoded as Western has o with tilde or u with circumflex, together with e acute and o diaeresis,
+    and without the letters of Portuguese or French.
     """
     text = _OPENING.sub(" ", text)
     beyond = {c for c in text.lower() if c > "\x7f" and c.isalpha()}

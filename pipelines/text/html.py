@@ -1,4 +1,7 @@
-"""A page to its main text. Runs in the sandbox, since what a parser does with a hostile page is not ours to promise; imports no Beam."""
+"""Extracts the main text of an HTML page.
+
+Runs in the sandbox, since a hostile page can make a parser do anything; imports no Beam.
+"""
 
 import dataclasses
 import re
@@ -28,24 +31,34 @@ _SPACES = re.compile(r"[ \t\xa0]+\n")
 _NEWLINES = re.compile(r"\n{3,}")
 _TAG = re.compile("<[a-zA-Z]")
 _RAW_TEXT = re.compile(r"<(script|style|textarea|title)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-_QUOTED = re.compile(r"""=\s*+(?:"[^"]*+"?|'[^']*+'?)""")  # a value may hold as many blanks as it likes
-# A name, a blank and nothing else: the shortest attribute takes two characters.
+_QUOTED = re.compile(r"""=\s*+(?:"[^"]*+"?|'[^']*+'?)""")  # a value may contain any number of spaces
+# Characters of the shortest attribute: a name of one letter and a space.
 _SHORTEST_ATTRIBUTE = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Extract:
-    """Document of page bytes -> Document of text. metadata in: `charset` as HTTP declares it; out: `encoding` as found, `title`.
+    """Document of page bytes -> Document of text.
 
-    extractor: `castor`, rules over lexbor's tree (pipelines/text/maintext, docs/extraction.md); `resiliparse`, its own rules over the same tree:
-        half the time, and furniture of the site in the text; `trafilatura`, which is slower by an order of magnitude and an extra
-        (`pip install castor[trafilatura]`).
-    main_content: leave boilerplate out; False keeps every visible text of the page. Trafilatura knows only True.
-    links: addresses of links behind their texts. alt_texts: those of pictures. comments: of readers.
-    max_attributes: of one tag. lexbor compares each with all before it: 10,000 take 0.2 s, 300,000 minutes.
+    Reads metadata `charset`, as HTTP declares it; writes `encoding`, as detected, and `title`. A document that already
+    has text (WET, JSON lines) passes unchanged.
 
-    A document that has text already (WET, JSON lines) passes. Raises BadInput("charset") and BadInput("too_many_attributes"); rejects
-    `extract.not_html` and `extract.empty`.
+    extractor: `castor`, rules over lexbor's tree (pipelines/text/maintext, docs/extraction.md). `resiliparse`, its own
+        rules over the same tree: twice as fast, but boilerplate stays in the text. `trafilatura`, slower by an order of
+        magnitude and an extra (`pip install castor[trafilatura]`).
+
+    main_content: remove boilerplate. False keeps all visible text; Trafilatura supports only True.
+
+    links: append the URL of each link to its text.
+
+    alt_texts: include the alternative texts of images.
+
+    comments: include readers' comments.
+
+    max_attributes: maximum number of attributes per tag. lexbor compares each attribute with all before it: 10,000 take
+        0.2 s, 300,000 take minutes.
+
+    Raises BadInput("charset") and BadInput("too_many_attributes"). Rejects `extract.not_html` and `extract.empty`.
     """
 
     extractor: str = "castor"
@@ -57,14 +70,16 @@ class Extract:
 
     def __post_init__(self):
         if self.extractor not in EXTRACTORS:
-            raise ConfigurationError(f"html.Extract.extractor = {self.extractor!r} is none of {', '.join(EXTRACTORS)}.")
+            raise ConfigurationError(
+                f"html.Extract.extractor = {self.extractor!r} is not one of {', '.join(EXTRACTORS)}."
+            )
         if self.extractor == "trafilatura" and not self.main_content:
             raise ConfigurationError(
                 "html.Extract: trafilatura extracts main content only.", "Set main_content = True or another extractor."
             )
 
     def prepare(self) -> None:
-        """Loads the libraries. Raises ConfigurationError where trafilatura is asked for and is not installed."""
+        """Loads the libraries. Raises ConfigurationError if trafilatura is configured but not installed."""
         from resiliparse.extract import html2text
         from resiliparse.parse import html
 
@@ -116,18 +131,20 @@ class Extract:
 
 
 def _tidy(text: str) -> str:
-    """Without blanks at line ends, and without more than one empty line in a row."""
+    """Removes whitespace at line ends, and all but one of consecutive empty lines."""
     text = text.replace("\0", "")
-    if " \n" in text or "\t\n" in text or "\xa0\n" in text:  # seldom, and the expression tries every blank of a text
+    if " \n" in text or "\t\n" in text or "\xa0\n" in text:  # rare, and the expression tries every space of a text
         text = _SPACES.sub("\n", text)
     return (_NEWLINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
 def has_tag_of_attributes(page: str, limit: int) -> bool:
-    """True if a tag may have more than `limit` attributes; linear in the page, and nearly free if no tag is long enough for that."""
-    return _has_tag_of_attributes(page, limit) and _has_tag_of_attributes(
-        _RAW_TEXT.sub(">", page), limit
-    )  # scripts are no tags, and slow to find
+    """Whether a tag may have more than `limit` attributes.
+
+    Linear in the page, and nearly free if no tag is long enough.
+    """
+    # Scripts are not tags. They are removed only if needed, since finding them is slow.
+    return _has_tag_of_attributes(page, limit) and _has_tag_of_attributes(_RAW_TEXT.sub(">", page), limit)
 
 
 def _has_tag_of_attributes(page: str, limit: int) -> bool:
@@ -143,7 +160,10 @@ def _has_tag_of_attributes(page: str, limit: int) -> bool:
 
 
 def _long_pieces(page: str, length: int) -> Iterator[str]:
-    """The pieces between `>` and `>` of more than `length` characters. Each has one of the places that are looked at, half that apart."""
+    """Yields the pieces between two `>` that have more than `length` characters.
+
+    Only positions half that length apart are probed; every such piece contains one of them.
+    """
     step = length // 2
     place = step
     while place < len(page):
@@ -160,7 +180,7 @@ def _by_trafilatura(page: str, comments: bool, links: bool) -> tuple[str, str]:
     tree = trafilatura.load_html(page)
     if tree is None:
         return "", ""
-    titled = tree.find("head/title")  # before the extraction, which takes the tree apart
+    titled = tree.find("head/title")  # read the title first: extraction modifies the tree
     if titled is None:
         titled = tree.find(".//title")
     title = "" if titled is None else titled.text_content()
@@ -172,7 +192,7 @@ def _trafilatura():
         import trafilatura
     except ImportError as error:
         raise ConfigurationError(
-            f"html.Extract.extractor = 'trafilatura', but it cannot be imported ({error}).",
+            f"html.Extract.extractor = 'trafilatura', but trafilatura cannot be imported ({error}).",
             "pip install 'castor[trafilatura]'",
         ) from error
     return trafilatura

@@ -1,15 +1,18 @@
-"""Which language a text is in, and how sure that is. This file knows no Beam.
+"""Identifies the language of a text, with a calibrated probability. This file knows no Beam.
 
-Two layers. A script that one language alone is written in decides by itself: Hangul, kana, Thai, Greek and others. For the rest py3langid, a
-naive Bayes classifier over byte n-grams whose model comes with the package, is asked.
+A script that only one language uses decides by itself: Hangul, kana, Thai, Greek and others. Otherwise py3langid
+decides, a naive Bayes classifier over byte n-grams whose model comes with the package.
 
-Its score of a language, a log-likelihood, counts n-grams as if they were independent, which they are not, so its own probabilities need a
-temperature T: p = softmax(score / T). The rule here is T = min(b, sqrt(200 b)) / sqrt(200) for b bytes: the square root of the length, which is
-py3langid's own rule and right for long texts, and proportional to the length below 200 bytes, where the square root says 0.48 and is right
-in 0.69 of the cases. Its one number was measured, not trained: benchmarks/web/language.py prints accuracy, mean confidence and expected
-calibration error by length of text on labelled text, for both rules.
+py3langid's score of a language is a log-likelihood that treats n-grams as independent. They are not, so its
+probabilities need a temperature T: p = softmax(score / T). For b bytes, T = min(b, sqrt(200 b)) / sqrt(200). Example:
+50 bytes give T = 50 / 14.1 = 3.5, and 800 bytes give T = 400 / 14.1 = 28.3.
 
-A long text is judged by four slices of it, from its beginning to its end, since cost is linear and the answer hardly changes beyond a
+For long texts that is the square root of the length, py3langid's own rule. Below 200 bytes T is proportional to the
+length: there the square root gives a confidence of 0.48 where 0.69 of the answers are right. The constant 200 was
+measured, not trained. benchmarks/web/language.py prints accuracy, mean confidence and expected calibration error by
+length of text, for both rules.
+
+Of a long text four slices are scored, from start to end: the cost is linear, and the answer hardly changes beyond a
 thousand characters.
 """
 
@@ -52,20 +55,23 @@ _SCRIPTS = {
         (0x590, 0xA00),
         (0x1200, 0x1780),
         (0x1800, 0x1F00),
-    ),  # others' letters
+    ),  # letters of scripts that several languages share
 }
 _NAMES = tuple(_SCRIPTS)
 _WEIGHTS = np.array([2.5 if name in ("ja", "ko", "zh") else 1.0 for name in _NAMES])
-"""How many letters of an alphabet say as much as one character."""
+"""Number of alphabet letters that carry as much text as one character of the script."""
 _BOUNDS, _OWNERS = (np.array(column) for column in zip(*sorted(
-    (edge, owner) for i, name in enumerate(_NAMES) for begin, end in _SCRIPTS[name] for edge, owner in ((begin, i), (end - 0.5, -1))
+    (edge, owner)
+    for i, name in enumerate(_NAMES)
+    for begin, end in _SCRIPTS[name]
+    for edge, owner in ((begin, i), (end - 0.5, -1))
 )))  # fmt: skip
 _JAPANESE_KANA = 0.1
 _BY_SCRIPT = 0.99
 
 
 def identify(text: str) -> tuple[str, float]:
-    """(ISO 639 code, probability in [0, 1]) of a text; ("und", 0.0) where it has no letters."""
+    """(ISO 639 code, probability in [0, 1]) of a text; ("und", 0.0) for a text without letters."""
     text = sample(text)
     language, share = by_script(text)
     if share == 0.0:
@@ -80,7 +86,7 @@ def identify(text: str) -> tuple[str, float]:
 
 
 def sample(text: str) -> str:
-    """The part of a text that is looked at: all of a short one, else four slices at equal distances."""
+    """The part of a text that is scored: all of a short text, else four equally spaced slices."""
     if len(text) <= _SLICES * _SLICE:
         return text
     step = (len(text) - _SLICE) / (_SLICES - 1)
@@ -88,7 +94,10 @@ def sample(text: str) -> str:
 
 
 def by_script(text: str) -> tuple[str, float]:
-    """(language, share) of the commonest script of a text; the language is empty where several share the script, the share 0 without letters."""
+    """(language, share) of the most frequent script of a text.
+
+    The language is empty if several languages share the script. The share is 0 for a text without letters.
+    """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     owners = _OWNERS[np.searchsorted(_BOUNDS, codes, side="right") - 1]
     counts = np.bincount(owners[owners >= 0], minlength=len(_NAMES)) * _WEIGHTS
@@ -104,7 +113,7 @@ def by_script(text: str) -> tuple[str, float]:
 
 
 def temperature_of(length: int) -> float:
-    """What the scores of a text of `length` bytes are divided by."""
+    """The temperature for the scores of a text of `length` bytes. Example: 800 bytes give 28.3."""
     return max(1.0, min(length, math.sqrt(_SHORT_BYTES * length)) / math.sqrt(_SHORT_BYTES))
 
 
@@ -112,8 +121,9 @@ def temperature_of(length: int) -> float:
 class Identify:
     """Adds metadata `language` and `language_score`.
 
-    languages: codes to keep, all where empty; others are rejected as `language.unwanted`.
-    min_score: least probability, below it `language.uncertain`.
+    languages: codes to keep, all if empty; other languages are rejected as `language.unwanted`.
+
+    min_score: minimum probability; lower ones are rejected as `language.uncertain`.
     """
 
     languages: tuple[str, ...] = ()

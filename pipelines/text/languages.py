@@ -1,11 +1,14 @@
-"""What rules about words need to know of each language: its commonest function words, how long words are, whether blanks stand between them.
+"""What rules about words need to know of each language: frequent function words, word lengths, spaces between words.
 
-One table, so that a rule made for English throws no other language away. The lists are our own: for each language some ten of its most
-frequent function words, chosen so that ordinary prose of a hundred words holds several of them, as Gopher's eight are for English. Where
-blanks stand between words they are compared as tokens of pipelines/text/tokenized_text.py (case and accents do not count); in the unspaced scripts and in
-Korean, whose particles hang on the word before them, they are looked for anywhere in the text.
+One table keeps rules made for English from rejecting other languages. The lists are Castor's own: about ten of the most
+frequent function words per language. Ordinary prose of a hundred words contains several of them, as with Gopher's eight
+for English.
 
-Codes are ISO 639-1, as pipelines/text/language.py gives them. A language that is not here has no such rule.
+In languages with spaces between words, stop words are compared as tokens of pipelines/text/tokenized_text.py (case and
+accents are ignored). In scripts without spaces, and in Korean, whose particles attach to the preceding word, they are
+searched anywhere in the text.
+
+Codes are ISO 639-1, as in pipelines/text/language.py. A language without an entry has no such rule.
 """
 
 from collections.abc import Mapping
@@ -85,21 +88,21 @@ _STOP_WORDS = {
 STOP_WORDS: Mapping[str, tuple[str, ...]] = {
     language: tuple(dict.fromkeys(words.split())) for language, words in _STOP_WORDS.items()
 }
-"""Commonest function words of a language."""
+"""Most frequent function words of each language."""
 
 ANYWHERE = ("ja", "km", "ko", "lo", "my", "th", "zh")
-"""Languages whose stop words are looked for anywhere in the text, not as words set apart."""
+"""Languages whose stop words are searched anywhere in the text, not as separate words."""
 
 WORD_LENGTHS: Mapping[str, tuple[float, float]] = {
     "fi": (3.0, 12.0),
     "hu": (3.0, 11.0),
     "ko": (1.8, 7.0),  # a syllable is one character
-    "vi": (2.2, 8.0),  # blanks stand between syllables
+    "vi": (2.2, 8.0),  # spaces separate syllables
 }
-"""Least and greatest mean length of words, in characters, where it is not that of the languages that Gopher's bounds of 3 and 10 suit."""
+"""(minimum, maximum) mean word length in characters, for languages that Gopher's bounds of 3 and 10 do not suit."""
 
 TERMINAL = (
     ".!?\"'\u2019\u201d\u2026\u203c\u2047\u2048\u2049\u00bb\u0589\u061f\u06d4\u0964\u0965\u104b\u1362\u17d4"
     "\u3002\uff01\uff0e\uff1f\uff61\u300d\u300f"
 )
-"""Characters that end a sentence, and quotation marks that close one, of all scripts: no line is thrown away for the full stop of its own."""
+"""Sentence-final punctuation and closing quotation marks of all scripts, so that every script can end a sentence."""

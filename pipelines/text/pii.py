@@ -1,20 +1,25 @@
-"""Personal data in text, replaced: e-mail and IP addresses as FineWeb does, and phone, card and account numbers that prove themselves.
+"""Replaces personal data: e-mail and IP addresses as in FineWeb, and phone, card and account numbers that pass a check.
 
-What counts is what can be told from the text alone with good precision, by form and by check:
+Only data that the text alone identifies with good precision counts, by form and by check digits:
 
-    email   a name, `@`, a domain with a real-looking last label; not the reserved domains of RFC 2606, not `git@`, not `logo@2x.png`
-    ip      four numbers below 256, or an IPv6 address of 2000::/3, that are routed publicly; private, reserved and documentation ranges
-            stay (they name nobody), and so do numbers after a word such as `version`
-    iban    country, length of that country (SWIFT IBAN registry, ISO 13616) and check digits modulo 97
-    card    issuer's range, length and groups of the networks (ISO/IEC 7812), and Luhn's sum
-    phone   `+` and a country code in use (ITU-T E.164), the North American 3-3-4 form, or digits after a word such as `Tel.`
+    email   a name, `@`, a domain with a plausible last label; not the reserved domains of RFC 2606, not `git@`, not
+            `logo@2x.png`
+    ip      publicly routed addresses: four numbers below 256, or an IPv6 address of 2000::/3. Private, reserved and
+            documentation ranges stay, since they identify nobody; so do numbers after a word such as `version`
+    iban    country, length for that country (SWIFT IBAN registry, ISO 13616) and check digits modulo 97
+    card    issuer range, length and groups of the networks (ISO/IEC 7812), and Luhn's sum
+    phone   `+` and an assigned country code (ITU-T E.164), the North American 3-3-4 form, or digits after a word such
+            as `Tel.`
 
-Names and postal addresses are not looked for: that takes a model, and its errors. Keys and tokens in source code are another file's.
+Names and postal addresses are not searched for: that needs a model, with its errors. Keys and tokens in source code are
+handled by pipelines/sourcecode/secrets.py.
 
-A placeholder is the same for every value of a kind, so that a model learns the form and no one's data; those of addresses are reserved for
-documentation (RFC 2606, 5737, 3849), the others say what stood there. Replacing is idempotent, touches nothing else, and looks at each
-character a bounded number of times whatever the text: numpy finds where runs of digits could begin a number, and a regular expression of
-bounded length is tried there alone. This file knows no Beam.
+All values of a kind get the same placeholder, so that a model learns the form and nobody's data. Placeholders for
+addresses are reserved for documentation (RFC 2606, 5737, 3849); the others name the kind. Replacing is idempotent and
+changes nothing else.
+
+Each character is read a bounded number of times, whatever the text: numpy finds where digit runs could start a number,
+and a regular expression of bounded length is tried only there. This file knows no Beam.
 """
 
 import dataclasses
@@ -40,18 +45,22 @@ PLACEHOLDERS = {
     "phone": "[phone number]",
 }
 
-_MOST_TURNS = 8  # two are seen in practice
+_MOST_TURNS = 8  # in practice two suffice
 
 Span = tuple[int, int, str]
-"""Begin, end, key of the placeholder; an empty key claims the span and leaves it as it is."""
+"""Start, end, key of the placeholder. An empty key reserves the span and leaves its text unchanged."""
 
 
 @gin.configurable(module="pii")
 @dataclasses.dataclass(frozen=True)
 class Replace:
-    """Document -> Document with personal data replaced; metadata `pii` counts what was, by kind: {"email": 2}. Absent where nothing was.
+    """Document -> Document with personal data replaced.
 
-    kinds: which of KINDS, looked for in this order; placeholders: what to put, by key of PLACEHOLDERS.
+    Metadata `pii` counts the replacements by kind, such as {"email": 2}; absent without replacements.
+
+    kinds: subset of KINDS, in order of precedence.
+
+    placeholders: replacement text by key of PLACEHOLDERS.
     """
 
     kinds: Sequence[str] = KINDS
@@ -69,7 +78,10 @@ class Replace:
 def replace(
     text: str, kinds: Sequence[str] = KINDS, placeholders: Mapping[str, str] = PLACEHOLDERS
 ) -> tuple[str, dict[str, int]]:
-    """(text with placeholders, how many by kind). Looks again at a text that it has changed, since a placeholder is another neighbour."""
+    """(text with placeholders, number of replacements by kind).
+
+    A changed text is searched again, since a placeholder changes what is next to a number.
+    """
     counts: Counter = Counter()
     for _ in range(_MOST_TURNS):
         found = [span for span in spans(text, kinds) if span[2] and text[span[0] : span[1]] != placeholders[span[2]]]
@@ -81,7 +93,7 @@ def replace(
 
 
 def put(text: str, found: Sequence[Span], placeholders: Mapping[str, str] = PLACEHOLDERS) -> str:
-    """The text with a placeholder for each span, all else as it was."""
+    """The text with each span replaced by its placeholder, otherwise unchanged."""
     out, position = [], 0
     for begin, end, key in found:
         out += text[position:begin], placeholders[key]
@@ -90,7 +102,7 @@ def put(text: str, found: Sequence[Span], placeholders: Mapping[str, str] = PLAC
 
 
 def spans(text: str, kinds: Sequence[str] = KINDS) -> list[Span]:
-    """What was found, in order, without overlaps; where two kinds want the same characters the earlier kind has them."""
+    """The personal data found, in order, without overlaps. Where two kinds overlap, the earlier kind wins."""
     taken: list[Span] = []
     runs = _Runs.of(text)
     for kind in kinds:
@@ -102,7 +114,14 @@ def spans(text: str, kinds: Sequence[str] = KINDS) -> list[Span]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Runs:
-    """The runs of ASCII digits of a text: begin and length of each, [runs] int64; codes: the text's code points, four zeros after them."""
+    """The runs of ASCII digits in a text.
+
+    text: the text.
+
+    codes: its code points followed by eight zeros, [characters + 8] uint32.
+
+    starts, lengths: start and length of each run, [runs] int64.
+    """
 
     text: str
     codes: np.ndarray
@@ -122,7 +141,7 @@ class _Runs:
 
 
 def _free(new: list[Span], taken: list[Span]) -> list[Span]:
-    """The spans of `new`, in order, that meet none of `taken`, nor one another."""
+    """The spans of `new`, in order, that overlap neither `taken` nor each other."""
     free, i, last = [], 0, 0
     for span in sorted(new):
         while i < len(taken) and taken[i][1] <= span[0]:
@@ -133,14 +152,16 @@ def _free(new: list[Span], taken: list[Span]) -> list[Span]:
     return free
 
 
-# E-mail: from each `@`, a bounded step to either side (RFC 5321: 64 and 255 characters).
+# E-mail: a bounded search to both sides of each `@` (RFC 5321: 64 and 255 characters).
 
 _LOCAL_REVERSED = re.compile(r"[A-Za-z0-9_+-](?:[A-Za-z0-9._%+'-]{0,62}[A-Za-z0-9_+])?(?![A-Za-z0-9._%+@])")
 _DOMAIN = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{2,40})(?![A-Za-z0-9@_-]|\.[A-Za-z0-9])"
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}(?:[A-Za-z]{2,24}"
+    r"|xn--[A-Za-z0-9-]{2,40})(?![A-Za-z0-9@_-]|\.[A-Za-z0-9])"
 )
 _NOT_DOMAINS = frozenset(
-    "avif bmp css csv eps gif htm html ico jpeg jpg js json jsx mp3 mp4 pdf php png psd scss svg tif tiff ts txt webm webp woff xml".split()
+    "avif bmp css csv eps gif htm html ico jpeg jpg js json jsx mp3 mp4 pdf php png psd scss svg tif tiff ts txt webm "
+    "webp woff xml".split()
 )
 _RESERVED_LABELS = ("example", "invalid", "test", "localhost", "local")
 _RESERVED_DOMAINS = ("example.com", "example.org", "example.net")
@@ -170,7 +191,8 @@ def _emails(runs: _Runs) -> Iterator[Span]:
 _IPV4 = re.compile(r"(?<![\w.+-])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w-]|\.\w)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])", re.ASCII)
 _VERSION = re.compile(
-    r"(?:\b(?:version|versie|versi\u00f3n|ver|v|release|rev|build|firmware|section|chapter|kapitel|abschnitt|art|no|nr)\.?|\u00a7)\s{0,3}\Z",
+    r"(?:\b(?:version|versie|versi\u00f3n|ver|v|release|rev|build|firmware|section|chapter|kapitel|abschnitt|art|no"
+    r"|nr)\.?|\u00a7)\s{0,3}\Z",
     re.IGNORECASE,
 )
 
@@ -211,8 +233,10 @@ _IBAN_LENGTHS = {
     country: length
     for length, countries in {
         15: "NO", 16: "BE", 18: "DK FI FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
-        22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG", 25: "LY PT ST",
-        26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV", 29: "BR EG PS QA UA", 30: "JO KW MU",
+        22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+        25: "LY PT ST",
+        26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV", 29: "BR EG PS QA UA",
+        30: "JO KW MU",
         31: "MT SC", 32: "LC", 33: "RU",
     }.items()
     for country in countries.split()
@@ -246,7 +270,7 @@ def _ibans(runs: _Runs) -> Iterator[Span]:
         if not length or len(written) < length:
             continue
         end, left = match.start(), length
-        while left:  # the last group may have caught what stands after the number
+        while left:  # the last group may include text after the number
             left -= text[end] not in " \u00a0"
             end += 1
         if (end == match.end() or text[end] in " \u00a0") and iban_holds(written[:length]):
@@ -254,7 +278,11 @@ def _ibans(runs: _Runs) -> Iterator[Span]:
 
 
 def iban_holds(number: str) -> bool:
-    """The check digits of an IBAN without blanks, ISO 7064 MOD 97-10."""
+    """Whether the check digits of an IBAN without spaces are valid, ISO 7064 MOD 97-10.
+
+    Example: GB82WEST12345698765432 is valid. Its first four characters move to the end, letters become numbers (A =
+    10), and the remainder modulo 97 is 1.
+    """
     return int("".join(str(int(c, 36)) for c in number[4:] + number[:4])) % 97 == 1
 
 
@@ -274,7 +302,10 @@ def _issued(digits: str) -> bool:
 
 
 def luhn(digits: str) -> bool:
-    """Luhn's check sum, ISO/IEC 7812-1 annex B."""
+    """Whether a digit string has a valid Luhn checksum, ISO/IEC 7812-1 annex B.
+
+    Example: 18 is valid. From the right: 8, and twice 1 is 2; 8 + 2 = 10 is a multiple of 10.
+    """
     values = [int(c) for c in reversed(digits)]
     return (sum(values[::2]) + sum(sum(divmod(2 * v, 10)) for v in values[1::2])) % 10 == 0
 
@@ -282,32 +313,35 @@ def luhn(digits: str) -> bool:
 # Phone numbers.
 
 _GAP = r"(?:[ \u00a0]?[-./\u2010\u2011\u2013][ \u00a0]?|[ \u00a0])?"
-_BRACKETED = (
-    r"[ \u00a0]?\([ \u00a0]?[0-9]{1,5}[ \u00a0]?\)[-/]?"  # an area code, or the zero that is left out from abroad
-)
+# An area code, or the zero that is omitted when calling from abroad.
+_BRACKETED = r"[ \u00a0]?\([ \u00a0]?[0-9]{1,5}[ \u00a0]?\)[-/]?"
 _INTERNATIONAL = re.compile(
     rf"(?<![\w+./=-])\+[ \u00a0]?[1-9][0-9]{{0,2}}(?:{_BRACKETED})?(?:{_GAP}[0-9]){{4,13}}(?!\w|[.,][0-9])", re.ASCII
 )
 _NORTH_AMERICAN = re.compile(
-    r"(?<![\w+./#=-])(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ \u00a0]?|[2-9][0-9]{2}([-.]))[2-9][0-9]{2}(?(1)\1|-)[0-9]{4}(?!\w|[-.][0-9])",
+    r"(?<![\w+./#=-])(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ \u00a0]?|[2-9][0-9]{2}([-.]))[2-9][0-9]{2}(?(1)\1|-)[0-9]{4}(?!\w"
+    r"|[-.][0-9])",
     re.ASCII,
 )
 _AFTER_LABEL = re.compile(
     rf"(?:{_BRACKETED}|[0-9]{{1,5}}{_BRACKETED})?(?:{_GAP}[0-9]){{4,14}}(?!\w|[.,:/-][0-9])", re.ASCII
 )
 _LABEL = re.compile(
-    r"(?:(?<![^\W\d_])(?:tel|tele?phone?|telefon|tel\u00e9fono|t\u00e9l\u00e9phone|telefax|fax|mobil|mobile|handy|phone|call|ph|t\u00e9l"
+    r"(?:(?<![^\W\d_])(?:tel|tele?phone?|telefon|tel\u00e9fono|t\u00e9l\u00e9phone|telefax|fax|mobil|mobile|handy|phone"
+    r"|call|ph|t\u00e9l"
     r"|\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d)"
     r"|(?:\u7535\u8bdd|\u96fb\u8a71|\u624b\u673a|\u4f20\u771f)(?:\u53f7\u7801?)?|\uc804\ud654|\u260e|\U0001f4de)"
     r"[.:\uff1a)\]]{0,2}\s?[:\uff1a]?\s?\Z",
     re.IGNORECASE,
 )
 _DATE = re.compile(
-    r"(?:19|20)[0-9]{2}[-./ ]|[0-3]?[0-9][./-][01]?[0-9][./-](?:19|20)[0-9]{2}\b|(?:19|20)[0-9]{2}[-\u2013](?:19|20)[0-9]{2}\Z"
+    r"(?:19|20)[0-9]{2}[-./ ]|[0-3]?[0-9][./-][01]?[0-9][./-](?:19|20)[0-9]{2}\b|(?:19|20)[0-9]{2}[-\u2013](?:19"
+    r"|20)[0-9]{2}\Z"
 )
 _DECIMAL = re.compile(r"\+[0-9]+\.[0-9]+")
 _COUNTRY_CODES = re.compile(
-    r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[1-368]|22[0-9]|23[0-9]|24[0-9]|25[0-8]|26[0-9]|29[0179]|35[0-9]"
+    r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[1-368]|22[0-9]|23[0-9]|24[0-9]|25[0-8]|26[0-9]"
+    r"|29[0179]|35[0-9]"
     r"|37[0-9]|38[0-35-79]"
     r"|42[013]|50[0-9]|59[0-9]|67[0-9]|68[0-35-9]|69[0-2]|8(?:00|5[02356]|8[0-368])|96[0-8]|97[0-79]|99[2-68]"
 )
@@ -334,9 +368,8 @@ def _phones(runs: _Runs) -> Iterator[Span]:
     totals = np.concatenate(([0], np.cumsum(lengths)))
     many = totals[np.searchsorted(starts, starts + 20)] - totals[:-1] >= 6
     for start in starts[many].tolist():
-        start -= (
-            text[start - 1 : start] == "("
-        )  # of an area code, or about the whole number: then the label is not next to it
+        # A bracket around the area code or the number separates the label from the digits.
+        start -= text[start - 1 : start] == "("
         if not _LABEL.search(text, max(0, start - 24), start):
             continue
         match = _AFTER_LABEL.match(text, start)
@@ -345,11 +378,11 @@ def _phones(runs: _Runs) -> Iterator[Span]:
 
 
 def _international(written: str) -> int:
-    """How much of a text that begins as a number with `+` is one; 0 for none of it."""
+    """Number of characters at the start of `written`, which starts with `+`, that form a phone number; 0 if none do."""
     if _DECIMAL.fullmatch(written):
         return 0
     digits = re.sub(r"[^0-9]", "", written)
-    if digits[0] in "17" and len(digits) > 11:  # such numbers have eleven digits; the next number has begun
+    if digits[0] in "17" and len(digits) > 11:  # these countries use eleven digits; the rest is the next number
         digits, written = digits[:11], re.match(r"(?:[^0-9]*[0-9]){11}", written).group()
     enough = 11 if digits[0] in "17" else 8 if re.search(r"[0-9][^0-9]", written) else 9
     return len(written) if _COUNTRY_CODES.match(digits) and enough <= len(digits) <= 15 else 0

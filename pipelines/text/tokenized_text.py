@@ -1,22 +1,28 @@
-"""A tokenized text, on which every rule, signature and index works: offsets of its words, tokens, lines and paragraphs, and their hashes.
+"""Tokenized text, the basis of all rules, signatures and indexes: offsets and hashes of words, tokens, lines,
+paragraphs.
 
     tokenized = tokenize(text)                    # cached: rules that ask for the same text in turn share one object
     tokenized.word_ends - tokenized.word_starts   # lengths of the words, [words] int64
     tokenized.token_ngrams(5)                     # hashes of the runs of five tokens, [tokens - 4] uint64
 
-words       runs of non-blank characters; in scripts that set no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each
-            character with its marks. So counts of words mean about the same in every language, within a factor of two
-tokens      what is left of words when case, accents and punctuation do not count: runs of letters and digits, folded; `Cafe's` and `CAFÉS` are the
-            same token. In scripts without blanks each letter is one. For comparing texts with one another, not for counting words
-lines       not blank, stripped
-paragraphs  runs of lines without a blank line between them
+words       runs of non-whitespace characters. In scripts without spaces between words (Chinese, Japanese, Thai, Lao,
+Khmer, Burmese) each character with its marks. So word counts are comparable between languages within a factor of two
+tokens      words without case, accents and punctuation: runs of letters and digits, folded. `Cafe's` and `CAFÉS` are
+the same token. In scripts without spaces each letter is a token. For comparing texts, not for counting words lines
+non-empty lines, stripped paragraphs  runs of lines without an empty line between them
 
-Everything is an array over the text's code points, made when first asked for, in a fixed number of passes: no loop over words, no strings. A span's
-hash is a polynomial of its mixed code points modulo 2**64, taken from prefix sums, and mixed once more. An adversary who wants two spans to
-collide can have it (the modulus is public and even); he would only harm his own pages. Golden vectors in tests/pipelines/text/test_tokenized_text.py keep the
-hashes as they are, since signatures and indexes on disk are made of them.
+Example: "Hello, big\\nworld" has the words `Hello,`, `big`, `world`, the tokens hello, big, world, two lines and one
+paragraph.
 
-Memory: about 60 bytes per character while a tokenized text is in use. This file knows no Beam.
+All results are arrays over the text's code points, computed on first use in a fixed number of passes, without a loop
+over words and without strings.
+
+The hash of a span is a polynomial of its mixed code points modulo 2**64, taken from prefix sums and mixed once more. An
+adversary can make two spans collide, since the modulus is public and even; that only harms the adversary's own pages.
+Signatures and indexes on disk consist of these hashes, so golden vectors in tests/pipelines/text/test_tokenized_text.py
+pin them.
+
+A tokenized text takes about 60 bytes per character while in use. This file knows no Beam.
 """
 
 import functools
@@ -30,12 +36,12 @@ from castor.tasks.hashing import mix64
 VERSION = 1
 
 SPACE, LETTER, DIGIT, SOLO, MARK, UPPER = 1, 2, 4, 8, 16, 32
-"""Bits of a character's kind. SOLO: of a script that sets no blanks between words. MARK: belongs to the SOLO character before it."""
+"""Bits of a character's kind. SOLO: of a script without spaces between words. MARK: part of the previous SOLO one."""
 
-_SIGN = 128  # a combining mark of a script with blanks between words (a vowel sign of Hindi): part of a token, yet no letter
-_TRANSPARENT = (
-    64  # neither part of a token nor a break in one: accents, vowel points, apostrophes, soft hyphens, joiners
-)
+# A combining mark of a script with spaces between words (a vowel sign of Hindi): part of a token, but not a letter.
+_SIGN = 128
+# Neither part of a token nor a break in one: accents, vowel points, apostrophes, soft hyphens, joiners.
+_TRANSPARENT = 64
 _IN_TOKEN = LETTER | DIGIT | MARK | _SIGN
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
@@ -56,14 +62,17 @@ _TRANSPARENT_CODES = (
     *range(0x0591, 0x05C8),  # Hebrew points
     *range(0x064B, 0x0660),  # Arabic vowel signs
     0x0670,
-    0x0640,  # Arabic stretching
+    0x0640,  # Arabic tatweel
     *(ord(c) for c in "'\u2019\u02bc\uff07\u00ad\u200b\u200c\u200d\u2060\ufeff"),
 )
 _CODES = 0x110000
 
 
 class TokenizedText:
-    """One text, tokenized. Arrays are read-only by convention; starts and ends are int64 offsets into the text, ends exclusive."""
+    """One tokenized text.
+
+    Arrays are read-only by convention. Starts and ends are int64 offsets into the text; ends are exclusive.
+    """
 
     def __init__(self, text: str):
         self.text = text
@@ -85,15 +94,15 @@ class TokenizedText:
     @functools.cached_property
     def _word_spans(self) -> tuple[np.ndarray, np.ndarray]:
         kinds = self.kinds
-        blank, solo = (kinds & SPACE) != 0, (kinds & SOLO) != 0
-        other = ~(blank | solo)
+        space, solo = (kinds & SPACE) != 0, (kinds & SOLO) != 0
+        other = ~(space | solo)
         begins = other.copy()
         begins[1:] &= ~other[:-1]
         begins_solo = solo.copy()
         begins_solo[1:] &= ~(((kinds[1:] & MARK) != 0) & solo[:-1])
         begins |= begins_solo
-        ends = ~blank
-        ends[:-1] &= blank[1:] | begins[1:]
+        ends = ~space
+        ends[:-1] &= space[1:] | begins[1:]
         return np.flatnonzero(begins), np.flatnonzero(ends) + 1
 
     @property
@@ -110,17 +119,17 @@ class TokenizedText:
 
     @functools.cached_property
     def word_hashes(self) -> np.ndarray:
-        """Hashes of the words as they stand, [words] uint64."""
+        """Hashes of the unnormalized words, [words] uint64."""
         return self.span_hashes(self.word_starts, self.word_ends)
 
     def share_of(self, kind: int) -> float:
-        """Share of the non-blank characters that are of a kind; 0 for a blank text."""
+        """Share of the non-whitespace characters that are of a kind; 0 for a text without any."""
         solid = len(self.kinds) - np.count_nonzero(self.kinds & SPACE)
         return np.count_nonzero(self.kinds & kind) / solid if solid else 0.0
 
     @property
     def unspaced_share(self) -> float:
-        """Share of the non-blank characters that belong to scripts without blanks between words."""
+        """Share of the non-whitespace characters in scripts without spaces between words."""
         return self.share_of(SOLO)
 
     # Lines and paragraphs.
@@ -129,7 +138,7 @@ class TokenizedText:
     def _line_spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         solid = np.flatnonzero((self.kinds & SPACE) == 0)
         before = np.concatenate(([0], np.searchsorted(solid, np.flatnonzero(self.codes == 10)), [len(solid)]))
-        number = np.flatnonzero(np.diff(before))  # of the lines that hold anything
+        number = np.flatnonzero(np.diff(before))  # indexes of the non-empty lines
         return solid[before[number]], solid[before[number + 1] - 1] + 1, number
 
     @property
@@ -146,7 +155,7 @@ class TokenizedText:
 
     @functools.cached_property
     def line_hashes(self) -> np.ndarray:
-        """Hashes of the lines as they stand, stripped, [lines] uint64."""
+        """Hashes of the unnormalized, stripped lines, [lines] uint64."""
         return self.span_hashes(self.line_starts, self.line_ends)
 
     def line(self, index: int) -> str:
@@ -154,7 +163,12 @@ class TokenizedText:
         return self.text[self.line_starts[index] : self.line_ends[index]]
 
     def joined(self, keep: np.ndarray, corrected: Mapping[int, str] | None = None) -> str:
-        """The lines that `keep` ([lines] bool) names, some of them as `corrected` has them; a blank line where paragraphs meet."""
+        """The selected lines as text, with an empty line between paragraphs.
+
+        keep: lines to select, [lines] bool.
+
+        corrected: index of a line -> text that replaces it.
+        """
         corrected = corrected or {}
         starts, ends, number = self._line_spans
         paragraph = np.cumsum(np.diff(number, prepend=number[:1]) > 1)
@@ -168,7 +182,9 @@ class TokenizedText:
 
     @functools.cached_property
     def words_before_line(self) -> np.ndarray:
-        """How many words begin before each line, and in all, [lines + 1] int64: `np.diff` gives the words of each line."""
+        """Number of words before each line, and in total, [lines + 1] int64. `np.diff` gives the number of words per
+        line.
+        """
         return np.append(np.searchsorted(self.word_starts, self.line_starts), self.num_words)
 
     @functools.cached_property
@@ -189,7 +205,7 @@ class TokenizedText:
 
     @functools.cached_property
     def paragraph_hashes(self) -> np.ndarray:
-        """Hashes of the paragraphs as they stand, [paragraphs] uint64."""
+        """Hashes of the unnormalized paragraphs, [paragraphs] uint64."""
         return self.span_hashes(self.paragraph_starts, self.paragraph_ends)
 
     # Tokens.
@@ -226,7 +242,7 @@ class TokenizedText:
 
     @property
     def token_hashes(self) -> np.ndarray:
-        """Hashes of the folded tokens, [tokens] uint64; `hash_tokens` gives those of words one knows."""
+        """Hashes of the folded tokens, [tokens] uint64; `hash_tokens` gives those of known words."""
         return self._tokens[2]
 
     @property
@@ -241,7 +257,7 @@ class TokenizedText:
     # Any span.
 
     def span_hashes(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Hashes of spans of the text as it stands, [spans] uint64; equal for equal strings."""
+        """Hashes of unnormalized spans of the text, [spans] uint64; equal for equal strings."""
         return _span_hashes(self._sums, starts, ends)
 
     @functools.cached_property
@@ -256,9 +272,14 @@ def tokenize(text: str) -> TokenizedText:
 
 
 def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Hashes of all runs of n hashes in order, [max(0, len - n + 1)] uint64. For n = 1 mixed too, so that runs of different n do not meet."""
+    """Hashes of all runs of n consecutive hashes, [max(0, len - n + 1)] uint64.
+
+    For n = 1 the hashes are mixed too, so that runs of different n do not collide.
+
+    Raises ValueError for n < 1.
+    """
     if n < 1:
-        raise ValueError(f"n is {n}; a run has at least one element")
+        raise ValueError(f"n is {n}; n must be at least 1")
     count = len(hashes) - n + 1
     if count <= 0:
         return np.zeros(0, np.uint64)
@@ -269,7 +290,10 @@ def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
 
 
 def hash_tokens(tokens: Iterable[str]) -> np.ndarray:
-    """The hashes that `token_hashes` has for these words, [words] uint64. Raises ValueError for one that is not exactly one token."""
+    """The hashes that `token_hashes` has for these words, [words] uint64.
+
+    Raises ValueError for a word that is not exactly one token.
+    """
     hashes = []
     for token in tokens:
         found = TokenizedText(token).token_hashes
@@ -293,7 +317,7 @@ _POWERS: dict[int, np.ndarray] = {}
 
 
 def _powers(base: int, count: int) -> np.ndarray:
-    """base**0, base**1, ... modulo 2**64. Kept up to a bound, so that one giant text does not stay in memory."""
+    """base**0, base**1, ... modulo 2**64. Cached up to a bound, so that one huge text does not stay in memory."""
     have = _POWERS.get(base)
     if have is None or len(have) < count:
         size = max(1 << 14, 1 << (count - 1).bit_length())
@@ -309,11 +333,12 @@ def _powers(base: int, count: int) -> np.ndarray:
 def _kinds() -> np.ndarray:
     """Kind of every code point, [0x110000] uint8."""
     categories = {
-        "Lu": LETTER | UPPER, "Ll": LETTER, "Lt": LETTER | UPPER, "Lm": LETTER, "Lo": LETTER, "Nd": DIGIT, "Nl": DIGIT, "No": DIGIT,
+        "Lu": LETTER | UPPER, "Ll": LETTER, "Lt": LETTER | UPPER, "Lm": LETTER, "Lo": LETTER,
+        "Nd": DIGIT, "Nl": DIGIT, "No": DIGIT,
         "Mn": _SIGN, "Mc": _SIGN, "Me": _SIGN,
     }  # fmt: skip
     kinds = np.zeros(_CODES, np.uint8)
-    # But for those set in one go below, for private use, and for the empty planes.
+    # All code points except ranges set below at once, private use, and empty planes.
     for code in (
         *range(0x3400),
         *range(0x4DC0, 0x4E00),
@@ -346,7 +371,11 @@ def _kinds_of_ascii() -> bytes:
 
 @functools.cache
 def _folds() -> np.ndarray:
-    """What a code point counts as in a token, [0x110000] uint32: lower case, without accents, compatibility forms and digits as plain ones."""
+    """The code point that replaces each code point in a token, [0x110000] uint32.
+
+    Letters become lower case without accents; compatibility forms and digits become plain ones. Example: `É` becomes
+    `e`.
+    """
     folds = np.arange(_CODES, dtype=np.uint32)
     for begin, end in (
         (0x41, 0x3400),

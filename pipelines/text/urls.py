@@ -1,4 +1,4 @@
-"""URLs as the rules compare them: parts, domains and a normal form. Never raises, whatever stands where an address should."""
+"""Splits and normalizes URLs for comparison. Never raises, whatever the input."""
 
 import re
 import urllib.parse
@@ -10,7 +10,10 @@ _TAIL = re.compile(r"\?(?:utm_|ref|feed).*", re.DOTALL)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """(host, path and query) of an address, in lower case, percent signs undone, without user, port and fragment. Never raises."""
+    """(host, path and query) of a URL, in lower case, percent-decoded, without user, port and fragment. Never raises.
+
+    Example: `http://User@WWW.Example.org:80/a?b#c` gives (`www.example.org`, `/a?b`).
+    """
     text = urllib.parse.unquote(url[:_MAX_URL], errors="replace").strip().lower()
     text = text.partition("#")[0]
     text = (text.partition("://")[2] or text).lstrip("/")
@@ -21,7 +24,10 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def domain_suffixes(host: str) -> list[str]:
-    """A host and the domains above it, longest first: a.b.org, b.org, org; a host in numbers stands alone."""
+    """A host and its parent domains, longest first. A numeric host has no parent domains.
+
+    Example: `a.b.org` gives [`a.b.org`, `b.org`, `org`].
+    """
     labels = host.removeprefix("www.").split(".")[-_MAX_LABELS:]
     if labels[-1].isdigit():
         return [host]
@@ -38,9 +44,9 @@ def _ascii(host: str) -> str:
 
 
 def normalise_url(url: str) -> str:
-    """An address as C4's code compares it (tensorflow_datasets, text/c4_utils.py): without scheme, `www.`, tracking tail and slashes at the end.
+    """A URL without scheme, `www.`, tracking tail and trailing slashes, as C4's code compares URLs.
 
-    What C4 does not do: the host in lower case.
+    Source: tensorflow_datasets, text/c4_utils.py. Unlike C4, the host is in lower case.
     """
     host, slash, path = _TAIL.sub("", _SCHEME.sub("", url.strip())).partition("/")
     return (host.lower() + slash + path).rstrip("/")

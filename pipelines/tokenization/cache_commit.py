@@ -87,7 +87,7 @@ def card_statistics(entries: Iterable[dict[str, Any]], vocabulary: Vocabulary) -
 def in_words(vocabulary: Vocabulary, ids: Iterable[int]) -> str:
     """A token stream for human readers: text is decoded, other ids become names, long runs of codes are shortened."""
     parts = []
-    for segment in vocabulary.segments(ids, decode=False):
+    for segment in vocabulary.modality_spans(ids, decode=False):
         names = [vocabulary.name(i) for i in segment.ids]
         short = names if len(names) <= 8 else [*names[:5], f"... {len(names) - 6} more ...", names[-1]]
         parts.append(segment.value if segment.kind == "text" else " ".join(short))

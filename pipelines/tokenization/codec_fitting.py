@@ -12,7 +12,7 @@ from castor.pipelines.tokenization import samples
 from castor.pipelines.tokenization.funnel_sink import write_pairs
 from castor.pipelines.tokenization.samples import SampleRow
 from castor.tasks.storage import storage
-from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary import audio, codec_fit, codecs, psnr, sentencepieces, streams
 
 _PATCHES = {"image": (streams.IMAGE_PATCH, 0.0, 1.0), "audio": (streams.AUDIO_PATCH, audio.FLOOR_DB, audio.STEP_DB)}
 _MOST_MILLIDECIBELS = 100_000  # for an array without any error
@@ -46,8 +46,8 @@ class FitCodec(beam.PTransform):
 
     def expand(self, rows):
         patch, low, step = _PATCHES[self._kind]
-        state = rows.pipeline | "begin" >> beam.Create([codecs.Fitting(patch, self._num_codes, low, step)])
-        for number in range(codecs.Fitting.PASSES):
+        state = rows.pipeline | "begin" >> beam.Create([codec_fit.Fitting(patch, self._num_codes, low, step)])
+        for number in range(codec_fit.Fitting.PASSES):
             total = (
                 rows
                 | f"measure {number}" >> beam.FlatMap(_measure, self._kind, AsSingleton(state))
@@ -95,10 +95,10 @@ class _Sum(beam.CombineFn):
         return ()
 
     def add_input(self, accumulator, measure):
-        return codecs.Fitting.merge([accumulator, measure])
+        return codec_fit.Fitting.merge([accumulator, measure])
 
     def merge_accumulators(self, accumulators):
-        return codecs.Fitting.merge(list(accumulators))
+        return codec_fit.Fitting.merge(list(accumulators))
 
     def extract_output(self, accumulator):
         return accumulator
@@ -126,9 +126,9 @@ def _train(rows: list[SampleRow], pieces: int, most_bytes: int, path: str) -> by
     return model
 
 
-def _measure(row: SampleRow, kind: str, state: codecs.Fitting | None):
+def _measure(row: SampleRow, kind: str, state: codec_fit.Fitting | None):
     if state is not None and not row.held_out and row.arrays(kind):
-        yield codecs.Fitting.merge([state.measure(array) for array in row.sample().arrays(kind)])
+        yield codec_fit.Fitting.merge([state.measure(array) for array in row.sample().arrays(kind)])
 
 
 def _advance(state, total):
@@ -151,7 +151,7 @@ def _errors(row: SampleRow, kind: str, fitted: tuple[codecs.PatchCodec, ...]):
         # In integer levels of the codec.
         difference = np.rint((array.astype(np.float64) - codec.decode(codec.encode(array))) / codec.step)
         error, elements = int((difference**2).sum()), array.size
-        decibels = round(1000 * codecs.psnr_of_error(error, elements)) if error else _MOST_MILLIDECIBELS
+        decibels = round(1000 * psnr.psnr_of_error(error, elements)) if error else _MOST_MILLIDECIBELS
         yield (row.corpus, "held_out" if row.held_out else "fitted"), (1, decibels, error, elements)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from castor.tasks.storage import storage
-from castor.tasks.vocabulary import codecs
+from castor.tasks.vocabulary import codecs, psnr
 from castor.tasks.vocabulary.vocabulary import CODEC_FILES, MODEL_FILE, Vocabulary
 
 PIECES = "pieces.json"
@@ -48,7 +48,7 @@ def summary(staging: str, names: Sequence[str], vocabulary: Vocabulary) -> dict[
     for kind in CODEC_FILES:
         sums = storage.read_json(storage.join(staging, quality_file(kind)))
         for (index, part), (arrays, millidecibels, error, elements) in sums:
-            overall = round(codecs.psnr_of_error(error, elements), 2) if error else None
+            overall = round(psnr.psnr_of_error(error, elements), 2) if error else None
             row = {"arrays": arrays, "psnr": round(millidecibels / arrays / 1000, 2), "psnr_overall": overall}
             result[kind].setdefault(names[index], {})[part] = row
     for kind, codec in (("image", vocabulary.image_codec), ("audio", vocabulary.audio_codec)):

@@ -1,1 +1,1 @@
-"""`batch(step)`: mixtures found on disk, packing plans, batches, their lineage, read-ahead and skips."""
+"""`batch(step)`: mixtures of task caches found on disk, packing plans, batches, their lineage, read-ahead and skips."""

@@ -1,7 +1,7 @@
-"""What there is to train on: the task caches under a directory, and mixtures of them by name, from Python or from gin.
+"""Finds task caches under a directory, and resolves mixtures of them by name, from Python or from gin.
 
-A task's name is its directory's path under the directory searched, with `:` for `/`, as SeqIO has it. A mixture names tasks or cache
-directories with weights. What it names must be there: a missing cache is an error, never a component dropped in silence.
+The name of a task is the path of its directory below the searched directory, with `:` for `/`, as in SeqIO. A mixture
+names tasks or cache directories with weights. A missing cache is an error: no component is ever dropped silently.
 """
 
 import dataclasses
@@ -24,7 +24,16 @@ _MAX_DEPTH = 4
 
 @dataclasses.dataclass(frozen=True)
 class FoundCache:
-    """A directory that is a task cache (manifest is set) or ought to be one and is not (problem says why)."""
+    """A directory that is a task cache, or looks like one and is unusable.
+
+    name: task name.
+
+    directory: path of the directory.
+
+    manifest: manifest of the cache; None for an unusable directory.
+
+    problem: why the directory is unusable; empty for a cache.
+    """
 
     name: str
     directory: str
@@ -33,7 +42,12 @@ class FoundCache:
 
 
 def find_caches(directory: str) -> list[FoundCache]:
-    """The task caches at and under a directory, four folders deep, sorted by name; half-written and unreadable ones with their problem."""
+    """The task caches at and below a directory, up to four folders deep, sorted by name.
+
+    Unfinished and unreadable caches are included with their problem.
+
+    directory: local path or bucket URI.
+    """
     found: list[FoundCache] = []
     _search(os.fspath(directory), os.path.basename(os.path.abspath(directory)), 0, found)
     return sorted(found, key=_name_of)
@@ -64,17 +78,27 @@ def _search(directory: str, name: str, depth: int, found: list[FoundCache]) -> N
 @gin.configurable(module="tasks")
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Tasks and their shares of the training positions (rows of a batch), and what is left out of them.
+    """Tasks and their shares of the training positions (batch rows), and what is skipped.
 
-    name: also its name as a SeqIO Mixture. components: task name or cache directory -> weight from step 0, a number that is not negative;
-    only ratios count. A weight of 0 keeps a component's place among the domains and gives it no rows. cache_dirs: where task names are
-    looked up, in order.
+    name: name of the mixture, also as a SeqIO Mixture.
 
-    stages: weights that hold from later steps on, as MixtureStage objects, (start, weights) or (start, weights, ramp). weighting: shares from
-    what the caches hold (tasks/mixing/weights.py, or the name 'proportional'); the weights of `components` and stages are then multipliers of them.
-    skip_documents: ids, or the name of a file with one a line: their tokens become padding, and everything else stays where it is.
-    skip_steps: ranges (from, to) of data steps whose batches are left out: the run goes on with the batch of step `to`, and everything else
-    keeps its order.
+    components: task name or cache directory -> weight from step 0, a number of at least 0. Only ratios count. A
+    component with weight 0 keeps its index among the domains and gets no rows.
+
+    cache_dirs: directories in which task names are looked up, in order.
+
+    stages: weights from later steps on, as MixtureStage, (start, weights) or (start, weights, ramp).
+
+    weighting: None, a weighting of tasks/mixing/weights.py, or the name 'proportional'. Shares then follow from the
+    contents of the caches, and the weights of `components` and `stages` multiply them.
+
+    skip_documents: document ids, or the name of a file with one id per line. The tokens of these documents become
+    padding; every other token keeps its row.
+
+    skip_steps: ranges (from, to) of data steps whose batches are skipped. The run continues with the batch of step
+    `to`; the order is otherwise unchanged.
+
+    Raises ConfigurationError for invalid values.
     """
 
     name: str = "mixture"
@@ -115,7 +139,8 @@ class Mixture:
             stage = schedule.MixtureStage(*stage)
         if unknown := sorted(set(stage.weights) - set(self.components)):
             raise ConfigurationError(
-                f"the stage at step {stage.start} of mixture {self.name!r} has weights for {unknown[0]!r}, which is no component.",
+                f"the stage at step {stage.start} of mixture {self.name!r} has weights for {unknown[0]!r}, "
+                "which is not a component.",
                 f"Name it in components too, with weight 0 if it comes later: components = {{..., {unknown[0]!r}: 0}}.",
             )
         return stage
@@ -123,9 +148,11 @@ class Mixture:
     def weights(
         self, manifests: Mapping[str, Manifest] | None = None
     ) -> list[tuple[int, int, dict[str, fractions.Fraction]]]:
-        """(start, ramp, domain name -> weight) of the mixture's beginning and of each stage, by step; exact, not scaled.
+        """Weights of the start and of each stage, as (start, ramp, domain name -> weight), exact and not normalized.
 
-        manifests: what `manifests()` gave. Raises ConfigurationError for weights that are no shares.
+        manifests: the result of `manifests()`; None to load them.
+
+        Raises ConfigurationError for invalid weights and if all weights of a stage are 0.
         """
         manifests = self.manifests() if manifests is None else manifests
         base = dict.fromkeys(manifests, fractions.Fraction(1))
@@ -147,20 +174,24 @@ class Mixture:
             if not any(exact.values()):
                 raise ConfigurationError(
                     f"all weights of mixture {self.name!r} ({', '.join(exact)}) from step {start} on are zero.",
-                    "Give one a positive weight.",
+                    "Give a component a positive weight.",
                 )
             result.append((start, ramp, exact))
         return result
 
     def by_name(self) -> "Mixture":
-        """The same mixture with its components in the order of their domain names: the one order that batches know."""
+        """The same mixture with components sorted by domain name, as batches need it."""
         components = sorted(zip(self.manifests(), self.components.items()))
         return dataclasses.replace(self, components=dict(item for _, item in components))
 
     def manifests(self) -> dict[str, Manifest]:
-        """Domain name -> manifest, in the order of `components`. Raises CacheError for the first that is missing or unreadable.
+        """Domain name -> manifest, in the order of `components`.
 
-        The name of a task is its own, that of a cache directory the one in its manifest, however the directory is spelled.
+        The domain of a task name is that name. The domain of a cache directory is the name in its manifest, however
+        the path is spelled.
+
+        Raises CacheError for the first missing or unreadable cache, and ConfigurationError for two components with
+        one name.
         """
         result: dict[str, Manifest] = {}
         for component in self.components:
@@ -181,12 +212,12 @@ class Mixture:
                 return candidate
         for candidate in candidates:
             if layout.looks_like_cache(storage.list_files(candidate)):
-                return candidate  # half-written: its own error says so
+                return candidate  # unfinished: loading its manifest raises the right error
         where = " or ".join(self.cache_dirs) or "the working directory"
         known = [f.name for d in self.cache_dirs for f in find_caches(d) if f.manifest]
         close = difflib.get_close_matches(component, known, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
-        listing = f"castor tasks list {self.cache_dirs[0] if self.cache_dirs else '.'} shows the caches there are"
+        listing = f"castor tasks list {self.cache_dirs[0] if self.cache_dirs else '.'} shows the existing caches"
         owner = "" if self.name == component else f"mixture {self.name!r}: "
         raise CacheError(
             f"{owner}there is no task cache {component!r} in {where}.",
@@ -195,10 +226,14 @@ class Mixture:
 
 
 def resolve_mixture(mixture: "str | Mixture | Mapping[str, float]", tasks_dir: str | None = None) -> Mixture:
-    """A mixture whose every component was found.
+    """A mixture whose components all exist.
 
-    mixture: a Mixture; component -> weight; the name of a mixture bound in gin (`five/tasks.Mixture.components = ...`); or the name or
-    directory of one task. tasks_dir: looked in before the mixture's own cache_dirs. Raises CacheError or ConfigurationError.
+    mixture: a Mixture; component -> weight; the name of a mixture bound in gin (`five/tasks.Mixture.components =
+    ...`); or the name or directory of one task.
+
+    tasks_dir: directory searched before the mixture's own cache_dirs.
+
+    Raises CacheError for a missing cache, and ConfigurationError for an invalid mixture.
     """
     if isinstance(mixture, str):
         mixture = _from_gin(mixture) or Mixture(mixture, {mixture: 1})
@@ -206,7 +241,7 @@ def resolve_mixture(mixture: "str | Mixture | Mapping[str, float]", tasks_dir: s
         mixture = Mixture(components=mixture)
     elif not isinstance(mixture, Mixture):
         raise ConfigurationError(
-            f"{mixture!r} is no mixture.", "Give a task name, a cache directory, or @NAME/tasks.Mixture() in gin."
+            f"{mixture!r} is not a mixture.", "Give a task name, a cache directory, or @NAME/tasks.Mixture() in gin."
         )
     if tasks_dir:
         tasks_dir = os.fspath(tasks_dir)
@@ -232,8 +267,12 @@ def _from_gin(name: str) -> Mixture | None:
 def find_vocabulary(manifest: Manifest) -> str:
     """The directory of the vocabulary that a cache was made with.
 
-    Looked for where the manifest says, then under the same name beside the cache and its two parent folders, so that a copied output
-    folder still finds its own. Raises VocabularyError if it is nowhere, or if what lies there is another vocabulary.
+    The path in the manifest is tried first. Next come directories of the same name in the cache and its two parent
+    folders, so that a copied output folder finds its own vocabulary.
+
+    manifest: manifest of the cache.
+
+    Raises VocabularyError if the vocabulary is in none of them, or if another vocabulary is found in its place.
     """
     wanted, path = manifest.vocabulary.get("fingerprint", ""), str(manifest.vocabulary.get("path", ""))
     name = os.path.basename(path.rstrip("/")) or "vocabulary"
@@ -251,9 +290,9 @@ def find_vocabulary(manifest: Manifest) -> str:
     if other:
         raise VocabularyError(
             f"{other} is not the vocabulary {wanted[:12]} that cache {manifest.directory} was made with.",
-            "Tokenize the corpus again, or point to its own.",
+            "Tokenize the corpus again, or restore the original vocabulary.",
         )
     raise VocabularyError(
         f"the vocabulary of cache {manifest.directory} is not at {path or 'any path: its manifest names none'}.",
-        "Put it back there.",
+        "Restore the vocabulary at that path.",
     )

@@ -1,9 +1,9 @@
-"""One domain of a mixture, opened: its cache, its packed rows, and their order.
+"""One component (domain) of a mixture, opened: its cache, its packed rows and their order.
 
-index -> (epoch, group, block, row)    epochs.py; a group is a shard, or small shards together
+index -> (epoch, group, block, row)    epochs.py; a group is one shard or several small shards
 (group, block) -> plan                 plans.py, packing.py
-row of the plan -> pieces of records   here
-piece -> tokens                        cache_reader.py, CRC checked, straight from the mapped file
+row of the plan -> pieces of records   this file
+piece -> tokens                        cache/reader.py, CRC checked, from the memory-mapped file
 """
 
 import bisect
@@ -25,8 +25,8 @@ from castor.tasks.mixing.epochs import EpochOrder
 FEATURE = "targets"
 
 
-class Place(NamedTuple):
-    """Where a packed row of a component stands."""
+class RowAddress(NamedTuple):
+    """The address of a packed row in the order of a component's epochs. Block means packing block; see epochs.py."""
 
     epoch: int
     group: int
@@ -35,7 +35,14 @@ class Place(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """The segments of a packed row, in their order. records: int64 [n], counted through the shards. start, size: int64 [features, n]."""
+    """The segments of a packed row, in order. A segment is one piece of one record.
+
+    records: int64 [n], record of each segment, counted over all shards.
+
+    start: int64 [features, n], first value of each segment.
+
+    size: int64 [features, n], number of values of each segment.
+    """
 
     records: np.ndarray
     start: np.ndarray
@@ -44,7 +51,18 @@ class Segments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One domain of a mixture. `index`es count its packed rows through all epochs."""
+    """One component of a mixture. An index counts its packed rows over all epochs; `open_component` constructs it.
+
+    name: domain name.
+
+    reader: reader of the cache's split.
+
+    plans: packing plans of the split.
+
+    order: order of the packed rows over all epochs.
+
+    skipped: records whose documents are skipped.
+    """
 
     name: str
     reader: CacheReader
@@ -54,40 +72,46 @@ class Component:
 
     @property
     def rows(self) -> int:
-        """Packed rows of one epoch."""
+        """Packed rows per epoch."""
         return self.order.rows
 
     @property
     def tokens(self) -> int:
-        """Tokens of one epoch."""
+        """Tokens per epoch."""
         return self.reader.manifest.tokens(self.reader.split)
 
-    def place(self, index: int) -> Place:
-        """The place of an index."""
-        return Place(*self.order.place(index))
+    def address(self, index: int) -> RowAddress:
+        """The address of the packed row at an index."""
+        return RowAddress(*self.order.address(index))
 
-    def segments(self, place: Place) -> Segments:
-        """What lies in the row at a place, by feature in the order of `plans.capacities`."""
-        plan = self.plans.plan(place.group, place.block)
-        begin, end = plan.row_starts[place.row : place.row + 2].tolist()
-        first = int(self.reader.starts[self.plans.groups[place.group][0]]) + place.block * packing.BLOCK_RECORDS
+    def segments(self, address: RowAddress) -> Segments:
+        """The segments of the row at an address, with features in the order of `plans.capacities`."""
+        plan = self.plans.plan(address.group, address.block)
+        begin, end = plan.row_starts[address.row : address.row + 2].tolist()
+        first = int(self.reader.starts[self.plans.groups[address.group][0]]) + address.block * packing.BLOCK_RECORDS
         return Segments(
             plan.record[begin:end].astype(np.int64) + first, plan.start[:, begin:end], plan.size[:, begin:end]
         )
 
     def shards(self, segments: Segments) -> np.ndarray:
-        """int64 [n]: the shard that each segment's record lies in."""
+        """The shard of each segment's record, int64 [n]."""
         return np.searchsorted(self.reader.starts, segments.records, side="right") - 1
 
-    def skipped_in(self, place: Place) -> frozenset[int]:
-        """The records of a place's group that are left out."""
-        first, last = self.plans.groups[place.group]
+    def skipped_in(self, address: RowAddress) -> frozenset[int]:
+        """The skipped records in the group of an address, counted over all shards."""
+        first, last = self.plans.groups[address.group]
         if last - first == 1:
             return self.skipped.of_shard(first)
         return frozenset().union(*(self.skipped.of_shard(shard) for shard in range(first, last)))
 
     def read(self, shard: int, record: int, start: int, size: int) -> np.ndarray:
-        """`size` tokens of a record of a shard from token `start` on, integers [size]: from the file of tokens, else from the Example."""
+        """Tokens [start, start + size) of a record, integers [size], from the token file if there is one, else the
+        Example.
+
+        shard: the record's shard.
+
+        record: record, counted over all shards.
+        """
         reader = self.reader
         row = record - reader.first_record(shard)
         if reader.has_tokens(shard):
@@ -97,20 +121,20 @@ class Component:
         )
         return records.decode_varints(records.cut_varints(packed, start, start + size))
 
-    def occurrences(self, record: int) -> Iterator[tuple[Place, int]]:
-        """(place in epoch 0, segment) of every piece of a record."""
+    def occurrences(self, record: int) -> Iterator[tuple[RowAddress, int]]:
+        """(address in epoch 0, segment from 0) of every piece of a record."""
         shard, _ = self.reader.locate(record)
         group = bisect.bisect_right(self.plans.groups, (shard, len(self.reader.starts))) - 1
         block, wanted = divmod(record - int(self.reader.starts[self.plans.groups[group][0]]), packing.BLOCK_RECORDS)
         plan = self.plans.plan(group, block)
         for segment in np.flatnonzero(plan.record == wanted).tolist():
             packed_row = int(np.searchsorted(plan.row_starts, segment, side="right")) - 1
-            yield Place(0, group, block, packed_row), segment - int(plan.row_starts[packed_row])
+            yield RowAddress(0, group, block, packed_row), segment - int(plan.row_starts[packed_row])
 
-    def prefetch_block(self, place: Place) -> None:
-        """Tells the system that a block is about to be read, from its first byte to its last."""
-        begin = place.block * packing.BLOCK_RECORDS
-        for shard in range(*self.plans.groups[place.group]):
+    def prefetch_block(self, address: RowAddress) -> None:
+        """Advises the operating system that a whole block will be read."""
+        begin = address.block * packing.BLOCK_RECORDS
+        for shard in range(*self.plans.groups[address.group]):
             last = min(begin + packing.BLOCK_RECORDS, len(self.reader.index(shard)))
             if begin < last:
                 self.reader.will_need(shard, begin, last)
@@ -126,7 +150,27 @@ def open_component(
     skip_documents: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Component:
-    """Opens a cache as a component. Raises CacheError if it has no tokens in the split or is not as its manifest says."""
+    """Opens a cache as a component of a mixture.
+
+    name: domain name; keys the order of the rows.
+
+    manifest: manifest of the cache.
+
+    split: split to read.
+
+    lengths: feature -> capacity of a row.
+
+    method: packing method, one of packing.METHODS.
+
+    seed: seed of the batches.
+
+    skip_documents: ids of documents whose tokens become padding.
+
+    progress: None, or a function called with (blocks counted, blocks in total) while rows are counted.
+
+    Raises CacheError if the cache has no tokens in the split or differs from its manifest, and ConfigurationError for a
+    feature without a length.
+    """
     spec = manifest.features.get(FEATURE)
     if spec is None or spec["rank"] != 1 or spec["dtype"] not in ("int32", "int64"):
         raise CacheError(
@@ -136,7 +180,7 @@ def open_component(
     for feature in lengths:
         if manifest.features.get(feature, {"rank": 1})["rank"] < 1:
             raise ConfigurationError(
-                f"feature {feature!r} of cache {manifest.directory} has no length.", "Leave it out of the lengths."
+                f"feature {feature!r} of cache {manifest.directory} has no length.", "Remove it from the lengths."
             )
     reader = CacheReader(manifest.directory, split)
     plans = Plans(reader, lengths, method, progress)
@@ -144,11 +188,16 @@ def open_component(
     if not order.rows:
         raise CacheError(
             f"cache {manifest.directory} has no tokens in split {split!r}.",
-            f"Take {name!r} out of the mixture, or give its corpus more documents.",
+            f"Remove {name!r} from the mixture, or give its corpus more documents.",
         )
     return Component(name, reader, plans, order, SkippedRecords(reader, skip_documents))
 
 
 def check_tokens(tokens: np.ndarray, vocab_size: int) -> bool:
-    """Whether all tokens lie in a vocabulary (of any size where that is 0)."""
+    """Whether all tokens are inside the vocabulary.
+
+    tokens: integers [n].
+
+    vocab_size: number of ids; 0 if the size is unknown, and then every token passes.
+    """
     return not (tokens.size and vocab_size) or bool(0 <= int(tokens.min()) and int(tokens.max()) < vocab_size)

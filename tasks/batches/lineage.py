@@ -1,8 +1,8 @@
-"""From a token of a training batch back to its document, and from a document forward to the batches that hold it.
+"""Lineage: from a token of a training batch back to its document, and from a document to the batches that hold it.
 
-A `Span` says where a piece of a row lies in its document's cached tokens, an `Occurrence` at which step of the run that row comes.
-`Batches.lineage` and `Batches.occurrences` make them; nothing is stored and nothing searched, for a batch is a function of
-(mixture, seed, step), and its parts have inverses.
+A `Span` locates one segment of a batch row in the cached tokens of its document. An `Occurrence` adds the training
+step at which the row comes. `Batches.lineage` and `Batches.occurrences` make them. Nothing is stored or searched: a
+batch is a function of (mixture, seed, step), and each part of that function has an inverse.
 """
 
 import dataclasses
@@ -14,10 +14,33 @@ from castor.tasks.cache.reader import CacheReader
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Tokens [start, stop) of a record's targets, lying at [row_start, row_stop) of row `row` of a batch, as segment `segment` (from 1).
+    """Tokens [start, stop) of a record's targets, at [row_start, row_stop) of a batch row.
 
-    row counts in the global batch, whatever shard of it was asked. document and source name the raw document; cache (a directory), split
-    and record name its tokens; epoch says how often the component had been seen whole before.
+    row: row of the global batch, regardless of the shard.
+
+    segment: segment of the row, from 1, as in decoder_segment_ids.
+
+    row_start: first position of the span in the row.
+
+    row_stop: last position plus 1.
+
+    domain: component of the mixture.
+
+    epoch: number of complete epochs of the component before this one.
+
+    document: document id, 32 hexadecimal digits.
+
+    source: source URI of the raw document.
+
+    cache: cache directory.
+
+    split: split of the cache.
+
+    record: record of the split, counted over all shards.
+
+    start: first token of the span in the record.
+
+    stop: last token plus 1.
     """
 
     row: int
@@ -35,13 +58,18 @@ class Span:
     stop: int
 
     def targets(self) -> np.ndarray:
-        """The tokens of the span, int64 [stop - start], read back from the cache."""
+        """The tokens of the span, int64 [stop - start], read from the cache."""
         return CacheReader(self.cache, self.split).tokens(self.record, self.start, self.stop)
 
 
 @dataclasses.dataclass(frozen=True)
 class Occurrence:
-    """A span of a document, and the training step at which it comes."""
+    """One span of a document in training.
+
+    step: training step.
+
+    span: the span in that step's global batch.
+    """
 
     step: int
     span: Span

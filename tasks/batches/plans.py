@@ -1,16 +1,16 @@
-"""The packed rows of a cache: how many each block has, and the plan of a block when one is read.
+"""The packed rows of a cache: the number of rows per block, and the plan of a block on demand.
 
-Numbers of rows must be known for the whole cache, since the order of an epoch follows from them; plans only for what is read. The numbers
-come from the manifest (best_fit at a standard length), from its token counts (concat_and_split), or are counted once from all sidecars,
-as they are where small shards are packed together.
-Plans and counts are kept beside the shards:
+The order of an epoch needs the number of rows of the whole cache, but plans only of the blocks that are read. The
+numbers come from the manifest (best_fit at a standard length) or from its token counts (concat_and_split). Otherwise,
+and where small shards are packed together, they are counted once from all .idx files. Plans and counts are stored in
+the cache:
 
     plans/<method>-<feature>=<capacity>-.../<split>-SSSSS-of-NNNNN.BBBB.plan     one block, by its first shard
     plans/<method>-<feature>=<capacity>-.../<split>.rows                        rows of every block
 
-Each begins with a digest of its content, of what it was made from (method, capacities, checksums of the sidecars) and of the packing's version. A file
-that does not match, because it is damaged or was made from another cache, is made again. A cache that may not be written to is left alone;
-a full disk is an error, not a slower run.
+Each file starts with a digest of its content, of its inputs (method, capacities, checksums of the .idx files) and of
+the packing version. A file that does not match, because it is damaged or belongs to another cache, is recomputed. A
+read-only cache is left unchanged. A full disk is an error, so that it does not silently slow down every run.
 """
 
 import errno
@@ -32,9 +32,16 @@ _PLANS_IN_MEMORY = 64
 
 
 class Plans:
-    """Packed rows of one split of a cache. capacities: feature -> values of a row; features that the cache lacks do not count.
+    """The packed rows of one split of a cache.
 
-    progress: called with (blocks counted, blocks in all) while rows are counted, which happens only where the manifest does not tell them.
+    reader: reader of the split.
+
+    capacities: feature -> values per row. Features that the cache lacks are ignored.
+
+    method: packing method, one of packing.METHODS.
+
+    progress: None, or a function called with (blocks counted, blocks in total) while rows are counted. Rows are
+    counted only if the manifest lacks their number.
     """
 
     def __init__(
@@ -51,18 +58,18 @@ class Plans:
         self._writable = True
         self._entries = reader.manifest.shards(reader.split)
         self.groups = packing.groups([entry["records"] for entry in self._entries])
-        """(first, last + 1) of the shards of each group."""
+        """Shards (first, last + 1) of each group."""
         self._rows = self._known_rows()
         self.group_rows = np.array([int(sum(rows)) for rows in self._rows], dtype=np.int64)
-        """int64 [groups]: packed rows of each group."""
+        """Packed rows of each group, int64 [groups]."""
         self.plan = functools.lru_cache(maxsize=_PLANS_IN_MEMORY)(self._plan)
 
     def block_rows(self, group: int) -> np.ndarray:
-        """int64 [blocks]: packed rows of each block of a group."""
+        """Packed rows of each block of a group, int64 [blocks]."""
         return np.asarray(self._rows[group], dtype=np.int64)
 
     def _plan(self, group: int, block: int) -> packing.Plan:
-        """The plan of a block: from memory, from beside the shard, or made now and put there."""
+        """The plan of a block, read from the plan file or computed and stored there."""
         first, last = self.groups[group]
         path = storage.join(
             self._folder, f"{self._reader.split}-{first:05d}-of-{len(self._entries):05d}.{block:04d}.plan"
@@ -84,13 +91,14 @@ class Plans:
             plan = packing.Plan(self.capacities, row_starts, record, start, size)
         if plan.num_rows != self._rows[group][block]:
             raise CacheError(
-                f"{self._reader.path(first)}.idx packs into {plan.num_rows} rows in block {block}; {self._rows[group][block]} were counted.",
-                "Make the cache again with castor data tokenize.",
+                f"{self._reader.path(first)}.idx packs into {plan.num_rows} rows in block {block}, "
+                f"but {self._rows[group][block]} rows were counted.",
+                "Remake the cache with castor data tokenize.",
             )
         return plan
 
     def _known_rows(self) -> list:
-        """Per group the rows of its blocks."""
+        """For each group, the number of rows of each block."""
         (feature, length), *more = self.capacities.items()
         if self._method == "concat_and_split":
             tokens = self._reader.block_tokens(feature)
@@ -107,7 +115,11 @@ class Plans:
         return self._counted_rows(known)
 
     def _counted_rows(self, known: list[np.ndarray] | None) -> list[np.ndarray]:
-        """The same, counted from the sidecars, or as it was counted before; `known` of each shard, for groups of one."""
+        """The same numbers, read from the .rows file or counted from the .idx files.
+
+        known: rows of each shard's blocks from the manifest, valid for groups of one shard; None if the manifest has
+        none.
+        """
         path = storage.join(self._folder, f"{self._reader.split}.rows")
         source = self._source(0, len(self._entries))
         blocks = [
@@ -129,12 +141,9 @@ class Plans:
         return np.split(numbers, np.cumsum(blocks)[:-1])
 
     def _source(self, first: int, last: int) -> str:
-        """What a file of these shards was made from: the packing and the sidecars, so that none passes for another's, wherever it is copied."""
-        return (
-            self._config
-            + " "
-            + hashlib.sha256("".join(entry["idx_sha256"] for entry in self._entries[first:last]).encode()).hexdigest()
-        )
+        """The inputs of a plan file of these shards, so that a file copied from elsewhere does not match."""
+        checksums = "".join(entry["idx_sha256"] for entry in self._entries[first:last])
+        return f"{self._config} {hashlib.sha256(checksums.encode()).hexdigest()}"
 
     def _count(self, group: int, block: int) -> int:
         lengths = self._lengths(group, block)
@@ -172,7 +181,7 @@ class Plans:
             if error.errno not in _NOT_WRITABLE:
                 raise CacheError(
                     f"plan {path} cannot be written: {error.strerror or error}.",
-                    "Free some space, or take the right to write to the cache away: its plans are then made anew in every run.",
+                    "Free some disk space. Or make the cache read-only: every run then recomputes the plans.",
                 ) from error
             self._writable = False
 

@@ -1,10 +1,10 @@
-"""Values of steps to come, made in the background and handed out in order: a slow maker is hidden, and nothing else changes.
+"""Reads ahead: computes the values of future steps in background threads and returns them in order.
 
-`make(step)` must be a function of its step alone, as `Batches.batch` is; then what a step gets depends neither on the threads nor on how
-far they are ahead. Nothing is known here of batches or devices.
+`make(step)` must depend only on its step, as `Batches.batch` does. Then the value of a step depends neither on the
+threads nor on how far they are ahead. This file knows nothing of batches or devices.
 
-The threads are daemons. Those of concurrent.futures are not: Python joins them when it exits, so a maker that hangs in a dead file system would
-keep a run from ending.
+The threads are daemons. Python joins the threads of concurrent.futures at exit, so a maker that hangs in an unreachable
+file system would keep the process from ending.
 
     batches = tasks.Batches(mixture, batch_size=8, lengths={"targets": 512})
     with ReadAhead(batches.batch, range(start, stop)) as ahead:
@@ -23,14 +23,20 @@ from castor.tasks.checks import check_integer
 Value = TypeVar("Value")
 
 _PATIENCE_S = 10.0
-"""How long closing waits for values that are being made; a maker that hangs for longer (a dead file system) is left behind, as a daemon."""
+"""Seconds that closing waits for values in progress. A maker that hangs longer is abandoned as a daemon thread."""
 
 
 class ReadAhead(Generic[Value]):
     """make(step) for each of `steps`, in threads, from entering the `with` block until leaving it.
 
-    make: called with each step once, from `workers` threads, so it must be safe to call from several if there are several. steps: may be
-    endless, and is read only as far as values are made. ahead: values that are being made or lie ready, at most: the bound of the memory.
+    make: called once per step, from `workers` threads at the same time.
+
+    steps: steps in order; may be endless, and is consumed only as values are made.
+
+    ahead: largest number of values in progress or ready; bounds the memory.
+
+    workers: number of threads; at most `ahead` are started.
+
     Raises ConfigurationError for numbers below 1.
     """
 
@@ -39,10 +45,9 @@ class ReadAhead(Generic[Value]):
             check_integer(f"ReadAhead: {name}", value, at_least=1)
         self._make, self._steps, self._ahead = make, iter(steps), ahead
         self._changed = threading.Condition()
-        self._slots: deque[_Slot] = (
-            deque()
-        )  # of steps begun and not yet taken, in order; all below is guarded by _changed
-        self._ended = False  # no step will be begun any more
+        # Steps begun and not yet taken, in order. `_changed` guards this field and the two below.
+        self._slots: deque[_Slot] = deque()
+        self._ended = False  # no further step will begin
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"castor-readahead-{i}", daemon=True)
@@ -55,7 +60,7 @@ class ReadAhead(Generic[Value]):
         return self
 
     def __exit__(self, *_) -> None:
-        """Begins no further step, drops what lies ready, and waits for the threads, but not for ever."""
+        """Begins no further step, drops ready values, and waits up to _PATIENCE_S for the threads."""
         with self._changed:
             self._closed = True
             self._slots.clear()
@@ -65,29 +70,29 @@ class ReadAhead(Generic[Value]):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def take(self, step: int) -> Value:
-        """The value of `step`, waiting for it if it is not ready; steps are taken in their order.
+        """The value of `step`, once it is ready. Steps must be taken in order.
 
-        Whatever `make` raised for the step is raised here, each time it is asked for; no step after it is begun then. Raises ValueError for
-        a step that is not the next one, and RuntimeError outside the `with` block.
+        An error that `make` raised for the step is raised here, on every call for the step; no later step is then
+        begun. Raises ValueError if `step` is not the next step, and RuntimeError outside the `with` block.
         """
         slot = self._wait()
         if slot is None:
-            raise ValueError(f"step {step} is asked for after the last one")
-        if slot.step not in (step, None):  # None: the steps themselves failed
-            raise ValueError(f"step {step} is asked for where {slot.step} is next")
+            raise ValueError(f"step {step} was requested after the last step")
+        if slot.step not in (step, None):  # None: the iterator of steps failed
+            raise ValueError(f"step {step} was requested, but step {slot.step} is next")
         return self._hand_out(slot)
 
     def __iter__(self) -> Iterator[tuple[int, Value]]:
-        """(step, value) of all steps that were not taken yet."""
+        """Yields (step, value) for all steps that were not taken yet."""
         while (slot := self._wait()) is not None:
             yield slot.step, self._hand_out(slot)
 
     def _wait(self) -> "_Slot | None":
-        """The next slot, done; None after the last step."""
+        """The next slot once it is done; None after the last step."""
         with self._changed:
             while True:
                 if self._closed or self._threads[0].ident is None:
-                    raise RuntimeError("a ReadAhead hands out values only inside its with block")
+                    raise RuntimeError("ReadAhead returns values only inside its with block")
                 if self._slots and self._slots[0].done:
                     return self._slots[0]
                 if self._ended and not self._slots:
@@ -107,7 +112,7 @@ class ReadAhead(Generic[Value]):
         while (slot := self._begin()) is not None:
             try:
                 slot.value = self._make(slot.step)
-            except BaseException as raised:  # handed over to whoever takes the step
+            except BaseException as raised:  # raised again where the step is taken
                 slot.error = raised
             with self._changed:
                 slot.done = True
@@ -115,7 +120,7 @@ class ReadAhead(Generic[Value]):
                 self._changed.notify_all()
 
     def _begin(self) -> "_Slot | None":
-        """A slot for the next step once there is room for it; None when there is nothing more to do."""
+        """A slot for the next step once there is room; None if no step is left."""
         with self._changed:
             while not (self._closed or self._ended) and len(self._slots) >= self._ahead:
                 self._changed.wait()
@@ -136,10 +141,10 @@ class ReadAhead(Generic[Value]):
 
 
 class _Slot:
-    """A step that was begun: its value or its error once it is done."""
+    """A step that was begun, with its value or its error once done."""
 
     def __init__(self):
-        self.step: Any = None  # an int; None: the steps themselves failed
+        self.step: Any = None  # an int; None if the iterator of steps failed
         self.value: Any = None
         self.error: BaseException | None = None
         self.done = False

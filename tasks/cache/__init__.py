@@ -1,1 +1,1 @@
-"""A task cache on disk: layout and manifest, record format, reader, writer, verification."""
+"""Task caches on disk: layout and manifest, record format, reader, writer, verification."""

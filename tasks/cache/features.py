@@ -1,7 +1,7 @@
-"""The features of a task: how they are declared, and the record that carries them.
+"""The features of a task: their declarations, and the record that carries their values.
 
-A declaration is {"dtype", "rank"}; a feature of rank above 1 also names its shape: {"dtype", "rank", "shape": [None, 80]}. The first axis
-differs from record to record.
+A declaration is {"dtype", "rank"}. A feature of rank above 1 also has a shape, {"dtype", "rank", "shape": [None,
+80]}, whose first axis differs between records.
 """
 
 import dataclasses
@@ -13,13 +13,20 @@ import numpy as np
 from castor.tasks.errors import CacheError
 
 TARGETS = {"targets": {"dtype": "int32", "rank": 1}}
-"""The features of an ordinary token cache. A feature of rank above 1 also names its shape: {"dtype", "rank", "shape": [None, 80]}."""
+"""The declaration of an ordinary token cache."""
 DTYPES = {"int32": np.int32, "int64": np.int64, "float32": np.float32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One example of a task. `id` and `source` are its document's; features are arrays as the task's features declare them."""
+    """One example of a task.
+
+    id: document id, 32 hexadecimal digits.
+
+    source: source URI of the document.
+
+    features: name -> array, as declared.
+    """
 
     id: str
     source: str
@@ -27,7 +34,7 @@ class Record:
 
 
 def checked_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Features by name, sorted. Raises CacheError for a declaration that is none."""
+    """Declarations sorted by name. Raises CacheError for an invalid declaration."""
     result = {}
     for name, spec in sorted(features.items()):
         if (
@@ -37,17 +44,17 @@ def checked_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
         ):
             raise CacheError(
                 f"feature {name!r} is declared as {dict(spec)}.",
-                'Declare {"dtype": int32, int64 or float32, "rank": n, "shape": if n > 1}.',
+                'Declare {"dtype": int32, int64 or float32, "rank": n, and "shape" if n > 1}.',
             )
         result[name] = dict(spec)
     return result
 
 
 def is_token_feature(spec: Mapping[str, Any]) -> bool:
-    """True for a list of integers."""
+    """Whether a feature is a list of integers."""
     return spec["dtype"] in ("int32", "int64") and spec["rank"] == 1
 
 
 def feature_shape(spec: Mapping[str, Any]) -> list[int | None]:
-    """Shape of a feature; None where records differ."""
+    """The declared shape of a feature; None for an axis that differs between records."""
     return list(spec["shape"]) if "shape" in spec else [None] * spec["rank"]

@@ -1,7 +1,7 @@
-"""The manifest of a task cache: what it says, how it is read, and the form it must have.
+"""The manifest of a task cache: its fields, its validation and its loading.
 
-A manifest holds the SHA-256 of every file of the cache and a checksum of itself. `load_manifest` returns one only after that checksum and
-its form have been checked, so readers need no checks of their own.
+A manifest has the SHA-256 of every file of the cache and a checksum of itself. `load_manifest` returns a manifest
+only after checking that checksum and the form, so readers need no checks of their own.
 """
 
 import dataclasses
@@ -32,14 +32,41 @@ FORMAT = 1
 _SEQIO_VERSION = "0.0.20"
 _MANIFESTS_KEPT = 16
 _SETTLED_NS = 2_000_000_000
-"""A file changed less than this ago may change again and keep its modification time: file systems count that in steps."""
+"""A file modified within this time may change again without a new mtime, because file systems round mtimes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of one shard. tokens: summed first axes by feature; content_tokens: without pad and eos; longest: of one
-    record. rows and blocks: see `count_rows` and `count_blocks`. token_file: dtype, bytes and sha256 of the shard's file of tokens. Caches
-    made before there were any lack these three; so do, of the last, tasks whose tokens are not ids.
+    """The manifest's entry for one shard.
+
+    split: name of the split.
+
+    shard: index of the shard.
+
+    num_shards: shards of the split.
+
+    records: number of records.
+
+    bytes: size of the TFRecord file.
+
+    sha256: SHA-256 of the TFRecord file.
+
+    idx_sha256: SHA-256 of the .idx file.
+
+    lineage_sha256: SHA-256 of the lineage file.
+
+    tokens: feature -> sum of the first axes.
+
+    content_tokens: feature -> tokens that are neither pad nor eos.
+
+    longest: feature -> most content tokens of one record.
+
+    rows: packed rows per block, see `count_rows`.
+
+    blocks: values per block, see `count_blocks`.
+
+    token_file: dtype, bytes and sha256 of the token file. It is empty if the targets are not ids. Caches older than
+    these fields lack rows, blocks and token_file.
     """
 
     split: str
@@ -59,13 +86,19 @@ class ShardEntry:
 
     @property
     def file(self) -> str:
+        """Name of the TFRecord file."""
         return shard_file(self.split, self.shard, self.num_shards)
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A loaded and checked manifest. `data` is the JSON as it stands, shared by all who loaded it: change nothing in it. The properties are
-    what readers ask most. identity: of the file when it was read.
+    """A loaded and validated manifest.
+
+    directory: directory of the cache.
+
+    data: the JSON object. All readers share it, so it must not be modified.
+
+    identity: identity of the file when it was read; None if unknown.
     """
 
     directory: str
@@ -74,41 +107,47 @@ class Manifest:
 
     @property
     def name(self) -> str:
+        """Name of the task."""
         return self.data["name"]
 
     @property
     def modality(self) -> str:
+        """Modality of the documents."""
         return self.data["modality"]
 
     @property
     def features(self) -> Mapping[str, Mapping[str, Any]]:
+        """Feature name -> declaration."""
         return self.data["features"]
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Names of the splits, sorted."""
         return tuple(sorted(self.data["splits"]))
 
     @property
     def seed(self) -> int:
+        """Shuffle seed."""
         return self.data["seed"]
 
     @property
     def vocabulary(self) -> Mapping[str, Any]:
+        """Fingerprint, path and size of the vocabulary."""
         return self.data["vocabulary"]
 
     @property
     def fingerprint(self) -> str:
-        """Of what the cache was made from; empty if its maker gave none."""
+        """Fingerprint of the inputs, configuration and code of the cache; empty if not recorded."""
         return self.data["fingerprint"]
 
     @functools.cached_property
     def content_fingerprint(self) -> str:
-        """Of what the cache holds: its format and the checksums of its shards. Two caches with equal ones give equal batches."""
+        """Fingerprint of the content: format, features and shard checksums. Equal fingerprints give equal batches."""
         shards = {split: [s["sha256"] for s in value["shards"]] for split, value in self.data["splits"].items()}
         return fingerprint.of_json({"format": self.data["format"], "features": self.data["features"], "shards": shards})
 
     def shards(self, split: str) -> list[Mapping[str, Any]]:
-        """The shards of a split, in order. Raises CacheError if there is no such split."""
+        """The shards of a split, in order. Raises CacheError for an unknown split."""
         if split not in self.data["splits"]:
             raise CacheError(f"cache {self.directory} has no split {split!r}.", f"It has {', '.join(self.splits)}.")
         return self.data["splits"][split]["shards"]
@@ -122,20 +161,22 @@ class Manifest:
         return sum(shard["tokens"][feature] for shard in self.shards(split))
 
     def paths(self) -> list[str]:
-        """Every file the cache must consist of, relative to it, the manifest left out."""
+        """Every file of the cache except the manifest, relative to it."""
         both = [f"{kind}.{split}.json" for split in self.splits for kind in ("info", "stats")]
         return sorted([*shard_paths(self.data), *both, *self.data.get("files", {}), COMPLETED])
 
 
 def load_manifest(cache_dir: str) -> Manifest:
-    """The manifest of a cache, known by its checksum to be as it was written; a file that has not changed is parsed only once.
+    """The manifest of a cache, checked against its own checksum. An unchanged file is parsed only once.
 
-    Raises CacheError naming the directory if it is missing, half-written, damaged or of another format.
+    cache_dir: directory of the cache.
+
+    Raises CacheError, naming the directory, if the manifest is missing, damaged or of another format.
     """
     try:
         identity = storage.identity(storage.join(cache_dir, MANIFEST))
     except OSError:
-        return read_manifest(cache_dir)  # which tells what is missing
+        return read_manifest(cache_dir)  # raises an error that names what is missing
     if time.time_ns() - identity.mtime_ns < _SETTLED_NS:
         return _load.__wrapped__(cache_dir, identity)
     return _load(cache_dir, identity)
@@ -145,29 +186,29 @@ def load_manifest(cache_dir: str) -> Manifest:
 def _load(cache_dir: str, identity: storage.Identity) -> Manifest:
     manifest, path = read_manifest(cache_dir), storage.join(cache_dir, MANIFEST)
     if manifest.data.get("checksum") != manifest_checksum(manifest.data):
-        raise CacheError(f"{path} is not as it was written: its own checksum differs.", REMAKE)
+        raise CacheError(f"{path} was modified after it was written: its own checksum differs.", REMAKE)
     if not storage.is_unchanged(path, identity):
         raise CacheError(
-            f"{path} was changed or replaced while it was read.", "Start again when the new cache is written."
+            f"{path} was changed or replaced while it was read.", "Restart when the new cache is complete."
         )
     return dataclasses.replace(manifest, identity=identity)
 
 
 def read_manifest(cache_dir: str) -> Manifest:
-    """As `load_manifest`, but checks the form alone: for those who look for what is wrong with a cache."""
+    """Like `load_manifest`, but checks only the form, to inspect a damaged cache."""
     path = storage.join(cache_dir, MANIFEST)
     if not storage.is_directory(cache_dir):
         raise CacheError(
             f"there is no task cache at {cache_dir}.",
-            "Make it with castor data tokenize; castor tasks list DIR shows what there is.",
+            "Make it with castor data tokenize; castor tasks list DIR shows the existing caches.",
         )
     if not storage.exists(path):
         names = storage.list_files(cache_dir)
         half = any(is_own_file(name) for name in names) or looks_like_cache(names)
-        what = "is half-written: it has no manifest.json" if half else "holds no task cache: it has no manifest.json"
+        what = "is half-written: it has no manifest.json" if half else "is not a task cache: it has no manifest.json"
         raise CacheError(
             f"{cache_dir} {what}.",
-            "Run castor data tokenize (again); castor tasks list DIR shows the caches there are.",
+            "Run castor data tokenize; castor tasks list DIR shows the existing caches.",
         )
     try:
         data = storage.read_json(path)
@@ -179,19 +220,19 @@ def read_manifest(cache_dir: str) -> Manifest:
             "Tokenize a corpus into a cache with castor data tokenize.",
         )
     if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] != FORMAT:
-        raise CacheError(f"{path} is of format {data['format']}; this Castor reads {FORMAT}.", REMAKE)
+        raise CacheError(f"{path} has format {data['format']}; this version of Castor reads {FORMAT}.", REMAKE)
     if problem := _malformed(data):
         raise CacheError(f"{path} is malformed: {problem}.", REMAKE)
     return Manifest(cache_dir, data)
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """Of all a manifest says but this, so that it too is known to be as it was written."""
+    """The checksum of a manifest: SHA-256 (32 hex digits) over all other fields."""
     return fingerprint.of_json({key: value for key, value in manifest.items() if key != "checksum"})
 
 
 def seqio_info(manifest: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """What SeqIO reads of a cached split: number of shards, and shape and dtype of each feature."""
+    """The content of SeqIO's info file of a split: number of shards, and shape and dtype of each feature."""
     features = {
         name: {"shape": feature_shape(spec), "dtype": spec["dtype"]} for name, spec in manifest["features"].items()
     }
@@ -203,7 +244,10 @@ def seqio_info(manifest: Mapping[str, Any], split: str) -> dict[str, Any]:
 
 
 def seqio_stats(shards: Sequence[Mapping[str, Any]], features: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """SeqIO's statistics of a split: examples, and for each token feature the tokens that are neither pad nor eos, in all and at most."""
+    """SeqIO's statistics of a split: examples, and per token feature the sum and the maximum of content tokens.
+
+    Content tokens are neither pad nor eos.
+    """
     result = {"examples": sum(shard["records"] for shard in shards)}
     for name, spec in sorted(features.items()):
         if is_token_feature(spec):
@@ -213,9 +257,11 @@ def seqio_stats(shards: Sequence[Mapping[str, Any]], features: Mapping[str, Mapp
 
 
 def _malformed(data: Any) -> str:
-    """What is wrong with the form of a manifest, or nothing. After this every access of `Manifest` and `CacheReader` is sound."""
+    """The first error in the form of a manifest, or "". Afterwards every access of `Manifest` and `CacheReader` is
+    valid.
+    """
     if not isinstance(data, dict) or data.get("kind") != "cache" or data.get("format") != FORMAT:
-        return "it is no manifest of a cache"
+        return "it is not the manifest of a cache"
     kinds = {
         "name": str,
         "modality": str,
@@ -228,11 +274,11 @@ def _malformed(data: Any) -> str:
     }
     for key, kind in kinds.items():
         if not isinstance(data.get(key), kind):
-            return f"{key!r} is missing or no {kind.__name__}"
+            return f"{key!r} is missing or not a {kind.__name__}"
     if not isinstance(data.get("files", {}), dict) or any(
         n.startswith(("/", ".")) or "/.." in n for n in data.get("files", {})
     ):
-        return "'files' is no table of files"
+        return "'files' is not a table of files"
     try:
         features = checked_features(data["features"])
     except (CacheError, KeyError, TypeError, AttributeError) as error:
@@ -249,16 +295,16 @@ def _malformed(data: Any) -> str:
                 return f"shard {shard['file']} {problem}"
             counts += itertools.chain.from_iterable(shard.get(table, {}).values() for table in ("rows", "blocks"))
         if not _all_counts(itertools.chain.from_iterable(counts)):
-            return f"split {split!r} has rows or blocks that are no counts"
+            return f"split {split!r} has invalid counts in rows or blocks"
         if value.get("records") != sum(shard["records"] for shard in shards):
-            return f"split {split!r} says {value.get('records')} records; its shards do not add up to that"
+            return f"split {split!r} has {value.get('records')} records, but its shards have another total"
     return ""
 
 
-def _malformed_shard(shard: Mapping[str, Any], features: Mapping[str, Any], blocks_are_ours: bool) -> str:
+def _malformed_shard(shard: Mapping[str, Any], features: Mapping[str, Any], same_packing: bool) -> str:
     for key in ("records", "bytes"):
         if type(shard.get(key)) is not int or not 0 <= shard[key] < 1 << 63:
-            return "has no sound counts"
+            return "has invalid counts"
     for key in ("sha256", "idx_sha256", "lineage_sha256"):
         if type(shard.get(key)) is not str:
             return "lacks a checksum"
@@ -268,21 +314,21 @@ def _malformed_shard(shard: Mapping[str, Any], features: Mapping[str, Any], bloc
             return f"lacks {key}"
     if tokens := shard.get("token_file", {}):
         if type(tokens) is not dict or tokens.get("dtype") not in TOKEN_DTYPES or type(tokens.get("sha256")) is not str:
-            return "has a token_file that is none"
+            return "has an invalid token_file"
         if type(tokens.get("bytes")) is not int or "targets" not in features:
-            return "has a token_file that is none"
+            return "has an invalid token_file"
     num_blocks = packing.num_blocks(shard["records"])
     for key in ("rows", "blocks"):
         table = shard.get(key, {})
         if type(table) is not dict or (key == "blocks" and table and table.keys() != features.keys()):
-            return f"has {key} that are no table"
+            return f"has {key} that are not a table"
         for counts in table.values():
-            if type(counts) is not list or (blocks_are_ours and len(counts) != num_blocks):
-                return f"has {key} that are not of {num_blocks} blocks"
+            if type(counts) is not list or (same_packing and len(counts) != num_blocks):
+                return f"has {key} that do not cover {num_blocks} blocks"
     return ""
 
 
 def _all_counts(values: Iterable[Any]) -> bool:
-    """True if all are integers from 0 that fit in 63 bits."""
+    """Whether all values are integers from 0 to 2**63 - 1."""
     values = list(values)
     return {*map(type, values)} <= {int} and min(values, default=0) >= 0 and max(values, default=0) < 1 << 63

@@ -1,6 +1,7 @@
-"""The token file of a shard: the ids of `targets` in their smallest dtype, with a checksum for each piece of a document.
+"""The token file of a shard: the ids of `targets` in the smallest dtype that holds them, with checksums.
 
-Ids of [7, 300] as uint16 are stored as CRC-32C (4 bytes), 07 00, 2c 01. A document of 5,000 ids has two checksums, then its 5,000 ids.
+Example: ids [7, 300] as uint16 are stored as a CRC-32C (4 bytes), then 07 00 2c 01. A document of 5000 ids has two
+CRC-32C, one per 4096 ids, then its 5000 ids.
 """
 
 import numpy as np
@@ -9,16 +10,21 @@ from castor.tasks.cache import records
 
 TOKEN_DTYPES = ("uint16", "uint32")
 TOKENS_PER_CRC, CRC_BYTES = 4096, 4
-"""A piece of a long document is checked without reading all of it."""
+"""Ids per CRC and bytes per CRC: a piece of a long document is checked without reading the whole document."""
 
 
 def token_dtype(largest: int) -> str | None:
-    """The dtype of a file of tokens up to this one; None if there can be none."""
+    """The smallest dtype for ids up to `largest`; None if no dtype of TOKEN_DTYPES holds them."""
     return next((name for name in TOKEN_DTYPES if largest <= np.iinfo(name).max), None)
 
 
 def encode_tokens(ids: np.ndarray, dtype: str) -> bytes:
-    """A record in the file of tokens: the CRC-32C of every TOKENS_PER_CRC of its ids, then the ids, all little-endian."""
+    """One record of the token file: the CRC-32C of every TOKENS_PER_CRC ids, then the ids, all little-endian.
+
+    ids: integers [n].
+
+    dtype: one of TOKEN_DTYPES.
+    """
     data = ids.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
     part = TOKENS_PER_CRC * np.dtype(dtype).itemsize
     return b"".join(
@@ -27,6 +33,11 @@ def encode_tokens(ids: np.ndarray, dtype: str) -> bytes:
 
 
 def encoded_tokens_bytes(lengths: np.ndarray, dtype: str) -> np.ndarray:
-    """int64 [n]: bytes of records of so many ids in the file of tokens."""
+    """The bytes that records occupy in the token file, int64 [n].
+
+    lengths: integers [n], ids of each record.
+
+    dtype: one of TOKEN_DTYPES.
+    """
     lengths = np.asarray(lengths, dtype=np.int64)
     return lengths * np.dtype(dtype).itemsize + -(-lengths // TOKENS_PER_CRC) * CRC_BYTES

@@ -1,7 +1,8 @@
-"""Is a task cache exactly what was written? Names every file that is not, and why.
+"""Verifies a task cache: lists every file that differs from what was written, and how.
 
-The quick check looks at names and sizes. The deep check, the default, reads every byte: checksums of all files, the CRC of every record,
-and that sidecar, lineage, order, token counts and vocabulary range say what the records say. It never stops at the first problem.
+The quick check compares names and sizes. The deep check, the default, reads every byte. It compares the checksums of
+all files and the CRC of every record. It also compares .idx file, lineage, order, token counts and vocabulary range
+with the records. Verification reports all problems, not only the first.
 """
 
 import dataclasses
@@ -26,8 +27,14 @@ _MAX_PER_FILE = 5
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing wrong with one file. kind: missing, stale, cut, checksum, record, sidecar, tokens, lineage, order, vocabulary, stats,
-    manifest."""
+    """One problem of one file.
+
+    file: path relative to the cache.
+
+    kind: missing, stale, cut, checksum, record, sidecar, tokens, lineage, order, vocabulary, stats or manifest.
+
+    message: description for the user.
+    """
 
     file: str
     kind: str
@@ -38,7 +45,12 @@ class Problem:
 
 
 def verify(directory: str, deep: bool = True) -> list[Problem]:
-    """All problems of a cache, sorted by file; empty if it is sound. directory: of one cache. deep: read every byte."""
+    """All problems of a cache, sorted by file; empty for an intact cache.
+
+    directory: directory of the cache.
+
+    deep: whether to read every byte.
+    """
     try:
         manifest = read_manifest(directory)
     except CacheError as error:
@@ -57,19 +69,19 @@ def _by_file(problem: Problem):
 
 
 def _limited(problems: Iterator[Problem]) -> Iterator[Problem]:
-    seen: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
     for problem in problems:
-        count = seen[problem.file, problem.kind] = seen.get((problem.file, problem.kind), 0) + 1
+        count = counts[problem.file, problem.kind] = counts.get((problem.file, problem.kind), 0) + 1
         if count <= _MAX_PER_FILE:
             yield problem
-    for (file, kind), count in seen.items():
+    for (file, kind), count in counts.items():
         if count > _MAX_PER_FILE:
             yield Problem(file, kind, f"~ and {count - _MAX_PER_FILE} more of this kind")
 
 
 def _manifest(manifest: Manifest) -> Iterator[Problem]:
     if manifest.data.get("checksum") != manifest_checksum(manifest.data):
-        yield Problem(layout.MANIFEST, "checksum", "it is not as it was written: its own checksum differs")
+        yield Problem(layout.MANIFEST, "checksum", "the manifest's own checksum differs: it was changed after writing")
     for split in manifest.splits:
         for name, expected in (
             (f"info.{split}.json", seqio_info(manifest.data, split)),
@@ -79,7 +91,7 @@ def _manifest(manifest: Manifest) -> Iterator[Problem]:
             if storage.exists(path):
                 text = json.dumps(expected, sort_keys=True, indent=2) + "\n"
                 if storage.read_bytes(path) != text.encode():
-                    yield Problem(name, "stats", "it does not say what the manifest says")
+                    yield Problem(name, "stats", "its content differs from the manifest")
     completed = storage.join(manifest.directory, layout.COMPLETED)
     if storage.exists(completed) and storage.size(completed):
         yield Problem(layout.COMPLETED, "checksum", "it should be empty")
@@ -89,30 +101,30 @@ def _presence(manifest: Manifest) -> Iterator[Problem]:
     expected = set(manifest.paths())
     present = set(layout.list_paths(manifest.directory))
     for name in sorted(expected - present):
-        yield Problem(name, "missing", "the manifest lists it; make the cache again with castor data tokenize")
+        yield Problem(name, "missing", "the manifest lists it; remake the cache with castor data tokenize")
     for name in sorted(present - expected - {layout.MANIFEST}):
         yield Problem(name, "stale", "the manifest does not list it; remove it")
     for name in storage.list_files(manifest.directory):
         if name.startswith(layout.STAGING_PREFIX):
-            yield Problem(name, "stale", "a killed run left it (or one is writing now); the next run removes it")
+            yield Problem(name, "stale", "left by a killed run, or in use by a running job; the next run removes it")
 
 
 def _shard(manifest: Manifest, split: str, number: int, shard: Mapping[str, Any], deep: bool) -> Iterator[Problem]:
     directory, name = manifest.directory, shard["file"]
     path, index_name = storage.join(directory, name), name + ".idx"
     lineage_name = layout.lineage_file(split, number, len(manifest.shards(split)))
-    sound = storage.exists(path)
-    if sound and storage.size(path) != shard["bytes"]:
+    exists = storage.exists(path)
+    if exists and storage.size(path) != shard["bytes"]:
         yield Problem(
             name,
             "cut" if storage.size(path) < shard["bytes"] else "checksum",
-            f"{storage.size(path)} bytes; the manifest says {shard['bytes']}",
+            f"{storage.size(path)} bytes; the manifest has {shard['bytes']}",
         )
     tokens = shard.get("token_file") or {}
     tokens_path = storage.join(directory, name + ".tokens")
     if tokens and storage.exists(tokens_path) and storage.size(tokens_path) != tokens["bytes"]:
         kind = "cut" if storage.size(tokens_path) < tokens["bytes"] else "checksum"
-        yield Problem(name + ".tokens", kind, f"{storage.size(tokens_path)} bytes; the manifest says {tokens['bytes']}")
+        yield Problem(name + ".tokens", kind, f"{storage.size(tokens_path)} bytes; the manifest has {tokens['bytes']}")
     index = lineage = None
     if storage.exists(storage.join(directory, index_name)):
         try:
@@ -121,7 +133,7 @@ def _shard(manifest: Manifest, split: str, number: int, shard: Mapping[str, Any]
             yield Problem(index_name, "sidecar", str(error))
     if not deep:
         return
-    if sound:
+    if exists:
         yield from _checksum(directory, name, shard["sha256"])
     if storage.exists(storage.join(directory, index_name)):
         damaged = list(_checksum(directory, index_name, shard["idx_sha256"]))
@@ -138,7 +150,7 @@ def _shard(manifest: Manifest, split: str, number: int, shard: Mapping[str, Any]
         yield from _order(manifest, split, number, lineage_name, lineage["id"].to_pylist())
     if tokens:
         yield from _checksum(directory, name + ".tokens", tokens["sha256"])
-    if sound:
+    if exists:
         stored = storage.map_bytes(tokens_path) if tokens and storage.exists(tokens_path) else None
         yield from _records(manifest, shard, storage.map_bytes(path), index, stored)
 
@@ -146,27 +158,27 @@ def _shard(manifest: Manifest, split: str, number: int, shard: Mapping[str, Any]
 def _checksum(directory: str, name: str, expected: str) -> Iterator[Problem]:
     path = storage.join(directory, name)
     if storage.exists(path) and storage.sha256(path) != expected:
-        yield Problem(name, "checksum", "its SHA-256 is not the manifest's: the file was changed or damaged")
+        yield Problem(name, "checksum", "its SHA-256 differs from the manifest: the file was changed or damaged")
 
 
 def _order(manifest: Manifest, split: str, number: int, name: str, ids: list[str]) -> Iterator[Problem]:
-    """Ids must be in the order, and in the shard, that the seed gives them."""
+    """Checks that ids are in the shard, and in the order, that the seed gives them."""
     shards, previous = len(manifest.shards(split)), None
     for row, document in enumerate(ids):
         try:
-            place = hashing.record_hash(manifest.seed, document)
+            key = hashing.record_hash(manifest.seed, document)
         except (ValueError, TypeError):
-            yield Problem(name, "lineage", f"row {row}: {document!r} is no document id")
+            yield Problem(name, "lineage", f"row {row}: {document!r} is not a document id")
             continue
-        if hashing.shard_of(place, shards) != number:
+        if hashing.shard_of(key, shards) != number:
             yield Problem(name, "order", f"row {row}: document {document} belongs to another shard")
-        if previous is not None and (place, document) <= previous:
-            yield Problem(name, "order", f"row {row}: document {document} stands out of order or twice")
-        previous = (place, document)
+        if previous is not None and (key, document) <= previous:
+            yield Problem(name, "order", f"row {row}: document {document} is out of order or repeated")
+        previous = (key, document)
 
 
 def _block_counts(manifest: Manifest, shard: Mapping[str, Any], index: np.ndarray) -> Iterator[Problem]:
-    """What the manifest says of a shard's blocks must be what its sidecar gives, where it was counted as it would be now."""
+    """Compares the block counts in the manifest with the .idx file, if they were counted with this packing version."""
     if manifest.data.get("packing") != PACKING:
         return
     for table, expected in (
@@ -175,7 +187,7 @@ def _block_counts(manifest: Manifest, shard: Mapping[str, Any], index: np.ndarra
     ):
         for key, found in sorted(shard.get(table, {}).items()):
             if found != expected.get(key):
-                yield Problem(shard["file"], "stats", f"{table} of {key} are not what the sidecar gives")
+                yield Problem(shard["file"], "stats", f"{table} of {key} differ from the .idx file")
 
 
 def _records(
@@ -185,8 +197,8 @@ def _records(
     index: np.ndarray | None,
     stored: np.ndarray | None,
 ) -> Iterator[Problem]:
-    """What the records say must be what sidecar, file of tokens and manifest say of them. stored: bytes of the file of tokens."""
-    name, place = shard["file"], 0
+    """Compares the records with .idx file, token file and manifest. stored: bytes of the token file."""
+    name, position = shard["file"], 0
     size = int(manifest.vocabulary.get("size", 0) or 0)
     tokens = dict.fromkeys(manifest.features, 0)
     count, reader = 0, records.iterate_records(data, name)
@@ -209,9 +221,9 @@ def _records(
             )
         if stored is not None:
             expected = encode_tokens(arrays.get("targets", np.zeros(0, np.int64)), shard["token_file"]["dtype"])
-            if stored[place : place + len(expected)].tobytes() != expected:
-                yield Problem(name + ".tokens", "tokens", f"record {count} has other tokens there, or a wrong checksum")
-            place += len(expected)
+            if stored[position : position + len(expected)].tobytes() != expected:
+                yield Problem(name + ".tokens", "tokens", f"record {count} has other tokens or a wrong checksum")
+            position += len(expected)
         for feature, spec in manifest.features.items():
             array = arrays.get(feature, np.zeros(0, np.int64))
             width = int(np.prod([w for w in feature_shape(spec)[1:]])) if spec["rank"] > 1 else 1
@@ -234,11 +246,11 @@ def _records(
                 yield Problem(
                     name,
                     "vocabulary",
-                    f"record {count}: tokens from {array.min()} to {array.max()}; the vocabulary ends at {size - 1}",
+                    f"record {count}: tokens from {array.min()} to {array.max()}; the largest id is {size - 1}",
                 )
         count += 1
     if count != shard["records"]:
-        yield Problem(name, "record", f"{count} records; the manifest says {shard['records']}")
+        yield Problem(name, "record", f"{count} records; the manifest has {shard['records']}")
     for feature, total in tokens.items():
         if total != shard["tokens"][feature]:
-            yield Problem(name, "stats", f"{total} of {feature} in all; the manifest says {shard['tokens'][feature]}")
+            yield Problem(name, "stats", f"{total} of {feature} in total; the manifest has {shard['tokens'][feature]}")

@@ -1,5 +1,7 @@
-"""Writing a task cache in one stroke: `begin`, `write_shard` for each shard (from any number of processes), `fill_shards`,
-`build_manifest` and `commit`. Until `commit` all lies in a staging directory that no reader looks into.
+"""Writes a task cache atomically: `begin`, `write_shard` for each shard in any number of processes, `fill_shards`,
+`build_manifest`, `commit`.
+
+Until `commit`, all files are in a staging directory that readers ignore.
 """
 
 import io
@@ -23,7 +25,7 @@ _AGAIN = "Run the job again."
 
 
 def begin(output_dir: str) -> str:
-    """Makes a fresh staging directory inside `output_dir` and removes what killed runs left there. Returns its path."""
+    """Creates a new staging directory in `output_dir`, removes those of killed runs, and returns its path."""
     storage.makedirs(output_dir)
     for name in storage.list_files(output_dir):
         if name.startswith(layout.STAGING_PREFIX):
@@ -43,11 +45,25 @@ def write_shard(
     *,
     seed: int,
 ) -> ShardEntry:
-    """Writes one shard with its sidecar and lineage under their final names in `staging_dir`; writing it again replaces it by the same
-    bytes.
+    """Writes one shard with its .idx, token and lineage files under their final names in `staging_dir`.
 
-    records_: in any order; sorted here by (record_hash(seed, id), id). features: name -> {"dtype", "rank"[, "shape"]}, see TARGETS.
-    Raises CacheError for a record of another shard, an id met twice, or a feature that is missing or of another kind than declared.
+    Writing a shard again replaces its files by the same bytes.
+
+    staging_dir: staging directory from `begin`.
+
+    split: name of the split.
+
+    shard: index of the shard.
+
+    num_shards: shards of the split.
+
+    records_: records of the shard in any order; they are sorted here by (record_hash(seed, id), id).
+
+    features: name -> {"dtype", "rank"[, "shape"]}, see features.py.
+
+    seed: shuffle seed of the cache.
+
+    Raises CacheError for a record of another shard, a repeated id, and a feature that differs from its declaration.
     """
     layout.check_names([split])
     features = checked_features(features)
@@ -61,15 +77,16 @@ def write_shard(
     previous = None
     tokens = _TokenWriter(storage.join(staging_dir, name + ".tokens"), [record for _, _, record in order], features)
     with storage.HashingWriter(storage.join(staging_dir, name)) as file, tokens:
-        for row, (place, document_id, record) in enumerate(order):
+        for row, (key, document_id, record) in enumerate(order):
             if document_id == previous:
                 raise CacheError(
-                    f"document {document_id} ({record.source}) comes twice in split {split}.",
+                    f"document {document_id} ({record.source}) appears twice in split {split}.",
                     "Deduplicate the corpus by id first.",
                 )
-            if hashing.shard_of(place, num_shards) != shard:
+            if hashing.shard_of(key, num_shards) != shard:
                 raise CacheError(
-                    f"document {document_id} ({record.source}) does not belong to shard {shard} of {num_shards} under seed {seed}."
+                    f"document {document_id} ({record.source}) does not belong to shard {shard} of {num_shards} "
+                    f"under seed {seed}."
                 )
             previous = document_id
             arrays = _checked_arrays(record, features)
@@ -111,7 +128,7 @@ def write_shard(
 
 
 class _TokenWriter:
-    """Writes a shard's file of tokens, if the task has ids for tokens."""
+    """Writes the token file of a shard, if its targets are ids of TOKEN_DTYPES."""
 
     def __init__(self, path: str, records_: Sequence[Record], features: Mapping[str, Mapping[str, Any]]):
         self._file, self._dtype = None, None
@@ -137,7 +154,7 @@ class _TokenWriter:
             self._file.__exit__(*error)
 
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of the file; nothing if there is none."""
+        """The manifest entry of the token file; empty if there is none."""
         if not self._file:
             return {}
         return {"dtype": self._dtype, "bytes": self._file.bytes_written, "sha256": self._file.hexdigest()}
@@ -151,7 +168,18 @@ def fill_shards(
     *,
     seed: int,
 ) -> list[ShardEntry]:
-    """Writes the empty shards that no record fell into, so that each split has `splits[split]` of them. Returns all entries, in order."""
+    """Writes empty shards where no record fell, and returns all entries in order.
+
+    staging_dir: staging directory from `begin`.
+
+    entries: entries of the written shards.
+
+    splits: split -> number of shards.
+
+    features: name -> declaration, see features.py.
+
+    seed: shuffle seed of the cache.
+    """
     entries = {(e.split, e.shard): e for e in entries}
     for split, num_shards in splits.items():
         for shard in range(num_shards):
@@ -174,14 +202,39 @@ def build_manifest(
     code_fingerprint: str = "",
     inputs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a cache from its shards. Raises CacheError if a split lacks a shard (see `fill_shards`) or for a bad name."""
+    """The manifest of a cache, without its checksum and extra files, which `commit` adds.
+
+    name: name of the task.
+
+    modality: modality of the documents.
+
+    entries: entries of all shards.
+
+    features: name -> declaration, see features.py.
+
+    seed: shuffle seed of the cache.
+
+    vocabulary: fingerprint, path and size of the vocabulary.
+
+    funnel: counts of documents by stage of the job.
+
+    config: configuration of the job.
+
+    fingerprint: fingerprint of inputs, configuration and code.
+
+    code_fingerprint: fingerprint of the code alone.
+
+    inputs: inputs of the job.
+
+    Raises CacheError if a split lacks a shard (see `fill_shards`) and for an invalid name.
+    """
     splits: dict[str, dict[str, Any]] = {}
     counts: dict[str, int] = {}
     for entry in sorted(entries, key=_by_split_and_shard):
         split = splits.setdefault(entry.split, {"shards": [], "records": 0})
         if entry.shard != len(split["shards"]) or entry.shard >= entry.num_shards:
             raise CacheError(
-                f"cache {name!r}: split {entry.split} lacks shard {len(split['shards'])} of {entry.num_shards}."
+                f"cache {name!r}: split {entry.split} lacks shard {len(split['shards'])} of {entry.num_shards} shards."
             )
         counts[entry.split] = entry.num_shards
         split["records"] += entry.records
@@ -224,11 +277,21 @@ def build_manifest(
 
 
 def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> None:
-    """Makes the staged shards the cache at `output_dir`, replacing what was there.
+    """Publishes the staged shards as the cache at `output_dir` and replaces an older cache there.
 
-    The old cache is invalidated first (manifest, COMPLETED, info), then files move in, stale ones go, the old cache's plans with them, and
-    the manifest comes last: killed at any point, the directory is either a whole cache or, to Castor and to SeqIO, none. Other files in
-    the staging directory (a data card) move in too and are listed in the manifest under "files" with their SHA-256.
+    The order makes the commit atomic. First the old cache is invalidated (manifest, COMPLETED, info files) and its
+    plans are removed. Then the staged files move in and stale files are removed. The manifest is written last. A
+    process killed at any point leaves either a complete cache, or a directory that neither Castor nor SeqIO accepts
+    as one.
+
+    staging_dir: staging directory from `begin`. Files other than shards (a data card) are published too, and the
+    manifest lists them under "files" with their SHA-256.
+
+    output_dir: directory of the cache.
+
+    manifest: manifest from `build_manifest`.
+
+    Raises CacheError if a staged shard is missing or has another size than in the manifest.
     """
     manifest = dict(manifest)
     shard_files = set(layout.shard_paths(manifest))
@@ -238,7 +301,7 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             if storage.size(storage.join(staging_dir, shard["file"])) != shard["bytes"]:
-                raise CacheError(f"staged shard {shard['file']} is not {shard['bytes']} bytes long.", _AGAIN)
+                raise CacheError(f"staged shard {shard['file']} does not have {shard['bytes']} bytes.", _AGAIN)
     manifest["files"] = {name: storage.sha256(storage.join(staging_dir, name)) for name in sorted(staged - shard_files)}
     manifest["checksum"] = manifest_checksum(manifest)
 
@@ -261,7 +324,9 @@ def commit(staging_dir: str, output_dir: str, manifest: Mapping[str, Any]) -> No
 
 
 def invalidate(output_dir: str) -> None:
-    """Takes from a directory what makes it a cache to any reader: manifest first, then COMPLETED, info files and listed extra files."""
+    """Removes the files that make a directory a cache: manifest first, then COMPLETED, info files and listed extra
+    files.
+    """
     extra: list[str] = []
     try:
         extra = list(read_manifest(output_dir).data.get("files", {}))
@@ -288,7 +353,8 @@ def _by_split_and_shard(entry: ShardEntry):
 def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     if set(record.features) != set(features):
         raise CacheError(
-            f"document {record.id} ({record.source}) has features {sorted(record.features)}; the task has {sorted(features)}."
+            f"document {record.id} ({record.source}) has features {sorted(record.features)}; "
+            f"the task declares {sorted(features)}."
         )
     arrays = {}
     for name, spec in features.items():
@@ -304,7 +370,8 @@ def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -
             or any(w is not None and w != g for w, g in zip(widths, array.shape[1:]))
         ):
             raise CacheError(
-                f"document {record.id} ({record.source}): feature {name!r} is {array.dtype}{list(array.shape)}, declared as {spec}."
+                f"document {record.id} ({record.source}): feature {name!r} is {array.dtype}{list(array.shape)}; "
+                f"the task declares {spec}."
             )
         if (
             integer
@@ -312,7 +379,7 @@ def _checked_arrays(record: Record, features: Mapping[str, Mapping[str, Any]]) -
             and not np.iinfo(dtype).min <= int(array.min()) <= int(array.max()) <= np.iinfo(dtype).max
         ):
             raise CacheError(
-                f"document {record.id} ({record.source}): feature {name!r} holds values that are no {dtype}."
+                f"document {record.id} ({record.source}): feature {name!r} has values outside the range of {dtype}."
             )
         arrays[name] = array.astype(dtype)
     return arrays

@@ -1,1 +1,1 @@
-"""Castor's caches and batches in other frameworks: SeqIO, T5X, Grain, PyTorch, Hugging Face tokenizers; export and preview."""
+"""Caches and batches for SeqIO, T5X, Grain, PyTorch and Hugging Face tokenizers; export and preview of caches."""

@@ -1,7 +1,8 @@
-"""Batches by index, for loaders of other libraries that copy their source into worker processes.
+"""Batches by index, for the loaders of other libraries, which copy their source into worker processes.
 
-What travels to a worker is the constructor's arguments, never an open map or a thread: the batches are opened where they are asked for.
-tasks/integrations/grain.py and tasks/integrations/torch.py give this source their library's face; it needs neither.
+Only the constructor's arguments are sent to a worker, never an open map or a thread; each process opens its own
+batches. tasks/integrations/grain.py and tasks/integrations/torch.py adapt this source to their libraries. This file
+imports neither.
 """
 
 import operator
@@ -18,18 +19,22 @@ from castor.tasks.errors import ConfigurationError
 
 
 class BatchSource:
-    """Element i is the batch of step steps[i].
+    """A sequence whose element i is the batch of step steps[i].
 
-    mixture: as for Batches. steps: a range, or a number N for steps 0 to N - 1. options: the other arguments of Batches (batch_size,
-    lengths, seed, split, shard, num_shards, ...). A name bound in gin is looked up here, once, for worker processes have no gin
-    configuration. Raises what Batches raises, at once.
+    mixture: as for Batches. A name bound in gin is resolved here, because worker processes have no gin configuration.
+
+    steps: a range of steps, or N for steps 0 to N - 1.
+
+    options: the other arguments of Batches (batch_size, lengths, seed, split, shard, num_shards, ...).
+
+    Raises what Batches raises, and ConfigurationError for invalid steps.
     """
 
     def __init__(self, mixture: Mixture | str | Mapping[str, float], steps: range | int, **options: Any):
         if is_integer(steps):
             steps = range(steps)
         if not isinstance(steps, range) or (steps and min(steps[0], steps[-1]) < 0):
-            raise ConfigurationError(f"steps is a range of steps from 0, or their number, not {steps!r}.")
+            raise ConfigurationError(f"steps must be a range of steps from 0 on, or their number, not {steps!r}.")
         self.steps = steps
         self._arguments = {"mixture": resolve_mixture(mixture), **options}
         self._opened: tuple[int, Batches] | None = None
@@ -37,7 +42,7 @@ class BatchSource:
 
     @property
     def batches(self) -> Batches:
-        """The batches, opened in this process: a forked worker opens its own too, for threads do not survive a fork."""
+        """The batches, opened in this process. A forked worker opens its own, because threads do not survive a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), Batches(**self._arguments)
         return self._opened[1]
@@ -46,11 +51,11 @@ class BatchSource:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """The batch of step steps[index]: arrays as Batches.batch gives them. Raises IndexError outside the steps."""
+        """The batch of step steps[index]; see Batches.batch. Raises IndexError outside the steps."""
         return self.batches.batch(self.steps[operator.index(index)])
 
     def __repr__(self) -> str:
-        """All that the values of the global batches depend on and nothing else: the same in every process and for every shard."""
+        """A name of the global batches' content, equal in every process and for every shard."""
         return self._repr
 
     def __getstate__(self) -> dict[str, Any]:

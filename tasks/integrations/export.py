@@ -1,13 +1,14 @@
-"""A task cache as files that other trainers and tools read: one file a shard, in the cache's order, and a manifest written last.
+"""Exports a task cache to files for other trainers and tools: one file per shard, in cache order, and a manifest.
 
-    {split}-SSSSS-of-NNNNN.arrayrecord   a record's tf.train.Example bytes as the cache stores them; group_size:1, so reads are random
-    {split}-SSSSS-of-NNNNN.parquet       columns id, source and one a feature: list<int32|int64|float32>; a feature of higher rank is
-                                         list<fixed_size_list<...>>, so its shape is in the schema; zstd, bounded row groups
-    manifest.json                        kind "export", format, the cache's content fingerprint, counts and SHA-256 of each file
+    {split}-SSSSS-of-NNNNN.arrayrecord   the tf.train.Example bytes of each record; group_size:1 for random reads
+    {split}-SSSSS-of-NNNNN.parquet       columns id, source and one per feature: list<int32|int64|float32>. A feature of
+                                         higher rank is list<fixed_size_list<...>>, so the schema has its shape.
+                                         Compressed with zstd, in bounded row groups
+    manifest.json                        kind "export", format, content fingerprint, counts and SHA-256 per file
 
-Bytes depend on the cache and on the version of the library that writes the format, on nothing else. A file is finished in STAGING, which
-readers' globs do not enter, and moves out when all are: until then nothing can be seen. A run that was stopped goes on where it was;
-a file that is there already is kept if its SHA-256 is right. Memory does not grow with the cache.
+The bytes depend only on the cache and on the version of the library that writes the format. Files are completed in
+STAGING, which the globs of readers do not match, and are published together. A stopped run resumes: an existing file
+is kept if its SHA-256 is right. Memory does not grow with the cache.
 """
 
 import dataclasses
@@ -31,20 +32,29 @@ VERSION = 1
 MANIFEST = "manifest.json"
 STAGING = ".export"
 ROW_GROUP_BYTES, ROW_GROUP_RECORDS = 32 << 20, 1 << 16
-"""A row group ends with the record that takes its values to so many bytes, before compression, or that is its last by number."""
+"""A row group ends with the record that reaches this number of uncompressed bytes or this number of records."""
 
 _PLAN = "plan.json"
 _MADE_FROM = {"cache_sha256": "sha256", "cache_lineage_sha256": "lineage_sha256"}
 _ARRAYRECORD_OPTIONS = "group_size:1,zstd:3"
 _ZSTD_LEVEL = 3
-_SHARDS_PER_READER = 16  # a reader keeps every shard it has read mapped
-_RECORDS_PER_NEWS = 1024  # how often progress is told
-_AGAIN = "Run the same command again: files that are finished are kept."
+_SHARDS_PER_READER = 16  # a reader keeps every shard that it has read mapped
+_RECORDS_PER_PROGRESS = 1024  # records between calls of `advance`
+_AGAIN = "Run the same command again: finished files are kept."
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A finished export. written, kept: numbers of files of the splits asked for that this run wrote, or found right."""
+    """A finished export.
+
+    directory: directory of the files.
+
+    manifest: content of its manifest.json.
+
+    written: number of files that this run wrote.
+
+    kept: number of files of the requested splits that an earlier run had written.
+    """
 
     directory: str
     manifest: Mapping[str, Any]
@@ -59,18 +69,27 @@ def export(
     splits: Sequence[str] = (),
     advance: Callable[[int], None] = lambda records: None,
 ) -> Export:
-    """Writes splits of a cache to `output` and returns when its manifest stands.
+    """Exports splits of a cache and returns once the manifest is written.
 
-    to: one of FORMATS. splits: all of the cache's if empty; splits that an earlier export put there stay. advance: called with numbers of
-    records that are done, as they are done. Raises CacheError for a damaged cache, one replaced under the run, or a full disk, and
-    ConfigurationError for an unknown format or split, a library that is not installed, or an `output` that holds anything else
-    than an export of this cache in this format.
+    cache_dir: directory of the cache.
+
+    output: directory of the export.
+
+    to: one of FORMATS.
+
+    splits: splits to export; empty for all. Splits of earlier exports stay.
+
+    advance: called with the number of further finished records.
+
+    Raises CacheError for a damaged cache, a cache that is replaced during the export, and a full disk. Raises
+    ConfigurationError for an unknown format or split, a missing library, and an `output` with other content than an
+    export of this cache in this format.
     """
     cache_dir, output = os.fspath(cache_dir), os.fspath(output)
     if to not in FORMATS:
         close = difflib.get_close_matches(str(to), FORMATS, n=1)
-        remedy = f"Did you mean {close[0]}?" if close else f"There are {', '.join(FORMATS)}."
-        raise ConfigurationError(f"there is no export to {to!r}.", remedy)
+        remedy = f"Did you mean {close[0]}?" if close else f"The formats are {', '.join(FORMATS)}."
+        raise ConfigurationError(f"export format {to!r} is unknown.", remedy)
     manifest = load_manifest(cache_dir)
     splits = list(dict.fromkeys(splits)) or list(manifest.splits)
     for split in splits:
@@ -93,7 +112,7 @@ def export(
         raise
     except OSError as error:
         raise CacheError(
-            f"the export of {cache_dir} to {output} stopped: {error}.", f"See to it (is the disk full?). {_AGAIN}"
+            f"the export of {cache_dir} to {output} stopped: {error}.", f"Check the cause (is the disk full?). {_AGAIN}"
         ) from error
 
 
@@ -105,18 +124,18 @@ def _run(manifest, output: str, plan, earlier, splits: Sequence[str], write, adv
     reader, reads = None, 0
     for split in splits:
         known = {entry.get("file"): entry for entry in earlier.get(split, {}).get("files", ())}
-        for shard, facts in enumerate(manifest.shards(split)):
+        for shard, shard_entry in enumerate(manifest.shards(split)):
             name = export_file(split, shard, len(manifest.shards(split)), plan["format"])
-            entry, place = _finished(name, facts, known.get(name), output, staging)
+            entry, directory = _finished(name, shard_entry, known.get(name), output, staging)
             if entry is None:
                 if reader is None or reader.split != split or reads == _SHARDS_PER_READER:
                     reader, reads = _reader(manifest, split), 0
-                entry, place = _write_shard(reader, shard, facts, name, staging, write, advance), staging
+                entry, directory = _write_shard(reader, shard, shard_entry, name, staging, write, advance), staging
                 reads, written = reads + 1, written + 1
             else:
-                advance(facts["records"])
+                advance(shard_entry["records"])
             entries[split].append(entry)
-            if place == staging:
+            if directory == staging:
                 staged.append(name)
     held.check()
     for name in staged:
@@ -128,15 +147,18 @@ def _run(manifest, output: str, plan, earlier, splits: Sequence[str], write, adv
 
 
 def export_file(split: str, shard: int, num_shards: int, to: str) -> str:
-    """Name of the file of a shard."""
+    """Name of the exported file of a shard."""
     return f"{split}-{shard:05d}-of-{num_shards:05d}.{to}"
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is there already
+# ------------------------------------------------------------------------------------------------- earlier exports
 
 
 def _earlier(output: str, plan: Mapping[str, Any], cache_dir: str) -> dict[str, Any]:
-    """The splits of an export of the same cache in the same format at `output`; empty if there is nothing, or one that was stopped."""
+    """The splits in an earlier export of the same cache in the same format; empty if there is none or it was stopped.
+
+    Raises ConfigurationError if `output` has other content.
+    """
     for path in (storage.join(output, MANIFEST), storage.join(output, STAGING, _PLAN)):
         if storage.exists(path):
             try:
@@ -151,16 +173,17 @@ def _earlier(output: str, plan: Mapping[str, Any], cache_dir: str) -> dict[str, 
                 found, different = {}, ["kind"]
             raise ConfigurationError(_refusal(output, found, (different or ["kind"])[0], cache_dir), _elsewhere(output))
     if any(not name.startswith(".") for name in storage.list_files(output)):
-        raise ConfigurationError(f"{output} is not empty and holds no export of {cache_dir}.", _elsewhere(output))
+        raise ConfigurationError(f"{output} is not empty and has no export of {cache_dir}.", _elsewhere(output))
     return {}
 
 
 def _refusal(output: str, found: Mapping[str, Any], key: str, cache_dir: str) -> str:
     if key == "kind":
-        return f"{output} holds {'a ' + str(found['kind']) if found.get('kind') else 'a manifest.json'}, not an export of {cache_dir}."
+        kind = f"a {found['kind']}" if found.get("kind") else "a manifest.json"
+        return f"{output} has {kind}, not an export of {cache_dir}."
     if key == "content_fingerprint":
-        return f"{output} holds an export of {found.get('name')} with other content than {cache_dir} has now."
-    return f"{output} holds an export of {key} {found.get(key)}."
+        return f"{output} has an export of {found.get('name')}, and the content of {cache_dir} is different now."
+    return f"{output} has an export with {key} {found.get(key)}."
 
 
 def _elsewhere(output: str) -> str:
@@ -168,50 +191,50 @@ def _elsewhere(output: str) -> str:
 
 
 def _finished(
-    name: str, facts: Mapping[str, Any], known: Mapping[str, Any] | None, output: str, staging: str
+    name: str, shard_entry: Mapping[str, Any], known: Mapping[str, Any] | None, output: str, staging: str
 ) -> tuple[Any, str]:
-    """(entry, directory) of a shard's file if it is there, whole and made from this shard; else (None, "")."""
+    """(entry, directory) of a shard's exported file if it is complete and made from this shard; else (None, "")."""
     try:
         known = storage.read_json(storage.join(staging, name + ".json"))
     except (ValueError, OSError):
         pass
-    for place in (staging, output) if known else ():
-        path = storage.join(place, name)
-        if storage.exists(path) and (entry := _entry(name, facts, path)) == known:
-            return entry, place
+    for directory in (staging, output) if known else ():
+        path = storage.join(directory, name)
+        if storage.exists(path) and (entry := _entry(name, shard_entry, path)) == known:
+            return entry, directory
     return None, ""
 
 
-def _entry(name: str, facts: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What the manifest says of a file."""
+def _entry(name: str, shard_entry: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The manifest entry of an exported file."""
     return {
         "file": name,
-        "records": facts["records"],
-        "tokens": dict(facts["tokens"]),
+        "records": shard_entry["records"],
+        "tokens": dict(shard_entry["tokens"]),
         "bytes": storage.size(path),
         "sha256": storage.sha256(path),
-        **{key: facts[fact] for key, fact in _MADE_FROM.items()},
+        **{key: shard_entry[field] for key, field in _MADE_FROM.items()},
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------- one file
+# ------------------------------------------------------------------------------------------------- one file
 
 
 def _write_shard(
-    reader, shard: int, facts: Mapping[str, Any], name: str, staging: str, write, advance
+    reader, shard: int, shard_entry: Mapping[str, Any], name: str, staging: str, write, advance
 ) -> dict[str, Any]:
-    """Writes a shard's file into the staging directory and then, beside it, its entry, which says that it is whole."""
+    """Writes a shard's file into the staging directory, then its entry, which marks the file as complete."""
     path = storage.join(staging, name)
-    unfinished = storage.join(staging, f".{name}.{uuid.uuid4().hex}.tmp")  # two runs at once do not mix
+    unfinished = storage.join(staging, f".{name}.{uuid.uuid4().hex}.tmp")  # concurrent runs do not mix
     try:
-        write(unfinished, reader, shard, facts, advance)
-        source = storage.join(reader.directory, facts["file"])
-        if storage.sha256(source) != facts["sha256"]:
+        write(unfinished, reader, shard, shard_entry, advance)
+        source = storage.join(reader.directory, shard_entry["file"])
+        if storage.sha256(source) != shard_entry["sha256"]:
             raise CacheError(
-                f"{source} is not the file that the manifest names.",
-                f"castor tasks verify {reader.directory} says more.",
+                f"{source} differs from its SHA-256 in the manifest.",
+                f"Run castor tasks verify {reader.directory} for details.",
             )
-        entry = _entry(name, facts, unfinished)
+        entry = _entry(name, shard_entry, unfinished)
         storage.rename(unfinished, path)
     except BaseException:
         storage.remove(unfinished)
@@ -223,7 +246,7 @@ def _write_shard(
 def _reader(manifest: Manifest, split: str):
     reader = cache_reader.CacheReader(manifest.directory, split)
     if reader.manifest.data != manifest.data:
-        raise CacheError(f"cache {manifest.directory} was made anew during its export.", "Run the same command again.")
+        raise CacheError(f"cache {manifest.directory} was remade during its export.", "Run the same command again.")
     return reader
 
 
@@ -235,7 +258,9 @@ def _check_writable(to: str, manifest: Manifest) -> None:
     if to == "arrayrecord":
         _array_record_module()
     elif clash := {"id", "source"} & set(manifest.features):
-        what = f"cache {manifest.directory} has a feature {clash.pop()!r}; the Parquet files have a column of that name already."
+        what = (
+            f"cache {manifest.directory} has a feature {clash.pop()!r}, which is a fixed column of the Parquet files."
+        )
         raise ConfigurationError(what, "Use --to=arrayrecord.")
 
 
@@ -244,26 +269,26 @@ def _array_record_module():
         from array_record.python import array_record_module
     except ImportError as error:
         raise ConfigurationError(
-            "export to arrayrecord needs the library array-record.", "pip install 'castor[arrayrecord]'"
+            "export to arrayrecord needs the library array-record.", "Run pip install 'castor[arrayrecord]'."
         ) from error
     return array_record_module
 
 
-def _write_arrayrecord(path: str, reader, shard: int, facts: Mapping[str, Any], advance) -> None:
+def _write_arrayrecord(path: str, reader, shard: int, shard_entry: Mapping[str, Any], advance) -> None:
     writer = _array_record_module().ArrayRecordWriter(path, _ARRAYRECORD_OPTIONS)
     try:
         rows = _rows(reader, shard)
-        for start in range(rows.start, rows.stop, _RECORDS_PER_NEWS):
-            some = rows[start - rows.start :][:_RECORDS_PER_NEWS]
+        for start in range(rows.start, rows.stop, _RECORDS_PER_PROGRESS):
+            some = rows[start - rows.start :][:_RECORDS_PER_PROGRESS]
             for record in some:
                 writer.write(reader.payload(record))
             advance(len(some))
         writer.close()
-    except RuntimeError as error:  # all that the library says of a full disk
+    except RuntimeError as error:  # the library reports a full disk only in this way
         raise OSError(" ".join(str(error).split())) from error
 
 
-def _write_parquet(path: str, reader, shard: int, facts: Mapping[str, Any], advance) -> None:
+def _write_parquet(path: str, reader, shard: int, shard_entry: Mapping[str, Any], advance) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -271,7 +296,7 @@ def _write_parquet(path: str, reader, shard: int, facts: Mapping[str, Any], adva
     types = {name: _arrow_type(spec) for name, spec in sorted(features.items())}
     schema = pyarrow.schema({"id": pyarrow.string(), "source": pyarrow.string(), **types})
     path_of_lineage = storage.join(reader.directory, layout.lineage_file(reader.split, shard, reader.num_shards))
-    lineage = cache_reader.load_lineage(path_of_lineage, facts["records"], facts["lineage_sha256"])
+    lineage = cache_reader.load_lineage(path_of_lineage, shard_entry["records"], shard_entry["lineage_sha256"])
     with (
         storage.open_write(path) as file,
         pyarrow.parquet.ParquetWriter(
@@ -299,7 +324,7 @@ def _arrow_type(spec: Mapping[str, Any]):
 
 
 def _table(documents, group: Sequence[Mapping[str, np.ndarray]], schema):
-    """The Arrow table of some records: documents has their id and source, group their features."""
+    """The Arrow table of some records. documents: their ids and sources; group: their features."""
     import pyarrow
 
     columns = [documents["id"], documents["source"]]
@@ -313,7 +338,7 @@ def _table(documents, group: Sequence[Mapping[str, np.ndarray]], schema):
 
 
 def _nested(array: np.ndarray, kind):
-    """An Arrow array of `kind` over the values of an array, which are not copied."""
+    """An Arrow array of type `kind` that shares the memory of a numpy array."""
     import pyarrow
 
     widths, inner = [], kind
@@ -325,7 +350,7 @@ def _nested(array: np.ndarray, kind):
     return result
 
 
-# ---------------------------------------------------------------------------------------------------------------- the manifest
+# ------------------------------------------------------------------------------------------------- the manifest
 
 
 def _counted(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

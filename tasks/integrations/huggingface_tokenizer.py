@@ -1,15 +1,18 @@
-"""The vocabulary as Hugging Face's tokenizers read it: the same text, the same ids. And a tokenizer.model of theirs as a vocabulary.
+"""Converts the vocabulary to Hugging Face tokenizer files with the same ids, and a tokenizer.model to a vocabulary.
 
-Castor's ids are one space: 256 control ids, then SentencePiece's pieces, then codes of pictures and sound (tasks/vocabulary/vocabulary.py). Written here are
+Castor's ids are 256 control ids, then SentencePiece pieces, then image and audio codes
+(tasks/vocabulary/vocabulary.py). The files are
 
-    tokenizer.model          a SentencePiece model whose piece number i is Castor's id i: the pieces moved up by 256, control tokens and codes around
-                             them as pieces that no text becomes
-    tokenizer.json           the same for the `tokenizers` library: a unigram model with byte fallback, <pad> (id 0) put before a text as in training
-    tokenizer_config.json    what transformers.AutoTokenizer needs beside it
+    tokenizer.model          a SentencePiece model whose piece i is Castor's id i: the pieces shifted by 256, and
+                             control tokens and codes as pieces that no text produces
+    tokenizer.json           the same for the `tokenizers` library: a unigram model with byte fallback; <pad> (id 0)
+                             is put before a text, as in training
+    tokenizer_config.json    settings of transformers.AutoTokenizer
 
-A token that is no text has a name: those of tasks/vocabulary/vocabulary.py (<image>, <size_7>, ...), <image_code_N>, <audio_code_N>, and <unused_ID>.
-Their score is so low that no text becomes them; transformers itself finds the names of control tokens in a text, unless
-split_special_tokens=True. One difference is left: U+2581, with which SentencePiece spells a blank, is read as a blank by `tokenizers`.
+A token that is not text has a name: those of tasks/vocabulary/vocabulary.py (<image>, <size_7>, ...), <image_code_N>,
+<audio_code_N>, and <unused_ID>. Its score is so low that no text produces it. transformers itself finds the names of
+control tokens in a text, unless split_special_tokens=True. One difference remains: `tokenizers` reads U+2581,
+SentencePiece's symbol for a space, as a space.
 """
 
 import json
@@ -20,19 +23,25 @@ from castor.tasks.errors import VocabularyError
 from castor.tasks.vocabulary.vocabulary import CONTROL_BLOCK, EOS_ID, PAD_ID, Vocabulary
 
 PADDING_ID = 9
-"""What transformers pads with: a control id without a use. It hides padding from attention, which must not befall the 0 that a row starts with."""
+"""An unused control id, as the padding id of transformers: it is masked in attention, and id 0 starts each row."""
 
 MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
 MAX_MODEL_BYTES = 64 << 20  # Gemma's model of 256,000 pieces has 4 MB
-_NEVER = -1e9  # of all ways to cut a text the likeliest is taken; the log-probabilities of pieces are above -100
-_BLANK = "\u2581"
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(
-    1, 7
-)  # ModelProto.SentencePiece.Type of sentencepiece_model.proto
+_NEVER = -1e9  # the likeliest segmentation of a text wins; the log-probabilities of pieces are above -100
+_SPACE = "\u2581"
+# ModelProto.SentencePiece.Type of sentencepiece_model.proto
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 
 
 def write(vocabulary: Vocabulary, folder: pathlib.Path, max_length: int) -> None:
-    """Writes the three files. max_length: tokens of a row, which transformers warns beyond."""
+    """Writes the three tokenizer files.
+
+    vocabulary: the vocabulary.
+
+    folder: existing folder for the files.
+
+    max_length: tokens of a row; transformers warns about longer texts.
+    """
     proto = to_sentencepiece(vocabulary)
     (folder / MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
     tokenizer, config = to_tokenizer(proto), to_config(proto, max_length)
@@ -41,7 +50,7 @@ def write(vocabulary: Vocabulary, folder: pathlib.Path, max_length: int) -> None
 
 
 def to_sentencepiece(vocabulary: Vocabulary):
-    """A sentencepiece ModelProto whose piece i is Castor's id i."""
+    """A SentencePiece ModelProto whose piece i is Castor's id i."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sentencepiece_model)
@@ -53,7 +62,7 @@ def to_sentencepiece(vocabulary: Vocabulary):
             proto.pieces.append(pieces[i - CONTROL_BLOCK])
             continue
         name = vocabulary.name(i)
-        while name in taken:  # a piece learned from text may look like a name of ours
+        while name in taken:  # a piece learned from text may equal the name of a token
             name = f"<|{name}|>"
         taken.add(name)
         proto.pieces.add(piece=name, score=0.0, type=_UNUSED if name.startswith("<unused_") else _CONTROL)
@@ -82,7 +91,7 @@ def to_tokenizer(proto) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [{"id": i, "content": proto.pieces[i].piece, **flags} for i in special],
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK},
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
         "pre_tokenizer": None,
         "post_processor": {
             "type": "TemplateProcessing",
@@ -97,7 +106,7 @@ def to_tokenizer(proto) -> dict[str, Any]:
         "decoder": {
             "type": "Sequence",
             "decoders": [
-                {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "},
+                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
             ],
@@ -127,17 +136,23 @@ def to_config(proto, max_length: int) -> dict[str, Any]:
 
 
 def from_sentencepiece(path: pathlib.Path) -> Vocabulary:
-    """A vocabulary of the pieces of a tokenizer.model, without codes. Piece i is id 256 + i.
+    """A vocabulary with the pieces of a tokenizer.model, without codes. Piece i gets id 256 + i.
 
-    Raises VocabularyError where the file is none, lacks bytes for what has no piece, or changes a text before it cuts it, as Castor never does.
+    path: the tokenizer.model.
+
+    Raises VocabularyError for an unreadable file, a model without byte pieces, and a model that normalizes text before
+    segmentation, which Castor never does.
     """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
-    remedy = "Without the file the model is imported with its ids as they are; or give the Castor vocabulary that has them: --vocabulary=DIR."
+    remedy = (
+        "Without this file the model is imported with its own ids; or give the Castor vocabulary with these ids: "
+        "--vocabulary=DIR."
+    )
     try:
         if path.stat().st_size > MAX_MODEL_BYTES:
-            raise VocabularyError(f"{path} has {path.stat().st_size:,} bytes, far more than such a file needs.", remedy)
+            raise VocabularyError(f"{path} has {path.stat().st_size:,} bytes, too many for a tokenizer model.", remedy)
         model = path.read_bytes()
         normalizer = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec
     except (OSError, DecodeError) as error:
@@ -148,5 +163,5 @@ def from_sentencepiece(path: pathlib.Path) -> Vocabulary:
         if getattr(normalizer, name)
     ]
     if changes:
-        raise VocabularyError(f"{path} changes a text before it cuts it ({', '.join(changes)}).", remedy)
+        raise VocabularyError(f"{path} normalizes text before segmentation ({', '.join(changes)}).", remedy)
     return Vocabulary(model)

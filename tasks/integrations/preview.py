@@ -1,8 +1,8 @@
-"""One self-contained HTML page that shows what a model will see of a task: records decoded back to text, pictures, sound and frames.
+"""Renders records of a task cache as one self-contained HTML page: text, images, audio and video decoded from the ids.
 
-Everything is decoded from the cached ids alone, through the vocabulary, so the page shows what survived tokenization, losses of the
-codecs included. Text of strangers is escaped by the template engine, media are inline, and the page may load nothing from anywhere. This
-file knows no training and no pipeline.
+Everything is decoded from the cached ids through the vocabulary, so the page shows what survived tokenization,
+including the losses of the codecs. The template engine escapes untrusted text, media are inline, and the page may
+load no other resource. This file does not depend on training or pipelines.
 """
 
 import base64
@@ -21,19 +21,28 @@ if TYPE_CHECKING:
     from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 MAX_TOKENS = 20_000
-"""Of one record; more are cut off the page, and the page says so."""
+"""Largest number of tokens shown per record; the page reports the number of omitted tokens."""
 
 _TEMPLATE = pathlib.Path(__file__).with_name("preview.html")
 _MAX_IDS_SHOWN = 400
 _DECIBELS_SHOWN = 80.0
-# Dark violet to yellow through teal: lightness grows evenly, so loudness can be read in grey, too.
+# Dark violet to yellow through teal. Lightness rises evenly, so the scale is readable in gray too.
 _COLOURS = np.array(
     [[13, 8, 40], [62, 20, 104], [40, 90, 140], [30, 150, 130], [130, 205, 80], [253, 231, 60]], dtype=np.float64
 )
 
 
 def render(reader: CacheReader, records: Iterable[int], vocabulary: "Vocabulary | None") -> str:
-    """The page as HTML. records: which of the reader's split. vocabulary: None shows ids. Raises CacheError where a record is damaged."""
+    """The page as HTML.
+
+    reader: reader of the cache.
+
+    records: records of the reader's split.
+
+    vocabulary: vocabulary of the cache; None to show ids only.
+
+    Raises CacheError for a damaged record.
+    """
     import jinja2
 
     manifest = reader.manifest
@@ -53,7 +62,13 @@ def render(reader: CacheReader, records: Iterable[int], vocabulary: "Vocabulary 
 
 
 def choose(total: int, count: int) -> list[int]:
-    """`count` records spread evenly over a split of `total`. A cache is shuffled, so any spread is a fair sample."""
+    """`count` records spread evenly over a split: choose(10, 3) is [0, 3, 6]. A cache is shuffled, so this is a fair
+    sample.
+
+    total: records of the split.
+
+    count: number of records.
+    """
     count = min(count, total)
     return [index * total // count for index in range(count)]
 
@@ -70,9 +85,9 @@ def _record(reader: CacheReader, record: int, vocabulary: "Vocabulary | None") -
         "source": source,
         "tokens": len(ids),
         "cut": len(ids) - len(shown),
-        "ids": list(zip(shown, names)),  # zip ends with the names
+        "ids": list(zip(shown, names)),  # zip stops with the shorter list, `names`
         "more_ids": len(ids) - len(names),
-        "pieces": [piece for segment in vocabulary.segments(shown) for piece in _pieces(*segment)]
+        "pieces": [piece for span in vocabulary.modality_spans(shown) for piece in _pieces(*span)]
         if vocabulary
         else [],
         "dense": [_dense(name, array) for name, array in sorted(features.items())],
@@ -80,7 +95,7 @@ def _record(reader: CacheReader, record: int, vocabulary: "Vocabulary | None") -
 
 
 def _pieces(kind: str, ids: Sequence[int], value: Any) -> list[dict[str, Any]]:
-    """What a segment becomes on the page: dictionaries of `kind` text, control, image or audio, and their content."""
+    """The page elements of a span: dicts with `kind` text, control, image, audio or video, and their content."""
     if kind == "text":
         return [{"kind": "text", "text": value, "tokens": len(ids)}]
     if value is None or kind == "control":
@@ -123,18 +138,18 @@ def _dense(name: str, array: np.ndarray) -> dict[str, Any]:
 
 
 def _spectrogram(levels: np.ndarray) -> np.ndarray:
-    """Log-mel levels in dB [frames, bins] -> uint8 [bins, frames, 3], low tones at the bottom, the loudest 80 dB."""
+    """Log-mel levels in dB [frames, bins] -> uint8 [bins, frames, 3], low frequencies at the bottom, the top 80 dB."""
     top = float(levels.max()) if levels.size else 0.0
     return _heat(np.maximum(levels, top - _DECIBELS_SHOWN).T[::-1])
 
 
 def _heat(values: np.ndarray) -> np.ndarray:
-    """Any finite values [h, w] -> uint8 [h, w, 3] of _COLOURS from least to greatest."""
+    """Maps finite values [h, w] to colors, uint8 [h, w, 3], from the smallest to the largest."""
     values = np.nan_to_num(np.asarray(values, dtype=np.float64), posinf=0.0, neginf=0.0)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    place = (values - low) / (high - low or 1.0) * (len(_COLOURS) - 1)
-    below = np.minimum(place.astype(np.int64), len(_COLOURS) - 2)
-    share = (place - below)[..., None]
+    scaled = (values - low) / (high - low or 1.0) * (len(_COLOURS) - 1)
+    below = np.minimum(scaled.astype(np.int64), len(_COLOURS) - 2)
+    share = (scaled - below)[..., None]
     return (_COLOURS[below] * (1 - share) + _COLOURS[below + 1] * share).round().astype(np.uint8)
 
 
@@ -147,7 +162,7 @@ def _png(pixels: np.ndarray) -> str:
 
 
 def _wav(waveform: np.ndarray) -> str:
-    """float32 [n] in [-1, 1] at 16 kHz -> a 16-bit mono WAV."""
+    """float32 [n] in [-1, 1] at 16 kHz as a 16-bit mono WAV in a data URL."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)

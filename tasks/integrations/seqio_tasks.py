@@ -1,4 +1,4 @@
-"""The door to SeqIO: every task cache as a `seqio.Task`, every Castor mixture as a `seqio.Mixture`.
+"""SeqIO integration: registers every task cache as a `seqio.Task` and every Castor mixture as a `seqio.Mixture`.
 
     from castor.tasks.integrations import seqio_tasks
 
@@ -6,9 +6,9 @@
     seqio_tasks.register_mixture(tasks.resolve_mixture("five", "out/tasks"))
     seqio.get_mixture_or_task("five").get_dataset({"targets": 512}, use_cached=True)
 
-Anything that reads SeqIO's cached tasks (T5X, a converter, an evaluator) reads Castor's caches so, unmodified. SeqIO then decides order
-and mixing by its own rules; for batches that are a function of the step, use `tasks.Batches`. Imports SeqIO, hence TensorFlow: not for
-the training path.
+Every reader of SeqIO's cached tasks (T5X, a converter, an evaluator) then reads Castor's caches without changes.
+SeqIO decides order and mixing by its own rules; for batches that are a function of the step, use `tasks.Batches`.
+This file imports SeqIO, and therefore TensorFlow: it is not for the training path.
 """
 
 import functools
@@ -29,9 +29,13 @@ _EOS_ID = 1
 
 
 def register(tasks_dir: str) -> list[str]:
-    """Registers every task cache under a directory, and the directory with SeqIO's cache directories. Returns the names, sorted.
+    """Registers every task cache in a directory, and the directory among SeqIO's cache directories.
 
-    Names registered before from the same caches are replaced. Raises CacheError where there is none, or one is half-written or unreadable.
+    Returns the registered names, sorted. Earlier registrations of these names are replaced.
+
+    tasks_dir: directory of task caches.
+
+    Raises CacheError if there is no cache, and for an unfinished or unreadable cache.
     """
     tasks_dir = os.path.abspath(tasks_dir)
     found = find_caches(tasks_dir)
@@ -50,10 +54,14 @@ def register(tasks_dir: str) -> list[str]:
 
 
 def register_mixture(mixture: Mixture) -> str:
-    """Registers a resolved mixture under its name, and its components as tasks under theirs. Returns the name.
+    """Registers a mixture and its components with SeqIO, and returns the mixture's name.
 
-    SeqIO finds a component's cache by its name in its cache directories, so a component's directory must carry its name. Its rates are the
-    mixture's weights at step 0: SeqIO knows no stages, nor what is skipped.
+    SeqIO looks up a cache by the component's name in its cache directories, so the directory must have that name. The
+    rates are the weights at step 0: SeqIO has no stages and no skips.
+
+    mixture: a resolved mixture.
+
+    Raises CacheError for a cache whose directory has another name.
     """
     rates = []
     manifests = mixture.manifests()
@@ -65,7 +73,7 @@ def register_mixture(mixture: Mixture) -> str:
             if os.path.basename(parent) != part:
                 raise CacheError(
                     f"SeqIO cannot find cache {manifest.directory} under the name {domain!r}.",
-                    f"Name the directory {'/'.join(parts)}.",
+                    f"Rename the directory to {'/'.join(parts)}.",
                 )
             parent = os.path.dirname(parent)
         _register(domain, manifest)
@@ -78,7 +86,7 @@ def register_mixture(mixture: Mixture) -> str:
 
 
 def vocabulary_of(manifest: Manifest) -> seqio.Vocabulary:
-    """The vocabulary of a cache, or, where its directory is gone, one that passes ids through and has the right size."""
+    """The vocabulary of a cache. If its directory is gone, a pass-through vocabulary of the right size."""
     try:
         return _load_vocabulary(os.path.abspath(find_vocabulary(manifest)), manifest.vocabulary["fingerprint"])
     except VocabularyError:
@@ -90,7 +98,7 @@ def vocabulary_of(manifest: Manifest) -> seqio.Vocabulary:
 
 @functools.cache
 def _load_vocabulary(directory: str, fingerprint: str) -> SeqIOVocabulary:
-    del fingerprint  # part of the key: a directory may be made again
+    del fingerprint  # part of the cache key: the directory may be rewritten
     return SeqIOVocabulary.load(directory)
 
 
@@ -120,7 +128,7 @@ def _register(name: str, manifest: Manifest) -> str:
 
 
 def _stored(spec):
-    """How a feature lies in a tf.train.Example: integers are int64 there."""
+    """The parser of a feature in a tf.train.Example, which stores integers as int64."""
     dtype = tf.float32 if spec["dtype"] == "float32" else tf.int64
     shape = feature_shape(spec)
     return (

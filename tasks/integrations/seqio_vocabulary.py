@@ -1,6 +1,6 @@
-"""The vocabulary as a true subclass of seqio.Vocabulary, TensorFlow methods included.
+"""The vocabulary as a subclass of seqio.Vocabulary, with the TensorFlow methods.
 
-Imports SeqIO, hence TensorFlow: for SeqIO tasks only, never on the training path.
+This file imports SeqIO, and therefore TensorFlow: it is for SeqIO tasks only, never for the training path.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 
 class SeqIOVocabulary(Vocabulary, seqio.Vocabulary):
-    """What `Vocabulary` is, plus `encode_tf` and `decode_tf`. Both run the Python code inside the graph: for interchange, not for speed."""
+    """`Vocabulary` with `encode_tf` and `decode_tf`, which run Python in the graph: for compatibility, not speed."""
 
     def _encode(self, s: str) -> list[int]:
         return Vocabulary.encode(self, s)
@@ -30,7 +30,7 @@ class SeqIOVocabulary(Vocabulary, seqio.Vocabulary):
         return texts
 
     def _encode_bytes(self, text) -> np.ndarray:
-        data = np.asarray(text, object).item()  # bytes in a graph, an array of one object in eager mode
+        data = np.asarray(text, object).item()  # bytes in a graph, an object array of one element in eager mode
         return np.array(Vocabulary.encode(self, data.decode("utf-8", "replace")), np.int32)
 
     def _decode_rows(self, ids: np.ndarray) -> np.ndarray:

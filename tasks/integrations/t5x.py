@@ -1,11 +1,11 @@
-"""The door to T5X: its unmodified `train` on Castor's stream, step by step, and back to it on any number of hosts.
+"""T5X integration: T5X's unmodified `train` reads Castor's batches step by step and resumes on any number of hosts.
 
-    train.get_dataset_fn = @tasks.t5x.get_dataset            # the one gin line; gin/t5x/castor.gin has it with all around it
+    train.get_dataset_fn = @tasks.t5x.get_dataset            # the required gin line; gin/t5x/castor.gin has all others
     tasks.t5x.get_dataset.tasks_dir = '/data/tasks'
 
-T5X's checkpointer saves the iterator's state in a file a data shard, `train_ds-SSS-of-NNN`. Ours is one number, the next step, the same
-for every shard; so any of these files tells any shard of any number where to go on. SeqIO (hence TensorFlow) is imported only by
-`registered` and `vocabulary`, and T5X never.
+T5X's checkpointer saves the state of the iterator in one file per data shard, `train_ds-SSS-of-NNN`. Castor's state
+is one number, the next step, equal for all shards, so any of these files restores any shard of any number of shards.
+Only `registered` and `vocabulary` import SeqIO, and therefore TensorFlow; no function imports T5X.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from castor.tasks.errors import CheckpointError, ConfigurationError
 from castor.tasks.storage import storage
 
 _STATE_FILE = re.compile(r"train_ds-\d+-of-\d+")
-_PROCESS_DIRECTORY = re.compile(r"process_\d+-of-\d+")  # Orbax: one a process, where there are several
+_PROCESS_DIRECTORY = re.compile(r"process_\d+-of-\d+")  # Orbax: one per process, if there are several
 _CHECKPOINT_DIRECTORY = re.compile(r"checkpoint_(\d+)")
 _NOT_T5X = ("domain",)
 
-# What utils.DatasetConfig may not say, and the binding that mends it.
+# Required values of utils.DatasetConfig, and the binding that sets each.
 _REQUIRED = {
     "pack": (True, "train/utils.DatasetConfig.pack = True"),
     "shuffle": (True, "SHUFFLE_TRAIN_EXAMPLES = True"),
@@ -42,16 +42,25 @@ _REQUIRED = {
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """dtype and shape of one array of a batch, named as in clu.data.dataset_iterator.ArraySpec."""
+    """dtype and shape of one array of a batch, named as in clu.data.dataset_iterator.ArraySpec.
+
+    dtype: numpy dtype.
+
+    shape: shape of the array.
+    """
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
 
 class StepIterator:
-    """The batches of one shard from a step on, without `domain`; its state is the next step.
+    """The batches of one shard from a step on, without `domain`. Its state is the next step.
 
-    A clu.data.dataset_iterator.DatasetIterator in all its methods, and in name where clu is installed.
+    It has all methods of clu.data.dataset_iterator.DatasetIterator and is registered as a subclass if clu is installed.
+
+    batches: the batches.
+
+    start_step: first step.
     """
 
     def __init__(self, batches: Batches, start_step: int = 0):
@@ -66,11 +75,11 @@ class StepIterator:
         return batch
 
     def get_next(self) -> dict[str, np.ndarray]:
-        """The older name of next()."""
+        """The same as next(); clu's older name."""
         return next(self)
 
     def reset(self) -> None:
-        """Back to the first step."""
+        """Returns to the first step."""
         self.step = self.start_step
 
     @functools.cached_property
@@ -79,34 +88,37 @@ class StepIterator:
         return {name: ArraySpec(array.dtype, array.shape) for name, array in self._batch(self.start_step).items()}
 
     def save(self, path: os.PathLike | str) -> None:
-        """Writes the next step, in decimal, atomically."""
+        """Writes the next step atomically, as a decimal number."""
         _write(os.fspath(path), f"{self.step}\n".encode())
 
     def restore(self, path: os.PathLike | str) -> None:
-        """Goes on where the checkpoint that `path` lies in was saved.
+        """Resumes from the checkpoint that contains `path`.
 
-        path: a `train_ds-SSS-of-NNN`; that file need not be there, if the checkpoint holds one of another shard or number of shards. A step
-        one after the checkpoint's own is taken back: T5X fetches one batch ahead before its first step, so the file of checkpoint_0 says 1.
-        Raises CheckpointError where there is no such file, where it holds no step, and where two of them differ.
+        T5X fetches one batch ahead before its first step, so the file of checkpoint_0 contains 1. A step that is one
+        greater than the checkpoint's own step is therefore reduced by one.
+
+        path: a `train_ds-SSS-of-NNN` file. It need not exist if the checkpoint has the file of another shard.
+
+        Raises CheckpointError if there is no such file, if a file has no step, and if two files differ.
         """
         path = os.fspath(path)
         files = _state_files(path)
         if not files:
             raise CheckpointError(
-                f"checkpoint {os.path.dirname(path)} has no data state of Castor's (train_ds-SSS-of-NNN).",
-                "Save one with utils.SaveCheckpointConfig.save_dataset = True; to go on without, turn it off for this start and bind "
-                "tasks.t5x.get_dataset.start_step to the checkpoint's step.",
+                f"checkpoint {os.path.dirname(path)} has no data state of Castor (train_ds-SSS-of-NNN).",
+                "Save it with utils.SaveCheckpointConfig.save_dataset = True. To resume without it, turn the option "
+                "off for this start and bind tasks.t5x.get_dataset.start_step to the checkpoint's step.",
             )
         steps = [_read_step(file) for file in files]
         for file, step in zip(files, steps):
             if step != steps[0]:
                 raise CheckpointError(
-                    f"{files[0]} says step {steps[0]}, {file} says step {step}.",
-                    "Go on from another checkpoint: this one mixes two.",
+                    f"{files[0]} has step {steps[0]}, but {file} has step {step}.",
+                    "Resume from another checkpoint: this one mixes two.",
                 )
         self.step = steps[0] - (steps[0] - 1 == _checkpoint_step(path))
 
-    load = restore  # the older name
+    load = restore  # clu's older name
 
     def _batch(self, step: int) -> dict[str, np.ndarray]:
         return {name: array for name, array in self.batches.batch(step).items() if name not in _NOT_T5X}
@@ -126,24 +138,39 @@ def get_dataset(
     packing: str | None = None,
     start_step: int = 0,
 ) -> StepIterator:
-    """What `train.get_dataset_fn` is bound to: the batches of data shard `shard_id` of `num_shards`, without end.
+    """The batches of one data shard, endless; bind `train.get_dataset_fn` to this function.
 
-    cfg: T5X's utils.DatasetConfig; batch_size is of the global batch, seed None means 0 here, never the clock. feature_converter_cls: the
-    model's, which is a decoder; targets only, no inputs. num_epochs: None only, since a mixture's components end at
-    different steps. continue_from_last_checkpoint: either; the checkpointer moves the iterator.
+    cfg: T5X's utils.DatasetConfig. batch_size is the global batch size. seed None means 0, never the clock.
 
-    By gin: mixture, if not that of cfg, as for Batches; tasks_dir, where names are looked up; packing, as for Batches; start_step, the
-    first step where no checkpoint says another. Raises ConfigurationError for what contradicts Castor's stream, and what Batches raises.
+    shard_id: index of the data shard.
+
+    num_shards: number of data shards.
+
+    feature_converter_cls: the model's feature converter, for a decoder with targets only.
+
+    num_epochs: must be None, since the components of a mixture end at different steps.
+
+    continue_from_last_checkpoint: ignored; the checkpointer restores the iterator.
+
+    mixture: mixture of Batches; None for cfg.mixture_or_task_name.
+
+    tasks_dir: directory in which task names are looked up.
+
+    packing: packing method of Batches; None for its default.
+
+    start_step: first step without a checkpoint.
+
+    Raises ConfigurationError for settings that Castor's batches cannot follow, and what Batches raises.
     """
     del continue_from_last_checkpoint
     for field, (wanted, binding) in _REQUIRED.items():
         if (found := getattr(cfg, field, wanted)) != wanted:
             raise ConfigurationError(
-                f"DatasetConfig.{field} is {found!r}, which Castor's stream cannot follow.", f"Bind {binding}."
+                f"DatasetConfig.{field} is {found!r}, which Castor's batches cannot follow.", f"Bind {binding}."
             )
     if num_epochs is not None:
         raise ConfigurationError(
-            f"num_epochs is {num_epochs!r}; Castor's stream has no end.", "Leave it None and bind TRAIN_STEPS."
+            f"num_epochs is {num_epochs!r}, but Castor's batches are endless.", "Leave it None and bind TRAIN_STEPS."
         )
     check_integer("tasks.t5x.get_dataset.start_step", start_step, at_least=0)
     batches = Batches(
@@ -162,7 +189,7 @@ def get_dataset(
     )
     if missing := [name for name in encoder if name not in iterator.element_spec]:
         raise ConfigurationError(
-            f"the model's {feature_converter_cls.__name__} needs {', '.join(missing)}, which Castor's batches have not.",
+            f"the model's {feature_converter_cls.__name__} needs {', '.join(missing)}, which Castor's batches lack.",
             "Bind a decoder-only MODEL (t5x.models.DecoderOnlyModel).",
         )
     _register_with_clu()
@@ -171,7 +198,12 @@ def get_dataset(
 
 @gin.configurable(module="tasks.t5x")
 def registered(mixture: Mixture | str | Mapping[str, float], tasks_dir: str | None = None) -> str:
-    """The name of a mixture or task, known to SeqIO from now on: T5X looks it up for its vocabulary check and its evaluation."""
+    """Registers a mixture or task with SeqIO and returns its name, for T5X's vocabulary check and evaluation.
+
+    mixture: as for Batches.
+
+    tasks_dir: directory in which task names are looked up.
+    """
     from castor.tasks.integrations import seqio_tasks
 
     found = resolve_mixture(_named(mixture), tasks_dir)
@@ -183,21 +215,26 @@ def registered(mixture: Mixture | str | Mapping[str, float], tasks_dir: str | No
 
 @gin.configurable(module="tasks.t5x")
 def vocabulary(mixture: Mixture | str | Mapping[str, float], tasks_dir: str | None = None) -> Any:
-    """The vocabulary that the caches of a mixture were made with, as a seqio.Vocabulary for T5X's model."""
+    """The vocabulary of a mixture's caches, as a seqio.Vocabulary for T5X's model.
+
+    mixture: as for Batches.
+
+    tasks_dir: directory in which task names are looked up.
+    """
     from castor.tasks.integrations import seqio_tasks
 
     return seqio_tasks.vocabulary_of(next(iter(resolve_mixture(_named(mixture), tasks_dir).manifests().values())))
 
 
 def _named(mixture: Any) -> Any:
-    """A seqio.Task or seqio.Mixture stands for the Castor mixture or task of its name."""
+    """The mixture, or the name of a seqio.Task or seqio.Mixture, which refers to the Castor mixture of that name."""
     known = isinstance(mixture, (str, Mixture, Mapping))
     return mixture if known else getattr(mixture, "name", mixture)
 
 
 @functools.cache
 def _register_with_clu() -> None:
-    """T5X asks isinstance(..., DatasetIterator) of clu, whose class is abstract and takes ours as a subclass."""
+    """Registers StepIterator with clu's abstract DatasetIterator, for T5X's isinstance check."""
     try:
         from clu.data import dataset_iterator
     except ImportError:
@@ -206,7 +243,7 @@ def _register_with_clu() -> None:
 
 
 def _state_files(path: str) -> list[str]:
-    """The data states of the checkpoint that `path` lies in: beside it, and one folder a process where Orbax saved from several."""
+    """The data state files of a checkpoint: in the folder of `path`, or in one folder per process (Orbax)."""
     directory, name = os.path.split(path)
     if not _STATE_FILE.fullmatch(name):
         return [path] if name in _list(directory) else []
@@ -220,7 +257,7 @@ def _state_files(path: str) -> list[str]:
 
 
 def _checkpoint_step(path: str) -> int | None:
-    """The step in the name of the checkpoint directory that `path` lies in."""
+    """The step in the name of the checkpoint directory that contains `path`."""
     for part in reversed(path.split("/")[:-1]):
         if match := _CHECKPOINT_DIRECTORY.fullmatch(part):
             return int(match.group(1))
@@ -231,12 +268,12 @@ def _read_step(file: str) -> int:
     data = _read(file)
     if not re.fullmatch(rb"\d{1,18}\n?", data):
         raise CheckpointError(
-            f"{file} holds no step: it starts with {data[:20]!r}.", "It was saved by another iterator than Castor's."
+            f"{file} has no step: it starts with {data[:20]!r}.", "The iterator that saved it is not Castor's."
         )
     return int(data)
 
 
-# T5X writes to buckets with TensorFlow's gfile, which it has loaded; a bucket's object appears whole or not at all. Local files are ours.
+# T5X accesses buckets with TensorFlow's gfile, which it has loaded; an object appears complete or not at all.
 
 
 def _write(path: str, data: bytes) -> None:

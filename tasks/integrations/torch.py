@@ -1,15 +1,15 @@
-"""The door to PyTorch: the batches of a mixture as a map-style dataset or as a stream.
+"""PyTorch integration: the batches of a mixture as a map-style dataset or as a stream.
 
     from torch.utils.data import DataLoader
     from castor.tasks.integrations.torch import BatchDataset, BatchStream
 
     options = {"batch_size": 8, "lengths": {"targets": 512}, "shard": rank, "num_shards": world_size}
     for batch in DataLoader(BatchStream("out/tasks/web", start=1000, **options), batch_size=None, num_workers=4):
-        ...                                             # steps 1000, 1001, ... in order, whatever num_workers; dicts of tensors
+        ...                                     # steps 1000, 1001, ... in order for any num_workers; dicts of tensors
     BatchDataset("out/tasks/web", steps=2000, **options)[1000]
 
-Elements are whole batches already: always `batch_size=None`, never a shuffle. To resume, start the stream at the step of the checkpoint;
-torchdata's StatefulDataLoader does it through `state_dict`.
+Elements are complete batches: always use `batch_size=None`, and never shuffle. To resume, start the stream at the
+step of the checkpoint; torchdata's StatefulDataLoader does so through `state_dict`.
 """
 
 import itertools
@@ -35,7 +35,16 @@ _FOREVER = range(1 << 62)
 
 
 class BatchDataset(torch.utils.data.Dataset):
-    """Element i is the batch of step steps[i], a dict of tensors. Arguments as for batch_source.BatchSource."""
+    """A map-style dataset: element i is the batch of step steps[i], a dict of tensors.
+
+    mixture: as for Batches.
+
+    steps: a range of steps, or N for steps 0 to N - 1.
+
+    options: the other arguments of Batches.
+
+    Raises what Batches raises.
+    """
 
     def __init__(self, mixture: Mixture | str | Mapping[str, float], steps: range | int, **options: Any):
         self.source = BatchSource(mixture, steps, **options)
@@ -48,10 +57,20 @@ class BatchDataset(torch.utils.data.Dataset):
 
 
 class BatchStream(torch.utils.data.IterableDataset):
-    """The batches of steps start, start + 1, ... up to stop (without end where it is None), dicts of tensors.
+    """An iterable dataset: the batches of steps start, start + 1, ..., dicts of tensors.
 
-    With w workers, worker k gives steps start + k, start + k + w, ...; DataLoader takes from its workers in turn, so that the steps come
-    out in order. options: as for Batches.
+    With w workers, worker k returns steps start + k, start + k + w, ...; DataLoader takes turns between its workers,
+    so the steps come in order.
+
+    mixture: as for Batches.
+
+    start: first step.
+
+    stop: last step plus 1; None for an endless stream.
+
+    options: the other arguments of Batches.
+
+    Raises what Batches raises.
     """
 
     def __init__(
@@ -59,8 +78,10 @@ class BatchStream(torch.utils.data.IterableDataset):
     ):
         self.source = BatchSource(mixture, _FOREVER if stop is None else stop, **options)
         self._start = check_integer("step", start, at_least=0)
-        self._position: int | None = None  # the step that this process gives next, once it has begun
-        self._resume: int | None = None  # the first step of this worker's next __iter__, where a state was loaded in it
+        self._position: int | None = None  # next step of this process, once iteration has begun
+        self._resume: int | None = (
+            None  # first step of this worker's next __iter__, if a state was loaded in the worker
+        )
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = torch.utils.data.get_worker_info()
@@ -78,11 +99,14 @@ class BatchStream(torch.utils.data.IterableDataset):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """{"step": the step that this process gives next}. The parent of workers has not moved: keep the step of your own training loop."""
+        """{"step": next step of this process}.
+
+        The parent of workers does not advance: store the step of the training loop instead.
+        """
         return {"step": self._start if self._position is None else self._position}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes on at the step of `state`: of this worker where it is called in one, else of the whole stream."""
+        """Resumes at the step of `state`: this worker if called in a worker, otherwise the whole stream."""
         self._position = check_integer("step", state["step"], at_least=0)
         if torch.utils.data.get_worker_info() is None:
             self._start = self._position
@@ -91,5 +115,5 @@ class BatchStream(torch.utils.data.IterableDataset):
 
 
 def _tensors(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Without a copy, except of arrays that may not be written, which torch does not know."""
+    """Tensors that share memory with the arrays, except for read-only arrays, which torch does not support."""
     return {name: torch.from_numpy(array if array.flags.writeable else array.copy()) for name, array in batch.items()}

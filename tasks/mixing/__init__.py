@@ -1,1 +1,4 @@
-"""The arithmetic of a mixture: weights, schedules, block permutations, epochs, packing. Integers and exact fractions; reads no file."""
+"""The arithmetic of a mixture: weights, schedules, permutations, epochs and packing, on integers and exact fractions.
+
+This room reads no file.
+"""

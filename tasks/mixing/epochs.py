@@ -1,13 +1,19 @@
-"""The order of a component's packed rows, epoch after epoch, and where a row stands in it.
+"""The order of a component's packed rows over all epochs, and the inverse: where a row comes in that order.
 
-    index -> epoch, place in it      an epoch is all rows of the component
-    place -> group                   groups (a shard, or small shards together) in a fresh keyed order each epoch
-    -> block of the group            its blocks in a keyed order
-    -> row of the block              rows of the block in a keyed order
+    index -> epoch, offset             an epoch is all rows of the component
+    offset -> group                    groups (one shard, or several small shards) in a new keyed order each epoch
+           -> block of the group       packing blocks of the group in a keyed order
+           -> row of the block         rows of the block in a keyed order
 
-So every row comes exactly once an epoch, in another order each, while what is read at a time stays inside one block: reads are large and
-next to each other. Shards were cut from a global shuffle, so a block is a sample of the whole component.
-Both directions are closed form but for the two running sums of an epoch, which are kept for the epochs in use.
+Example. Two groups, A with blocks of 2 and 3 rows, B with one block of 5 rows: an epoch has 10 rows. Index 13 is
+offset 3 of epoch 1. If that epoch's order is B, A, offset 3 falls in B's only block, at the fourth row of its
+shuffled order. In epoch 0, with the order A, B and A's blocks in the order 1, 0, offset 3 is the first row of block 0
+of A.
+
+Each row appears exactly once per epoch, in a different order every epoch, while reads stay within one block at a
+time: reads are large and contiguous. Shards are cut from a global shuffle, so a block is a sample of the whole
+component. Both directions are closed form except for two prefix sums per epoch, which are cached for the epochs in
+use.
 """
 
 import functools
@@ -22,9 +28,15 @@ VERSION = 1
 
 
 class EpochOrder:
-    """Index <-> (epoch, group, block, row) of one component.
+    """The order of one component's rows: index to (epoch, group, block, row).
 
-    name, seed: part of every key. group_rows: int64 [groups]. block_rows: group -> int64 [blocks], which sum to the group's rows.
+    name: component name; part of every key.
+
+    seed: integer; part of every key.
+
+    group_rows: int64 [groups], packed rows of each group.
+
+    block_rows: function from a group to int64 [blocks], the packed rows of its blocks, which sum to the group's rows.
     """
 
     def __init__(self, name: str, seed: int, group_rows: np.ndarray, block_rows: Callable[[int], np.ndarray]):
@@ -37,25 +49,25 @@ class EpochOrder:
         self._blocks = functools.lru_cache(maxsize=64)(self._make_blocks)
         self._row_order = functools.lru_cache(maxsize=16)(self._make_row_order)
 
-    def place(self, index: int) -> tuple[int, int, int, int]:
-        """(epoch, group, block, row) of an index from 0."""
-        epoch, place = divmod(index, self.rows)
+    def address(self, index: int) -> tuple[int, int, int, int]:
+        """(epoch, group, block, row) of an index, counted from 0 over all epochs."""
+        epoch, offset = divmod(index, self.rows)
         order, starts = self._groups(epoch)
-        at = int(np.searchsorted(starts, place, side="right")) - 1
-        group, place = int(order[at]), place - int(starts[at])
+        at = int(np.searchsorted(starts, offset, side="right")) - 1
+        group, offset = int(order[at]), offset - int(starts[at])
         order, starts = self._blocks(epoch, group)
-        at = int(np.searchsorted(starts, place, side="right")) - 1
+        at = int(np.searchsorted(starts, offset, side="right")) - 1
         block = int(order[at])
-        return epoch, group, block, int(self._row_order(epoch, group, block)[place - int(starts[at])])
+        return epoch, group, block, int(self._row_order(epoch, group, block)[offset - int(starts[at])])
 
     def index(self, epoch: int, group: int, block: int, row: int) -> int:
-        """The index at which a row comes in an epoch: place(index(e, g, b, r)) == (e, g, b, r)."""
+        """The index of a row in an epoch: address(index(e, g, b, r)) == (e, g, b, r)."""
         order, starts = self._groups(epoch)
-        place = int(starts[np.flatnonzero(order == group)[0]])
+        offset = int(starts[np.flatnonzero(order == group)[0]])
         order, starts = self._blocks(epoch, group)
-        place += int(starts[np.flatnonzero(order == block)[0]])
+        offset += int(starts[np.flatnonzero(order == block)[0]])
         size = int(self._block_rows(group)[block])
-        return epoch * self.rows + place + int(permutation.invert(row, size, self._key("rows", epoch, group, block)))
+        return epoch * self.rows + offset + int(permutation.invert(row, size, self._key("rows", epoch, group, block)))
 
     def _key(self, kind: str, *numbers: int) -> int:
         return hashing.key64(f"epoch {kind}", self._seed, self._name, *numbers)
@@ -72,6 +84,6 @@ class EpochOrder:
 
 
 def _ordered(sizes: np.ndarray, key: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items in keyed order [n], and the first place of each in that order, then the number of places [n + 1]."""
+    """Items in keyed order, int64 [n], and where each starts in that order, then the total, int64 [n + 1]."""
     order = permutation.permute(np.arange(len(sizes)), max(1, len(sizes)), key)
     return order, np.concatenate([[0], np.cumsum(np.asarray(sizes, dtype=np.int64)[order])])

@@ -1,19 +1,27 @@
-"""Which component stands at a position of the mixture, and how many of each stand before it, in closed form.
+"""The order of components in a mixture, in closed form: which component gets a position, and which of its rows.
 
-A schedule is a line of phases, each with shares that stay or that move in a straight line. Let I_c(p) be the integral of component c's
-share up to position p. Components are the leaves of a balanced binary tree over their sorted names, and a node that has handed out q
-positions has handed floor(I_left(I_node^-1(q)) + 1/2) of them to its left child and the rest to its right one: I_node^-1(q) is where
-the node ought to have handed out q. Shares of a child never exceed its node's, so both counts grow by 0 or 1 with q and sum to q; hence
-the counts of the leaves sum to p at every position, a component of any weight gets its share, and one whose share is zero throughout a
-phase gets nothing in it. Integrals of lines are quadratic: the inverse is an integer square root.
+Example. Weights web 3/4 and code 1/4 and BLOCK = 4. After 4 positions the exact counts are web 3 and code 1, so every
+mixing block holds three web rows and one code row. A keyed bijection orders the four inside the block: web, code,
+web, web in one block and code, web, web, web in the next. The first block takes web rows 0, 1, 2 and code row 0; the
+second takes web rows 3, 4, 5 and code row 1.
 
-A phase that ends deals each component a whole number of positions, so that what is still owed to each is as even as it can be (by
-largest remainder), and its shares are scaled to that: errors do not add up over phases, whatever the stages are. All is exact integer
-arithmetic; nothing is lost to rounding, however small a weight or long a run.
+A schedule is a list of phases. In a phase each component's share is constant or changes linearly. Let I_c(p) be the
+integral of component c's share up to position p. Components are the leaves of a balanced binary tree over their
+sorted names. A node that has handed out q positions has given floor(I_left(I_node^-1(q)) + 1/2) of them to its left
+child and the others to its right child; I_node^-1(q) is the position at which the node is due q positions. A child's
+share never exceeds its node's share, so both counts grow by 0 or 1 with q and sum to q. Three properties follow: the
+leaf counts sum to p at every position, a component of any weight gets its share, and a component whose share is zero
+throughout a phase gets nothing in that phase. Integrals of linear shares are quadratic, so the inverse is an integer
+square root.
 
-That order is regular, and a regular order can beat against the batch size. So only the counts at the ends of blocks of BLOCK positions
-are taken from the tree; inside a block the components are placed by a keyed bijection. A component's own indices are counted on in the
-order of its positions. Blocks begin anew with each phase, so a switch is exact. The stream depends on the schedule, the names and the seed, and on nothing else.
+When a phase ends, each component has received an integer number of positions, chosen by largest remainder so that the
+remaining deficits are as even as possible. The phase's shares are scaled to those integers, so errors do not accumulate
+over phases. All arithmetic uses exact integers: no weight is too small and no run too long.
+
+A regular order can resonate with the batch size. Therefore the tree supplies only the counts at the ends of mixing
+blocks of BLOCK positions, and a keyed bijection places the components inside each block. A component's indices rise
+with its positions. Each phase starts a new block, so a switch is exact. The stream depends only on the schedule, the
+names and the seed.
 """
 
 import bisect
@@ -34,25 +42,51 @@ from castor.tasks.mixing import permutation, schedule
 VERSION = 2
 BLOCK = 32
 _CHUNK = 32 * BLOCK
-"""Positions whose components are worked out, and kept, together."""
+"""Number of positions that are computed and cached together."""
 
 _FINE = 1 << 64
-"""Ends of a ramp are kept in this part of a position."""
+"""Resolution of a ramp's shares: they are multiples of 1 / _FINE of a position."""
 
 
 def max_deviation(components: int) -> float:
-    """Bound of a count's distance from the integral of its share in a mixture without stages: half a position a level of the tree.
+    """The largest distance between a component's count and the integral of its share, in positions, without stages.
 
-    With stages a phase begins with a position or two owed besides (1.83 is the most found for 16 components and 150 adverse stages).
+    Example: 16 components give a tree of 4 levels, and each level adds at most half a position: 2.0.
+
+    With stages, each phase starts with a remaining deficit of one or two positions. The largest deficit found is
+    1.83, for 16 components and 150 adversarial stages.
+
+    components: number of components.
     """
     return max(0.5, math.ceil(math.log2(components)) / 2 if components > 1 else 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Shares over a stretch of positions. start: first position; length: positions, None for ever. before, after: numerators over `whole` of
-    each component's share at its two ends, by sorted name. counts: what each component has had before. dealt_before, dealt_after,
-    dealt_whole: the shares by which positions are dealt, whose integral over the phase is a whole number for each component."""
+    """The shares over a range of positions. All tuples are indexed by component, in the order of the sorted names.
+
+    Example: half the positions each for 10 positions, then web alone:
+    Phase(start=0, length=10, before=(1, 1), after=(1, 1), whole=2, ...) for the first ten.
+
+    start: first position of the phase.
+
+    length: number of positions; None for the last phase, which has no end.
+
+    before: numerators over `whole` of the shares at the start of the phase.
+
+    after: numerators over `whole` of the shares at the end of the phase.
+
+    whole: common denominator of `before` and `after`.
+
+    counts: positions that each component received before the phase.
+
+    dealt_before: numerators over `dealt_whole` of the scaled shares at the start. Positions are assigned by the scaled
+    shares, whose integral over the phase is an integer for each component.
+
+    dealt_after: the same at the end of the phase.
+
+    dealt_whole: common denominator of `dealt_before` and `dealt_after`.
+    """
 
     start: int
     length: int | None
@@ -66,7 +100,7 @@ class Phase:
 
     @functools.cached_property
     def _sums(self) -> tuple[list[int], list[int]]:
-        """Sums of the shares before each component, so that a node of the tree is a difference."""
+        """Prefix sums of the scaled shares at both ends: the share of a tree node is a difference of two entries."""
         result = []
         for shares in (self.dealt_before, self.dealt_after):
             sums = [0]
@@ -76,7 +110,10 @@ class Phase:
         return result[0], result[1]
 
     def growth(self, offsets: list[int]) -> Iterator[tuple[int, list[int]]]:
-        """(component, its count in the phase's first so many positions, for each of the rising `offsets`), where the count changes."""
+        """Yields (component, counts): its count in the first offsets[i] positions, for components whose count changes.
+
+        offsets: rising numbers of positions, counted from the start of the phase.
+        """
         stack = [(0, len(self.before), offsets)]
         while stack:
             low, high, counts = stack.pop()
@@ -87,17 +124,17 @@ class Phase:
                 continue
             middle = (low + high) // 2
             left: list[int] = []
-            for place, count in enumerate(counts):
-                same = place and count == counts[place - 1]
+            for number, count in enumerate(counts):
+                same = number and count == counts[number - 1]
                 left.append(left[-1] if same else self._left(low, middle, high, count))
             stack += [(low, middle, left), (middle, high, [count - before for count, before in zip(counts, left)])]
 
     def counts_at(self, offset: int) -> dict[int, int]:
-        """Component -> how many of it stand in the phase's first `offset` positions; those that have none are left out."""
+        """Component -> its count in the first `offset` positions of the phase. Components with count 0 are omitted."""
         return {component: counts[1] for component, counts in self.growth([0, offset])}
 
     def count_at(self, offset: int, component: int) -> int:
-        """How many of one component stand in the phase's first `offset` positions."""
+        """The count of one component in the first `offset` positions of the phase."""
         low, high, count = 0, len(self.before), offset
         while high - low > 1 and count:
             middle = (low + high) // 2
@@ -106,7 +143,7 @@ class Phase:
         return count
 
     def _left(self, low: int, middle: int, high: int, count: int) -> int:
-        """How many of the node's first `count` positions are its left child's."""
+        """How many of the first `count` positions of the node [low, high) go to its left child [low, middle)."""
         before, after = self._sums
         node, left = before[high] - before[low], before[middle] - before[low]
         if not count:
@@ -114,7 +151,7 @@ class Phase:
         if self.dealt_before == self.dealt_after:
             return (2 * count * left + node) // (2 * node) if node else 0
         slope, left_slope = after[high] - after[low] - node, after[middle] - after[low] - left
-        # Over the first x of n positions a node is due (2 n node x + slope x x) / (2 n whole).
+        # After x of n positions a node is due (2 n node x + slope x x) / (2 n whole) positions.
         due = 2 * self.length * self.dealt_whole * count
         b, left_b = 2 * self.length * node, 2 * self.length * left
         if not b and not slope:
@@ -122,13 +159,14 @@ class Phase:
         x = _last_at_most(slope, b, due, self.length - 1)
         at_x, left_at_x = b * x + slope * x * x, left_b * x + left_slope * x * x
         rise, left_rise = b + slope * (2 * x + 1), left_b + left_slope * (2 * x + 1)
-        # The left child is due left_at_x + left_rise * (due - at_x) / rise by then; in a straight line beyond the phase's end.
+        # At that point the left child is due left_at_x + left_rise * (due - at_x) / rise; beyond the phase's end the
+        # line goes on.
         value = left_at_x * rise + left_rise * (due - at_x)
         scale = 2 * self.length * self.dealt_whole * rise
         return (2 * value + scale) // (2 * scale)
 
     def integral(self, offset: int, component: int) -> fractions.Fraction:
-        """Of a component's share over the phase's first `offset` positions."""
+        """The integral of a component's unscaled share over the first `offset` positions of the phase."""
         first, last = self.before[component], self.after[component]
         result = fractions.Fraction(first * offset, self.whole)
         if first != last:
@@ -137,11 +175,14 @@ class Phase:
 
 
 def _last_at_most(a: int, b: int, c: int, last: int) -> int:
-    """The largest integer x in [0, last] with a x x + b x <= c, for a function that rises throughout."""
+    """The largest integer x in [0, last] with a x^2 + b x <= c, where a x^2 + b x rises on [0, last].
+
+    Example: a = 1, b = 0, c = 10, last = 5 gives 3, since 3^2 = 9 <= 10 < 4^2.
+    """
     square = b * b + 4 * a * c
     if not a:
         x = c // b
-    elif square < 0:  # the parabola never gets there
+    elif square < 0:  # a x^2 + b x stays below c
         x = last
     else:
         x = 2 * c // (b + math.isqrt(square)) if b + math.isqrt(square) else last
@@ -155,7 +196,16 @@ def _last_at_most(a: int, b: int, c: int, last: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """The order of components: `names` sorted, the phases of the schedule in order, and any integer as seed. Made by `of`."""
+    """The order of components over all positions; `of` constructs it.
+
+    Example: Mixing.of({"web": 3, "code": 1}).counts(8) is (2, 6): names are sorted, so code comes first.
+
+    names: component names, sorted.
+
+    phases: the phases of the schedule, in order.
+
+    seed: any integer; keys the order inside mixing blocks.
+    """
 
     names: tuple[str, ...]
     phases: tuple[Phase, ...]
@@ -165,10 +215,16 @@ class Mixing:
     def of(
         cls, weights: Mapping[str, object], seed: int = 0, stages: Sequence[tuple[int, int, Mapping[str, object]]] = ()
     ) -> "Mixing":
-        """From name -> weight at position 0, and stages (position, positions to move in, name -> weight) in order.
+        """Builds the order from weights and stages.
 
-        A component that a stage does not name has weight 0 in it. Raises ConfigurationError on weights that are no shares, and on a stage
-        that begins before the one before it is done.
+        weights: component -> weight from position 0. Only ratios count.
+
+        seed: any integer.
+
+        stages: (start, ramp, weights) in order. The shares change linearly from position `start` over `ramp`
+        positions. A component that a stage does not name has weight 0 from then on.
+
+        Raises ConfigurationError for invalid weights and for a stage that starts before the previous ramp has ended.
         """
         names = tuple(sorted({*weights, *(name for _, _, later in stages for name in later)}))
         if not names:
@@ -179,8 +235,9 @@ class Mixing:
         for start, ramp, later in stages:
             if start < position:
                 raise ConfigurationError(
-                    f"a stage of the mixture begins at position {start}, before the one before it is done at {position}.",
-                    "Put the stages in the order of their start, and let each end its ramp first.",
+                    f"a stage of the mixture starts at position {start}, "
+                    f"before the previous stage ends at position {position}.",
+                    "Sort the stages by start, and let each ramp end before the next stage starts.",
                 )
             target = schedule.shares(later, names)
             plan += [(position, start - position, current, current), (start, ramp, current, target)]
@@ -205,19 +262,21 @@ class Mixing:
         return bisect.bisect_right(self._starts, position) - 1
 
     def shares(self, position: int) -> tuple[fractions.Fraction, ...]:
-        """The shares that hold at a position, by name; in a ramp, those in the middle of the position."""
+        """The shares at a position, in the order of `names`; in a ramp, the shares at the middle of the position."""
         phase = self.phases[self._phase_at(position)]
         part = fractions.Fraction(2 * (position - phase.start) + 1, 2 * phase.length) if phase.length else 0
         return tuple((b + (a - b) * part) / fractions.Fraction(phase.whole) for b, a in zip(phase.before, phase.after))
 
     def counts(self, position: int) -> tuple[int, ...]:
-        """How many positions before `position` each component has, were the order regular. They sum to `position`; so it is at block ends."""
+        """Regular counts of each component before `position`; they sum to `position` and are exact at mixing-block
+        ends.
+        """
         phase = self.phases[self._phase_at(position)]
         had = phase.counts_at(position - phase.start)
         return tuple(count + had.get(c, 0) for c, count in enumerate(phase.counts))
 
     def integral(self, position: int) -> tuple[fractions.Fraction, ...]:
-        """The integral of each component's share up to a position."""
+        """The integral of each component's share up to a position, in positions."""
         total = [fractions.Fraction(0)] * len(self.names)
         for phase in self.phases:
             offset = position - phase.start
@@ -227,9 +286,14 @@ class Mixing:
         return tuple(total)
 
     def at(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Components int64 [count] (index into `names`) and indices int64 [count] in them of positions first, first + 1, ...
+        """The components and their indices at positions first, first + 1, ..., first + count - 1.
 
-        A component's indices are 0, 1, 2, ... in the order of its positions.
+        first: first position, from 0.
+
+        count: number of positions.
+
+        Returns two int64 arrays [count]: the component (index into `names`) and the index within that component. The
+        indices of a component are 0, 1, 2, ... in the order of its positions.
         """
         components, indices, position, end = [], [], first, first + count
         while position < end:
@@ -249,7 +313,7 @@ class Mixing:
         return functools.lru_cache(maxsize=64)(self._make_chunk)
 
     def _make_chunk(self, number: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-        """Components and indices of _CHUNK positions of a phase (fewer at its end)."""
+        """Components and indices, int64 [_CHUNK], of one chunk of a phase; shorter at the end of the phase."""
         phase = self.phases[number]
         begin = chunk * _CHUNK
         end = begin + _CHUNK if phase.length is None else min(phase.length, begin + _CHUNK)
@@ -264,7 +328,7 @@ class Mixing:
         components = components[
             slots - slots % BLOCK + permutation.permute(slots % BLOCK, np.repeat(sizes, sizes), np.repeat(keys, sizes))
         ]
-        # The components' indices rise with the position, so that an epoch ends before the next begins.
+        # A component's indices rise with the position, so that one epoch ends before the next begins.
         times = had[-1] - had[0]
         before = had[0] + np.array([phase.counts[component] for component in names.tolist()], dtype=np.int64)
         indices = np.empty_like(components)
@@ -272,7 +336,7 @@ class Mixing:
         return components, indices
 
     def position(self, component: int, index: int) -> int | None:
-        """The position at which a component comes for the `index`-th time (from 0); None if it never does."""
+        """The position of a component's `index`-th row, counted from 0; None if the component gets no such row."""
         number = max(n for n, phase in enumerate(self.phases) if phase.counts[component] <= index)
         phase = self.phases[number]
         wanted = index - phase.counts[component]
@@ -299,7 +363,7 @@ class Mixing:
 
 @dataclasses.dataclass(frozen=True)
 class _Counter:
-    """Block -> how many of a component stand before it in a phase: rises with the block, for bisection."""
+    """Counts a component's positions before a block of a phase: a rising function of the block, as bisect needs."""
 
     phase: Phase
     component: int
@@ -309,7 +373,7 @@ class _Counter:
 
 
 def _phase(start, length, before, after, counts, due) -> tuple[Phase, list[int]]:
-    """A phase, and how many positions each component gets in it. due: integrals up to its start; updated to its end."""
+    # The next position goes to the component with the largest deficit; the smallest deficit gives one back.
     whole = math.lcm(*(share.denominator for share in (*before, *after)))
     before, after = tuple(int(share * whole) for share in before), tuple(int(share * whole) for share in after)
     if length is None:
@@ -325,11 +389,15 @@ def _phase(start, length, before, after, counts, due) -> tuple[Phase, list[int]]
 
 
 def _dealt(length: int, owed: list[fractions.Fraction], active: list[bool]) -> list[int]:
-    """`length` positions dealt to the active components so that what is still owed to each is as even as it can be."""
+    """Assigns `length` positions to the active components so that the remaining deficits are as even as possible.
+
+    Example: length 4, deficits (2.5, 1.25, 0.25) give (3, 1, 0): the floors 2, 1, 0 leave one position, which goes to
+    the component with the largest remaining deficit, 0.5.
+    """
     result = [max(0, math.floor(due)) if mine else 0 for due, mine in zip(owed, active)]
     missing = length - sum(result)
     step = 1 if missing > 0 else -1
-    # The next to get one is whom most is owed; the next to give one back, whom least is.
+    # Give the next position to the component with the largest remaining deficit; take one back from the smallest.
     heap = [(step * (result[c] - due), c) for c, due in enumerate(owed) if active[c] and (step > 0 or result[c])]
     heapq.heapify(heap)
     for _ in range(abs(missing)):

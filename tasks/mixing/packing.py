@@ -1,17 +1,23 @@
-"""How the records of a block lie in rows of a fixed length: a plan made from their lengths alone.
+"""Packing: assigns the records of a block to rows of a fixed length, from the record lengths alone.
 
-    best_fit          (default) the longest first, each into the fullest row that still holds it: best-fit decreasing
-    first_fit         in the order of the cache, each into the first row that still holds it
-    concat_and_split  in the order of the cache, end to end, cut wherever a row ends
+    best_fit          (default) longest record first, each into the fullest row that still holds it: best-fit decreasing
+    first_fit         in cache order, each into the first row that still holds it
+    concat_and_split  in cache order, end to end, cut wherever a row ends
 
-The first two cut a record only when it is longer than a row: into pieces of a row each, and a rest that is packed like a short record.
-With several features (tokens and, say, patches) each has a capacity of its own and a record must fit in all of them; a record that is
-longer than one of them is cut in all of them at once, piece k taking [k * capacity, (k + 1) * capacity) of each.
+Example. Records 0 to 4 have 5, 3, 4, 2 and 9 tokens; a row holds 8.
 
-A shard is packed in blocks of BLOCK_RECORDS records, so that a batch needs the plans of the blocks it reads and of no others; small shards
-are packed together, as many as make a block, so that rows are full in small caches too. A plan
-depends on the lengths, the capacities and the method; the same lengths give the same plan for ever (golden vectors hold it), since the
-order of training data follows from it.
+    best_fit, first_fit    [4: tokens 0-7] [0, 1] [2, 3, 4: token 8]
+    concat_and_split       [0, 1] [2, 3, 4: tokens 0-1] [4: tokens 2-8]
+
+best_fit and first_fit cut a record only if it is longer than a row: into row-sized pieces and a remainder, which is
+packed like a short record. With several features (tokens and patches, say) each feature has its own capacity, and a
+record must fit in all of them. A record that exceeds one capacity is cut in all features at once: piece k takes
+values [k * capacity, (k + 1) * capacity) of each feature.
+
+A shard is packed in blocks of BLOCK_RECORDS records, so a batch needs only the plans of the blocks it reads. Small
+shards are packed together, up to the records of one block, so that rows are full in small caches too. A plan depends
+on the lengths, the capacities and the method. The same lengths must always give the same plan, because the order of
+training data follows from it; golden vectors in tests/tasks/mixing/test_packing.py check this.
 """
 
 import dataclasses
@@ -23,18 +29,27 @@ VERSION = 1
 METHODS = ("best_fit", "first_fit", "concat_and_split")
 BLOCK_RECORDS = 16384
 STANDARD_LENGTHS = tuple(1 << bits for bits in range(6, 16))
-"""Lengths of a row whose number of rows is counted when a cache is written, so that no plan is needed to open it (best_fit)."""
+"""Row lengths whose number of best_fit rows is stored when a cache is written: opening the cache then needs no plan."""
 
 _UNIT = 1 << 20
-"""Room is compared between features in this part of their capacity."""
+"""Free capacity is compared across features in units of 1 / _UNIT of each capacity."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Rows of one block. Segments of row r are `row_starts[r]` to `row_starts[r + 1]`, in the order they lie in the row.
+    """The rows of one block. Row r holds segments `row_starts[r]` to `row_starts[r + 1]`, in order.
 
-    capacities: feature -> values of a full row. row_starts: int32 [num_rows + 1]. record: int32 [segments], record of the block. start,
-    size: int32 [features, segments], first value and number of values of each feature, in the order of `capacities`.
+    A segment is one piece of one record, as in `segment_ids` of a batch.
+
+    capacities: feature -> values in a full row.
+
+    row_starts: int32 [num_rows + 1], first segment of each row.
+
+    record: int32 [segments], record of each segment, counted within the block.
+
+    start: int32 [features, segments], first value of each segment, with features in the order of `capacities`.
+
+    size: int32 [features, segments], number of values of each segment.
     """
 
     capacities: Mapping[str, int]
@@ -45,26 +60,33 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
+        """Number of rows."""
         return len(self.row_starts) - 1
 
     def values(self, feature: str = "targets") -> int:
-        """Values of a feature in all rows."""
+        """Total number of values of a feature in all rows."""
         return int(self.size[list(self.capacities).index(feature)].sum(dtype=np.int64))
 
 
 def plan(lengths: Mapping[str, Sequence[int]], capacities: Mapping[str, int], method: str = "best_fit") -> Plan:
-    """Packs records into rows. lengths: feature -> integers [records]; capacities: feature -> values of a row, of the same features.
+    """Packs records into rows.
 
-    Records without any value are in no row. Raises ValueError for an unknown method, a capacity below 1, features that do not agree, or
-    concat_and_split of more than one feature.
+    lengths: feature -> integers [records], the number of values of each record.
+
+    capacities: feature -> values per row, for the same features.
+
+    method: one of METHODS.
+
+    Records without values get no row. Raises ValueError for an unknown method, a capacity below 1, features that differ
+    between lengths and capacities, and concat_and_split with several features.
     """
     names = list(capacities)
     if method not in METHODS or set(lengths) != set(names) or not names:
         raise ValueError(f"cannot pack {sorted(lengths)} into {dict(capacities)} by {method!r}")
     if min(capacities.values()) < 1:
-        raise ValueError(f"a row has room for at least one value: {dict(capacities)}")
+        raise ValueError(f"every capacity must be at least 1: {dict(capacities)}")
     if method == "concat_and_split" and len(names) > 1:
-        raise ValueError("concat_and_split packs one feature")
+        raise ValueError("concat_and_split packs exactly one feature")
     sizes = np.stack([np.asarray(lengths[name], dtype=np.int64) for name in names])
     room = np.array([capacities[name] for name in names], dtype=np.int64)
     if method == "concat_and_split":
@@ -83,26 +105,41 @@ def plan(lengths: Mapping[str, Sequence[int]], capacities: Mapping[str, int], me
 
 
 def count_rows(lengths: Sequence[int], length: int) -> int:
-    """How many rows `plan` makes of one feature by best_fit."""
+    """The number of rows that `plan` makes of one feature with best_fit.
+
+    lengths: integers [records], values of each record.
+
+    length: values per row.
+    """
     lengths = np.asarray(lengths, dtype=np.int64)
     rests = lengths % length
     return int((lengths // length).sum()) + _best_fit(rests[rests > 0], length)[1]
 
 
 def count_concatenated(tokens: int, length: int) -> int:
-    """How many rows `plan` makes of so many values in all by concat_and_split."""
+    """The number of rows that `plan` makes with concat_and_split: 17 tokens fill 3 rows of 8.
+
+    tokens: values of all records together.
+
+    length: values per row.
+    """
     return -(-tokens // length)
 
 
 def num_blocks(records: int) -> int:
-    """Blocks of a shard of so many records; one without records has none."""
+    """The number of blocks in a shard of `records` records; an empty shard has none."""
     return -(-records // BLOCK_RECORDS)
 
 
 def groups(records: Sequence[int]) -> list[tuple[int, int]]:
-    """Which shards, of so many records each, are packed together: (first, last + 1) of each group, in order.
+    """Groups of consecutive shards that are packed together: (first, last + 1) of each group, in order.
 
-    Shards join the group before them as long as it has at most BLOCK_RECORDS records; a larger shard is a group by itself, of several blocks.
+    Example: 9000, 9000, 5000, 2000, 40000 and 1 records give (0, 1), (1, 4), (4, 5), (5, 6).
+
+    A shard joins the previous group if the group then has at most BLOCK_RECORDS (16384) records. A larger shard forms
+    its own group, with several blocks.
+
+    records: number of records of each shard.
     """
     result: list[tuple[int, int]] = []
     total = 0
@@ -117,7 +154,14 @@ def groups(records: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _pieces(sizes: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts records [features, n] that are longer than a row. Returns record [m], start and size [features, m]; whole rows come first."""
+    """Cuts records that are longer than a row.
+
+    Returns record [m], start and size [features, m]. Row-sized pieces come first.
+
+    sizes: int64 [features, n].
+
+    room: int64 [features], capacities.
+    """
     count = (-(-sizes // room[:, None])).max(axis=0, initial=0)
     record = np.repeat(np.arange(sizes.shape[1]), count)
     piece = np.arange(len(record)) - np.repeat(np.cumsum(count) - count, count)
@@ -129,7 +173,7 @@ def _pieces(sizes: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _concatenate(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(row, record, start [1, m], size [1, m]) of records laid end to end and cut at row ends."""
+    """(row, record, start [1, m], size [1, m]) of records joined end to end and cut at row ends."""
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
     cuts = np.unique(np.concatenate([np.arange(0, total, length), ends - sizes, [total]]))
@@ -140,12 +184,12 @@ def _concatenate(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _fit(sizes: np.ndarray, room: np.ndarray, best: bool) -> np.ndarray:
-    """Row [n] of each piece [features, n]: best-fit decreasing by the largest share of a capacity, or first-fit in the order given."""
+    """Row [n] of each piece [features, n]: first-fit in order, or best-fit decreasing by share of a capacity."""
     shares = (sizes * _UNIT) // room[:, None]
     order = np.argsort(-shares.max(axis=0, initial=0), kind="stable") if best else np.arange(sizes.shape[1])
     free = np.zeros((len(room), max(1, sizes.shape[1])), dtype=np.int64)
     rows = np.zeros(sizes.shape[1], dtype=np.int64)
-    count = closed = 0  # rows opened; rows at the beginning that are full in every feature
+    count = closed = 0  # rows opened; leading rows that are full in every feature
     for piece in order.tolist():
         need = sizes[:, piece : piece + 1]
         fits = (free[:, closed:count] >= need).all(axis=0)
@@ -168,16 +212,18 @@ def _fit(sizes: np.ndarray, room: np.ndarray, best: bool) -> np.ndarray:
 
 
 def _best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
-    """Row int64 [n] of each size [n] (1 <= size <= capacity), and the number of rows: best-fit decreasing of one feature.
+    """Best-fit decreasing of one feature: row int64 [n] of each size [n] (1 <= size <= capacity), and the number of
+    rows.
 
-    Equal sizes are placed together, so that the work is counted in runs of equal sizes and equal room, not in records.
+    Equal sizes are assigned together, so the cost grows with the number of distinct sizes and free capacities, not
+    with the number of records.
     """
     order = np.argsort(-sizes, kind="stable")
     lengths, first = np.unique(-sizes[order], return_index=True)
     ends = [*first[1:].tolist(), len(sizes)]
     placed: list[int] = []  # row of each size, in `order`
-    room: dict[int, list[int]] = {}  # free tokens -> rows that have as many
-    occupied = 0  # the keys of `room` as a bit set: the tightest fit is the lowest bit from `size` up
+    room: dict[int, list[int]] = {}  # free tokens -> rows with exactly that number of free tokens
+    occupied = 0  # the keys of `room` as a bit set: the tightest fit is the lowest set bit at or above `size`
     count = 0
     for size, begin, end in zip((-lengths).tolist(), first.tolist(), ends):
         wanted = end - begin
@@ -201,7 +247,7 @@ def _best_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
             number = min(len(taken) * each, wanted)
             placed += taken if each == 1 else [row for row in taken for _ in range(each)][:number]
             wanted -= number
-            last = number - (len(taken) - 1) * each  # the last row may have got fewer
+            last = number - (len(taken) - 1) * each  # the last row may have received fewer
             left = free - each * size
             if last < each:
                 row, rest = taken.pop(), free - last * size

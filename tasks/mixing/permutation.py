@@ -1,10 +1,14 @@
-"""A keyed bijection of [0, n): any place of a shuffled order, or where an element went, without ever making the order.
+"""A keyed bijection of [0, n): evaluates a shuffled order at any index, or its inverse, without building the order.
 
-A Feistel network over the smallest number of bits that holds n - 1, halves as equal as they can be, ROUNDS rounds of `hashing.mix64`;
-values that fall outside [0, n) walk the cycle until they fall inside (fewer than two steps on average), which keeps the map one to one
-(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Indices, sizes and keys broadcast, so a batch whose rows come
-from different epochs of different tasks takes one call. The order of training data follows from this file: it never changes, and golden
-vectors hold it.
+Example. permute([0, 1, 2, 3, 4], 5, key=78) is [3, 0, 4, 1, 2], and invert(4, 5, key=78) is 2.
+
+The bijection is a Feistel network of ROUNDS rounds of `hashing.mix64` over the smallest number of bits that holds n -
+1, split as evenly as possible. A value outside [0, n) walks the cycle until it falls inside, in fewer than two steps
+on average; cycle walking keeps the map one to one (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA
+2002). For n = 5 the network permutes 3 bits; an output of 5, 6 or 7 is fed back in. Indices, sizes and keys
+broadcast: one call serves a batch whose rows come from different epochs of different tasks. The order of training
+data depends on this file, so its results must never change; golden vectors in tests/tasks/mixing/test_permutation.py
+check them.
 """
 
 import numpy as np
@@ -16,15 +20,24 @@ MAX_SIZE = 1 << 48
 
 
 def permute(index, size, key) -> np.ndarray:
-    """The element at place `index` of the order of [0, size) under `key`.
+    """The element at `index` in the shuffled order of [0, size) under `key`. All arguments broadcast.
 
-    index, size: integers, 0 <= index < size <= MAX_SIZE; key: uint64. All broadcast. Returns int64. Raises ValueError outside the ranges.
+    index: integers, 0 <= index < size.
+
+    size: integers, 1 <= size <= MAX_SIZE.
+
+    key: uint64.
+
+    Returns int64 of the broadcast shape. Raises ValueError for an index or a size outside its range.
     """
     return _walk(index, size, key, range(ROUNDS))
 
 
 def invert(element, size, key) -> np.ndarray:
-    """The place of `element` in the order of [0, size) under `key`: invert(permute(i, n, k), n, k) == i."""
+    """The index of `element` in the shuffled order of [0, size) under `key`: invert(permute(i, n, k), n, k) == i.
+
+    Arguments, result and errors are those of `permute`, with the element in place of the index.
+    """
     return _walk(element, size, key, range(ROUNDS - 1, -1, -1))
 
 
@@ -36,9 +49,8 @@ def _walk(values, sizes, keys, rounds) -> np.ndarray:
     values, sizes, keys = np.broadcast_arrays(values, sizes, keys)
     shape = values.shape
     x, n, k = values.ravel().astype(np.uint64), sizes.ravel().astype(np.uint64), keys.ravel()
-    bits = np.frexp((n - np.uint64(1)).astype(np.float64))[1].astype(
-        np.uint64
-    )  # bit length of n - 1, exact below 2**53
+    bits = np.frexp((n - np.uint64(1)).astype(np.float64))[1]  # the bit length of n - 1, exact below 2**53
+    bits = bits.astype(np.uint64)
     pending = np.arange(x.size)
     while pending.size:
         x[pending] = _network(x[pending], bits[pending], k[pending], rounds)
@@ -47,7 +59,10 @@ def _walk(values, sizes, keys, rounds) -> np.ndarray:
 
 
 def _network(x: np.ndarray, bits: np.ndarray, key: np.ndarray, rounds) -> np.ndarray:
-    """A bijection of [0, 2**bits). Even rounds change the upper half by a hash of the lower, odd rounds the lower: halves may differ."""
+    """A bijection of [0, 2**bits): even rounds hash the lower half into the upper, odd rounds the upper into the lower.
+
+    The halves may differ in size by one bit, since neither is ever swapped with the other.
+    """
     one = np.uint64(1)
     low_bits = bits >> one
     low_mask = (one << low_bits) - one

@@ -1,8 +1,12 @@
-"""What changes over a run: the mixture's weights and the batch size, by step, in closed form.
+"""What changes over a run: mixture weights and batch sizes by step, in closed form.
 
-A `MixtureStage` sets new weights from a step on, at once or in a straight line over some steps. `BatchSizes` turns steps into positions (rows of
-all steps in one line) and back, so that a growing batch neither skips a row nor repeats one. Both count in data steps: where steps are
-skipped (`tasks.Mixture.skip_steps`), what follows keeps the weights and the sizes that it would have had.
+Example. Batch sizes {0: 2, 3: 4}: steps 0, 1 and 2 have 2 rows, later steps have 4. Step 4 starts at position
+3 * 2 + 1 * 4 = 10, and position 11 is row 1 of step 4.
+
+A `MixtureStage` sets new weights from a step on, at once or linearly over several steps. `BatchSizes` maps steps to
+positions (all rows of all steps, numbered consecutively) and back, so a growing batch neither skips nor repeats a
+row. Both count data steps. When steps are skipped (`tasks.Mixture.skip_steps`), later data steps keep their weights
+and sizes.
 """
 
 import bisect
@@ -23,8 +27,14 @@ Weights = Mapping[str, Any]
 class MixtureStage:
     """Weights of a mixture from a step on.
 
-    start: the first step, above 0, at which they begin to hold. weights: component -> weight; a component not named has 0. ramp: steps
-    over which the shares move from those before to these, in a straight line over the rows of those steps; 0 switches exactly at `start`.
+    start: first data step, at least 1, at which the weights hold.
+
+    weights: component -> weight. A component that is not named has weight 0.
+
+    ramp: number of steps over which the shares change linearly, row by row, from the previous shares to these. 0
+    switches exactly at `start`.
+
+    Raises ConfigurationError for a negative ramp, a start below 1 and missing weights.
     """
 
     start: int
@@ -37,7 +47,7 @@ class MixtureStage:
                 f"MixtureStage.{name}",
                 getattr(self, name),
                 at_least=least,
-                remedy=f"Give a number of steps, at least {least}.",
+                remedy=f"Give a number of steps, {least} or more.",
             )
         if not isinstance(self.weights, Mapping) or not self.weights:
             raise ConfigurationError(
@@ -49,14 +59,19 @@ class MixtureStage:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """Rows of the global batch by step: sizes[i] from step starts[i] on. `of` makes one; all else is closed form."""
+    """Rows of the global batch by step; `of` constructs it.
+
+    starts: data steps at which a size begins to hold, rising from 0.
+
+    sizes: rows of the global batch from each of `starts` on.
+    """
 
     starts: tuple[int, ...]
     sizes: tuple[int, ...]
 
     @classmethod
     def of(cls, batch_size: "int | Mapping[int, int] | BatchSizes") -> "BatchSizes":
-        """From one size, or from step -> size beginning at step 0. Raises ConfigurationError for anything else."""
+        """From one size, or from a table {step: size} that starts at step 0. Raises ConfigurationError otherwise."""
         if isinstance(batch_size, BatchSizes):
             return batch_size
         table = dict(batch_size) if isinstance(batch_size, Mapping) else {0: batch_size}
@@ -66,51 +81,66 @@ class BatchSizes:
             or 0 not in table
         ):
             raise ConfigurationError(
-                f"batch_size is a positive integer, or a table of them by step that begins at step 0, not {batch_size!r}.",
+                "batch_size must be a positive integer or a table {step: size} that starts at step 0, "
+                f"not {batch_size!r}.",
                 "Bind BATCH_SIZE = 256 or BATCH_SIZE = {0: 64, 1000: 256}.",
             )
         steps = sorted(int(step) for step in table)
         return cls(tuple(steps), tuple(int(table[step]) for step in steps))
 
     def size(self, step: int) -> int:
-        """Rows of the global batch at a step."""
+        """Rows of the global batch at a data step."""
         return self.sizes[bisect.bisect_right(self.starts, step) - 1]
 
     def position(self, step: int) -> int:
-        """Rows of all steps before a step."""
+        """The first position of a data step: the number of rows in all earlier steps."""
         total = 0
         for start, size, end in zip(self.starts, self.sizes, (*self.starts[1:], step)):
             total += size * (max(start, min(end, step)) - start)
         return total
 
     def step(self, position: int) -> tuple[int, int]:
-        """(step, row) that a position falls on."""
+        """(step, row) of a position. Raises ValueError for a negative position."""
         for start, size in zip(reversed(self.starts), reversed(self.sizes)):
             first = self.position(start)
             if position >= first:
                 return start + (position - first) // size, (position - first) % size
-        raise ValueError(f"there is no position {position}")
+        raise ValueError(f"position {position} is negative")
 
 
 def exact(name: str, weight: Any) -> fractions.Fraction:
-    """A weight as a fraction; a float means the decimal it prints as. Raises ConfigurationError if it is no number from 0 up."""
+    """A weight as an exact fraction; a float means the decimal it prints as: 0.1 is 1/10.
+
+    name: component that has the weight, for the error message.
+
+    weight: a number or a string such as "1/3".
+
+    Raises ConfigurationError unless the weight is a number of at least 0.
+    """
     try:
         value = fractions.Fraction(str(weight)) if not isinstance(weight, bool) else None
     except (ValueError, ZeroDivisionError):
         value = None
     if value is None or value < 0:
         raise ConfigurationError(
-            f"component {name!r} of the mixture has weight {weight!r}.", "Give it a number that is not negative."
+            f"component {name!r} of the mixture has weight {weight!r}.", "Give a number that is 0 or more."
         )
     return value
 
 
 def shares(weights: Weights, names: Iterable[str]) -> tuple[fractions.Fraction, ...]:
-    """The weights of components, scaled to sum to 1. Raises ConfigurationError if none is positive, or for a bad one."""
+    """The weights scaled to sum to 1: {"web": 3, "code": 1} gives 3/4 and 1/4.
+
+    weights: component -> weight; a component without a weight has 0.
+
+    names: components, in the order of the result.
+
+    Raises ConfigurationError for an invalid weight and if all weights are 0.
+    """
     values = [exact(name, weights.get(name, 0)) for name in names]
     total = sum(values)
     if not total > 0:
         raise ConfigurationError(
-            f"all weights of the mixture of {', '.join(names)} are zero.", "Give one a positive weight."
+            f"all weights of the mixture of {', '.join(names)} are zero.", "Give a component a positive weight."
         )
     return tuple(value / total for value in values)

@@ -1,16 +1,20 @@
-"""Objects of Google Cloud Storage: what tasks/storage/storage.py does with a path that begins with gs://.
+"""Google Cloud Storage: implements the functions of tasks/storage/storage.py for paths that start with gs://.
 
-What a bucket is not: it has no folders (a folder is there while an object's name begins with it), no rename (an object is copied, on the
-server, and then removed) and no mapping. What it is: an object appears whole or not at all, and each write gives it a new generation.
+A bucket has no folders (a folder exists while an object's name starts with it), no rename (an object is copied on the
+server, then removed) and no memory map. An object appears complete or not at all, and every write gives it a new
+generation.
 
-Writing goes by preconditions on the generation that was there before, so that the client may repeat a request whose answer was lost, and
-two tries at the same shard end as one of them. A commit is a sequence, not an instant: the manifest goes first, files follow, the manifest
-comes back last; readers trust only the manifest, by size and checksum, so killed at any point there is a whole cache or none.
+Writes use preconditions on the previous generation. The client may therefore repeat a request whose response was
+lost, and two attempts at one shard end as one of them. A commit is a sequence of requests: the manifest is removed
+first, files follow, and the new manifest is written last. Readers trust only the manifest, by size and checksum, so a
+process killed at any point leaves a complete cache or none.
 
-Reading at random is reading a copy: `map_bytes` fetches an object once a generation into $CASTOR_CACHE (else $XDG_CACHE_HOME/castor/objects,
-else ~/.cache/castor/objects) and maps that. Copies never change and are never removed by Castor; removing them is always safe.
+Random reads use a local copy. `map_bytes` fetches an object, once per generation, into $CASTOR_CACHE (or
+$XDG_CACHE_HOME/castor/objects, or ~/.cache/castor/objects) and maps the copy. Castor never changes or removes copies;
+removing them is always safe.
 
-The library is google-cloud-storage, with its own credentials (application default ones) and its own emulator variable (STORAGE_EMULATOR_HOST).
+The library is google-cloud-storage, with application default credentials and its emulator variable
+STORAGE_EMULATOR_HOST.
 """
 
 import concurrent.futures
@@ -38,11 +42,11 @@ _PIECE_BYTES = 8 << 20
 _THREADS = 16
 _TRIES = 8
 _FRESH_SECONDS = 5.0
-_LOOK_SECONDS = 60.0
-"""How long a look at an object counts: for one that is about to be opened, and for one that is in use."""
+_CACHED_SECONDS = 60.0
+"""How long cached metadata of an object counts: before opening the object, and while the object is in use."""
 
-_looks: dict[str, tuple[float, tuple[int, int, int]]] = {}
-"""Of each path looked at: when (monotonic, seconds) and its identity (generation, bytes, time of change in ns)."""
+_metadata: dict[str, tuple[float, tuple[int, int, int]]] = {}
+"""Cached metadata: path -> (monotonic time in s, identity (generation, bytes, mtime in ns))."""
 
 
 def open_read(path: str) -> BinaryIO:
@@ -54,20 +58,21 @@ def map_bytes(path: str) -> np.ndarray:
 
 
 def identity(path: str) -> tuple[int, int, int]:
-    seen = _looks.get(path)
-    return seen[1] if seen and time.monotonic() - seen[0] < _FRESH_SECONDS else _look(path)
+    cached = _metadata.get(path)
+    return cached[1] if cached and time.monotonic() - cached[0] < _FRESH_SECONDS else _fetch_metadata(path)
 
 
 def is_unchanged(path: str, known: tuple[int, int, int]) -> bool:
-    seen = _looks.get(path)
+    cached = _metadata.get(path)
     try:
-        return (seen[1] if seen and time.monotonic() - seen[0] < _LOOK_SECONDS else _look(path)) == tuple(known)
+        is_valid = cached and time.monotonic() - cached[0] < _CACHED_SECONDS
+        return (cached[1] if is_valid else _fetch_metadata(path)) == tuple(known)
     except FileNotFoundError:
         return False
 
 
 def prefetch_metadata(directory: str) -> None:
-    """One listing instead of a question for each object."""
+    """One listing instead of one request per object."""
     for _ in walk(directory):
         pass
 
@@ -90,17 +95,27 @@ def write_bytes_atomic(path: str, data: bytes, sync: bool) -> None:
 
 
 def read_generation(path: str) -> tuple[bytes, int] | None:
-    """(content, generation) of an object; None where there is none."""
+    """(content, generation) of an object; None if it does not exist.
+
+    path: URI of the object.
+    """
     from google.api_core.exceptions import PreconditionFailed
 
     while (found := _find(path)) is not None:
-        with contextlib.suppress(FileNotFoundError, PreconditionFailed), _as_oserror(path):  # replaced since
+        with contextlib.suppress(FileNotFoundError, PreconditionFailed), _as_oserror(path):  # replaced meanwhile
             return found.download_as_bytes(raw_download=True, if_generation_match=found.generation), found.generation
     return None
 
 
 def write_generation(path: str, data: bytes, replaces: int) -> int | None:
-    """Writes an object over its generation `replaces` (0: where there is none). Returns the new one; None if it differs."""
+    """Writes an object if its generation is `replaces` (0: if it does not exist). Returns the new generation, or None.
+
+    path: URI of the object.
+
+    data: content.
+
+    replaces: expected generation.
+    """
     from google.api_core.exceptions import PreconditionFailed
 
     bucket, name = _split(path)
@@ -112,7 +127,7 @@ def write_generation(path: str, data: bytes, replaces: int) -> int | None:
 
 
 def remove_generation(path: str, generation: int) -> None:
-    """Removes an object if this is its generation; fine if it is gone or another is there."""
+    """Removes an object if its generation is `generation`; otherwise does nothing."""
     from google.api_core.exceptions import NotFound, PreconditionFailed
 
     bucket, name = _split(path)
@@ -137,7 +152,7 @@ def list_files(directory: str) -> list[str]:
     with _as_oserror(directory):
         found = _list(directory, delimiter="/")
         prefix = len(_prefix(directory))
-        names = {blob.name[prefix:] for blob in found}  # the prefixes are known when the listing has been read
+        names = {blob.name[prefix:] for blob in found}  # `prefixes` is complete only after iterating over the listing
         return sorted((names | {folder[prefix:].rstrip("/") for folder in found.prefixes}) - {""})
 
 
@@ -146,13 +161,13 @@ def walk(root: str) -> Iterator[str]:
     with _as_oserror(root):
         for blob in _list(root):
             name = blob.name[prefix:]
-            if name and not name.endswith("/"):  # some tools mark a folder with an empty object
+            if name and not name.endswith("/"):  # some tools mark folders with empty objects
                 _remember(f"{top}/{name}", blob)
                 yield name
 
 
 def makedirs(directory: str) -> None:
-    """A folder of a bucket is there when something is in it. The bucket itself must be."""
+    """Checks that the bucket exists. A folder of a bucket exists as soon as it has an object."""
     with _as_oserror(directory):
         next(iter(_list(directory, max_results=1)), None)
 
@@ -183,7 +198,7 @@ def copy(source: str, target: str, names: Iterable[str]) -> None:
 def remove(path: str) -> None:
     from google.api_core.exceptions import NotFound
 
-    _looks.pop(path, None)
+    _metadata.pop(path, None)
     with _as_oserror(path), contextlib.suppress(NotFound):
         bucket, name = _split(path)
         _client().bucket(bucket).blob(name).delete(retry=_retry())
@@ -195,7 +210,7 @@ def remove_tree(directory: str) -> None:
 
 
 class Unfinished:
-    """An object being written: to a file without a name first, so that an object is begun only when its bytes are all known."""
+    """An object being written: first to an anonymous local file, so that the upload starts when all bytes are known."""
 
     def __init__(self, path: str):
         self._path = path
@@ -215,7 +230,7 @@ class Unfinished:
 
 
 class _Reader(io.RawIOBase):
-    """A generation of an object as a file that can be read anywhere, a request for each read: to be buffered."""
+    """A generation of an object as a seekable file. Every read is one request, so it should be buffered."""
 
     def __init__(self, blob, path: str):
         self._blob = blob
@@ -231,7 +246,7 @@ class _Reader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._blob.size}[whence]
         if start + offset < 0:
-            raise OSError(errno.EINVAL, "before the beginning of the file", self._path)
+            raise OSError(errno.EINVAL, "seek before the start of the file", self._path)
         self._position = start + offset
         return self._position
 
@@ -240,36 +255,36 @@ class _Reader(io.RawIOBase):
         if end <= self._position:
             return 0
         with _as_oserror(self._path):
-            # No checksum: the library has them for whole objects only. What is read of caches and corpora is checked by their manifests.
+            # No checksum: the library checks only whole objects. Manifests have checksums for caches and corpora.
             data = self._blob.download_as_bytes(start=self._position, end=end - 1, raw_download=True, checksum=None)
         if len(data) != end - self._position:
-            raise OSError(errno.EIO, f"{len(data)} bytes came where {end - self._position} were asked for", self._path)
+            raise OSError(errno.EIO, f"received {len(data)} of {end - self._position} requested bytes", self._path)
         buffer[: len(data)] = data
         self._position = end
         return len(data)
 
 
 def _copy(path: str) -> str:
-    """The path of this machine's copy of an object as it stands now."""
+    """The path of the local copy of an object's present generation."""
     blob = _blob(path)
     cache = os.environ.get("CASTOR_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "castor", "objects"
     )
-    place = pathlib.Path(cache, hashlib.sha256(path.encode()).hexdigest()[:32], str(blob.generation))
-    if not (place.is_file() and place.stat().st_size == blob.size):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
+    copy = pathlib.Path(cache, hashlib.sha256(path.encode()).hexdigest()[:32], str(blob.generation))
+    if not (copy.is_file() and copy.stat().st_size == blob.size):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}.tmp")
         try:
             with _as_oserror(path):
                 blob.download_to_filename(str(unfinished), raw_download=True, checksum="auto")
-            os.replace(unfinished, place)
+            os.replace(unfinished, copy)
         finally:
             unfinished.unlink(missing_ok=True)
-    return str(place)
+    return str(copy)
 
 
 def _upload(path: str, send: Callable[..., None]) -> None:
-    """Replaces an object, whatever is there, in a way that may be repeated."""
+    """Replaces an object unconditionally, with requests that may be repeated."""
     from google.api_core.exceptions import PreconditionFailed
 
     bucket, name = _split(path)
@@ -279,12 +294,12 @@ def _upload(path: str, send: Callable[..., None]) -> None:
             try:
                 blob = _client().bucket(bucket).blob(name)
                 send(blob, if_generation_match=found.generation if found is not None else 0, checksum="auto")
-            except PreconditionFailed:  # another try at the same file came between, or this one's answer was lost
+            except PreconditionFailed:  # a concurrent write came first, or the response to this write was lost
                 time.sleep(random.uniform(0, 0.05 * 2**number))
                 continue
-        _looks.pop(path, None)
+        _metadata.pop(path, None)
         return
-    raise OSError(errno.EBUSY, "others keep writing to it", path)
+    raise OSError(errno.EBUSY, f"{_TRIES} attempts failed because of concurrent writes", path)
 
 
 def _move(pair: tuple[str, str]) -> None:
@@ -293,50 +308,50 @@ def _move(pair: tuple[str, str]) -> None:
 
 
 def _copy_object(pair: tuple[str, str]) -> None:
-    """Copies an object within Google's servers."""
+    """Copies an object on the server."""
     source, target = pair
     blob = _blob(source)
     bucket, name = _split(target)
     with _as_oserror(source):
         destination = _client().bucket(bucket).blob(name)
         token = None
-        while True:  # a large object, or one of another storage class, takes several calls
+        while True:  # a large object, or one of another storage class, needs several calls
             token, _, _ = destination.rewrite(
                 blob, token=token, if_source_generation_match=blob.generation, retry=_retry()
             )
             if token is None:
                 break
-    _looks.pop(target, None)
+    _metadata.pop(target, None)
 
 
 def _folders(name: str) -> Iterable[str]:
-    """`a/b/c` -> `a`, `a/b`."""
+    """The folders of a name: `a/b/c` -> `a`, `a/b`."""
     parts = name.split("/")
     return ("/".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def _each(function: Callable[[Any], None], arguments: list) -> None:
-    """Calls `function` for each argument, several at a time; raises the first error."""
+    """Calls `function` for each argument in threads; raises the first error."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(function, arguments))
 
 
-def _look(path: str) -> tuple[int, int, int]:
+def _fetch_metadata(path: str) -> tuple[int, int, int]:
     try:
         return _remember(path, _blob(path))
     except FileNotFoundError:
-        _looks.pop(path, None)
+        _metadata.pop(path, None)
         raise
 
 
 def _remember(path: str, blob) -> tuple[int, int, int]:
     found = int(blob.generation), int(blob.size), round(blob.updated.timestamp() * 1e6) * 1000
-    _looks[path] = time.monotonic(), found
+    _metadata[path] = time.monotonic(), found
     return found
 
 
 def _blob(path: str):
-    """An object as it stands now, bound to its generation. Raises FileNotFoundError."""
+    """An object in its present generation. Raises FileNotFoundError."""
     found = _find(path)
     if found is None:
         raise _missing(path)
@@ -380,7 +395,7 @@ def _client():
 
 @functools.cache
 def _client_of(process: int):
-    """A client for each process: its connections do not outlive a fork."""
+    """A client per process: connections do not survive a fork."""
     import google.cloud.storage as storage
     from google.auth.exceptions import GoogleAuthError
 
@@ -401,7 +416,7 @@ def _retry():
 
 @contextlib.contextmanager
 def _as_oserror(path: str) -> Iterator[None]:
-    """The library's errors as those of a file system; PreconditionFailed is for the caller."""
+    """Raises the library's errors as OSErrors. PreconditionFailed passes through to the caller."""
     import requests.exceptions
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
@@ -411,8 +426,8 @@ def _as_oserror(path: str) -> Iterator[None]:
     except exceptions.PreconditionFailed:
         raise
     except exceptions.NotFound as error:
-        raise FileNotFoundError(errno.ENOENT, f"there is no such object or bucket: {error.message}", path) from error
+        raise FileNotFoundError(errno.ENOENT, f"object or bucket not found: {error.message}", path) from error
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
-        raise PermissionError(errno.EACCES, f"Google Cloud Storage refuses: {error}", path) from error
+        raise PermissionError(errno.EACCES, f"Google Cloud Storage denied access: {error}", path) from error
     except (exceptions.GoogleAPIError, requests.exceptions.RequestException) as error:
         raise OSError(errno.EIO, f"Google Cloud Storage: {error}", path) from error

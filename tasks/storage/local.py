@@ -1,4 +1,4 @@
-"""Files on a file system: what tasks/storage/storage.py does with a path that names no bucket."""
+"""Local files: implements the functions of tasks/storage/storage.py for paths outside buckets."""
 
 import ctypes
 import mmap
@@ -34,7 +34,7 @@ def map_bytes(path: str) -> np.ndarray:
 
 
 class _Mapping:
-    """A mapping as numpy takes it, undone with the last array on it. Python's own keeps a file descriptor open for each."""
+    """A memory map for numpy, unmapped with its last array. Python's mmap would keep a descriptor open for each."""
 
     def __init__(self, descriptor: int, size: int):
         address = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, descriptor, 0)
@@ -47,7 +47,7 @@ class _Mapping:
 
 
 def _load_libc():
-    """The C library with mmap declared, or None where there is no such thing."""
+    """The C library with the signatures of mmap, or None if there is none."""
     try:
         library = ctypes.CDLL(None, use_errno=True)
         library.mmap.argtypes = (
@@ -70,7 +70,10 @@ _libc = _load_libc()
 
 
 def will_need(data: np.ndarray, begin: int, end: int) -> None:
-    """Tells the system that bytes [begin, end) of a mapped file will be read soon. Changes no value; does nothing where it cannot."""
+    """Advises the operating system that bytes [begin, end) of a mapped file will be read soon; a no-op without libc.
+
+    data: uint8 [bytes], from `map_bytes`.
+    """
     begin, end = max(begin, 0), min(end, len(data))
     if _libc is not None and begin < end:
         start = (data.ctypes.data + begin) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -90,7 +93,7 @@ def is_unchanged(path: str, known: tuple[int, int, int]) -> bool:
 
 
 def state(path: str) -> list[int]:
-    """Size and time of change; of a dangling link its own."""
+    """Size and mtime; of a dangling link its own."""
     found = os.stat(path) if os.path.exists(path) else os.lstat(path)
     return [found.st_size, found.st_mtime_ns]
 
@@ -101,12 +104,12 @@ def mode(path: str) -> int:
 
 def copy(source: str, target: str, names: Iterable[str]) -> None:
     for name in names:
-        place = os.path.join(target, name)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
+        path = os.path.join(target, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            os.link(os.path.join(source, name), place)
+            os.link(os.path.join(source, name), path)
         except OSError:  # a file system without hard links
-            shutil.copyfile(os.path.join(source, name), place)
+            shutil.copyfile(os.path.join(source, name), path)
 
 
 def write_bytes_atomic(path: str, data: bytes, sync: bool) -> None:
@@ -143,7 +146,7 @@ def list_files(directory: str) -> list[str]:
 
 
 def walk(root: str) -> Iterator[str]:
-    """Links to folders are not followed, so a loop cannot trap it; links to files are files."""
+    """Does not follow links to folders, so a loop cannot trap it; links to files count as files."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         relative = os.path.relpath(folder, root)
@@ -167,7 +170,7 @@ def remove_tree(directory: str) -> None:
 
 
 class Unfinished:
-    """A file being written under a hidden name beside its own; `finish` gives it its name, `abandon` leaves nothing."""
+    """A file being written under a hidden name in the same folder. `finish` renames it; `abandon` removes it."""
 
     def __init__(self, path: str):
         directory, name = os.path.split(path)
@@ -177,7 +180,7 @@ class Unfinished:
 
     def finish(self) -> None:
         try:
-            self.file.close()  # which writes what is left, and so may find the disk full
+            self.file.close()  # writes the remaining buffer, so the disk may be full here
             rename(self._temporary, self._path)
         finally:
             remove(self._temporary)

@@ -1,9 +1,9 @@
-"""Every file of a cache, a corpus or a manifest is touched here and nowhere else.
+"""All I/O on the files of caches, corpora and manifests.
 
-A path names a file of this machine (tasks/storage/local.py) or, beginning with gs://, an object of Google Cloud Storage (tasks/storage/gcs.py).
-Everything above speaks only these functions; that is why they are few, take whole files where they can, and promise only what a bucket can
-promise too: a file appears whole or not at all. What is missing is FileNotFoundError, and whatever else goes wrong another OSError. This file
-knows no format.
+A path names a local file (tasks/storage/local.py) or, with the prefix gs://, an object of Google Cloud Storage
+(tasks/storage/gcs.py). All other modules do I/O only through these functions. The API is small and whole-file because
+it must offer the same guarantees on object stores: a file appears complete or not at all. A missing file raises
+FileNotFoundError, any other failure another OSError. This file knows no file formats.
 """
 
 import gc
@@ -26,8 +26,13 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Identity(NamedTuple):
-    """What tells a file from any other that ever stood under its name, as far as a look from outside can. Of an object, `inode` is its
-    generation.
+    """Identifies one version of a file, using only stat-level metadata.
+
+    inode: inode of a local file; generation of an object.
+
+    size: bytes.
+
+    mtime_ns: time of the last modification in ns.
     """
 
     inode: int
@@ -36,12 +41,12 @@ class Identity(NamedTuple):
 
 
 def is_remote(path: Path) -> bool:
-    """True for an object or folder of a bucket."""
+    """Whether a path is in a bucket."""
     return os.fspath(path).startswith("gs://")
 
 
 def _of(path: Path):
-    """The module that knows how to deal with a path."""
+    """The module that implements I/O for a path."""
     if not is_remote(path):
         return local
     from castor.tasks.storage import gcs
@@ -50,81 +55,89 @@ def _of(path: Path):
 
 
 def join(*parts: Path) -> str:
-    """Joins path parts with a slash."""
+    """Joins path components with slashes."""
     return os.path.join(*(os.fspath(part) for part in parts))
 
 
 def normal(path: Path) -> str:
-    """A path without `.`, `..` and repeated slashes."""
+    """The path without `.`, `..` and repeated slashes."""
     path = os.fspath(path)
     return "gs://" + os.path.normpath(path.removeprefix("gs://")) if is_remote(path) else os.path.normpath(path)
 
 
 def open_read(path: Path) -> BinaryIO:
-    """Opens a file for reading bytes. Of an object, reads the generation that is there now, whatever becomes of its name."""
+    """Opens a file for reading bytes. An object is read in its present generation, even if it is replaced meanwhile."""
     return _of(path).open_read(os.fspath(path))
 
 
 def open_write(path: Path) -> BinaryIO:
-    """Opens a new or emptied file of this machine for writing bytes. Use it under a staging directory only: it is not atomic."""
+    """Opens a local file for writing bytes and truncates it. Not atomic: for staging directories only."""
     return local.open_write(os.fspath(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole content of a file."""
+    """The content of a file."""
     with open_read(path) as file:
         return file.read()
 
 
 def map_bytes(path: Path) -> np.ndarray:
-    """A read-only view of a whole file, uint8 [bytes], mapped, not read: what is never looked at costs no memory, and it holds no file
-    descriptor. A file that is cut while it is mapped kills the process that reads beyond its end: see `is_unchanged`. An object is copied to
-    this machine first, once a generation (see tasks/storage/gcs.py).
+    """A read-only view of a file, uint8 [bytes], memory-mapped without an open file descriptor.
+
+    Bytes that are never read use no memory. If a file is truncated while it is mapped, reading beyond its end kills
+    the process: check `is_unchanged` first. An object is copied to the local disk, once per generation
+    (tasks/storage/gcs.py).
     """
     return _of(path).map_bytes(os.fspath(path))
 
 
 def identity(path: Path) -> Identity:
-    """Of a file as it stands now. Raises OSError where there is none."""
+    """The identity of a file in its present version. Raises OSError if the file does not exist."""
     return Identity(*_of(path).identity(os.fspath(path)))
 
 
 def is_unchanged(path: Path, known: Identity) -> bool:
-    """False if a file was replaced, cut, written to or removed since `known` was taken.
+    """Whether a file is still the version with identity `known`: not replaced, truncated, modified or removed.
 
-    For an object in a bucket the answer may be a minute old; bytes of it that are mapped never change.
+    For an object the answer may be up to a minute old. Mapped bytes of an object never change.
     """
     return _of(path).is_unchanged(os.fspath(path), known)
 
 
 def prefetch_metadata(directory: Path) -> None:
-    """Fetches the metadata of all files of a directory in one request if the directory is in a bucket; does nothing elsewhere."""
+    """Fetches the metadata of all files of a bucket directory in one request; does nothing for a local directory."""
     if is_remote(directory):
         _of(directory).prefetch_metadata(os.fspath(directory))
 
 
 def state(path: Path) -> list[int]:
-    """What a fingerprint says of an input file: [bytes, time of change in ns], of an object [bytes, generation]."""
+    """The state of an input file for a fingerprint: [bytes, mtime in ns], or [bytes, generation] of an object."""
     return _of(path).state(os.fspath(path))
 
 
 def mode(path: Path) -> int:
-    """Type and permissions of a file, as stat has them."""
+    """Type and permissions of a file, as in st_mode of os.stat."""
     return _of(path).mode(os.fspath(path))
 
 
 def write_bytes_atomic(path: Path, data: bytes, sync: bool = True) -> None:
-    """Writes a file that other processes see either as it was or complete, even if this one is killed; on a full disk, as it was.
+    """Writes a file atomically: other processes see the old content or the new, even if this process is killed.
 
-    sync: wait until it is on the disk, so that it also outlives a crash of the machine.
+    If the disk is full, the old content stays.
+
+    path: file to write.
+
+    data: content.
+
+    sync: whether to wait for the disk, so that the file also survives a crash of the machine.
     """
     _of(path).write_bytes_atomic(os.fspath(path), data, sync)
 
 
 def read_json(path: Path) -> Any:
-    """Parses a JSON file. Raises ValueError (also for bad UTF-8 and for nesting beyond reason) or OSError."""
+    """Parses a JSON file. Raises OSError, and ValueError for invalid UTF-8, invalid JSON and too deep nesting."""
     collecting = gc.isenabled()
-    gc.disable()  # it would walk the growing result again and again, for two thirds of the time
+    gc.disable()  # the collector would scan the growing result repeatedly, for two thirds of the time
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
     except RecursionError as error:
@@ -141,12 +154,12 @@ def write_json_atomic(path: Path, value: Any, indent: int = 1) -> None:
 
 
 def exists(path: Path) -> bool:
-    """True for a file or directory that is there."""
+    """Whether a file or directory exists."""
     return _of(path).exists(os.fspath(path))
 
 
 def is_directory(path: Path) -> bool:
-    """True for a directory."""
+    """Whether a directory exists."""
     return _of(path).is_directory(os.fspath(path))
 
 
@@ -156,7 +169,7 @@ def size(path: Path) -> int:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Size in bytes of a file that is open for reading, wherever it is; its position stays."""
+    """Size in bytes of a file that is open for reading; keeps its position."""
     position = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(position)
@@ -164,7 +177,7 @@ def size_of(file: BinaryIO) -> int:
 
 
 def list_files(directory: Path) -> list[str]:
-    """Sorted names of the entries of a directory (files and folders); empty where there is no such directory."""
+    """Sorted names of the entries (files and folders) of a directory; empty if the directory does not exist."""
     return _of(directory).list_files(os.fspath(directory))
 
 
@@ -174,19 +187,20 @@ def walk(root: Path) -> Iterator[str]:
 
 
 def makedirs(directory: Path) -> None:
-    """Makes a directory and its parents; fine if it is there."""
+    """Creates a directory and its parents, if they do not exist."""
     _of(directory).makedirs(os.fspath(directory))
 
 
 def rename(source: Path, target: Path) -> None:
-    """Moves a file or directory onto `target` of the same file system or bucket. A file replaces what was there, atomically; an object is copied
-    and then removed, a folder of objects one by one.
+    """Moves a file or directory to `target` in the same file system or bucket.
+
+    A file atomically replaces an existing target. An object is copied, then removed; a folder of objects one by one.
     """
     _of(source).rename(os.fspath(source), os.fspath(target))
 
 
 def move(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Renames each of `names` from one directory into another; in a bucket many at a time."""
+    """Moves each of `names` from one directory into another; in a bucket several at a time."""
     if is_remote(source):
         _of(source).move(os.fspath(source), os.fspath(target), list(names))
     else:
@@ -195,20 +209,26 @@ def move(source: Path, target: Path, names: Iterable[str]) -> None:
 
 
 def copy(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Copies each of `names`, relative paths of files, from one directory into another of the same file system or bucket.
+    """Copies files from one directory into another of the same file system or bucket.
 
-    On a file system the copies are hard links where these are supported: replace them, never change them in place.
+    Local copies are hard links where the file system supports them: replace copies, never change them in place.
+
+    source: directory of the files.
+
+    target: directory of the copies.
+
+    names: paths of the files relative to `source`.
     """
     _of(source).copy(os.fspath(source), os.fspath(target), names)
 
 
 def remove(path: Path) -> None:
-    """Removes a file; fine if it is gone."""
+    """Removes a file, if it exists."""
     _of(path).remove(os.fspath(path))
 
 
 def remove_tree(directory: Path) -> None:
-    """Removes a directory and all in it; fine if it is gone."""
+    """Removes a directory with its content, if it exists."""
     _of(directory).remove_tree(os.fspath(directory))
 
 
@@ -222,10 +242,12 @@ def sha256(path: Path) -> str:
 
 
 class HashingWriter:
-    """A file being written that knows its SHA-256 and size, so that a shard need not be read again to be described.
+    """Writes a file and computes its SHA-256 and size on the way.
 
-    Used with `with`: the file appears under its name at the end of the block, whole; after an exception, or killed, it never does. Two
-    tries at the same file do not mix.
+    Used as a context manager: the complete file appears under its name at the end of the block. After an exception or
+    a kill it never appears. Concurrent writers of one file do not mix their bytes.
+
+    path: file to write.
     """
 
     def __init__(self, path: Path):
@@ -238,11 +260,13 @@ class HashingWriter:
         return self
 
     def write(self, data: bytes) -> None:
+        """Appends bytes."""
         self._unfinished.file.write(data)
         self._digest.update(data)
         self.bytes_written += len(data)
 
     def hexdigest(self) -> str:
+        """SHA-256 of the bytes so far, 64 hex digits."""
         return self._digest.hexdigest()
 
     def __exit__(self, kind, *_) -> None:

@@ -1,1 +1,1 @@
-"""One id space for text, images, audio and video: SentencePiece pieces, control ids, image and audio codecs, token streams."""
+"""One id space for text, images, audio and video: SentencePiece pieces, control ids, image and audio codecs."""

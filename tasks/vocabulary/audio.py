@@ -1,9 +1,10 @@
-"""Sound as a log-mel spectrogram and back.
+"""Converts a waveform to a log-mel spectrogram and back.
 
-16 kHz mono, windows of 25 ms every 10 ms, 80 mel bands: the front end of Whisper (Radford et al., arXiv 2212.04356), with Slaney's mel
-scale and area-normalized triangles as librosa has them. A frame's levels are decibels below a full-scale sine, from FLOOR_DB up to
-FLOOR_DB + RANGE_DB. The way back to a waveform is Griffin and Lim's (1984) with the momentum of Perraudin et al. (2013). Plain numpy, in
-blocks, so that an hour takes no more memory than a minute beside its own samples. This file knows samples, not files.
+The front end is Whisper's (Radford et al., arXiv 2212.04356): 16 kHz mono, windows of 25 ms every 10 ms, 80 mel
+bands, with librosa's default Slaney mel scale and area-normalized triangles. Levels are decibels below a full-scale
+sine, from FLOOR_DB to FLOOR_DB + RANGE_DB. The inverse is Griffin and Lim's algorithm (1984) with the momentum of
+Perraudin et al. (2013). The code is plain numpy and works on groups of frames, so its working memory does not grow
+with the length. This file works on samples, not on files.
 """
 
 import functools
@@ -13,29 +14,32 @@ import numpy as np
 SAMPLE_RATE = 16_000  # Hz
 WINDOW = 400  # samples: 25 ms
 HOP = 160  # samples: 10 ms
-FFT = 512
+FFT = 512  # points of the transform
 BANDS = 80
 FLOOR_DB = -96.0
-STEP_DB = 0.375  # of one of the 256 levels that the codec sees
+STEP_DB = 0.375  # difference of adjacent levels of the codec, which has 256
 RANGE_DB = 255 * STEP_DB  # the peak against which a log-mel PSNR is measured
 
-_BLOCK = 4096  # frames at a time
+_GROUP = 4096  # frames per step
 _PAD = (WINDOW - HOP) // 2
 
 
 def frames_for(samples: int) -> int:
-    """Frames of a waveform of that many samples: one for each hop begun, at least one."""
+    """The number of frames of a waveform: one per started hop, at least one. 400 samples give 3 frames."""
     return max(1, -(-samples // HOP))
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
-    """float [n] in -1..1 at 16 kHz -> float32 [frames_for(n), 80] in dB. What is not finite counts as silence."""
+    """The log-mel spectrogram in dB, float32 [frames_for(n), 80].
+
+    waveform: float [n] in -1..1 at 16 kHz; values that are not finite become silence.
+    """
     waveform = np.asarray(waveform, np.float32).ravel()
     frames = frames_for(len(waveform))
     result = np.empty((frames, BANDS), np.float32)
     window, bank = _window(), mel_bank().T.astype(np.float64)
-    for start in range(0, frames, _BLOCK):
-        stop = min(start + _BLOCK, frames)
+    for start in range(0, frames, _GROUP):
+        stop = min(start + _GROUP, frames)
         first, last = start * HOP - _PAD, (stop - 1) * HOP - _PAD + WINDOW
         piece = np.zeros(last - first, np.float32)
         lo, hi = max(first, 0), min(last, len(waveform))
@@ -49,7 +53,12 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
 
 
 def waveform_of(levels_db: np.ndarray, iterations: int = 60) -> np.ndarray:
-    """Log-mel float [T, 80] in dB -> float32 [160 T] at 16 kHz with |x| <= 1, by Griffin-Lim. The same input gives the same sound."""
+    """The waveform of a log-mel spectrogram by Griffin-Lim: float32 [160 T] at 16 kHz with |x| <= 1. Deterministic.
+
+    levels_db: float [T, 80] in dB.
+
+    iterations: number of Griffin-Lim iterations.
+    """
     levels_db = np.clip(np.nan_to_num(np.asarray(levels_db, np.float32), nan=FLOOR_DB), FLOOR_DB, FLOOR_DB + RANGE_DB)
     if not len(levels_db):
         return np.zeros(0, np.float32)
@@ -67,7 +76,10 @@ def waveform_of(levels_db: np.ndarray, iterations: int = 60) -> np.ndarray:
 
 @functools.cache
 def mel_bank() -> np.ndarray:
-    """Triangles of Slaney's Auditory Toolbox (1998): float32 [80, 257], of equal area, scaled so that a unit sine is at most 0 dB."""
+    """Mel triangles of Slaney's Auditory Toolbox (1998), float32 [80, 257], of equal area.
+
+    They are scaled so that a unit sine has at most 0 dB.
+    """
     corners = _hertz(np.linspace(_mel(0.0), _mel(SAMPLE_RATE / 2), BANDS + 2))
     hertz = np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)
     rising = (hertz - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
@@ -91,7 +103,7 @@ def _window() -> np.ndarray:
 
 
 def _linear_power(mel_power: np.ndarray) -> np.ndarray:
-    """The non-negative spectrum [T, 257] nearest to these mel powers, by the multiplicative updates of Lee and Seung (2001)."""
+    """The non-negative spectrum [T, 257] closest to mel powers [T, 80], by Lee and Seung's (2001) updates."""
     bank = mel_bank()
     estimate = mel_power @ (bank / bank.sum(axis=1, keepdims=True) / np.maximum(bank.sum(axis=0), 1e-12))
     numerator = mel_power @ bank
@@ -106,14 +118,16 @@ def _stft(waveform: np.ndarray) -> np.ndarray:
 
 
 def _inverse_stft(spectrum: np.ndarray) -> np.ndarray:
-    """Overlap-add, least squares: complex [T, 257] -> float32 [160 T]."""
+    """Least-squares overlap-add: complex [T, 257] -> float32 [160 T]."""
     frames = np.fft.irfft(spectrum, FFT, axis=1)[:, :WINDOW].astype(np.float32) * _window()
     total, norm = _overlap(frames), _overlap(np.broadcast_to(_window() ** 2, frames.shape))
     return (total / np.maximum(norm, 1e-3))[_PAD : _PAD + HOP * len(frames)]
 
 
 def _overlap(frames: np.ndarray) -> np.ndarray:
-    """Adds frames [T, 400] at every 160 samples: each is cut into three hops, and every third of them lands on its own."""
+    """Adds frames [T, 400] at offsets of 160 samples. Each frame is cut into three hops, and hop k is added k rows
+    later.
+    """
     count = len(frames)
     pieces = np.pad(frames, ((0, 0), (0, 3 * HOP - WINDOW))).reshape(count, 3, HOP)
     total = np.zeros((count + 2, HOP), frames.dtype)

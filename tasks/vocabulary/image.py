@@ -1,26 +1,37 @@
-"""Pictures as grids of patches: how large a picture the model sees, and how it is brought to that size.
+"""Images as grids of patches: chooses the grid for an image and resizes the image to the grid.
 
-Resolution is variable: the grid follows the picture's own shape, as large as a budget of tokens and the picture's own size allow, and the
-stream tells height and width. Nothing is cropped, and a side is enlarged by less than a patch. This file knows pixels, not files.
+The resolution is variable. The grid follows the aspect ratio, as large as the token budget and the image allow, and
+the stream stores height and width. Nothing is cropped, and no side is enlarged by a full patch. This file works on
+pixels, not on files.
 """
 
 import math
 
 import numpy as np
 
-PATCH = 8  # pixels, square: one code each
+PATCH = 8  # side of a square patch in pixels; each patch is one code
 CHANNELS = 3
-MAX_SIDE = 128  # patches: the largest of the <size_k> tokens
+MAX_SIDE = 128  # largest side of a grid in patches; the largest of the <size_k> tokens
 
 
 def grid_for(height: int, width: int, budget: int) -> tuple[int, int]:
-    """Rows and columns of patches for a picture of `height` x `width` pixels, rows * columns <= max(budget, 1), each in 1..MAX_SIDE.
+    """Rows and columns of patches for an image, each from 1 to MAX_SIDE, with rows * columns <= max(budget, 1).
 
-    Of all grids that fit, the largest of nearly the right shape: the longer side is scaled to the budget and rounded down, then the shorter
-    takes the nearest whole number of patches that still fits.
+    Example: 480 x 640 pixels and a budget of 1024 give 27 x 36 = 972 patches.
+
+    The longer side is scaled to the budget and rounded down. The shorter side then gets the nearest number of patches
+    that fits.
+
+    height: pixels.
+
+    width: pixels.
+
+    budget: largest number of patches.
+
+    Raises ValueError for an image without pixels.
     """
     if height < 1 or width < 1:
-        raise ValueError(f"a picture has at least one pixel, got {height} x {width}")
+        raise ValueError(f"an image has at least one pixel, got {height} x {width}")
     budget = max(int(budget), 1)
     long, short = max(height, width), min(height, width)
     scale = min(math.sqrt(budget / (height * width)), 1 / PATCH)
@@ -30,7 +41,16 @@ def grid_for(height: int, width: int, budget: int) -> tuple[int, int]:
 
 
 def resize_to_grid(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [8 rows, 8 columns, 3], bicubic with antialiasing."""
+    """The image resized to a grid, bicubic with antialiasing: uint8 [H, W, 3] -> uint8 [8 rows, 8 columns, 3].
+
+    pixels: uint8 [H, W, 3].
+
+    rows: rows of patches.
+
+    columns: columns of patches.
+
+    Raises ValueError for another shape.
+    """
     import PIL.Image
 
     pixels = np.ascontiguousarray(pixels, np.uint8)
@@ -43,5 +63,5 @@ def resize_to_grid(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def fit_to_budget(pixels: np.ndarray, budget: int) -> np.ndarray:
-    """The picture as the model sees it: uint8 [H, W, 3] -> uint8 [8 rows, 8 columns, 3] with rows * columns <= budget."""
+    """The image as the model gets it: uint8 [H, W, 3] -> uint8 [8 rows, 8 columns, 3] with rows * columns <= budget."""
     return resize_to_grid(pixels, *grid_for(*pixels.shape[:2], budget))

@@ -1,10 +1,11 @@
-"""Text to pieces and back, without loss: decode(encode(x)) == x for every string of Unicode characters.
+"""Lossless conversion of text to pieces and back: decode(encode(x)) == x for every string of Unicode characters.
 
-SentencePiece's unigram model (Kudo, arXiv 1804.10959) with byte fallback and split digits, identity normalization, and no blank added or
-removed, so that code keeps its indentation. Newline and tab are pieces of their own, and so is each printable ASCII character. Two things
-are done around the library: its blank U+2581 is spelled in bytes where it occurs in a text, and decoding joins the bytes of the pieces
-here, so that any sequence of ids has a text. Long texts are encoded in bounded cuts. sentencepiece is imported when it is first used;
-0.2.2 and later cannot be installed beside Beam (protobuf 7), so constraints.txt holds it below.
+The model is SentencePiece's unigram model (Kudo, arXiv 1804.10959) with byte fallback, split digits and identity
+normalization. No space is added or removed, so code keeps its indentation. Newline, tab and each printable ASCII
+character are pieces. Two things differ from the library. Its space symbol U+2581 is encoded as bytes where a text
+contains it. And decoding joins the bytes of the pieces here, so that every sequence of ids has a text. Long texts are
+encoded in bounded cuts. sentencepiece is imported on first use. Versions from 0.2.2 on cannot be installed with Beam
+(protobuf 7), so constraints.txt excludes them.
 """
 
 import collections
@@ -18,16 +19,21 @@ from castor.tasks.errors import ConfigurationError, VocabularyError
 MIN_PIECES = 512  # 256 bytes, newline, tab, unknown, and room for letters
 UNKNOWN = 0
 
-_REMEDY = "Make the vocabulary again with castor data vocabulary."
-_BLANK = "\u2581"
+_REMEDY = "Remake the vocabulary with castor data vocabulary."
+_SPACE = "\u2581"
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_CUT = 1 << 15  # characters encoded at a time
-_LINE = 4096  # characters of one training sentence
+_CUT = 1 << 15  # characters per call of the encoder
+_LINE = 4096  # characters per training sentence
 _COVERAGE = 0.9995  # share of characters that get a piece; the library's default for rich character sets
 
 
 class Pieces:
-    """A trained model. Ids run from 0; 0 is `<unk>`, which byte fallback leaves unused."""
+    """A trained model. Ids start at 0; 0 is `<unk>`, which byte fallback never produces.
+
+    model: serialized SentencePiece model.
+
+    Raises VocabularyError for an unreadable model or one without byte pieces.
+    """
 
     def __init__(self, model: bytes):
         import sentencepiece
@@ -37,10 +43,10 @@ class Pieces:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             count = self._processor.vocab_size()
             self._bytes = [self._spelling(i) for i in range(count)]
-            self._blank = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _BLANK.encode()]
+            self._space = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
         except (RuntimeError, TypeError, ValueError, OSError) as error:
             raise VocabularyError(f"the SentencePiece model cannot be read: {error}.", _REMEDY) from error
-        if any(not self._processor.is_byte(i) for i in self._blank):
+        if any(not self._processor.is_byte(i) for i in self._space):
             raise VocabularyError("the SentencePiece model has no byte pieces.", _REMEDY)
 
     def __reduce__(self):
@@ -50,26 +56,26 @@ class Pieces:
         return len(self._bytes)
 
     def encode(self, text: str) -> list[int]:
-        """Text -> ids. A lone surrogate, which is no character, becomes U+FFFD."""
+        """The ids of a text. A lone surrogate, which is not a character, becomes U+FFFD."""
         ids: list[int] = []
         for cut in _cuts(_SURROGATES.sub("\ufffd", text), _CUT):
-            for i, part in enumerate(cut.split(_BLANK)):
+            for i, part in enumerate(cut.split(_SPACE)):
                 if i:
-                    ids.extend(self._blank)
+                    ids.extend(self._space)
                 if part:
                     ids.extend(self._processor.encode(part, out_type=int))
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids, each in 0..len-1 -> text. Bytes that are no UTF-8 become U+FFFD."""
+        """The text of ids, each in 0..len-1. Bytes that are not UTF-8 become U+FFFD."""
         return b"".join([self._bytes[i] for i in ids]).decode("utf-8", errors="replace")
 
     def piece(self, i: int) -> str:
-        """The library's name of a piece."""
+        """The library's name of a piece, with U+2581 for each space."""
         return self._processor.id_to_piece(i)
 
     def byte_lengths(self) -> list[int]:
-        """Bytes of UTF-8 that each piece stands for."""
+        """The number of UTF-8 bytes of each piece."""
         return [len(data) for data in self._bytes]
 
     def _spelling(self, i: int) -> bytes:
@@ -77,13 +83,17 @@ class Pieces:
             return bytes([int(self._processor.id_to_piece(i)[3:5], 16)])
         if self._processor.is_unknown(i):
             return "\ufffd".encode()
-        return self._processor.id_to_piece(i).replace(_BLANK, " ").encode()
+        return self._processor.id_to_piece(i).replace(_SPACE, " ").encode()
 
 
 def train(texts: Iterable[str], pieces: int) -> bytes:
-    """Trains a model of at most `pieces` pieces (fewer for a small sample). Equal texts in equal order give equal bytes.
+    """Trains a model of at most `pieces` pieces, fewer for a small sample. Equal texts in equal order give equal bytes.
 
-    Raises ConfigurationError where `pieces` is below MIN_PIECES.
+    texts: texts of the sample.
+
+    pieces: number of pieces, at least MIN_PIECES.
+
+    Raises ConfigurationError for too few pieces and if the library cannot train the model.
     """
     import sentencepiece
 
@@ -128,8 +138,8 @@ def train(texts: Iterable[str], pieces: int) -> bytes:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Lines in bounded cuts, without what the trainer cannot take (NUL, its own blank, half characters)."""
-    clean = _SURROGATES.sub("\ufffd", text).replace("\0", "").replace(_BLANK, " ")
+    """Lines in bounded cuts, without characters that the trainer rejects (NUL, U+2581, surrogates)."""
+    clean = _SURROGATES.sub("\ufffd", text).replace("\0", "").replace(_SPACE, " ")
     for line in clean.split("\n"):
         for cut in _cuts(line, _LINE):
             if cut.strip():
@@ -137,10 +147,11 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _with_common_characters(sentences: Sequence[str], most: int) -> list[str]:
-    """The sentences, cut where a character is too rare for a piece of its own, with one more that holds all of printable ASCII.
+    """The sentences with rare characters removed, and one more sentence of all printable ASCII characters.
 
-    A character has a piece if it is among the `most` commonest and among those that make up _COVERAGE of the text. The library's own
-    coverage cannot go low enough for a small vocabulary over many scripts. It takes a tab, which is a piece by itself, for a boundary.
+    A sentence is cut at each rare character. A character gets a piece if it is among the `most` most common ones and
+    among those that make up _COVERAGE of the text. The library's own coverage parameter cannot go low enough for a
+    small vocabulary over many scripts. A tab, which is a piece of its own, marks each cut.
     """
     counts = collections.Counter()
     for sentence in sentences:
@@ -160,7 +171,7 @@ def _commonest_first(item: tuple[str, int]) -> tuple[int, str]:
 
 
 def _cuts(text: str, most: int) -> Iterator[str]:
-    """`text` in pieces of at most `most` characters, cut before a blank or newline where the last half of the piece has one."""
+    """`text` in cuts of at most `most` characters, before a space or newline if the second half of a cut has one."""
     start = 0
     while len(text) - start > most:
         stop = max(text.rfind(" ", start + most // 2, start + most), text.rfind("\n", start + most // 2, start + most))
@@ -173,5 +184,5 @@ def _cuts(text: str, most: int) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=4)
 def load(model: bytes) -> Pieces:
-    """The model in these bytes, parsed once a process."""
+    """The model of these bytes, parsed once per process."""
     return Pieces(model)

@@ -1,15 +1,18 @@
-"""The grammar of a document's ids: how text, pictures, sound and video stand in one stream, and how a stream is read back.
+"""The token grammar of a document: writes text, images, audio and video as one stream of ids, and parses a stream.
 
     text, code   pieces eos
     image        <image> <size_rows> <size_columns> codes </image>
     audio        <audio> codes </audio>
     video        <video> { <frame> <size_rows> <size_columns> codes  <audio> codes </audio> } </video>
 
-A caption, transcript or title stands before or after its span, by a hash of the document's id, so that a model learns both directions. In
-a video the sound heard between a frame and the next stands between them. Codes are row by row.
+Example: an image of 2 x 3 patches is <image> <size_2> <size_3>, six codes row by row, </image>.
 
-Writing is strict. Reading takes any ids at all, a model's own output included: a span ends where its grammar does, missing codes are
-filled in, what belongs nowhere is a control segment. This file knows no file and no pipeline; the vocabulary gives it ids and codecs.
+A caption, transcript or title comes before or after its span, depending on a hash of the document id, so that a model
+learns both directions. In a video, the audio between two frames is placed between them.
+
+Writing is strict. Parsing accepts any ids, including a model's own output: a span ends where its grammar ends,
+missing codes are filled in, and every other id becomes a control span. This file reads no files and knows no
+pipelines; the vocabulary supplies ids and codecs.
 """
 
 import math
@@ -22,7 +25,7 @@ from castor.tasks import hashing
 from castor.tasks.vocabulary import audio, image
 from castor.tasks.vocabulary.codecs import Codec
 
-AUDIO_FRAMES = 4  # log-mel frames in one code: 40 ms, 25 codes a second
+AUDIO_FRAMES = 4  # log-mel frames per code: 40 ms, 25 codes per second
 IMAGE_PATCH = (image.PATCH, image.PATCH, image.CHANNELS)
 AUDIO_PATCH = (AUDIO_FRAMES, audio.BANDS, 1)
 SECONDS_PER_CODE = AUDIO_FRAMES * audio.HOP / audio.SAMPLE_RATE
@@ -30,7 +33,7 @@ KINDS = ("text", "image", "audio", "video", "control")
 
 
 class StreamVocabulary(Protocol):
-    """What a stream needs of a vocabulary; tasks.Vocabulary has it all."""
+    """The part of tasks.Vocabulary that streams need."""
 
     @property
     def pad_id(self) -> int: ...
@@ -61,11 +64,16 @@ class StreamVocabulary(Protocol):
     def need(self, modality: str) -> tuple[Codec, int]: ...
 
 
-class Segment(NamedTuple):
-    """A stretch of a stream. `ids` are its ids, delimiters included; `value` is its content:
+class ModalitySpan(NamedTuple):
+    """A contiguous range of a stream with one kind of content.
 
-    text: str; image: uint8 [H, W, 3]; audio: float32 [n] at 16 kHz; video: Video; control: the name of its id (pads are taken together).
-    None for an image or audio span without a single code, and for anything but text and control where decoding was not asked for.
+    kind: one of KINDS.
+
+    ids: the ids of the span, delimiters included.
+
+    value: the content. text: str; image: uint8 [H, W, 3]; audio: float32 [n] at 16 kHz; video: Video; control: the
+    name of the id, with consecutive pads as one span. None for an image or audio span without codes. Without
+    decoding, None for everything but text and control.
     """
 
     kind: str
@@ -74,7 +82,14 @@ class Segment(NamedTuple):
 
 
 class Video(NamedTuple):
-    """frames: uint8 [h, w, 3] each; waveform: float32 [n] at 16 kHz, None where there is no sound; order: "frame", "audio" as they come."""
+    """A decoded video.
+
+    frames: uint8 [h, w, 3] each.
+
+    waveform: float32 [n] at 16 kHz; None without audio.
+
+    order: "frame" and "audio" in the order of the stream.
+    """
 
     frames: tuple[np.ndarray, ...]
     waveform: np.ndarray | None
@@ -82,40 +97,65 @@ class Video(NamedTuple):
 
 
 def span_first(document_id: str) -> bool:
-    """True where the picture, sound or video of this document stands before its text."""
+    """Whether the image, audio or video span of this document comes before its text."""
     return bool(hashing.key64("span_first", document_id) & 1)
 
 
 def text_document(vocabulary: StreamVocabulary, text: str) -> list[int]:
-    """pieces eos"""
+    """The ids of a text document: pieces eos."""
     return [*vocabulary.encode(text), vocabulary.eos_id]
 
 
 def described_document(vocabulary: StreamVocabulary, document_id: str, text: str, span: Sequence[int]) -> list[int]:
-    """A span and its text in the order that the id decides, then eos."""
+    """A span and its text, in the order given by `span_first`, then eos.
+
+    vocabulary: the vocabulary.
+
+    document_id: id of the document.
+
+    text: caption, transcript or title.
+
+    span: ids of the span.
+    """
     pieces = vocabulary.encode(text)
     return [*span, *pieces, vocabulary.eos_id] if span_first(document_id) else [*pieces, *span, vocabulary.eos_id]
 
 
 def image_span(vocabulary: StreamVocabulary, pixels: np.ndarray, budget: int) -> list[int]:
-    """uint8 [H, W, 3] -> ids, at most `budget` codes and four more."""
+    """The ids of an image: at most `budget` codes and four control ids.
+
+    vocabulary: vocabulary with an image codec.
+
+    pixels: uint8 [H, W, 3].
+
+    budget: largest number of codes.
+
+    Raises VocabularyError without an image codec.
+    """
     return [vocabulary.control("<image>"), *_sized_codes(vocabulary, pixels, budget), vocabulary.control("</image>")]
 
 
 def audio_codes(vocabulary: StreamVocabulary, waveform: np.ndarray) -> list[int]:
-    """float32 [n] at 16 kHz -> ids of the codes alone, 25 a second; the last one is filled up with silence."""
+    """The ids of the audio codes alone, 25 per second. The last code is padded with silence.
+
+    vocabulary: vocabulary with an audio codec.
+
+    waveform: float32 [n] at 16 kHz.
+
+    Raises VocabularyError without an audio codec.
+    """
     codec, base = vocabulary.need("audio")
     return (codec.encode(audio_levels(waveform)).ravel() + base).tolist()
 
 
 def audio_levels(waveform: np.ndarray) -> np.ndarray:
-    """float32 [n] at 16 kHz -> log-mel float32 [4 k, 80] in dB, the last code filled up with silence: what the audio codec takes."""
+    """The input of the audio codec: log-mel float32 [4 k, 80] in dB of float32 [n] at 16 kHz, padded with silence."""
     levels = audio.log_mel(waveform)
     return np.pad(levels, ((0, -len(levels) % AUDIO_FRAMES), (0, 0)), constant_values=audio.FLOOR_DB)
 
 
 def audio_span(vocabulary: StreamVocabulary, waveform: np.ndarray) -> list[int]:
-    """float32 [n] at 16 kHz -> <audio> codes </audio>"""
+    """The ids <audio> codes </audio> of float32 [n] at 16 kHz; see `audio_codes`."""
     return [vocabulary.control("<audio>"), *audio_codes(vocabulary, waveform), vocabulary.control("</audio>")]
 
 
@@ -126,22 +166,32 @@ def video_span(
     waveform: np.ndarray | None,
     frame_budget: int,
 ) -> list[int]:
-    """Frames uint8 [h, w, 3] at ascending `times` (seconds) and the sound (float32 [n] at 16 kHz or None) -> ids.
+    """The ids of a video. An audio code comes after the last frame shown at its start; earlier audio comes first.
 
-    A code of the sound stands after the last frame that is shown when it begins; what is heard before the first frame stands before it.
+    vocabulary: vocabulary with image and audio codecs.
+
+    frames: uint8 [h, w, 3] each.
+
+    times: ascending times of the frames in seconds.
+
+    waveform: float32 [n] at 16 kHz; None without audio.
+
+    frame_budget: largest number of codes per frame.
+
+    Raises VocabularyError without the codecs.
     """
     codes = [] if waveform is None or not len(waveform) else audio_codes(vocabulary, waveform)
     bounds = [min(max(math.ceil(float(time) / SECONDS_PER_CODE - 1e-9), 0), len(codes)) for time in times]
     bounds.append(len(codes))
-    ids = [vocabulary.control("<video>"), *_heard(vocabulary, codes[: bounds[0]])]
+    ids = [vocabulary.control("<video>"), *_audio_between(vocabulary, codes[: bounds[0]])]
     for frame, start, stop in zip(frames, bounds[:-1], bounds[1:], strict=True):
         ids.append(vocabulary.control("<frame>"))
         ids.extend(_sized_codes(vocabulary, frame, frame_budget))
-        ids.extend(_heard(vocabulary, codes[start:stop]))
+        ids.extend(_audio_between(vocabulary, codes[start:stop]))
     return [*ids, vocabulary.control("</video>")]
 
 
-def _heard(vocabulary: StreamVocabulary, codes: Sequence[int]) -> list[int]:
+def _audio_between(vocabulary: StreamVocabulary, codes: Sequence[int]) -> list[int]:
     return [vocabulary.control("<audio>"), *codes, vocabulary.control("</audio>")] if codes else []
 
 
@@ -151,13 +201,20 @@ def _sized_codes(vocabulary: StreamVocabulary, pixels: np.ndarray, budget: int) 
     return [*(vocabulary.control(f"<size_{side}>") for side in codes.shape), *(codes.ravel() + base).tolist()]
 
 
-def segments(vocabulary: StreamVocabulary, ids: Iterable[int], decode: bool = True) -> list[Segment]:
-    """Cuts any sequence of ids into segments; their ids, put together, are the input. Never raises on the ids' values."""
+def modality_spans(vocabulary: StreamVocabulary, ids: Iterable[int], decode: bool = True) -> list[ModalitySpan]:
+    """Parses any ids into spans; the ids of all spans joined are the input. No value of the ids raises an error.
+
+    vocabulary: the vocabulary.
+
+    ids: any integers.
+
+    decode: whether to decode images, audio and video.
+    """
     return _Parser(vocabulary, [int(i) for i in ids], decode).run()
 
 
 class _Parser:
-    """Recursive descent with one id of look-ahead."""
+    """A recursive descent parser with one id of look-ahead."""
 
     def __init__(self, vocabulary: StreamVocabulary, ids: list[int], decode: bool):
         self.vocabulary = vocabulary
@@ -165,12 +222,12 @@ class _Parser:
         self.at = 0
         self.decode = decode
 
-    def run(self) -> list[Segment]:
-        found: list[Segment] = []
+    def run(self) -> list[ModalitySpan]:
+        found: list[ModalitySpan] = []
         while self.at < len(self.ids):
             start = self.at
             kind, value = self._one()
-            found.append(Segment(kind, tuple(self.ids[start : self.at]), value))
+            found.append(ModalitySpan(kind, tuple(self.ids[start : self.at]), value))
         return found
 
     def _one(self) -> tuple[str, Any]:

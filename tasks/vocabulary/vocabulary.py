@@ -1,14 +1,15 @@
-"""The vocabulary: one space of ids for text, pictures, sound and video, and the way back from ids to each of them.
+"""The vocabulary: one id space for text, images, audio and video, with encoders and decoders for each.
 
-    0 pad, 1 eos, 2.. named control tokens         a block of 256 with room to spare
-    256..                                          SentencePiece pieces: as many slots as were asked for, filled or not
-    then                                           image codes, audio codes (none where the vocabulary was made without such data)
+    0 pad, 1 eos, 2.. named control tokens         256 reserved ids
+    256..                                          SentencePiece pieces: as many slots as configured, used or not
+    then                                           image codes, audio codes (none if the vocabulary lacks the codec)
     up to a multiple of 128                        unused
 
-So the layout follows from the configuration alone, never from how much data a sample held. It is a directory: sentencepiece.model,
-image_codec.npz, audio_codec.npz, vocabulary.json (the layout) and, written last, manifest.json. It is also a `seqio.Vocabulary`, without
-importing SeqIO: registered as a virtual subclass where SeqIO is loaded already; tasks/integrations/seqio_vocabulary.py has the true subclass, for
-TensorFlow.
+The layout follows from the configuration alone, never from the size of a sample. A saved vocabulary is a directory:
+sentencepiece.model, image_codec.npz, audio_codec.npz, vocabulary.json (the layout) and manifest.json, written last.
+
+`Vocabulary` is also a `seqio.Vocabulary` without importing SeqIO: it registers as a virtual subclass if SeqIO is
+loaded. For TensorFlow, tasks/integrations/seqio_vocabulary.py has a true subclass.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ FORMAT = 1
 PAD_ID = 0
 EOS_ID = 1
 CONTROL_BLOCK = 256
-MULTIPLE = 128  # of the size, so that an embedding divides over a mesh and fills the lanes of a TPU
+MULTIPLE = 128  # the size is a multiple, so that an embedding divides over a mesh and fills the lanes of a TPU
 SIZES_FROM = 128  # <size_1> is id 128
 IMAGE_TOKEN_BUDGET = 1024
 
@@ -44,20 +45,27 @@ MODEL_FILE = "sentencepiece.model"
 CODEC_FILES = {"image": "image_codec.npz", "audio": "audio_codec.npz"}
 LAYOUT_FILE = "vocabulary.json"
 MANIFEST_FILE = "manifest.json"
-_REMEDY = "Make it again with castor data vocabulary."
+_REMEDY = "Remake the vocabulary with castor data vocabulary."
 
 
 class Vocabulary:
-    """Immutable. Make one from its parts, or `Vocabulary.load(directory)`.
+    """An immutable vocabulary. `Vocabulary.load(directory)` reads a saved one.
 
-    model: SentencePiece model, serialized. pieces: slots for its pieces, at least as many as it has (default: just as many).
-    image_codec, audio_codec: Codec or None; each gets `num_codes` ids.
+    model: serialized SentencePiece model.
+
+    image_codec: Codec of images, or None; it gets `num_codes` ids.
+
+    audio_codec: Codec of log-mel spectrograms, or None; it gets `num_codes` ids.
+
+    pieces: number of slots for pieces, at least the number of pieces of the model; None for exactly that number.
+
+    Raises VocabularyError for an unreadable model or too few slots.
     """
 
     extra_ids: ClassVar[int] = 0
     pad_id: ClassVar[int] = PAD_ID
     eos_id: ClassVar[int] = EOS_ID
-    bos_id: ClassVar[int] = PAD_ID  # what decoder inputs start with, as in T5X
+    bos_id: ClassVar[int] = PAD_ID  # decoder inputs start with it, as in T5X
     size_range: ClassVar[range] = range(SIZES_FROM, SIZES_FROM + MAX_SIDE)
 
     def __init__(
@@ -71,7 +79,7 @@ class Vocabulary:
         slots = len(self._pieces) if pieces is None else pieces
         if slots < len(self._pieces):
             raise VocabularyError(
-                f"a vocabulary of {slots} slots cannot hold {len(self._pieces)} pieces.", "Ask for more slots."
+                f"a vocabulary of {slots} slots cannot hold {len(self._pieces)} pieces.", "Configure more slots."
             )
         self.image_codec = image_codec
         self.audio_codec = audio_codec
@@ -89,17 +97,17 @@ class Vocabulary:
 
     @property
     def unk_id(self) -> int:
-        """What an id that means nothing counts as; byte fallback never produces it."""
+        """The id of the unknown piece; byte fallback never produces it."""
         return self.text_range.start + sentencepieces.UNKNOWN
 
     @property
     def sentencepiece_model(self) -> bytes:
-        """The SentencePiece model, serialized, as it was given."""
+        """The serialized SentencePiece model, as given."""
         return self._files[MODEL_FILE]
 
     @property
     def vocab_size(self) -> int:
-        """The size of an embedding over this vocabulary, a multiple of 128."""
+        """The number of ids, a multiple of 128: the rows of an embedding."""
         return -(-self.audio_range.stop // MULTIPLE) * MULTIPLE
 
     @property
@@ -118,7 +126,7 @@ class Vocabulary:
         }
 
     def sizes(self) -> dict[str, int]:
-        """Ids of each kind, as reserved."""
+        """Reserved ids by kind: text, image and audio."""
         return {kind: len(span) for kind, span in self._ranges().items()}
 
     def __eq__(self, other) -> bool:
@@ -137,12 +145,12 @@ class Vocabulary:
     # Text.
 
     def encode(self, text: str) -> list[int]:
-        """Text -> ids of its pieces, without eos. Nothing in a text ever becomes a control token."""
+        """The ids of a text's pieces, without eos. No text produces a control token."""
         base = self.text_range.start
         return [base + i for i in self._pieces.encode(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text in `ids` up to the first eos; what is not text is left out. decode(encode(text)) == text."""
+        """The text of `ids` up to the first eos, ignoring other modalities. decode(encode(text)) == text."""
         base, stop = self.text_range.start, self._text_stop
         kept = []
         for i in ids.tolist() if hasattr(ids, "tolist") else ids:
@@ -153,50 +161,50 @@ class Vocabulary:
         return self._pieces.decode(kept)
 
     def text_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: bytes of UTF-8 that each id adds to a text; 0 for what is not text."""
+        """The bytes of UTF-8 that each id adds to a text, int32 [vocab_size]; 0 for ids that are not text."""
         found = np.zeros(self.vocab_size, np.int32)
         found[self.text_range.start : self._text_stop] = self._pieces.byte_lengths()
         return found
 
-    # Pictures and sound.
+    # Images and audio.
 
     def encode_image(self, pixels: np.ndarray, budget: int = IMAGE_TOKEN_BUDGET) -> list[int]:
-        """uint8 [H, W, 3] -> <image> <size> <size> codes </image>, at most `budget` codes."""
+        """The ids <image> <size> <size> codes </image> of uint8 [H, W, 3], with at most `budget` codes."""
         return streams.image_span(self, pixels, budget)
 
     def decode_image(self, ids: Iterable[int]) -> np.ndarray:
-        """The first picture in `ids` -> uint8 [H, W, 3]. Raises ValueError where there is none."""
+        """The first image in `ids`, uint8 [H, W, 3]. Raises ValueError if there is none."""
         return self._first("image", ids)
 
     def encode_audio(self, waveform: np.ndarray) -> list[int]:
-        """float32 [n] at 16 kHz -> <audio> codes </audio>, 25 codes a second."""
+        """The ids <audio> codes </audio> of float32 [n] at 16 kHz, 25 codes per second."""
         return streams.audio_span(self, waveform)
 
     def decode_audio(self, ids: Iterable[int]) -> np.ndarray:
-        """The first sound in `ids` -> float32 [n] at 16 kHz. Raises ValueError where there is none."""
+        """The first audio span in `ids`, float32 [n] at 16 kHz. Raises ValueError if there is none."""
         return self._first("audio", ids)
 
-    def segments(self, ids: Iterable[int], decode: bool = True) -> list[streams.Segment]:
-        """(kind, ids, value) of each stretch of a stream; takes anything. See tasks/vocabulary/streams.py."""
-        return streams.segments(self, ids, decode)
+    def modality_spans(self, ids: Iterable[int], decode: bool = True) -> list[streams.ModalitySpan]:
+        """Parses any ids into spans (kind, ids, value); see streams.modality_spans."""
+        return streams.modality_spans(self, ids, decode)
 
     def need(self, modality: str) -> tuple[Codec, int]:
-        """The codec of "image" or "audio" and its first id. Raises VocabularyError where the vocabulary has none."""
+        """The codec of "image" or "audio" and its first id. Raises VocabularyError if there is no such codec."""
         codec = self.image_codec if modality == "image" else self.audio_codec
         if codec is None:
             raise VocabularyError(
-                f"the vocabulary has no {modality} codes.", f"Make one from corpora that hold {modality} data."
+                f"the vocabulary has no {modality} codes.", f"Make a vocabulary from corpora with {modality} data."
             )
         return codec, (self.image_range if modality == "image" else self.audio_range).start
 
     # Names.
 
     def control(self, name: str) -> int:
-        """The id of a control token such as "<image>" or "<size_12>". Raises KeyError for a name that is none."""
+        """The id of a control token such as "<image>" or "<size_12>". Raises KeyError for an unknown name."""
         return CONTROLS[name]
 
     def name(self, i: int) -> str:
-        """What a person calls an id; takes any integer."""
+        """A readable name of any integer id."""
         if i in self.text_range:
             return self._pieces.piece(i - self.text_range.start) if i < self._text_stop else f"<unused_{i}>"
         for kind, span in (("image", self.image_range), ("audio", self.audio_range)):
@@ -207,7 +215,12 @@ class Vocabulary:
     # The directory.
 
     def save(self, directory: str, manifest: Mapping[str, Any] | None = None) -> None:
-        """Writes the directory; its manifest goes first if there is one and comes last. `manifest` adds to what the manifest says."""
+        """Writes the vocabulary to a directory. The manifest is removed first and written last.
+
+        directory: local path or bucket URI.
+
+        manifest: additional fields of manifest.json.
+        """
         storage.makedirs(directory)
         storage.remove(storage.join(directory, MANIFEST_FILE))
         for name in (*CODEC_FILES.values(), MODEL_FILE):
@@ -222,7 +235,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, directory: str) -> "Vocabulary":
-        """Reads a directory. Raises VocabularyError, naming the file, where it is missing, half-written, damaged or inconsistent."""
+        """Reads a saved vocabulary. Raises VocabularyError for a missing, incomplete, damaged or inconsistent file."""
         manifest = _read_json(directory, MANIFEST_FILE)
         layout = _read_json(directory, LAYOUT_FILE)
         if (
@@ -231,7 +244,7 @@ class Vocabulary:
             or not isinstance(manifest.get("files"), dict)
         ):
             raise VocabularyError(
-                f"{storage.join(directory, MANIFEST_FILE)} is no manifest of a vocabulary of format {FORMAT}.", _REMEDY
+                f"{storage.join(directory, MANIFEST_FILE)} is not a vocabulary manifest of format {FORMAT}.", _REMEDY
             )
         known = (MODEL_FILE, *CODEC_FILES.values())
         files = {
@@ -248,7 +261,7 @@ class Vocabulary:
             raise VocabularyError(f"{storage.join(directory, LAYOUT_FILE)} is damaged: {error!r}.", _REMEDY) from error
         if vocabulary.layout() != layout or vocabulary.fingerprint != manifest.get("vocabulary_fingerprint"):
             raise VocabularyError(
-                f"vocabulary {directory} is inconsistent: its files give another layout or fingerprint.", _REMEDY
+                f"vocabulary {directory} is inconsistent: its files imply another layout or fingerprint.", _REMEDY
             )
         return vocabulary
 
@@ -256,10 +269,10 @@ class Vocabulary:
         return {"text": self.text_range, "image": self.image_range, "audio": self.audio_range}
 
     def _first(self, kind: str, ids: Iterable[int]) -> np.ndarray:
-        for segment in streams.segments(self, ids):
-            if segment.kind == kind and segment.value is not None:
-                return segment.value
-        raise ValueError(f"there is no {kind} in these ids")
+        for span in streams.modality_spans(self, ids):
+            if span.kind == kind and span.value is not None:
+                return span.value
+        raise ValueError(f"the ids have no {kind}")
 
 
 def _after(before: range, codec: Codec | None) -> range:
@@ -267,7 +280,7 @@ def _after(before: range, codec: Codec | None) -> range:
 
 
 def _register() -> None:
-    """Makes isinstance(vocabulary, seqio.Vocabulary) true where SeqIO is loaded; costs nothing where it is not."""
+    """Makes isinstance(vocabulary, seqio.Vocabulary) true if SeqIO is loaded."""
     base = getattr(sys.modules.get("seqio"), "Vocabulary", None)
     if base is not None and not issubclass(Vocabulary, base):
         base.register(Vocabulary)
@@ -278,7 +291,7 @@ def _read_json(directory: str, name: str) -> dict[str, Any]:
     try:
         value = storage.read_json(path)
     except OSError as error:
-        what = f"{directory} is no vocabulary, or one that was not finished: {path} cannot be read ({error.strerror})."
+        what = f"{directory} is not a complete vocabulary: {path} cannot be read ({error.strerror})."
         raise VocabularyError(what, _REMEDY) from error
     except ValueError as error:
         raise VocabularyError(f"{path} is damaged: {error}.", _REMEDY) from error
@@ -294,5 +307,5 @@ def _read_checked(directory: str, name: str, digest: str) -> bytes:
     except OSError as error:
         raise VocabularyError(f"{path} cannot be read: {error.strerror}.", _REMEDY) from error
     if hashlib.sha256(data).hexdigest() != digest:
-        raise VocabularyError(f"{path} is damaged: its checksum is not the manifest's.", _REMEDY)
+        raise VocabularyError(f"{path} is damaged: its checksum differs from the manifest.", _REMEDY)
     return data

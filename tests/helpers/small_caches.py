@@ -9,7 +9,7 @@ import numpy as np
 from castor.tasks import hashing
 from castor.tasks.cache import writer
 from castor.tasks.cache.features import TARGETS, Record
-from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary import audio, codec_fit, sentencepieces, streams
 from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 DENSE = {"targets": {"dtype": "int32", "rank": 1}, "mel": {"dtype": "float32", "rank": 2, "shape": [None, 4]}}
@@ -60,8 +60,8 @@ def make_vocabulary():
     random = np.random.Generator(np.random.PCG64(0))
     pictures = [random.integers(0, 256, (32, 32, 3), dtype=np.uint8)]
     sounds = [random.normal(-50, 10, (40, 80))]
-    image_codec = codecs.fit(pictures, (8, 8, 3), 100)
-    audio_codec = codecs.fit(sounds, (streams.AUDIO_FRAMES, 80, 1), 50, audio.FLOOR_DB, audio.STEP_DB)
+    image_codec = codec_fit.fit(pictures, (8, 8, 3), 100)
+    audio_codec = codec_fit.fit(sounds, (streams.AUDIO_FRAMES, 80, 1), 50, audio.FLOOR_DB, audio.STEP_DB)
     return Vocabulary(sentencepieces.train([inspect.getsource(inspect)], 600), image_codec, audio_codec)
 
 

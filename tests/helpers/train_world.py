@@ -17,7 +17,7 @@ from castor import tasks
 from castor.tasks import hashing
 from castor.tasks.cache import writer
 from castor.tasks.cache.features import TARGETS, Record
-from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary import audio, codec_fit, sentencepieces, streams
 
 KILLED = """
 import os, pathlib, signal, sys, time
@@ -102,8 +102,8 @@ def on_eight_devices():
 def vocabulary() -> tasks.Vocabulary:
     random = np.random.default_rng(0)
     model = sentencepieces.train([text(random, 200) for _ in range(5)], sentencepieces.MIN_PIECES)
-    image_codec = codecs.fit([picture(random) for _ in range(20)], (8, 8, 3), 64)
-    audio_codec = codecs.fit(
+    image_codec = codec_fit.fit([picture(random) for _ in range(20)], (8, 8, 3), 64)
+    audio_codec = codec_fit.fit(
         [random.normal(-50, 10, (40, 80))], (streams.AUDIO_FRAMES, 80, 1), 16, audio.FLOOR_DB, audio.STEP_DB
     )
     return tasks.Vocabulary(model, image_codec, audio_codec)

@@ -20,7 +20,7 @@ from castor.pipelines.tokenize import Job
 from castor.tasks.cache import reader as cache_reader
 from castor.tasks.cache.manifest import load_manifest
 from castor.tasks.errors import ConfigurationError, CorpusError, VocabularyError
-from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary import audio, codec_fit, sentencepieces, streams
 from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 PROSE = "The library has %d rooms, and in each of them stand shelves full of books about %s.\n"
@@ -55,9 +55,9 @@ def documents(modality: str, count: int) -> list[Document]:
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory) -> str:
     directory = str(tmp_path_factory.mktemp("vocabulary"))
-    image_codec = codecs.fit([picture(n) for n in range(6)], (8, 8, 3), 256)
+    image_codec = codec_fit.fit([picture(n) for n in range(6)], (8, 8, 3), 256)
     levels = [audio.log_mel(sound(n, 0.8)) for n in range(4)]
-    audio_codec = codecs.fit(levels, (streams.AUDIO_FRAMES, audio.BANDS, 1), 128, audio.FLOOR_DB, audio.STEP_DB)
+    audio_codec = codec_fit.fit(levels, (streams.AUDIO_FRAMES, audio.BANDS, 1), 128, audio.FLOOR_DB, audio.STEP_DB)
     Vocabulary(sentencepieces.train([PROSE * 20], 512), image_codec, audio_codec, 600).save(directory)
     return directory
 
@@ -126,7 +126,7 @@ def test_media(vocabulary, tmp_path, modality):
     v = Vocabulary.load(vocabulary)
     firsts = set()
     for identifier, ids in {**records(tmp_path / "task", "train"), **records(tmp_path / "task", "validation")}.items():
-        kinds = [segment.kind for segment in v.segments(ids, decode=False)]
+        kinds = [segment.kind for segment in v.modality_spans(ids, decode=False)]
         assert sorted(kinds) == sorted([modality, "text", "control"]) and (kinds[0] == modality) == streams.span_first(
             identifier
         )

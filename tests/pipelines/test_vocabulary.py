@@ -16,7 +16,7 @@ from castor.pipelines.media.sounds import encode_flac
 from castor.pipelines.tokenization import samples
 from castor.pipelines.vocabulary import Job
 from castor.tasks.errors import ConfigurationError, CorpusError
-from castor.tasks.vocabulary import codecs, streams
+from castor.tasks.vocabulary import codec_fit, psnr, streams
 from castor.tasks.vocabulary.vocabulary import Vocabulary
 
 
@@ -92,7 +92,7 @@ def test_whole_with_any_workers_the_same_bytes(corpora, tmp_path):
     assert summary["image"]["image"]["held_out"]["psnr"] > 20 and summary["audio"]["audio"]["held_out"]["psnr"] > 15
     assert any("PSNR" in line for line in made.report(manifest))
     pixels = picture(99)
-    assert codecs.psnr(pixels, vocabulary.decode_image(vocabulary.encode_image(pixels))) > 20
+    assert psnr.psnr(pixels, vocabulary.decode_image(vocabulary.encode_image(pixels))) > 20
     launcher.run(
         make_job(corpora.values(), two),
         ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
@@ -157,7 +157,7 @@ def test_samples_survive_packing():
     sample = samples.Sample("a\ud800b", (picture(1),), (levels,))
     back = samples.Sample.unpack(sample.pack())
     assert back.text == sample.text and np.array_equal(back.pictures[0], picture(1))
-    codec = codecs.fit([levels], streams.AUDIO_PATCH, 64, -96.0, 0.375)
+    codec = codec_fit.fit([levels], streams.AUDIO_PATCH, 64, -96.0, 0.375)
     assert np.array_equal(codec.encode(back.sounds[0]), codec.encode(levels))
 
 

@@ -39,7 +39,7 @@ def trained(castor, tmp_path_factory):
             {"three/tasks.Mixture.stages": [(5, {"wrods": 1})]},
             r"the stage at step 5 of mixture .* has weights for 'wrods', which is no component",
         ),
-        ({"three/tasks.Mixture.skip_steps": ((5, 3),)}, r"skip_steps holds \(5, 3\), which is no range"),
+        ({"three/tasks.Mixture.skip_steps": ((5, 3),)}, r"skip_steps has \(5, 3\), which is not a range"),
         ({"TASK_FEATURE_LENGTHS": {"inputs": 4}}, r"TASK_FEATURE_LENGTHS"),
         ({"MODEL": "tiny"}, r"MODEL is 'tiny'"),
         ({"Transformer.dtype": "float8"}, r"Transformer.dtype = 'float8'.*float32, bfloat16"),

@@ -1,7 +1,7 @@
-"""Which parts of a page are furniture: navigation, advertisements, teasers, comments, what is hidden.
+"""Finds the boilerplate of a page: navigation, advertisements, teasers, comments, hidden parts.
 
-A part is taken out for its tag, its names (hints.py) or its links. Names lie, so no part goes that holds too much of the page's prose: the
-limit is lower the less the name says. Prose is measured by `worth`.
+A part is removed for its tag, its names (hints.py) or its links. Names can mislead, so a part with too much of the
+page's prose stays: the less specific the name, the lower the limit. `worth` measures prose.
 """
 
 from itertools import accumulate
@@ -10,7 +10,7 @@ from operator import mul
 from castor.pipelines.text.maintext import hints
 from castor.pipelines.text.maintext.stream import HEADINGS, Page
 
-# Tags that say as much as a name; nav, menu and footer as sure a one as that of comments.
+# Tags that are as specific as names; nav, menu and footer are as reliable as the names of comments.
 TAGS = {
     "nav": hints.COMMENTS,
     "menu": hints.COMMENTS,
@@ -20,16 +20,16 @@ TAGS = {
     "figcaption": hints.MINOR,
     "address": hints.MINOR,
 }
-# The share of the page's prose up to which a part of that name is what its name says. Comments are often longer than the article, and their
-# name is sure; a hidden part may be the article behind a consent wall; minor names are used for anything.
+# Maximum share of the page's prose in a part that is removed for its name. Comments are often longer than the article,
+# and their names are reliable. A hidden part may be the article behind a consent wall. Minor names have many uses.
 _LIMIT = {hints.COMMENTS: 0.8, hints.HIDDEN: 0.4, hints.BOILERPLATE: 0.4, hints.MINOR: 0.2}
-# On a short page, a few teasers hold more prose than the text does; below this much prose a part of a sure name may hold up to 0.8.
+# On a short page a few teasers have more prose than the text. Parts with less prose than this have a limit of 0.8.
 _SMALL = 1000
-# And a part of a sure name with less than this goes, whatever the page has besides: a page may be nothing but its menu.
+# A part with a reliable name and less prose than this is always removed: a page may consist of its menu alone.
 _LITTLE = 100
-# What bears one class is judged together, too: every paragraph may be named alike.
+# Limit for all nodes of one class together: every paragraph may have the same class.
 _SHARED_LIMIT = 0.6
-# If less than this share of the prose is left, the names did not mean what they say.
+# If less than this share of the prose remains, the names were misleading.
 _LEFT = 0.1
 # A teaser: a linked heading and at most a few sentences.
 _TEASER_PROSE = 600
@@ -38,7 +38,7 @@ _TEASER_LEVELS = 8
 
 
 def verdicts(page: Page) -> list[int]:
-    """hints' verdict on each node that has blocks, that of its tag included; 0 for the others."""
+    """The class (hints.py) of each node with blocks, its tag included; 0 for the other nodes."""
     result, known = [], {}
     for tag, attributes, first, last in zip(page.tag, page.attributes, page.first, page.last):
         found = 0
@@ -50,15 +50,20 @@ def verdicts(page: Page) -> list[int]:
             if found < hints.BOILERPLATE:
                 found = TAGS.get(tag, found)
             elif found < hints.COMMENTS and (tag in HEADINGS or tag in ("body", "main", "html", "article")):
-                found = 0  # their names speak of the page: its template, its sidebar, its category
+                found = 0  # their names describe the page: template, sidebar, category
         result.append(found)
     return result
 
 
 def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
-    """1 for each block outside boilerplate. `found` are the verdicts."""
+    """1 for each block outside boilerplate, else 0.
+
+    worth: prose per block.
+
+    found: result of `verdicts`.
+    """
     result = bytearray(b"\1") * len(page.text)
-    heads = [0] * (len(page.text) + 1)  # blocks that stand for the whole page: its main element, its title
+    heads = [0] * (len(page.text) + 1)  # starts of the main element and of titles
     for tag, first in zip(page.tag, page.first):
         if tag == "main" or tag == "h1":
             heads[first] += 1
@@ -87,13 +92,16 @@ def alive(page: Page, worth: list[int], found: list[int]) -> bytearray:
                 end = last
         if not sure and sum(map(mul, worth, result)) < _LEFT * everything:
             result[:] = before
-    _kill_teasers(page, worth, result)
+    _remove_teasers(page, worth, result)
     return result
 
 
 def _candidates(page: Page, found: list[int]) -> list[tuple[int, int, int, int]]:
-    """(node, verdict, first, last) of what may be boilerplate, in document order: elements of such names, and menus: several blocks, mostly links,
-    which are boilerplate if no prose is in them."""
+    """(node, class, first, last) of possible boilerplate, in document order.
+
+    Candidates are elements with such names, and menus: several blocks, mostly links, which are boilerplate without
+    prose.
+    """
     linked, sizes = page.linked, page.sizes
     return [
         (node, name, first, last)
@@ -110,9 +118,9 @@ def _candidates(page: Page, found: list[int]) -> list[tuple[int, int, int, int]]
 def _shared(
     page: Page, candidates: list[tuple[int, int, int, int]], prose: list[int], classes: dict[int, str]
 ) -> dict[int, int]:
-    """For each node whose class is boilerplate and that has prose, the prose of all nodes of that class: they are judged together.
+    """For each node with prose and a boilerplate class: the prose of all nodes of that class.
 
-    classes: those of nodes, as far as they were asked for before.
+    classes: cache of the classes of nodes.
     """
     inside, sums = {}, {}
     for node, name, first, last in candidates:
@@ -124,13 +132,15 @@ def _shared(
     return {node: sums[classes[node]] for node in inside if classes[node]}
 
 
-def _kill_teasers(page: Page, worth: list[int], living: bytearray) -> None:
-    """Headings that are links lead to other pages: they go, and what is around them up to where the next one's surroundings begin."""
+def _remove_teasers(page: Page, worth: list[int], living: bytearray) -> None:
+    """Removes teasers: headings that are links to other pages, with their surroundings up to those of the next such
+    heading.
+    """
     heads = [
         int(a and link * 10 >= len(text) * 9 and page.tag[node] in HEADINGS)
         for a, text, link, node in zip(living, page.text, page.link, page.node)
     ]
-    if sum(heads) < 2:  # one is the title of the page
+    if sum(heads) < 2:  # a single one is the title of the page
         return
     prose = list(accumulate(map(mul, worth, living), initial=0))
     count = list(accumulate(heads, initial=0))

@@ -1,8 +1,8 @@
-"""Which blocks of a page are its main text.
+"""Chooses the blocks of a page that are its main text.
 
-Boilerplate goes first (boilerplate.py); then the element is found that holds the prose; then its blocks are gone through in order.
-Prose is what reads as sentences: long enough, ended as sentences are, and not of links. Everything else, a heading, a short paragraph, an
-item of a list, stays or goes by where it stands among the prose.
+Boilerplate is removed first (boilerplate.py). Then the element with the prose is found, and its blocks are visited in
+order. Prose is text that reads as sentences: long enough, with the end of a sentence, and not in links. Other blocks (a
+heading, a short paragraph, a list item) are kept or dropped by their position relative to the prose.
 """
 
 import re
@@ -12,30 +12,32 @@ from itertools import accumulate
 from castor.pipelines.text.maintext import boilerplate, hints, phrases
 from castor.pipelines.text.maintext.stream import HEADINGS, Page
 
-# Characters of a sentence that ends, and of a text that needs no full stop to be one (twice a line of a newspaper column's width of 70).
+# Minimum characters of a text with sentence-final punctuation, and of one without (two lines of 70 characters).
 _SENTENCE, _PASSAGE = 40, 140
 _END = tuple(".!?…:;\"'”’»“)]。！？」』）।॥؟۔։።")
-# Scripts that write a word in one or two characters; a character counts for two letters there. Sampled from the head of the page.
+# Scripts with one or two characters per word: a character counts as two letters. Sampled at the start of the page.
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _SAMPLE, _DENSE_SHARE = 4000, 0.2
-# A page with less prose than this is judged by all its unlinked text: a short poem, a form of data.
+# On a page with less prose than this all unlinked text counts as prose: a short poem, a data form.
 _LITTLE = 250
-_CONTENT_SHARE = 0.4  # of the prose: an element named as content that has less is not the one
-_ARTICLE_SHARE = (
-    0.3  # of the prose: an article element with the title in it needs less, since its author says what it is
-)
+_CONTENT_SHARE = 0.4  # of the prose: minimum for an element named as content
+# Of the prose: an article element that contains the title needs less, since its author marked it.
+_ARTICLE_SHARE = 0.3
 _MOST_TITLES = 10
 _NESTED_SHARE = 0.5
-_DOMINANT_SHARE = 0.8  # of the prose: the smallest element that holds as much holds the text
-_TITLE_DISTANCE = 30  # blocks between the title and the text: dates, authors, buttons
-_LEAD = 80  # characters of a paragraph between the title and the text that is its lead
-_TAIL = 40  # characters; behind the last prose, less is a remnant unless it is a paragraph or an item
+_DOMINANT_SHARE = 0.8  # of the prose: the smallest element with this much contains the text
+_TITLE_DISTANCE = 30  # blocks between title and text: dates, authors, buttons
+_LEAD = 80  # minimum characters of a lead paragraph between title and text
+_TAIL = 40  # minimum characters after the last prose, except for paragraphs and items
 _LISTS, _LIST_LEVELS = ("ul", "ol", "dl", "table"), 5
 _ITEMS = ("p", "li", "td", "dd")
 
 
 def choose(page: Page, comments: bool = False) -> list[int]:
-    """The blocks of the main text, in order. comments: the prose of readers' comments, too."""
+    """The blocks of the main text, in order.
+
+    comments: also choose the prose of readers' comments.
+    """
     if not page.text:
         return []
     letters = _letters("".join(page.text[: bisect(page.sizes, _SAMPLE)])[:_SAMPLE])
@@ -53,9 +55,9 @@ def choose(page: Page, comments: bool = False) -> list[int]:
 
 
 def _letters(sample: str) -> int:
-    """How many letters a character counts for."""
+    """Number of letters that a character counts as."""
     if len(sample.encode("utf-8", "surrogatepass")) - len(sample) <= 2 * _DENSE_SHARE * len(sample):
-        return 1  # each dense character takes two bytes more than one
+        return 1  # each dense character takes three bytes
     return 2 if len(_DENSE.findall(sample)) > _DENSE_SHARE * len(sample) else 1
 
 
@@ -64,7 +66,7 @@ def _by_readers(page: Page, worth: list[int], found: list[int]) -> set[int]:
         node for node, name in enumerate(found) if name == hints.COMMENTS and page.tag[node] not in boilerplate.TAGS
     ]
     blocks, end = set(), 0
-    for node in named:  # in document order, outer ones first
+    for node in named:  # in document order, outer elements first
         if page.last[node] > end:
             blocks.update(block for block in range(max(end, page.first[node]), page.last[node]) if worth[block])
             end = page.last[node]
@@ -72,7 +74,7 @@ def _by_readers(page: Page, worth: list[int], found: list[int]) -> set[int]:
 
 
 def _worth(page: Page, letters: int) -> list[int]:
-    """For each block its length in letters if it is prose, else 0."""
+    """Length of each block in letters if the block is prose, else 0."""
     result = []
     for text, link in zip(page.text, page.link):
         size = len(text) * letters
@@ -82,18 +84,18 @@ def _worth(page: Page, letters: int) -> list[int]:
 
 
 def _unlinked(page: Page, letters: int) -> list[int]:
-    """For each block its length in letters if it is not of links, else 0."""
+    """Length of each block in letters if the block is not mostly links, else 0."""
     return [len(text) * letters if link * 3 < len(text) else 0 for text, link in zip(page.text, page.link)]
 
 
 def _container(page: Page, worth: list[int], found: list[int]) -> int:
-    """The node that holds the main text: one whose name says so, or the smallest one that holds most of the prose."""
+    """The node with the main text: an element named as content, else the smallest element with most of the prose."""
     sums = list(accumulate(worth, initial=0))
     prose = [sums[last] - sums[first] for first, last in zip(page.first, page.last)]
     named = [node for node, name in enumerate(found) if name == hints.CONTENT and prose[node]]
     if named:
         best = max(named, key=prose.__getitem__)
-        for node in named:  # the innermost of nested ones
+        for node in named:  # the innermost of nested elements
             inside = page.first[node] >= page.first[best] and page.last[node] <= page.last[best]
             if node > best and inside and prose[node] >= _NESTED_SHARE * prose[best]:
                 best = node
@@ -121,7 +123,9 @@ def _articles_with_title(page: Page) -> list[int]:
 
 
 def _together(page: Page, named: list[int], best: int, prose: list[int]) -> int:
-    """The node around the pieces of a text that is cut into several elements of the best one's name; 0 if it is one."""
+    """The node around the pieces of a text that is split over several elements with the same content name; 0 if not
+    split.
+    """
     names = hints.content_names(page.attributes[best])
     pieces, end = [], 0
     for node in named:
@@ -138,7 +142,7 @@ def _together(page: Page, named: list[int], best: int, prose: list[int]) -> int:
 
 
 def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -> list[int]:
-    """The blocks of the container that are text, with the title and the lead before it."""
+    """The blocks of the container that are text, preceded by the title and the lead."""
     first, last = page.first[container], page.last[container]
     start = first
     for block in range(first - 1, max(-1, first - _TITLE_DISTANCE), -1):
@@ -169,7 +173,7 @@ def _sequence(page: Page, worth: list[int], living: bytearray, container: int) -
 
 
 def _is_of_links(page: Page, block: int) -> bool:
-    """True for a block of links that is not one of few in a list or a table of text, and has no sentence around them."""
+    """Whether a block is mere links: no sentence around them, and not in a list or table that is mostly text."""
     if len(page.text[block]) - page.link[block] >= _LEAD:
         return False
     node = page.node[block]
@@ -191,9 +195,9 @@ def _in_place(page: Page, block: int, first_prose: int, last_prose: int) -> bool
 
 
 def _without_empty_sections(page: Page, worth: list[int], chosen: list[int]) -> list[int]:
-    """Without headings over nothing but links, and without those at the end. A heading that reads as prose is a text itself."""
+    """Drops headings whose sections contain only links, and headings at the end. Headings that read as prose stay."""
     dropped = list(accumulate([link * 2 > len(text) for text, link in zip(page.text, page.link)], initial=0))
-    result, levels = [], []  # the level of each block kept: 1 to 6 for a heading, 7 for a text
+    result, levels = [], []  # level of each kept block: 1 to 6 for headings, 7 for text
     for block in chosen:
         tag = page.tag[page.node[block]]
         level = int(tag[1]) if tag in HEADINGS and not worth[block] else 7

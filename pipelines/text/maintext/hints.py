@@ -1,12 +1,13 @@
-"""What the names of an element say about its content: class, id, role, micro-data and the like.
+"""Classifies elements by their names: class, id, role, microdata and the like.
 
-Names are read as words (`post-relatedArticles__list` says post, related, articles, list), since sites agree on words and on nothing else.
-The words are those that the common systems (WordPress, Drupal, Typo3, Joomla, Blogger, the news systems) and style frameworks use.
+Names are split into words (`post-relatedArticles__list` gives post, related, articles, list), since words are all that
+sites have in common. The word lists come from common content management systems (WordPress, Drupal, Typo3, Joomla,
+Blogger, news systems) and style frameworks.
 """
 
 import re
 
-# In the order of precedence where the tokens of one element say different things.
+# In ascending order of precedence, for elements whose tokens differ.
 CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN = 1, 2, 3, 4, 5
 
 _ATTRIBUTE = re.compile(r' (class|id|role|itemprop|style|aria-hidden|hidden)="([^"]*)"')
@@ -20,10 +21,14 @@ _LOWER_CASE = re.compile(r"[a-z]+")
 # Whole tokens that name the element around an article's text.
 _CONTENT = frozenset(
     (
-        "articlebody article-body article__body article_body article-content article__content article_content articlecontent article-text "
-        "article_text articletext article-copy article-main-text entry-content entrycontent entry_content entry-body post-content postcontent "
-        "post__content post_content post-body post-entry td-post-content story-body storybody story__body story_body story-content story__content "
-        "story-text body-copy bodycopy body-text bodytext news-content news-body newsbody news-text content-body content-article single-content "
+        "articlebody article-body article__body article_body article-content article__content article_content "
+        "articlecontent article-text "
+        "article_text articletext article-copy article-main-text entry-content entrycontent entry_content entry-body "
+        "post-content postcontent "
+        "post__content post_content post-body post-entry td-post-content story-body storybody story__body story_body "
+        "story-content story__content "
+        "story-text body-copy bodycopy body-text bodytext news-content news-body newsbody news-text content-body "
+        "content-article single-content "
         "blog-content text-content main-text maintext field-name-body field--name-body mw-parser-output"
     ).split()
 )
@@ -34,31 +39,39 @@ _COMMENT_WORDS = frozenset(
         "reacties yorum yorumlar pinglun disqus respond replies livefyre"
     ).split()
 )
-# Words for what stands beside any text of the site.
+# Words for parts that accompany every text of the site.
 _BOILERPLATE_WORDS = frozenset(
     (
         "nav navbar navi navigation subnav topnav mainnav menu menus submenu mainmenu megamenu footer "
         "subfooter sidebar sidebars sidenav widget widgets "
-        "breadcrumb breadcrumbs share shares sharing sharebar sharetools sharedaddy social socials sociallinks socialmedia addthis addtoany likes "
-        "subscribe subscription newsletter signup related relatedposts recommend recommended recommendation recommendations recirc recirculation "
-        "outbrain taboola teaser teasers promo promos promotion ad ads adv advert adverts advertisement advertising sponsor sponsored adsbygoogle "
-        "werbung anzeige publicidad publicite cookie cookies consent gdpr cmp modal popup overlay lightbox tooltip pagination pager paging "
+        "breadcrumb breadcrumbs share shares sharing sharebar sharetools sharedaddy social socials sociallinks "
+        "socialmedia addthis addtoany likes "
+        "subscribe subscription newsletter signup related relatedposts recommend recommended recommendation "
+        "recommendations recirc recirculation "
+        "outbrain taboola teaser teasers promo promos promotion ad ads adv advert adverts advertisement advertising "
+        "sponsor sponsored adsbygoogle "
+        "werbung anzeige publicidad publicite cookie cookies consent gdpr cmp modal popup overlay lightbox tooltip "
+        "pagination pager paging "
         "toolbar mostread trending noprint "
-        # The same in other languages of the web, as their sites spell them in names.
-        "empfehlungen verwandte teilen annonce advertentie annons reklama reklam reklame hirdetes guanggao pubblicita partage partager lireaussi "
-        "relacionados relacionadas compartir compartilhar correlati condividi udostepnij polecane powiazane gerelateerd delen dela souvisejici "
+        # The same in other languages of the web, in the spelling used in names.
+        "empfehlungen verwandte teilen annonce advertentie annons reklama reklam reklame hirdetes guanggao pubblicita "
+        "partage partager lireaussi "
+        "relacionados relacionadas compartir compartilhar correlati condividi udostepnij polecane powiazane "
+        "gerelateerd delen dela souvisejici "
         "kapcsolodo paylas ilgili tuijian xiangguan fenxiang daohang kanren osusume"
     ).split()
 )
-# Words for what belongs to one text and is not of it, and such as sites use for other things, too.
+# Words for parts that belong to one text without being its text, and words with several uses.
 _MINOR_WORDS = frozenset(
     (
-        "tags taglist tagcloud keywords byline author authors authorbox vcard meta metadata postmeta toc popular latest recent login register "
-        "copyright legal disclaimer imprint caption captions credit credits gallery slideshow carousel slider swiper rating ratings feedback search "
+        "tags taglist tagcloud keywords byline author authors authorbox vcard meta metadata postmeta toc popular "
+        "latest recent login register "
+        "copyright legal disclaimer imprint caption captions credit credits gallery slideshow carousel slider swiper "
+        "rating ratings feedback search "
         "banner follow timestamp dateline date tools print categories fact"
     ).split()
 )
-# Words run together: socialshare, cookiebanner.
+# Prefixes of compound words: socialshare, cookiebanner.
 _PREFIXES = tuple(
     (
         "breadcrumb cookie newsletter advert subscri socials socialm sharebu sharetoo modald modalw "
@@ -79,33 +92,33 @@ _PHRASES = (
     "sign up",
     "most read",
 )
-_IN_PHRASES = re.compile("read|more|also|next|sign")  # each has one
+_IN_PHRASES = re.compile("read|more|also|next|sign")  # every phrase contains one of these
 _HIDING = frozenset(
-    "hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible u-hidden is-hidden noscreen".split()
+    "hidden hide d-none visually-hidden visuallyhidden sr-only screen-reader-text screenreader invisible "
+    "u-hidden is-hidden noscreen".split()
 )
-# First words of names that tell a state of the page, its place in a taxonomy (WordPress), or a page builder's box, and not a content.
+# First words of names that describe a state of the page, its place in a taxonomy (WordPress) or a page builder's box,
+# not content.
 _STATES = frozenset("has no is with not without tag category format type status elementor et vc wpb fusion".split())
-# Words that in a name of the form block__element say which part of the page the block is, and nothing about the element.
+# Words that in a name of the form block__element describe the block, not the element.
 _FRAMES = frozenset("nav navbar navigation menu footer sidebar sidebars widget widgets banner modal overlay".split())
 _ROLES = frozenset(
     "navigation banner contentinfo complementary search menu menubar dialog alert alertdialog toolbar tablist".split()
 )
 
 _MOST_WORDS_OF_ID = 3
-_SECTIONS = frozenset(
-    "section level1 level2 level3 level4 sect1 sect2 sect3 sect4".split()
-)  # Sphinx, Pandoc, DocBook and AsciiDoc
+# Sections in Sphinx, Pandoc, DocBook and AsciiDoc.
+_SECTIONS = frozenset("section level1 level2 level3 level4 sect1 sect2 sect3 sect4".split())
 
 _LONGEST_NAME = 100  # characters
 _MAX_TOKENS_KEPT = 100_000
-_kept: dict[str, int] = {}  # verdicts on tokens, which repeat within a site and between sites
+_kept: dict[str, int] = {}  # cached classes of tokens, which repeat within and between sites
 
 
 def verdict(attributes: str) -> int:
-    """CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN or 0, for attributes as they stand in canonical HTML."""
-    if (
-        attributes.startswith(_CLASS) and attributes.find('"', len(_CLASS)) == len(attributes) - 1
-    ):  # a class alone, as most have it
+    """CONTENT, BOILERPLATE, MINOR, COMMENTS, HIDDEN or 0, for the attributes of an element in canonical HTML."""
+    # Most elements have a class and nothing else.
+    if attributes.startswith(_CLASS) and attributes.find('"', len(_CLASS)) == len(attributes) - 1:
         return _of_tokens(attributes[len(_CLASS) : -1])
     result = 0
     found_attributes = _ATTRIBUTE.findall(attributes)
@@ -129,7 +142,7 @@ def verdict(attributes: str) -> int:
 
 
 def _of_tokens(value: str) -> int:
-    """The greatest verdict on a token of a class or id."""
+    """The highest class of the tokens of a class or id."""
     result = 0
     for token in value.split():
         found = _kept.get(token)
@@ -173,7 +186,7 @@ def _token(token: str) -> int:
             return BOILERPLATE
     if not _MINOR_WORDS.isdisjoint(words):
         return MINOR
-    if _IN_PHRASES.search(lower):  # few have any, and joining is slow
+    if _IN_PHRASES.search(lower):  # few match, and joining is slow
         joined = " ".join(words)
         for phrase in _PHRASES:
             if phrase in joined:
@@ -182,14 +195,17 @@ def _token(token: str) -> int:
 
 
 def _is_slug(identifier: str, attributes: list[tuple[str, str]]) -> bool:
-    """True for an id made of the words of a heading, as of the sections of a manual, which say what they are about."""
+    """Whether an id is made of the words of a heading, as in manuals, where ids describe the topic of a section."""
     if len(_SEPARATORS.split(identifier)) > _MOST_WORDS_OF_ID:
         return True
     return any(name == "class" and not _SECTIONS.isdisjoint(value.split()) for name, value in attributes)
 
 
 def _words(token: str, lower: str) -> list[str]:
-    """The lower-case words of a name, camelCase parted; the letters of a random identifier stay together. lower: the name in lower case."""
+    """The lower-case words of a name, with camelCase split; the letters of a random identifier stay together.
+
+    lower: the name in lower case.
+    """
     if token == lower:
         return _LOWER_CASE.findall(token)
     words = []
@@ -214,5 +230,5 @@ def content_names(attributes: str) -> frozenset[str]:
 
 
 def class_of(attributes: str) -> str:
-    """The value of the attribute class, empty if there is none."""
+    """The value of the attribute class; empty without one."""
     return next((value for name, value in _ATTRIBUTE.findall(attributes) if name == "class"), "")

@@ -1,9 +1,9 @@
-"""The main text of a parsed page: what its author wrote, without the furniture of the site.
+"""The main text of a parsed page: the author's text, without the boilerplate of the site.
 
     lexbor tree --stream--> nodes and blocks --hints, boilerplate--> blocks alive --choose--> main text --render--> text
 
-Every step is a pure function of the page, linear in its size, and made of rules with round thresholds whose reasons are written beside
-them: nothing here was fitted to a corpus, so nothing leans towards the sites of one. `docs/extraction.md` says what comes out.
+Every step is a pure function of the page, linear in its size. The rules have round thresholds with their reasons next
+to them. Nothing was fitted to a corpus, so no site is favoured. `docs/extraction.md` describes the result.
 """
 
 from castor.pipelines.text.maintext import choose, render, stream
@@ -12,9 +12,15 @@ from castor.pipelines.text.maintext import choose, render, stream
 def extract(
     tree, main_content: bool = True, links: bool = False, alt_texts: bool = False, comments: bool = False
 ) -> str:
-    """The text of a resiliparse HTMLTree, whose invisible elements this removes. Empty if the page has none.
+    """The text of a resiliparse HTMLTree; empty if the page has none. Removes invisible elements from the tree.
 
-    main_content: False keeps every visible block. links: `text (address)`. alt_texts: of pictures. comments: of readers, too.
+    main_content: False keeps every visible block.
+
+    links: write links as `text (address)`.
+
+    alt_texts: include the alternative texts of images.
+
+    comments: include readers' comments.
     """
     if tree.body is None:
         return ""

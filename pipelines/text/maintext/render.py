@@ -1,16 +1,16 @@
-"""Blocks to text, as a model reads it.
+"""Renders blocks as text, as a model reads it.
 
-Paragraphs and headings stand apart by a blank line; <br> is a line end. List items are lines that begin with `- `, one list without blank
-lines. The cells of a table row stand in one line with ` | ` between them, one line a row; a cell of long text or of many blocks, as where a
-table makes the layout, is no datum, and its blocks are paragraphs. Terms and descriptions are lines. <pre> is kept as it is.
+An empty line separates paragraphs and headings; <br> is a line end. List items are lines that start with `- `; a list
+has no empty lines. The cells of a table row are joined by ` | `, one line per row. A cell of long text or many blocks,
+as in layout tables, is not data; its blocks are paragraphs. Terms and descriptions are lines. <pre> is kept unchanged.
 """
 
 from collections.abc import Iterable
 
 from castor.pipelines.text.maintext.stream import Page
 
-_LONGEST_DATUM = 200  # characters; a column of a layout holds more
-_MOST_BLOCKS = 3  # of a datum
+_LONGEST_DATUM = 200  # characters; a column of a layout table has more
+_MOST_BLOCKS = 3  # per data cell
 _LEVELS = 4  # from a block's element up to its list item or table row
 
 
@@ -37,7 +37,7 @@ def render(page: Page, chosen: Iterable[int]) -> str:
 
 
 def _place(page: Page, node: int) -> tuple[int, int, int]:
-    """The list item, and the table row and cell, that a block's element is (part of), -1 for none; nodes."""
+    """(list item, table row, table cell) that a block's element is part of, as nodes; -1 for none."""
     cell = -1
     for _ in range(_LEVELS):
         tag = page.tag[node]

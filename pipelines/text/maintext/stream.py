@@ -1,8 +1,9 @@
 """A parsed page as flat lists: its structural elements (nodes) and its runs of text (blocks), in document order.
 
-lexbor parses as browsers do and serialises the tree as canonical HTML: tags lower-case and in pairs, attributes in double quotes, `& < >` and the
-no-break space written as entities, in the values of attributes too, so that brackets stand for tags alone. One pass over that string costs a tenth
-of a walk over the tree through a binding, and is linear in its length whatever the tree looks like.
+lexbor parses like browsers and serializes the tree as canonical HTML. Tags are in lower case and in pairs, attributes
+in double quotes; `& < >` and the no-break space are entities, also in attribute values. So every bracket belongs to a
+tag. One pass over that string takes a tenth of the time of a walk over the tree through a binding, and is linear in its
+length for any tree.
 """
 
 import dataclasses
@@ -10,29 +11,33 @@ import re
 from collections.abc import Iterator
 from itertools import accumulate
 
-# What shows no text of the page, or text of the interface.
-_HIDDEN = "noscript template svg object applet canvas audio video map textarea select datalist option button dialog progress meter".split()
+# Elements that show no text, or only text of the interface.
+_HIDDEN = (
+    "noscript template svg object applet canvas audio video map textarea select datalist option button dialog progress "
+    "meter"
+).split()
 _HIDDEN_SPAN = re.compile(
     r' class="(?:[^"]*\s)?(?:katex-html|sr-only|visually-hidden|screen-reader-text|mw-editsection)["\s]'
 )
 _HIDDEN_SUP = re.compile(r' class="(?:[^"]*\s)?reference["\s]')
-# What shows none and is written as it stands, brackets included; and formulas, which need care.
+# Elements that show no text and are serialized verbatim, brackets included; and formulas, which become TeX.
 _VERBATIM = re.compile(r"<(?:!--|(script|style|xmp|iframe|noembed|noframes|plaintext|math)[ >])")
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 STRUCTURE = HEADINGS | frozenset(
     (
-        "address article aside blockquote body caption center dd details div dl dt fieldset figcaption figure footer form header hgroup html legend "
+        "address article aside blockquote body caption center dd details div dl dt fieldset figcaption figure footer "
+        "form header hgroup html legend "
         "li main menu nav ol p pre search section summary table tbody td tfoot th thead tr ul"
     ).split()
 )
 
-# A tag's name and attributes, and the text up to the next tag. Possessive quantifiers: no backtracking on hostile pages.
+# A tag's name and attributes, and the text up to the next tag. Possessive quantifiers never backtrack.
 _TOKEN = re.compile(r"<([^ >]*+)([^>]*+)>([^<]*+)")
 _HREF = re.compile(r' href="([^"]*)"')
 _ALT = re.compile(r' alt="([^"]+)"')
-_DISPLAY_STYLE = re.compile(r"\{\\displaystyle (.*)\}")  # MediaWiki puts it around every formula
+_DISPLAY_STYLE = re.compile(r"\{\\displaystyle (.*)\}")  # MediaWiki wraps every formula in it
 _FORMULAS = "math, script[type^='math/tex']"
-_BREAK = "\v"  # stands for <br>; a blank to str.split, and in no page
+_BREAK = "\v"  # represents <br>; whitespace for str.split, and absent from pages
 _OPENING, _CLOSING, _LINK, _LINK_END, _LINE_END, _RULE, _PICTURE, _HIDING, _SPAN, _SUP = range(10)
 _KINDS = (
     dict.fromkeys(STRUCTURE, _OPENING)
@@ -44,12 +49,19 @@ _KINDS |= {"a": _LINK, "/a": _LINK_END, "br": _LINE_END, "hr": _RULE, "img": _PI
 
 @dataclasses.dataclass(slots=True)
 class Page:
-    """Parallel lists. A node's blocks, those of its descendants included, are first <= block < last; parents stand before their children.
+    """A page as parallel lists.
 
-    tag, attributes, parent, first, last: of each node; node 0 stands for the page.
-    text, link, node: of each block: its text, blanks collapsed but for <br> and in <pre>; how many of its characters are in links; the
-    innermost node around it.
-    sizes, linked: of all blocks before each, and of all: the characters, and those in links; [blocks + 1].
+    The blocks of a node and its descendants are first <= block < last. Parents precede their children.
+
+    tag, attributes, parent, first, last: per node. Node 0 represents the page.
+
+    text: text of each block, with whitespace collapsed except for <br> and in <pre>.
+
+    link: number of characters of each block that are in links.
+
+    node: innermost node around each block.
+
+    sizes, linked: total characters, and total characters in links, before each block and in all, [blocks + 1].
     """
 
     tag: list[str]
@@ -65,7 +77,9 @@ class Page:
 
 
 def canonical(tree) -> str:
-    """The body of a resiliparse HTMLTree as canonical HTML, formulas as TeX in their places, without comments, scripts and the like."""
+    """The body of a resiliparse HTMLTree as canonical HTML, without comments, scripts and the like. Formulas are
+    replaced by TeX.
+    """
     html = _without_verbatim(tree.body.html, True)
     if html is None:
         for element in tree.body.query_selector_all(_FORMULAS).values():
@@ -77,7 +91,10 @@ def canonical(tree) -> str:
 
 
 def _without_verbatim(html: str, heed_formulas: bool) -> str | None:
-    """Canonical HTML without what is written as it stands; None if it holds formulas and these are to be heeded, else without them, too."""
+    """Canonical HTML without its verbatim elements.
+
+    heed_formulas: return None if the page has formulas; False removes formulas too.
+    """
     parts, end = [], 0
     while found := _VERBATIM.search(html, end):
         name = found[1]
@@ -95,8 +112,10 @@ def _without_verbatim(html: str, heed_formulas: bool) -> str | None:
 
 
 def _formula(element, tag: str) -> str:
-    """The TeX of a formula, in dollar signs, if it carries its source: MathML with alttext or an annotation (MediaWiki, LaTeXML, KaTeX), and
-    scripts of MathJax 2; else empty."""
+    """The TeX of a formula in dollar signs; empty if the formula does not contain its source.
+
+    Sources are MathML with alttext or an annotation (MediaWiki, LaTeXML, KaTeX), and scripts of MathJax 2.
+    """
     if tag == "script":
         kind = element.getattr("type") or ""
         tex, display = (element.text, "mode=display" in kind) if kind.startswith("math/tex") else ("", False)
@@ -112,13 +131,18 @@ def _formula(element, tag: str) -> str:
 
 
 def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
-    """What `canonical` returns as a Page. links: addresses after the texts of links. alt_texts: those of pictures, as text."""
+    """Canonical HTML -> Page.
+
+    links: append addresses to the texts of links.
+
+    alt_texts: include the alternative texts of images.
+    """
     html = html.replace("\xad", "")  # soft hyphens are layout
     page = Page([""], [""], [-1], [0], [0], [], [], [], [], [])
     tags, attributes, parents, first, last = page.tag, page.attributes, page.parent, page.first, page.last
     texts, block_links, nodes = page.text, page.link, page.node
     buffer, node, linked, preformatted, address = [], 0, 0, 0, None
-    hidden: dict[str, bool] = {}  # whether a span of these attributes is; most have those of another one
+    hidden: dict[str, bool] = {}  # attributes of a span -> whether it is hidden; most repeat
 
     def flush():
         nonlocal linked
@@ -155,7 +179,7 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
                 last[node] = len(texts)
                 node = parents[node]
         elif kind == _LINK:
-            address = None if ' href="#' in rest or "href=" not in rest else rest  # within the page: no link
+            address = None if ' href="#' in rest or "href=" not in rest else rest  # links within the page do not count
         elif kind == _LINK_END:
             if links and address and buffer and (found := _HREF.search(address)):
                 buffer.append(f" ({found[1]})".replace("&nbsp;", " "))
@@ -164,7 +188,7 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
             if preformatted:
                 buffer.append("\n")
             elif buffer and buffer[-1] == _BREAK:
-                flush()  # two in a row part paragraphs
+                flush()  # two in a row separate paragraphs
             elif buffer:
                 buffer.append(_BREAK)
         elif kind == _RULE:
@@ -173,15 +197,15 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
             if alt_texts and (found := _ALT.search(rest)):
                 buffer.append(f" {found[1]} ".replace("&nbsp;", " "))
         elif kind == _HIDING:
-            text = _behind(name, tokens)
+            text = _skip_element(name, tokens)
         elif rest and kind == _SPAN:
             hides = hidden.get(rest)
             if hides is None:
                 hides = hidden[rest] = _HIDDEN_SPAN.search(rest) is not None
             if hides:
-                text = _behind(name, tokens)
+                text = _skip_element(name, tokens)
         elif rest and _HIDDEN_SUP.search(rest):
-            text = _behind(name, tokens)
+            text = _skip_element(name, tokens)
         if text:
             if "&" in text:
                 text = text.replace("&nbsp;", " ")
@@ -197,8 +221,8 @@ def read(html: str, links: bool = False, alt_texts: bool = False) -> Page:
     return page
 
 
-def _behind(name: str, tokens: Iterator[tuple[str, str, str]]) -> str:
-    """Takes what is in an element, whose opening tag was taken; returns the text behind it."""
+def _skip_element(name: str, tokens: Iterator[tuple[str, str, str]]) -> str:
+    """Skips the content of an element whose opening tag was consumed. Returns the text after the element."""
     depth, closing = 1, f"/{name}"
     for tag, _, text in tokens:
         if tag == name:
@@ -217,7 +241,7 @@ def _clean(text: str, preformatted: int) -> str:
         text = "\n".join(filter(None, (" ".join(line.split()) for line in text.split(_BREAK))))
     else:
         text = text.strip()
-        if not text.isprintable() or "  " in text:  # of all blanks a single space alone is printable
+        if not text.isprintable() or "  " in text:  # the space is the only printable whitespace
             text = " ".join(text.split())
     if "&" in text:
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")

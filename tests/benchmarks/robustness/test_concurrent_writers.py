@@ -1,4 +1,4 @@
-"""A few pairs of concurrent writers: benchmarks/robustness/concurrent_writers.py runs a hundred of every kind."""
+"""One pair of concurrent writers: benchmarks/robustness/concurrent_writers.py runs a hundred, of every kind."""
 
 import json
 import pathlib
@@ -8,10 +8,11 @@ import sys
 BENCHMARK = pathlib.Path(__file__).resolve().parents[3] / "benchmarks" / "robustness" / "concurrent_writers.py"
 
 
-def test_pairs_of_writers_lose_nothing(tmp_path):
-    command = [sys.executable, "-P", str(BENCHMARK), "--pairs=2", "--kinds=web", "--seed=6", f"--work={tmp_path}"]
+def test_a_pair_of_writers_loses_nothing(tmp_path):
+    """With this seed the second writer comes early, the first one is killed half way, and a third one takes over."""
+    command = [sys.executable, "-P", str(BENCHMARK), "--pairs=1", "--kinds=web", "--seed=3095", f"--work={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["failed"] == 0 and told["pairs"] == 2 and told["done"] + told["told"] + told["killed"] == 4
-    assert told["told"] and told["killed"], "these pairs show nothing: take another seed"
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["failed"] == 0 and counts["pairs"] == 1 and counts["done"] + counts["told"] + counts["killed"] == 2
+    assert counts["told"] and counts["killed"] and counts["taken_over"], f"these writers did not meet: {counts}"

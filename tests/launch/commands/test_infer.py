@@ -92,7 +92,7 @@ def test_every_line_comes_back_answered_or_with_its_error(answered, model):
     assert (
         "tokens long" in errors[5]
         and "missing.png" in errors[7]
-        and "no JSON" in errors[11]
+        and "not valid JSON" in errors[11]
         and "surrogate" in errors[13]
     )
     assert not (answered / "out.jsonl.parts").exists()
@@ -116,7 +116,7 @@ def test_a_killed_job_goes_on_with_what_is_missing(answered, model, read_picture
 
     (tmp_path / "out.jsonl").unlink()
     (tmp_path / "out.jsonl.COMPLETED").unlink()
-    real, calls = prompts._Part.rows, []
+    real, calls = prompts._Chunk.rows, []
 
     def killed_in_the_third(part):
         calls.append(part._first)
@@ -124,7 +124,7 @@ def test_a_killed_job_goes_on_with_what_is_missing(answered, model, read_picture
             raise KeyboardInterrupt
         return real(part)
 
-    monkeypatch.setattr(prompts._Part, "rows", killed_in_the_third)
+    monkeypatch.setattr(prompts._Chunk, "rows", killed_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         job(tmp_path).run(model, read_picture)
     assert not (tmp_path / "out.jsonl").exists()
@@ -183,7 +183,7 @@ def test_a_conversation_keeps_what_was_said(model, read_picture, tmp_path):
     v = model.vocabulary
     first = model.generate_text("the red", Sampling(0.8, 0, 3), 8)
     text = v.decode(conversation.session.ids)
-    assert text.startswith(f"the red{first}\na house") and terminal.printable(first) in said and "Ctrl-D leaves" in said
+    assert text.startswith(f"the red{first}\na house") and terminal.printable(first) in said and "Ctrl-D quits" in said
 
 
 def test_the_commands_of_a_conversation(model, read_picture, tmp_path):
@@ -204,8 +204,8 @@ def test_the_commands_of_a_conversation(model, read_picture, tmp_path):
     assert PIL.Image.open(tmp_path / "drawn-000.png").size == (24, 16) and (tmp_path / "drawn-001.png").exists()
     assert conversation.session.ids == [] and "room left" in said and "/draw [ROWSxCOLUMNS] CAPTION" in said
     for wrong in (
-        "no command /bogus",
-        "no setting 'colour'",
+        "unknown command /bogus",
+        "unknown setting 'colour'",
         "top_p 7.0",
         "missing.png cannot be read",
         "90 x 90 patches does not fit",
@@ -251,7 +251,7 @@ def test_hostile_images_are_refused(read_picture, tmp_path):
         ("empty.png", "empty"),
         ("huge.png", "too_large"),
         ("bomb.png", "damaged|too_large"),
-        (".", "no plain file"),
+        (".", "not a regular file"),
     ):
         with pytest.raises(CastorError, match=why):
             read_picture(str(tmp_path / name))

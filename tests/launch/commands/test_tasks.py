@@ -149,13 +149,13 @@ def test_export(out, castor, tmp_path):
     )
     assert code == 0 and "0 written and 3 kept" in text
     code, _, error = castor("export", out / "tasks" / "code", "--to=parquet", f"--output={tmp_path / 'web'}")
-    assert code == 2 and "holds an export of web with other content" in error and "Name another --output" in error
+    assert code == 2 and "has an export of web, and the content of" in error and "Name another --output" in error
 
 
 @pytest.mark.parametrize(
     "argv, match",
     [
-        (["export", "{web}", "--output=nowhere"], "needs --to. There are arrayrecord, parquet"),
+        (["export", "{web}", "--output=nowhere"], "needs --to. The formats are arrayrecord, parquet"),
         (["export", "{web}", "--to=parquet"], "needs --output"),
         (["export", "{web}", "--to=parkett", "--output=nowhere"], "Did you mean parquet?"),
         (["export", "{web}", "--to=parquet", "--output=nowhere", "--split=tset"], "no split 'tset'"),
@@ -163,7 +163,7 @@ def test_export(out, castor, tmp_path):
         (["lst"], "Did you mean list"),
         (["show"], "takes a path"),
         (["show", "/nothing/there"], "no task cache at /nothing/there"),
-        (["list", "/nothing/there"], "no directory /nothing/there"),
+        (["list", "/nothing/there"], "directory /nothing/there does not exist"),
         (["preview", "{web}", "--record=999"], "no record 999"),
         (["preview", "{web}", "--split=tset"], "no split 'tset'"),
         (["preview", "{web}", "--vocabulary=/nothing"], "/nothing is no vocabulary"),
@@ -175,7 +175,7 @@ def test_export(out, castor, tmp_path):
         (["lineage", "{web}", "--step=1", "--batch_size=2", "--length=8", "--row=2"], "no row 2"),
         (["lineage", "{web}", "--step=-1", "--batch_size=2", "--length=8"], "step"),
         (["lineage", "--step=1", "--model_dir=/nothing"], "holds no run"),
-        (["list", "--nonsense"], "does not know --nonsense"),
+        (["list", "--nonsense"], "unknown arguments: --nonsense"),
     ],
 )
 def test_bad_use_is_one_line(out, castor, argv, match):

@@ -53,7 +53,7 @@ def test_options_are_completed_and_what_is_given_wins():
         ("project", "--project is missing"),
         ("region", "--region"),
         ("temp_location", "gs://BUCKET/tmp"),
-        ("sdk_container_image", "installed on the workers"),
+        ("sdk_container_image", "no environment is given for the workers"),
     ],
 )
 def test_what_must_be_given_is_asked_for(missing, message):
@@ -62,7 +62,7 @@ def test_what_must_be_given_is_asked_for(missing, message):
 
 
 def test_temporary_files_go_to_a_bucket():
-    with pytest.raises(ConfigurationError, match="--temp_location=/tmp/x is no path of a bucket"):
+    with pytest.raises(ConfigurationError, match="--temp_location=/tmp/x is not a path in a bucket"):
         dataflow.options("x", [option.replace("gs://a-bucket/tmp", "/tmp/x") for option in GIVEN])
 
 
@@ -85,9 +85,9 @@ def test_beams_validators_are_heard(lines):
 
 
 def test_paths_of_this_machine_are_refused(lines):
-    with pytest.raises(ConfigurationError, match="OUTPUT is .*a path of this machine"):
+    with pytest.raises(ConfigurationError, match="OUTPUT = .*is a local path"):
         dataflow.check_paths(lines)
-    with pytest.raises(ConfigurationError, match="INPUT_ROOT is"):
+    with pytest.raises(ConfigurationError, match="INPUT_ROOT = "):
         dataflow.check_paths(dataclasses.replace(lines, output="gs://b/out"))
     dataflow.check_paths(dataclasses.replace(lines, output="gs://b/out", input_root="gs://b/in"))
 
@@ -198,11 +198,11 @@ def test_a_detached_job_that_is_not_done_or_not_the_same_is_not_committed(lines,
 def test_bad_use_is_one_line(capsys, tmp_path):
     web = ["web", f"--gin.INPUT_ROOT='{tmp_path}'", f"--gin.OUTPUT='{tmp_path}/out'"]
     for arguments, message in (
-        (["flik", *web], "no engine 'flik'"),
-        (["flink", *web], "which cluster?"),
-        (["flink", *web, "--flink_master=host:8081"], "how are the workers to be started?"),
+        (["flik", *web], "unknown engine 'flik'"),
+        (["flink", *web], "no cluster is given"),
+        (["flink", *web, "--flink_master=host:8081"], "no environment is given for the workers"),
         (["dataflow", *web], "--project is missing"),
-        (["dataflow", *web, *GIVEN], "a path of this machine"),
+        (["dataflow", *web, *GIVEN], "is a local path"),
         (["prism", "wob"], "Did you mean web?"),
         (["commit", str(tmp_path / "nothing")], "no detached job"),
     ):

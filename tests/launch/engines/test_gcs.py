@@ -327,7 +327,7 @@ def test_jobs_from_a_bucket_into_a_bucket_write_what_they_write_on_disk(made, bu
     storage.write_bytes_atomic(
         f"{bucket}/crawl/pages-00000.warc.gz", storage.read_bytes(f"{bucket}/crawl/pages-00000.warc.gz")
     )
-    gcs._looks.clear()
+    gcs._metadata.clear()
     assert not launcher.up_to_date(made[0])  # another generation
 
 
@@ -364,7 +364,7 @@ def test_dataflows_submission_from_the_command(made, bucket, capsys):
         "workers: example/castor:1; staged: ",
         "  extract: ",
         "  write: ",
-        "valid; nothing was sent",
+        "The job is valid and was not submitted",
     ):
         assert part in shown
     assert sorted(storage.walk(bucket)) == before

@@ -93,7 +93,8 @@ def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path
     # The other host may be ended before it sees that its neighbour is gone, or say how it saw it: what is said after that is clean.
     assert child.returncode == 143 and "Traceback" not in err.partition("Starting again")[2], err
     assert re.search(
-        r"host 1 of 2 was killed by SIGKILL; the others were ended\..*000_host_1\.log\. Starting again; 0 restart", err
+        r"host 1 of 2 was killed by SIGKILL; the others were stopped\..*000_host_1\.log\. Starting again; 0 restart",
+        err,
     ), err
     reached = len(rows(tmp_path / "m"))
     assert [row["step"] for row in rows(tmp_path / "m")] == list(range(reached))
@@ -110,7 +111,8 @@ def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path
 def test_a_host_that_cannot_run_ends_the_pod_and_is_not_started_again(tmp_path):
     pod = local_pod.Pod(("tasks", "list", "/nowhere"), tmp_path, hosts=2, restarts=3)
     with pytest.raises(
-        local_pod.HostFailure, match=r"host \d of 2 ended with code 2.*does not know --coordinator.*000_host_\d\.log"
+        local_pod.HostFailure,
+        match=r"host \d of 2 ended with code 2.*unknown arguments: --coordinator.*000_host_\d\.log",
     ):
         local_pod.run_pod(pod)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000_host_0.log", "000_host_1.log"]

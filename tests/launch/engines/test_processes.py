@@ -55,7 +55,7 @@ def test_a_server_that_fails_says_why_and_leaves_its_log():
     with pytest.raises(EngineError, match="brittle ended with code 3 instead of starting: no such thing") as caught:
         with workspace("test") as folder, running(folder) as start:
             start("brittle", ["sh", "-c", "echo no such thing; exit 3"]).wait_for(lambda: False, 20)
-    log = pathlib.Path(str(caught.value).rpartition("Its log: ")[2].rstrip("."))
+    log = pathlib.Path(str(caught.value).rpartition("Log: ")[2].rstrip("."))
     assert log.read_text() == "no such thing\n"
     log.unlink()
     log.parent.rmdir()
@@ -63,7 +63,7 @@ def test_a_server_that_fails_says_why_and_leaves_its_log():
 
 def test_a_server_that_never_answers_is_given_up(tmp_path):
     server = Server("mute", ["sleep", "600"], tmp_path)
-    with pytest.raises(EngineError, match="mute did not answer within 0 s"):
+    with pytest.raises(EngineError, match="mute did not become ready within 0 s"):
         server.wait_for(lambda: False, 0.2)
     server.stop()
     server.stop()
@@ -79,7 +79,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     with pytest.raises(EngineError, match="Flink needs no-such-java, which is not on the PATH. Install"):
         tool("no-such-java", "Flink", "Install it.")
     monkeypatch.setenv("CASTOR_FLINK_JOB_SERVER", str(tmp_path / "absent.jar"))
-    with pytest.raises(EngineError, match="absent.jar, which is no file"):
+    with pytest.raises(EngineError, match="absent.jar: no such file"):
         packages.flink_job_server()
 
 

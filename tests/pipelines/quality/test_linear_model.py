@@ -83,20 +83,20 @@ def test_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "corpus"}, "it is of kind 'corpus'"),
-        ({"step": "1"}, "no finite number"),
-        ({"bias": True}, "no finite number"),
+        ({"kind": "corpus"}, "kind 'corpus', format 1 instead of 'linear_model', 1"),
+        ({"step": "1"}, "not a finite number"),
+        ({"bias": True}, "not a finite number"),
         ({"keep": "both"}, "out of range"),
         ({"features": {"bits": 60, "order": 2, "most": 5, "numbers": False, "version": 1, "view": 1}}, "out of range"),
         (
             {"features": {"bits": 8, "order": 2, "most": 5, "numbers": False, "version": 99, "view": 1}},
-            "of features version 99 on tokenization version 1",
+            "has features version 99 on tokenization version 1; this version of Castor has 1 and 1",
         ),
-        ({"weights": {"file": "../../etc/passwd", "bytes": 512, "sha256": "0" * 64}}, "not what its manifest says"),
+        ({"weights": {"file": "../../etc/passwd", "bytes": 512, "sha256": "0" * 64}}, "does not match its manifest"),
         ({"weights": {}}, "KeyError"),
     ],
 )
-def test_a_manifest_that_lies_is_refused(tmp_path, change, message):
+def test_an_invalid_manifest_is_rejected(tmp_path, change, message):
     small().save(str(tmp_path))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
@@ -104,14 +104,14 @@ def test_a_manifest_that_lies_is_refused(tmp_path, change, message):
         linear_model.load(str(tmp_path))
 
 
-def test_damage_is_refused(tmp_path):
+def test_damage_is_rejected(tmp_path):
     with pytest.raises(CorpusError, match="no model at .*castor data quality-train"):
         linear_model.load(str(tmp_path))
     small().save(str(tmp_path))
     data = bytearray((tmp_path / "weights.bin").read_bytes())
     for wrong in (bytes(data[:-2]), bytes(data + b"\0\0"), bytes(data[:9] + b"\x01" + data[10:])):
         (tmp_path / "weights.bin").write_bytes(wrong)
-        with pytest.raises(CorpusError, match="not what its manifest says"):
+        with pytest.raises(CorpusError, match="does not match its manifest"):
             linear_model.load(str(tmp_path))
     (tmp_path / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(CorpusError, match="cannot be read as a model"):

@@ -47,7 +47,7 @@ def test_what_is_no_page():
 def test_the_choice_of_extractor():
     html = f"<body><nav><a href=/>Home</a></nav><main><article>{BODY}</article></main></body>".encode()
     assert Extract(extractor="resiliparse")(page(html)).text.startswith("The library keeps")
-    with pytest.raises(ConfigurationError, match="none of castor, resiliparse, trafilatura"):
+    with pytest.raises(ConfigurationError, match="not one of castor, resiliparse, trafilatura"):
         Extract(extractor="readability")
     with pytest.raises(ConfigurationError, match="main content only"):
         Extract(extractor="trafilatura", main_content=False)

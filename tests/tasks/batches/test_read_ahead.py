@@ -144,7 +144,7 @@ def test_errors_that_are_no_exceptions_are_not_lost(error):
 
 def test_steps_out_of_order_are_refused_and_nothing_is_lost():
     with ReadAhead(str, range(3, 6)) as values:
-        with pytest.raises(ValueError, match="step 4 is asked for where 3 is next"):
+        with pytest.raises(ValueError, match="step 4 was requested, but step 3 is next"):
             values.take(4)
         assert [values.take(step) for step in (3, 4, 5)] == ["3", "4", "5"]
         with pytest.raises(ValueError, match="after the last"):

@@ -97,13 +97,13 @@ def test_documents_come_from_a_file_too(tmp_path, tasks_dir):
 @pytest.mark.parametrize(
     "left_out, match",
     [
-        ({"skip_documents": ("xyz",)}, "no document id"),
+        ({"skip_documents": ("xyz",)}, "not a document id"),
         ({"skip_documents": ("0" * 32,)}, "in no cache"),
         ({"skip_documents": "/nothing.txt"}, "cannot be read"),
-        ({"skip_steps": (5,)}, "no range"),
-        ({"skip_steps": ((5, 5),)}, "no range"),
-        ({"skip_steps": ((-1, 5),)}, "no range"),
-        ({"skip_steps": ((1, 2, 3),)}, "no range"),
+        ({"skip_steps": (5,)}, "not a range"),
+        ({"skip_steps": ((5, 5),)}, "not a range"),
+        ({"skip_steps": ((-1, 5),)}, "not a range"),
+        ({"skip_steps": ((1, 2, 3),)}, "not a range"),
     ],
 )
 def test_bad_lists_are_refused(tasks_dir, left_out, match):

@@ -15,7 +15,7 @@ from castor.tasks.errors import CacheError
 def test_missing_and_half_written_caches_say_so(tmp_path):
     with pytest.raises(CacheError, match="no task cache at"):
         load_manifest(str(tmp_path / "nothing"))
-    with pytest.raises(CacheError, match="holds no task cache"):
+    with pytest.raises(CacheError, match="is not a task cache"):
         load_manifest(str(tmp_path))
     writer.begin(str(tmp_path))
     with pytest.raises(CacheError, match="half-written"):
@@ -103,7 +103,7 @@ def test_a_flipped_bit_anywhere_in_the_manifest_is_found(tmp_path):
     manifest = json.loads(data)
     del manifest["checksum"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(CacheError, match="manifest.json is not as it was written"):
+    with pytest.raises(CacheError, match="manifest.json was modified after it was written"):
         load_manifest(directory)
 
 

@@ -55,7 +55,7 @@ def test_reader_refuses_what_disagrees_with_the_manifest(tmp_path):
     shard = tmp_path / "train.tfrecord-00000-of-00003"
     data = shard.read_bytes()
     shard.write_bytes(data[:-1])
-    with pytest.raises(CacheError, match="train.tfrecord-00000-of-00003 has .* the manifest says"):
+    with pytest.raises(CacheError, match="train.tfrecord-00000-of-00003 has .* the manifest has"):
         CacheReader(directory)
     shard.unlink()
     with pytest.raises(CacheError, match="train.tfrecord-00000-of-00003 of the manifest is missing"):
@@ -100,7 +100,7 @@ def test_a_flipped_bit_anywhere_and_a_cut_are_found_and_named(tmp_path, name):
 
 
 def test_a_shard_of_another_cache_of_the_same_size_is_no_shard_of_this(tmp_path):
-    """Records with sound CRCs, but the sidecar and the lineage tell."""
+    """Records with valid CRCs that differ from .idx file and lineage."""
     one = make_records(30)
     two = [dataclasses.replace(a, id=b.id) for a, b in zip(one, one[::-1])]
     make_cache(tmp_path / "a", one, num_shards=1)
@@ -130,7 +130,7 @@ def test_a_cache_replaced_under_an_open_reader(tmp_path):
     )
     for read in reads:
         with pytest.raises(
-            CacheError, match="tfrecord-0000[02]-of-00003 was changed or replaced while in use. Start again"
+            CacheError, match="tfrecord-0000[02]-of-00003 was changed or replaced while in use. Restart on the new cache"
         ):
             read(reader)
     first_touches = (
@@ -236,7 +236,7 @@ def test_find_is_the_inverse_of_document(tmp_path):
     assert reader.find(records[0].id.upper()) == reader.find(records[0].id)
     assert reader.find("0" * 32) is None and CacheReader(str(tmp_path), "validation").find(records[0].id) is None
     for bad in ("", "0" * 31, "g" * 32, "0" * 32 + "\n", 7):
-        with pytest.raises(ConfigurationError, match="no document id"):
+        with pytest.raises(ConfigurationError, match="not a document id"):
             reader.find(bad)
 
 

@@ -138,7 +138,7 @@ def test_a_cut_missing_or_changed_file_is_refused(directory):
     path.write_bytes(data[:-2])
     with pytest.raises(CacheError, match=f"{SHARD}.tokens was changed or replaced while in use"):
         opened.batch(1)
-    with pytest.raises(CacheError, match=f"{SHARD}.tokens has {len(data) - 2} bytes; the manifest says {len(data)}"):
+    with pytest.raises(CacheError, match=f"{SHARD}.tokens has {len(data) - 2} bytes; the manifest has {len(data)}"):
         batches(directory)
     assert {problem.kind for problem in verify.verify(str(directory))} == {"cut", "checksum", "tokens"}
     path.unlink()

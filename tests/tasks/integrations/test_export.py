@@ -266,30 +266,30 @@ def test_progress_adds_up(caches, tmp_path):
     [
         (
             lambda caches, out: exports.export(caches["dense"], out, "parquet"),
-            "holds an export of dense with other content than .*tokens",
+            "has an export of dense, and the content of .*tokens is different now",
         ),
         (
             lambda caches, out: exports.export(caches["tokens"], out, "arrayrecord"),
-            "holds an export of format arrayrecord",
+            "has an export with format arrayrecord",
         ),
-        (lambda caches, out: make_cache(out, make_records(3)), "holds a cache, not an export"),
+        (lambda caches, out: make_cache(out, make_records(3)), "has a cache, not an export"),
         (
             lambda caches, out: storage.write_bytes_atomic(out / "notes.txt", b"mine"),
-            "is not empty and holds no export",
+            "is not empty and has no export",
         ),
         (
             lambda caches, out: storage.write_bytes_atomic(out / "manifest.json", b"[1]"),
-            "holds a manifest.json, not an export",
+            "has a manifest.json, not an export",
         ),
         (
             lambda caches, out: storage.write_bytes_atomic(out / "manifest.json", b"\xff{"),
-            "holds a manifest.json, not an export",
+            "has a manifest.json, not an export",
         ),
         (
             lambda caches, out: (
                 (out / ".export").mkdir() or (out / ".export" / "plan.json").write_text('{"kind": "other"}')
             ),
-            "holds a other",
+            "has a other",
         ),
     ],
 )
@@ -355,7 +355,7 @@ def test_a_cache_replaced_under_it_stops_it(tmp_path, monkeypatch):
     ):
         exports.export(directory, tmp_path / "out", "parquet")
     monkeypatch.setattr(exports, "_SHARDS_PER_READER", 1)
-    with pytest.raises(CacheError, match="was made anew during its export"):
+    with pytest.raises(CacheError, match="was remade during its export"):
         exports.export(directory, tmp_path / "again", "parquet")
     assert storage.list_files(tmp_path / "out") == storage.list_files(tmp_path / "again") == [".export"]
     monkeypatch.undo()

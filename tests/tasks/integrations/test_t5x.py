@@ -209,9 +209,9 @@ def test_a_failed_batch_is_asked_for_again(tasks_dir, whole, monkeypatch):
     ("files", "message"),
     [
         ({}, "has no data state"),
-        ({"train_ds-000-of-002": "6", "train_ds-001-of-002": "9"}, "says step 9"),
-        ({"train_ds-000-of-001": "\x08\x01"}, "holds no step"),
-        ({"train_ds-000-of-001": "-3"}, "holds no step"),
+        ({"train_ds-000-of-002": "6", "train_ds-001-of-002": "9"}, "has step 9"),
+        ({"train_ds-000-of-001": "\x08\x01"}, "has no step"),
+        ({"train_ds-000-of-001": "-3"}, "has no step"),
         ({"train_ds-000-of-001.index": "x", "train_ds-000-of-001.data-00000-of-00001": "x"}, "has no data state"),
     ],
 )
@@ -276,7 +276,7 @@ def test_one_gin_line(tasks_dir):
             """
         )
         train()
-        assert taken[0].batches.domains == ("web", "code")
+        assert taken[0].batches.domains == ("code", "web")
         assert t5x.StepIterator is type(taken[0])
     finally:
         gin.clear_config()

@@ -25,11 +25,11 @@ def test_every_row_exactly_once_an_epoch_and_back(groups, seed, epoch):
         (g, b, r) for g, blocks in enumerate(groups) for b, rows in enumerate(blocks) for r in range(rows)
     )
     assert order.rows == len(everything)
-    places = [order.place(epoch * order.rows + i) for i in range(order.rows)]
-    assert all(place[0] == epoch for place in places)
-    assert sorted(place[1:] for place in places) == everything
-    assert [order.index(*place) for place in places] == [epoch * order.rows + i for i in range(order.rows)]
-    visits = [place[1:3] for i, place in enumerate(places) if i == 0 or places[i - 1][1:3] != place[1:3]]
+    addresses = [order.address(epoch * order.rows + i) for i in range(order.rows)]
+    assert all(address[0] == epoch for address in addresses)
+    assert sorted(address[1:] for address in addresses) == everything
+    assert [order.index(*address) for address in addresses] == [epoch * order.rows + i for i in range(order.rows)]
+    visits = [address[1:3] for i, address in enumerate(addresses) if i == 0 or addresses[i - 1][1:3] != address[1:3]]
     assert len(visits) == len(set(visits)), "a block is read in one go"
     group_visits = [visit[0] for i, visit in enumerate(visits) if i == 0 or visits[i - 1][0] != visit[0]]
     assert len(group_visits) == len(set(group_visits)), "and so is a group"
@@ -38,7 +38,7 @@ def test_every_row_exactly_once_an_epoch_and_back(groups, seed, epoch):
 def test_epochs_names_and_seeds_have_orders_of_their_own():
     groups = [[7, 8], [9], [6, 5]]
     orders = {
-        tuple(order_of(groups, name, seed).place(epoch * 35 + i)[1:] for i in range(35))
+        tuple(order_of(groups, name, seed).address(epoch * 35 + i)[1:] for i in range(35))
         for name in ("web", "code")
         for seed in range(3)
         for epoch in range(3)
@@ -48,7 +48,7 @@ def test_epochs_names_and_seeds_have_orders_of_their_own():
 
 def test_golden_order():
     order = order_of([[3, 2], [], [4]], seed=5)
-    assert [order.place(i) for i in range(18)] == GOLDEN
+    assert [order.address(i) for i in range(18)] == GOLDEN
 
 
 # fmt: off

@@ -239,7 +239,7 @@ def test_weights_that_are_no_shares_are_refused(weights):
 
 
 def test_stages_come_one_after_the_other():
-    with pytest.raises(ConfigurationError, match="begins at position 15"):
+    with pytest.raises(ConfigurationError, match="starts at position 15"):
         Mixing.of({"a": 1}, 0, [(10, 10, {"a": 2}), (15, 0, {"a": 1})])
 
 

@@ -168,7 +168,7 @@ def test_combine_is_exact():
     assert weights.combine(shares, {"c": 1, "b": 0.1, "a": 2}) == {"c": 0, "b": F(1, 15), "a": F(2, 3)}
     with pytest.raises(ConfigurationError, match="'b' has a count or a multiplier, not both"):
         weights.combine(shares, {"a": 1, "c": 1})
-    with pytest.raises(ConfigurationError, match="no component with a multiplier above 0 holds anything"):
+    with pytest.raises(ConfigurationError, match="no component with a multiplier above 0 holds any data"):
         weights.combine(shares, {"a": 0, "b": 0, "c": 5})
     with pytest.raises(ConfigurationError, match="the multiplier of 'a' is -1"):
         weights.combine(shares, {"a": -1, "b": 0, "c": 5})
@@ -195,7 +195,7 @@ def test_epochs():
         (lambda: weights.ExampleRates(scale=0.1, temperature=1e-7).weights({"a": 3}), "temperature of 1 or more"),
         (lambda: weights.Proportional().weights({"a": 0, "b": 0}), "all of a, b are empty"),
         (lambda: weights.UniMax(5, 1).weights({"a": 0}), "all of a are empty"),
-        (lambda: weights.Proportional().weights({}), "nothing to count"),
+        (lambda: weights.Proportional().weights({}), "the mixture has no components"),
         (lambda: weights.Proportional().weights({"a": -1}), "count of 'a' = -1 is not an integer"),
         (lambda: weights.Proportional().weights({"a": 0.5}), "count of 'a' = 0.5 is not an integer"),
     ],

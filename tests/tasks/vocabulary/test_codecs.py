@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castor.tasks.errors import VocabularyError
-from castor.tasks.vocabulary import audio, codecs
+from castor.tasks.vocabulary import audio, codec_fit, codecs, patches, psnr, quantizers
 
 PATCH = (8, 8, 3)
 
@@ -29,7 +29,7 @@ def pictures(count: int, seed: int = 0, rows: int = 6, columns: int = 9) -> list
 
 @pytest.fixture(scope="module")
 def codec() -> codecs.PatchCodec:
-    return codecs.fit(pictures(30), PATCH, 4096)
+    return codec_fit.fit(pictures(30), PATCH, 4096)
 
 
 def test_codes_lie_in_range_and_decode_to_a_likeness(codec):
@@ -39,15 +39,15 @@ def test_codes_lie_in_range_and_decode_to_a_likeness(codec):
         assert 0 <= codes.min() and codes.max() < np.prod(codec.levels) <= codec.num_codes
         decoded = codec.decode(codes)
         assert decoded.shape == picture.shape and decoded.dtype == np.uint8
-        assert codecs.psnr(picture, decoded) > 27
+        assert psnr.psnr(picture, decoded) > 27
 
 
 def test_more_codes_are_better():
     sample, held_out = pictures(30), pictures(6, seed=9)
     quality = []
     for number in (16, 256, 4096, 65536):
-        fitted = codecs.fit(sample, PATCH, number)
-        quality.append(np.mean([codecs.psnr(p, fitted.decode(fitted.encode(p))) for p in held_out]))
+        fitted = codec_fit.fit(sample, PATCH, number)
+        quality.append(np.mean([psnr.psnr(p, fitted.decode(fitted.encode(p))) for p in held_out]))
     assert quality == sorted(quality)
 
 
@@ -56,11 +56,11 @@ def test_the_neighbourhood_is_worth_something(codec):
     better = 0
     for picture in pictures(8, seed=9):
         decoded = codec.decode(codec.encode(picture))
-        vectors = codecs._cut(picture, PATCH)
-        indices = codecs._quantize(vectors, codec.basis, codec.thresholds)
+        vectors = patches.cut(picture, PATCH)
+        indices = patches.quantize(vectors, codec.basis, codec.thresholds)
         points = codec.points[np.arange(len(codec.levels)), indices] / 16
         alone = points @ (codec.basis.T / 2**14) + codec.mean / 16
-        better += codecs.psnr(picture, decoded) > codecs.psnr(picture, codecs._join(np.clip(alone, 0, 255), PATCH))
+        better += psnr.psnr(picture, decoded) > psnr.psnr(picture, patches.join(np.clip(alone, 0, 255), PATCH))
     assert better == 8
 
 
@@ -72,20 +72,20 @@ def test_any_integers_decode(codec, codes):
 
 def test_fit_adds_up_in_any_order_to_the_same_bytes():
     sample = pictures(12)
-    state: codecs.Fitting | codecs.PatchCodec = codecs.Fitting(PATCH, 1024)
-    for number in range(codecs.Fitting.PASSES):
+    state: codec_fit.Fitting | codecs.PatchCodec = codec_fit.Fitting(PATCH, 1024)
+    for number in range(codec_fit.Fitting.PASSES):
         parts = [state.measure(a) for a in sample]
         np.random.default_rng(number).shuffle(parts)
-        halves = [codecs.Fitting.merge(parts[:5]), codecs.Fitting.merge(parts[5:]), codecs.Fitting.merge([])]
-        state = state.advance(codecs.Fitting.merge(halves))
-    assert state.to_bytes() == codecs.fit(sample, PATCH, 1024).to_bytes()
+        halves = [codec_fit.Fitting.merge(parts[:5]), codec_fit.Fitting.merge(parts[5:]), codec_fit.Fitting.merge([])]
+        state = state.advance(codec_fit.Fitting.merge(halves))
+    assert state.to_bytes() == codec_fit.fit(sample, PATCH, 1024).to_bytes()
 
 
 def test_allocation_is_the_best_there_is():
     random = np.random.default_rng(3)
     for _ in range(20):
         errors = [list(v * np.sort(random.random(5))[::-1]) for v in (9.0, 4.0, 1.0)]
-        found = codecs.allocate(errors, 24)
+        found = quantizers.allocate(errors, 24)
         cost = {
             levels: sum(e[n - 1] for e, n in zip(errors, levels, strict=True))
             for levels in itertools.product(range(1, 6), repeat=3)
@@ -98,21 +98,21 @@ def test_allocation_is_the_best_there_is():
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_pictures_that_never_vary(value):
     flat = np.full((16, 16, 3), value, np.uint8)
-    fitted = codecs.fit([flat], PATCH, 64)
+    fitted = codec_fit.fit([flat], PATCH, 64)
     assert np.array_equal(fitted.decode(fitted.encode(flat)), flat)
     assert codecs.Codec.from_bytes(fitted.to_bytes()).neutral == fitted.neutral == 0
 
 
 def test_a_single_patch_and_two_codes():
-    fitted = codecs.fit(pictures(1, rows=1, columns=1), PATCH, 2)
+    fitted = codec_fit.fit(pictures(1, rows=1, columns=1), PATCH, 2)
     assert fitted.decode(fitted.encode(pictures(1, rows=1, columns=1)[0])).shape == (8, 8, 3)
 
 
 def test_an_empty_sample_is_refused():
     with pytest.raises(ValueError, match="empty"):
-        codecs.fit([], PATCH, 64)
+        codec_fit.fit([], PATCH, 64)
     with pytest.raises(ValueError, match="num_codes"):
-        codecs.Fitting(PATCH, 1)
+        codec_fit.Fitting(PATCH, 1)
 
 
 def test_shapes_that_do_not_divide_are_refused(codec):
@@ -124,7 +124,7 @@ def test_shapes_that_do_not_divide_are_refused(codec):
 def test_spectrograms_of_floats_nan_included():
     random = np.random.default_rng(0)
     sample = [random.normal(-60, 12, (40, 80)).cumsum(axis=1) / 9 - 40 for _ in range(5)]
-    fitted = codecs.fit(sample, (4, 80, 1), 256, audio.FLOOR_DB, audio.STEP_DB)
+    fitted = codec_fit.fit(sample, (4, 80, 1), 256, audio.FLOOR_DB, audio.STEP_DB)
     odd = np.full((8, 80), np.nan)
     odd[0], odd[1] = np.inf, -1e30
     decoded = fitted.decode(fitted.encode(odd))
@@ -135,7 +135,7 @@ def test_save_load_and_the_same_bytes(codec, tmp_path):
     path = str(tmp_path / "codec.npz")
     codec.save(path)
     loaded = codecs.Codec.load(path)
-    assert loaded.to_bytes() == codec.to_bytes() == codecs.fit(pictures(30), PATCH, 4096).to_bytes()
+    assert loaded.to_bytes() == codec.to_bytes() == codec_fit.fit(pictures(30), PATCH, 4096).to_bytes()
     picture = pictures(1, seed=5)[0]
     assert np.array_equal(loaded.decode(loaded.encode(picture)), codec.decode(codec.encode(picture)))
 
@@ -157,6 +157,6 @@ def test_a_damaged_file_is_named(codec, tmp_path):
 
 
 def test_psnr():
-    assert codecs.psnr(np.zeros(4), np.zeros(4)) == math.inf
-    assert codecs.psnr(np.zeros(4), np.full(4, 255.0)) == 0
-    assert codecs.psnr(np.zeros(100), np.full(100, 25.5)) == pytest.approx(20)
+    assert psnr.psnr(np.zeros(4), np.zeros(4)) == math.inf
+    assert psnr.psnr(np.zeros(4), np.full(4, 255.0)) == 0
+    assert psnr.psnr(np.zeros(100), np.full(100, 25.5)) == pytest.approx(20)

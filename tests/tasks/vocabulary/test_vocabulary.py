@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from castor.tasks.errors import VocabularyError
-from castor.tasks.vocabulary import audio, codecs, sentencepieces, streams
+from castor.tasks.vocabulary import audio, codec_fit, sentencepieces, streams
 from castor.tasks.vocabulary.vocabulary import CONTROLS, Vocabulary
 
 
@@ -22,8 +22,8 @@ def model() -> bytes:
 @pytest.fixture(scope="module")
 def vocabulary(model) -> Vocabulary:
     random = np.random.default_rng(0)
-    image_codec = codecs.fit([random.integers(0, 256, (32, 32, 3), dtype=np.uint8)], (8, 8, 3), 100)
-    audio_codec = codecs.fit(
+    image_codec = codec_fit.fit([random.integers(0, 256, (32, 32, 3), dtype=np.uint8)], (8, 8, 3), 100)
+    audio_codec = codec_fit.fit(
         [random.normal(-50, 10, (40, 80))], (streams.AUDIO_FRAMES, 80, 1), 50, audio.FLOOR_DB, audio.STEP_DB
     )
     return Vocabulary(model, image_codec, audio_codec, 700)
@@ -123,7 +123,7 @@ def test_files_of_two_vocabularies_do_not_mix(vocabulary, model, tmp_path):
 def test_loads_without_tensorflow_beam_or_jax(vocabulary, tmp_path):
     vocabulary.save(str(tmp_path))
     script = (
-        "import sys; from castor.tasks.vocabulary.vocabulary import Vocabulary; v = Vocabulary.load(sys.argv[1]); v.segments(v.encode('a')); "
+        "import sys; from castor.tasks.vocabulary.vocabulary import Vocabulary; v = Vocabulary.load(sys.argv[1]); v.modality_spans(v.encode('a')); "
         "print([m for m in ('tensorflow', 'apache_beam', 'jax', 'seqio', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -74,7 +74,7 @@ def test_warm_starts_that_cannot_be(castor, trained, tmp_path):
         ((f"--warm_start={trained}",), {"Transformer.mlp": 128}, other_shape),
         ((f"--warm_start={trained}@5",), {}, r"no checkpoint 5\. Available: 2, 4, 6"),
         ((f"--warm_start={tmp_path}/none",), {}, r"none has no checkpoint yet"),
-        (("--grow_vocabulary",), {}, r"--grow_vocabulary without --warm_start"),
+        (("--grow_vocabulary",), {}, r"--grow_vocabulary needs --warm_start"),
     ):
         code, _, err = castor("train", *extra, *castor.bindings(tmp_path / "w", TRAIN_STEPS=1, EVAL_PERIOD=0, **macros))
         assert code == 2 and re.search(match, err), err

@@ -225,7 +225,7 @@ def test_a_model_from_elsewhere_brings_its_tokenizer(tmp_path):
     np.testing.assert_allclose(found[:, :, 256 : 256 + pieces], expected[:, :, :pieces], atol=2e-5)
 
     (tmp_path / "theirs" / "tokenizer.model").write_bytes(sentencepiece_model(texts, add_dummy_prefix=True))
-    with pytest.raises(VocabularyError, match="changes a text before it cuts it .add_dummy_prefix"):
+    with pytest.raises(VocabularyError, match="normalizes text before segmentation .add_dummy_prefix"):
         import_checkpoint(str(tmp_path / "theirs"), str(tmp_path / "other"))
 
 

@@ -155,7 +155,7 @@ def test_a_mesh_answers_as_one_device_does(castor, trained, model, tmp_path):
         ((), "nothing to do"),
         (("--text=x", "--top_p=0"), "top_p 0.0"),
         (("--text=x", "--mesh=data"), "no mesh"),
-        (("--interactive", "--text=x"), "exclude each other"),
+        (("--interactive", "--text=x"), "cannot be combined with"),
         (("--score", "--text=x"), "--score needs --prompts"),
         (("--prompts=x.jsonl",), "--output"),
         (("--prompts=missing.jsonl", "--output=o.jsonl"), "missing.jsonl cannot be read"),
