@@ -31,8 +31,13 @@ def stages_of(flags: Flags) -> dict[str, dict]:
     }
 
 
-def test_the_demo_runs_the_commands_of_the_first_layout():
-    found = stages_of(Flags(("recipes/demo.gin",), ("OUTPUT = 'o'",)))
+def test_the_demo_with_its_earlier_settings_runs_the_commands_of_the_first_layout():
+    earlier = (
+        "TRAIN_STEPS = 400",
+        "TASK_FEATURE_LENGTHS = {'targets': 512}",
+        "TRAIN_GIN = ('models/tiny.gin', 'runs/pretrain.gin', 'mixtures/five.gin')",
+    )
+    found = stages_of(Flags(("recipes/demo.gin",), ("OUTPUT = 'o'", *earlier)))
     # Two macros are new; both are bound to what the jobs took by default.
     found["raw"]["arguments"].remove("--gin.launch.demo_corpus.DemoCorpus.images=320")
     found["vocabulary"]["arguments"].remove("--gin.SAMPLE_BYTES=10000000")
