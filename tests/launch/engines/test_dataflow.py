@@ -164,6 +164,17 @@ def test_a_commit_that_is_killed_can_be_repeated(lines, tmp_path, monkeypatch, r
         assert found == expected, f"killed before step {number} of {total}: {steps[number - 1]}"
 
 
+def test_a_detached_job_that_may_never_be_committed_is_given_up(lines, tmp_path):
+    """Too many dead letters: they are kept, and the output is free again."""
+    (tmp_path / "in" / "a.txt").write_text("bad\nbad luck\none\n")
+    detached.submit(lines, [])
+    with pytest.raises(CorpusError, match="2 of 3 records .* are dead letters.*The dead letters are in .*failed"):
+        detached.commit(lines.output)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".failed"]
+    with pytest.raises(CorpusError, match="no detached job has been sent"):
+        detached.commit(lines.output)
+
+
 def test_other_writers_are_told_of_a_detached_job(lines, tmp_path):
     """Its engine may be writing, so neither a job that waits nor another detached one removes its staging folder."""
     detached.submit(lines, [])
