@@ -1,6 +1,7 @@
-"""Castor's packaging: the top-level folders are installed as `castor.launch`, `castor.train`, `castor.pipelines` and `castor.tasks`.
+"""Packaging of Castor.
 
-The gin files are the package data of `castor.gin`, which has no module of its own.
+The folders launch/, train/, pipelines/ and tasks/ are installed as `castor.launch`, `castor.train`, `castor.pipelines`
+and `castor.tasks`. The gin files are package data of `castor.gin`, a package without modules.
 """
 
 import pathlib
@@ -12,14 +13,15 @@ ROOMS = ["launch", "train", "pipelines", "tasks"]
 PACKAGES = setuptools.find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
 GIN_FILES = sorted(str(path.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.gin"))
 
-# The core: reading caches, mixing, batches, vocabularies, `castor tasks`. launch/extras.py says which extra each other module comes with.
+# The core: reading caches, mixing, batches, vocabularies, `castor tasks`. launch/extras.py finds the extra of
+# any other module.
 CORE = [
     "numpy",
     "pyarrow",
     "google-crc32c",
     "protobuf",
-    # Vocabularies, and so token ids, are promised for 0.2.1. From 0.2.2 on its code is generated for protobuf 7, while Beam
-    # and TensorFlow hold protobuf below 7: `import seqio` then fails.
+    # Vocabularies, and therefore token ids, are tested with 0.2.1. Code of 0.2.2 and later is generated for protobuf 7,
+    # but Beam and TensorFlow require protobuf below 7, so `import seqio` fails.
     "sentencepiece<0.2.2",
     "gin-config",
     "jinja2",
@@ -42,14 +44,15 @@ DATA = [
     *MEDIA,
 ]
 SEQIO = ["seqio", "tensorflow", "tensorflow-text"]
-# pillow and msgpack: pictures given to `castor infer` are decoded as those of the data jobs are, in a sandbox.
+# pillow and msgpack: `castor infer` decodes pictures as the data jobs do, in a sandbox.
 TRAIN = ["jax", "flax", "optax", "orbax-checkpoint", "tensorboardX", "safetensors", "pillow", "msgpack"]
 ALL = sorted({*DATA, *TRAIN, *SEQIO})
 
 setuptools.setup(
     name="castor",
     version="0.1.0",
-    description="Distributed data and training pipelines for multimodal pretraining: every batch a pure function of (mixture, seed, step).",
+    description="Distributed data and training pipelines for multimodal pretraining: "
+    "every batch a pure function of (mixture, seed, step).",
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,12 +1,14 @@
-"""The demo's corpus, made on the spot from what every Python carries: no download, the same bytes for the same Python.
+"""Generates the demo's corpus from the Python standard library and drawn media.
 
-web/    WARC files of HTML pages: the language reference of `pydoc_data.topics` and the docstrings of the standard library
+Nothing is downloaded, and the same Python version always produces the same bytes.
+
+web/    WARC files of HTML pages: the language reference of `pydoc_data.topics` and docstrings of the standard library
 code/   .tar.gz snapshots of packages of the standard library, with its licence
 image/  WebDataset tars of drawn shapes with captions (PNG and JPEG)
 audio/  WebDataset tars of synthesized sounds with captions (WAV and FLAC)
 video/  short clips of a moving shape with sound, encoded by PyAV, with captions
 
-Sources are read as text and parsed, never imported. `make` writes a folder whole or not at all.
+Python sources are read as text and parsed, never imported. `make` writes the folder completely or not at all.
 """
 
 import ast
@@ -70,7 +72,12 @@ PACKAGES = (
 @gin.configurable(module="launch.demo_corpus")
 @dataclasses.dataclass(frozen=True)
 class DemoCorpus:
-    """How much of each kind to make."""
+    """Size of the corpus.
+
+    images, sounds, clips: number of captioned items of each kind.
+    pages: maximum number of distinct web pages.
+    seed: seed of pictures, sounds and clips.
+    """
 
     images: int = 320
     sounds: int = 240
@@ -79,7 +86,10 @@ class DemoCorpus:
     seed: int = 0
 
     def make(self, directory: str) -> dict[str, int]:
-        """Writes the corpus under `directory`, unless it already holds this one; returns the number of items of each kind."""
+        """Writes the corpus under `directory`, unless the directory already holds the same corpus.
+
+        Returns the number of items of each kind.
+        """
         target = pathlib.Path(directory)
         facts = dataclasses.asdict(self) | {"format": 1, "python": sysconfig.get_python_version()}
         card = target / "corpus.json"
@@ -122,10 +132,10 @@ def _write_web(directory: pathlib.Path, limit: int) -> int:
     pages = list(itertools.islice(_pages(), limit))
     pages.append(
         ("https://docs.invalid/mirror/" + pages[0][0].rsplit("/", 1)[1], pages[0][1])
-    )  # one page twice: a duplicate to find
+    )  # a duplicate page, for deduplication to find
     pages.append(
         ("https://docs.invalid/empty.html", "<html><body><nav>home</nav></body></html>")
-    )  # one with nothing to say: a reject to show
+    )  # a page without text, for a filter to reject
     half = (len(pages) + 1) // 2
     for shard, rows in enumerate((pages[:half], pages[half:])):
         with open(directory / f"pages-{shard:05d}.warc.gz", "wb") as file:
@@ -180,9 +190,12 @@ def _blocks(text: str) -> Iterator[str]:
 def _page(title: str, blocks) -> str:
     body = "\n".join(f"<p>{html.escape(block)}</p>" for block in blocks)
     return (
-        f"<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title></head>\n<body>\n"
-        "<nav><ul><li><a href='/'>Home</a></li><li><a href='/reference'>Reference</a></li><li><a href='/library'>Library</a></li></ul></nav>\n"
-        f"<main><article><h1>{html.escape(title)}</h1>\n{body}\n</article></main>\n<footer><a href='/about'>About these pages</a></footer>\n</body></html>\n"
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{html.escape(title)}</title></head>\n<body>\n"
+        "<nav><ul><li><a href='/'>Home</a></li><li><a href='/reference'>Reference</a></li>"
+        "<li><a href='/library'>Library</a></li></ul></nav>\n"
+        f"<main><article><h1>{html.escape(title)}</h1>\n{body}\n</article></main>\n"
+        "<footer><a href='/about'>About these pages</a></footer>\n</body></html>\n"
     )
 
 
@@ -283,7 +296,7 @@ def _sounds(count: int, seed: int) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _sound(draw: random.Random) -> tuple[np.ndarray, str]:
-    """A waveform float32 [samples] at 16 kHz, and what it sounds like."""
+    """A waveform, float32 [samples] at 16 kHz, and its caption."""
     pitch_name, middle = draw.choice((("low", 196.0), ("middle", 440.0), ("high", 988.0)))
     pitch, seconds = middle * draw.uniform(0.85, 1.15), draw.uniform(1.1, 1.9)
     kind = draw.choice(("tone", "beeps", "rising", "falling", "chord"))

@@ -1,12 +1,15 @@
-"""A recipe: stages from raw files to a trained model, each skipped when what it made still matches what it would be made from.
+"""Recipes: stages from raw files to a trained model. A stage whose output is up to date is skipped.
 
-A stage is one `castor` command line with gin files and bindings, run as a process of its own so that Beam, TensorFlow and JAX never share
-one. A data stage is up to date when its output's manifest carries the fingerprint that the job would write now (inputs, configuration,
-code). The other stages leave a stamp with the fingerprint of their command, their gin files, their code and the stages they need. So a
-second run does nothing, and a changed filter redoes only what depends on it. Code is all that a stage's modules and gin files lead to,
-lazy imports, templates and a user's own modules included (tasks/fingerprint.py).
+A stage is one `castor` command line with gin files and bindings. Every stage runs in its own process, so that Beam,
+TensorFlow and JAX never share one.
 
-Strings in a stage may name the recipe's variables: "{OUTPUT}/tasks".
+A data stage is up to date if its output's manifest has the fingerprint that the job would write now. That fingerprint
+covers inputs, configuration and code. Every other stage leaves a stamp with the fingerprint of its command, its gin
+files, its code and the stages that it needs. A second run therefore does nothing, and a changed filter reruns only the
+stages that depend on it. Code means everything that a stage's modules and gin files import, including lazy imports,
+templates and a user's own modules (tasks/fingerprint.py).
+
+Strings in a stage may refer to the recipe's variables: "{OUTPUT}/tasks".
 """
 
 import argparse
@@ -37,9 +40,9 @@ _CODE = {
     "train": ("castor.launch.commands.train",),
     "infer": ("castor.launch.commands.infer",),
     "evaluate": ("castor.launch.commands.evaluate",),
-    "demo": ("castor.launch.recipes.demo_corpus",),  # a recipe's stage makes only the corpus
+    "demo": ("castor.launch.recipes.demo_corpus",),  # a recipe runs only the corpus part
 }
-"""Where the code of a subcommand begins; the code of one that is not here is that of all subcommands."""
+"""Root modules of each subcommand's code. A subcommand that is missing here depends on the code of all subcommands."""
 
 
 @gin.configurable(module="launch.recipes")
@@ -47,12 +50,12 @@ _CODE = {
 class Stage:
     """One command of a recipe.
 
-    name: unique in the recipe; also the name of its log and stamp.
+    name: unique in the recipe; also names the stage's log and stamp.
     command: the castor subcommand and its plain arguments, e.g. "data web" or "infer --draw='a red square'".
-    output: the directory or file it makes.
-    gin_files, bindings: what it says of gin; bindings map a macro or parameter to a Python value.
-    needs: names of the stages whose outputs it reads.
-    about: what it does, in a few words for the terminal.
+    output: the directory or file that the stage writes.
+    gin_files, bindings: gin configuration of the command; bindings map a macro or parameter to a Python value.
+    needs: names of the stages whose outputs this stage reads.
+    about: a few words on the stage, shown on the terminal.
     """
 
     name: str
@@ -74,7 +77,7 @@ def refine_stage(
     dead_letter_threshold: float,
     needs: tuple[str, ...] = (),
 ) -> Stage:
-    """The stage `MODALITY`: raw files -> the corpus {OUTPUT}/corpora/MODALITY, by `castor data MODALITY`."""
+    """The stage `MODALITY`, which runs `castor data MODALITY`: raw files -> the corpus {OUTPUT}/corpora/MODALITY."""
     output = f"{{OUTPUT}}/corpora/{modality}"
     bindings = {
         "NAME": modality,
@@ -96,9 +99,11 @@ def tokenize_stage(
     image_token_budget: int | None = None,
     gin_files: tuple[str, ...] = ("pipelines/tokenize.gin",),
 ) -> Stage:
-    """The stage `tokenize_MODALITY`: {OUTPUT}/corpora/MODALITY and {OUTPUT}/vocabulary -> the task cache {OUTPUT}/tasks/MODALITY.
+    """The stage `tokenize_MODALITY`, which writes the task cache {OUTPUT}/tasks/MODALITY.
 
-    image_token_budget: most tokens of a picture; None where the modality has no pictures.
+    The stage reads {OUTPUT}/corpora/MODALITY and {OUTPUT}/vocabulary.
+
+    image_token_budget: maximum tokens per picture; None if the modality has no pictures.
     """
     output = f"{{OUTPUT}}/tasks/{modality}"
     bindings = {
@@ -119,10 +124,15 @@ def tokenize_stage(
 @gin.configurable(module="launch.recipes")
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Stages, and the variables that their strings may name; OUTPUT, the folder of everything, is one of them.
+    """Stages, and the variables that strings in the stages may refer to.
 
-    stages: stages and lists of stages, so that a recipe can add its own to those of a file that it includes; kept as one flat tuple.
-    about: what the recipe does and how long it takes, for the terminal.
+    title: heading of the recipe's table on the terminal.
+    stages: stages and lists of stages, so that a recipe can extend the stages of a file that it includes. Stored as one
+        flat tuple.
+    variables: values by name. OUTPUT is required: the folder that holds everything the recipe writes.
+    about: what the recipe does and how long it takes, shown on the terminal.
+
+    Raises ConfigurationError if two stages share a name, a stage needs an unknown stage, or the needs form a cycle.
     """
 
     title: str
@@ -136,18 +146,21 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         for stage in self.stages:
             if names.count(stage.name) > 1:
-                raise ConfigurationError(f"recipe: two stages are named {stage.name!r}.", "Give each its own name.")
+                raise ConfigurationError(
+                    f"recipe: two stages are named {stage.name!r}.", "Give every stage a unique name."
+                )
             for need in stage.needs:
                 if need not in names:
                     raise ConfigurationError(
-                        f"recipe: stage {stage.name!r} needs {need!r}, which is no stage of it.",
+                        f"recipe: stage {stage.name!r} needs {need!r}, but the recipe has no such stage.",
                         f"Its stages: {', '.join(names)}.",
                     )
         try:
             tuple(graphlib.TopologicalSorter({s.name: s.needs for s in self.stages}).static_order())
         except graphlib.CycleError as error:
             raise ConfigurationError(
-                f"recipe: the stages {' -> '.join(error.args[1])} need one another in a circle."
+                f"recipe: the needs of its stages form a cycle: {' -> '.join(error.args[1])}.",
+                "Remove one of these stages from the `needs` of another.",
             ) from error
 
     @property
@@ -155,13 +168,19 @@ class Recipe:
         return pathlib.Path(self.variables["OUTPUT"])
 
     def resolved(self) -> tuple[Stage, ...]:
-        """The stages with every variable filled in."""
+        """The stages with the values of all variables filled in."""
         return tuple(_fill_stage(stage, self.variables) for stage in self.stages)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a stage ended: "up to date", "done" or "failed" (with its exit code and log), and after how many seconds."""
+    """How a stage ended.
+
+    state: "up to date", "done" or "failed".
+    seconds: wall-clock duration.
+    exit_code: exit code of the stage's process; 0 if the stage was up to date.
+    log: the log file; None if the stage was up to date.
+    """
 
     stage: Stage
     state: str
@@ -177,11 +196,16 @@ def run(
     listen: Callable[[str, str], None] = lambda name, state: None,
     held: lock.Held | None = None,
 ) -> list[Outcome]:
-    """Runs the stages in the order of their needs, `jobs` at a time; `listen(stage, state)` is told of each change of state.
+    """Runs the stages in dependency order and returns the outcomes of those that ended, in the recipe's order.
 
-    The first failure lets the running stages end and starts no more. Returns the outcomes of the stages that ended, in the recipe's order.
+    After the first failure, running stages finish and no further stage starts. Every stage locks its own output.
 
-    held: the lock on the recipe's OUTPUT, if the caller holds it; taken here otherwise. A stage takes the lock on its own output itself.
+    only: names of the stages to run; empty for all.
+    jobs: maximum number of stages that run at once.
+    listen: called with (stage name, state) at every change of state.
+    held: the lock on the recipe's OUTPUT, if the caller holds it. Otherwise this function acquires the lock.
+
+    Raises ConfigurationError if `only` names an unknown stage.
     """
     stages = {stage.name: stage for stage in recipe.resolved()}
     unknown = [name for name in only if name not in stages]
@@ -199,7 +223,7 @@ def _run(
     folder = recipe.output / "stages"
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
-    check = threading.Lock()  # gin is one global: one stage at a time is checked
+    check = threading.Lock()  # gin configuration is global, so stages are checked one at a time
     running: dict[concurrent.futures.Future, str] = {}
     children: set[subprocess.Popen] = set()
     with concurrent.futures.ThreadPoolExecutor(max_workers=jobs) as pool:
@@ -231,18 +255,18 @@ def _run(
 
 
 def is_up_to_date(stage: Stage, stages: Mapping[str, Stage], folder: pathlib.Path) -> bool:
-    """Whether `stage` would make again exactly what its output already holds, with the code as it is on disk now."""
+    """Whether a run of `stage` with the code now on disk would reproduce exactly what its output already holds."""
     fingerprint.forget()
     if stage.command[0] == "data":
         try:
             return _job_is_up_to_date(stage)
         except CastorError:
-            return False  # the stage itself says what is wrong
+            return False  # the stage's own run reports the error
     return pathlib.Path(stage.output).exists() and _stamp(folder, stage) == stage_fingerprint(stage, stages, folder)
 
 
 def stage_fingerprint(stage: Stage, stages: Mapping[str, Stage], folder: pathlib.Path) -> str:
-    """The fingerprint of a stage that leaves a stamp: its command, gin texts, bindings, code and what it needs."""
+    """Fingerprint of a stage that leaves a stamp. Covers command, gin texts, bindings, code and the needed stages."""
     upstream = {}
     for need in stage.needs:
         manifest = pathlib.Path(stages[need].output) / "manifest.json"
@@ -262,12 +286,12 @@ def stage_fingerprint(stage: Stage, stages: Mapping[str, Stage], folder: pathlib
 
 
 def gin_texts(stage: Stage) -> list[str]:
-    """The texts of the gin files that a stage's command reads, with what they include."""
+    """The texts of the gin files that a stage's command reads, including the files that they include."""
     return configuration.texts(stage.gin_files or (training_runs.GIN_FILES if stage.command[0] == "train" else ()))
 
 
 def code_roots(stage: Stage, texts: Sequence[str]) -> set[str]:
-    """The modules that a stage's code begins with: those of its command, of its gin files' imports, of its options."""
+    """Root modules of a stage's code: modules of its command, imports of its gin files, and --module_import options."""
     commands = pathlib.Path(__file__).resolve().parent.parent / "commands"
     every_command = tuple(f"castor.launch.commands.{path.stem}" for path in commands.glob("*.py"))
     roots = {_COMMAND, *_CODE.get(stage.command[0], every_command)}
@@ -316,7 +340,7 @@ def _run_stage(
 
 
 def _archive_model(stage: Stage, folder: pathlib.Path, promise: str) -> None:
-    """A model begun from other data or configuration is moved aside, never continued and never deleted."""
+    """Renames a model that was begun from other data or configuration. Such a model is never resumed or deleted."""
     begun = folder / f"{stage.name}.begun.json"
     model = pathlib.Path(stage.output)
     if begun.is_file() and model.exists():
@@ -340,7 +364,7 @@ def _job_is_up_to_date(stage: Stage) -> bool:
 
 
 def job_of(stage: Stage):
-    """The job that a data stage runs. Raises a CastorError for what gin, the job or the configuration refuses."""
+    """The job that a data stage runs. Raises CastorError if gin, the job or the configuration is invalid."""
     job = stage.command[1]
     bindings = tuple(f"{key} = {value!r}" for key, value in stage.bindings.items())
     configuration.parse(configuration.Flags(stage.gin_files or (f"pipelines/{job}.gin",), bindings))
@@ -388,7 +412,7 @@ def _fill(value, variables: Mapping[str, Any]):
     if isinstance(value, str):
         whole = value[1:-1]
         if value.startswith("{") and value.endswith("}") and whole in variables:
-            return variables[whole]  # a lone variable keeps its type
+            return variables[whole]  # a string that is one variable and nothing else keeps the type of the value
         for name, filled in variables.items():
             value = value.replace("{" + name + "}", str(filled))
         return value

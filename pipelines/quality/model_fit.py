@@ -20,7 +20,7 @@ _DIGITS = 4  # of the calibration: few enough to hide the last bits of a machine
 
 
 def without_repeats(rows: Sequence[Row]) -> list[Row]:
-    """Rows with distinct features, in order. Of equal rows the first stays, one of the reference before one of the sample.
+    """Rows with distinct features, in order. Of equal rows, the first reference row is kept, else the first row.
 
     A repeated page could be both fitted and held out, and a page in both sets has no label.
     """

@@ -90,7 +90,7 @@ def test_a_model_begun_from_other_inputs_is_archived(tmp_path):
 def test_malformed_recipes_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="needs 'z'"):
         make(tmp_path, corpus_stage("a", needs=("z",)))
-    with pytest.raises(ConfigurationError, match="circle"):
+    with pytest.raises(ConfigurationError, match="form a cycle: "):
         make(tmp_path, corpus_stage("a", needs=("b",)), corpus_stage("b", needs=("a",)))
     with pytest.raises(ConfigurationError, match="two stages"):
         make(tmp_path, corpus_stage("a"), corpus_stage("a"))
