@@ -1,25 +1,38 @@
-"""How fast, how full and how directly do packed batches come, on one core: Castor, SeqIO and Grain side by side on the same records.
+"""Throughput, packing and seek time of packed batches on one core: Castor, SeqIO and Grain on the same records.
 
-    python benchmarks/batches/batches.py [CACHE]      # without a cache one is made: synthetic.py, 30 million tokens
+    python benchmarks/batches/batches.py [CACHE]      # without CACHE, synthetic.py makes a cache of 30 million tokens
 
-    castor                  tasks.Batches(...).batch(step); best_fit, its default
-    castor_first_fit, castor_concat_and_split           the other two packings of Castor
-    seqio                   unmodified SeqIO on the same cache: get_dataset(use_cached, shuffle), DecoderFeatureConverter(pack=True)
-    grain_concat            Grain: ArrayRecord (group_size:1), shuffle, parse tf.Example (protobuf's upb), ConcatThenSplitIterDataset
-    grain_first_fit, grain_best_fit                     the same, long documents chopped to rows first, packed into BINS rows at a time
-    grain_concat_threads    grain_concat with Grain's default ReadOptions of 16 threads
-    grain_memory_concat, grain_memory_first_fit         from arrays in memory: nothing read, nothing parsed
+castor
+    tasks.Batches(...).batch(step) with the default packing, best_fit
+castor_first_fit, castor_concat_and_split
+    the other two packings of Castor
+seqio
+    unmodified SeqIO on the same cache: get_dataset(use_cached, shuffle), DecoderFeatureConverter(pack=True)
+grain_concat
+    Grain: ArrayRecord (group_size:1), shuffle, parse tf.Example (protobuf's upb), ConcatThenSplitIterDataset
+grain_first_fit, grain_best_fit
+    the same, but long documents are first chopped to rows, then packed into BINS rows at a time
+grain_concat_threads
+    grain_concat with Grain's default ReadOptions of 16 threads
+grain_memory_concat, grain_memory_first_fit
+    from arrays in memory: nothing is read or parsed
 
-Every contender runs in a process of its own that may use one core, threads included, over warm files; every round runs each once, and
-medians are over the rounds. Tokens are positions that are not padding; CPU seconds are of the whole process. Grain reads inline
-(num_threads=0) but for grain_concat_threads, since on one core its threads only cost. Castor's and SeqIO's batches hold the model's five
-arrays; Grain's hold tokens, segment ids and positions, which is less work.
+Every contender runs in its own process, limited to one core including its threads, with files in the page cache. Every
+round runs each contender once; medians are over the rounds. Tokens are positions that are not padding. CPU seconds are
+those of the whole process. Grain reads inline (num_threads=0) except in grain_concat_threads, because on one core its
+threads only add cost. Castor's and SeqIO's batches hold the model's five arrays. Grain's batches hold tokens, segment
+ids and positions, which is less work.
 
-start_s: from the start of the process until its libraries are imported. reach_s: from there to the first batch of step --reach, with all
-that is opened on the way (Castor: its cached plans removed first). reach_far_s: the same for --far, plans as the first run left them.
-restore_s: reach_s for Grain when it is given the iterator's state from a checkpoint of that step. any_step_ms: Castor's batch(step) in an
-open process, steps drawn at random below a million. cut: share of documents of at most a row that are cut nevertheless. lost: share of
-tokens that never come, as SeqIO trims a document to a row. Prints a JSON line for each contender and one that compares them.
+start_s: from the start of the process until its libraries are imported.
+reach_s: from there to the first batch of step --reach, including everything opened on the way. Castor's cached plans
+    are removed first.
+reach_far_s: the same for step --far, with the plans that the first run left.
+restore_s: reach_s of Grain when its iterator is restored from a checkpoint of that step.
+any_step_ms: Castor's batch(step) in an open process, for random steps below a million.
+cut: share of documents that fit into a row and are split nevertheless.
+lost: share of tokens that never appear, because SeqIO trims a document to a row.
+
+Prints one JSON line per contender and one that compares them.
 """
 
 import argparse
@@ -55,7 +68,12 @@ Stream = Callable[[int], Iterator[dict[str, np.ndarray]]]
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """open: (arguments) -> Stream. modules: imported before any clock starts. targets, segments: names of the arrays in its batches."""
+    """One way to make packed batches.
+
+    open: (arguments) -> Stream.
+    modules: modules imported before any clock starts.
+    targets, segments: names of the arrays in the batches.
+    """
 
     open: Callable[..., Stream]
     modules: tuple[str, ...]
@@ -63,7 +81,7 @@ class Contender:
     segments: str
 
 
-# ---------------------------------------------------------------------------------------------------------------- the contenders
+# ---------------------------------------------------------------- the contenders
 
 
 def open_castor(arguments, packing: str | None = None) -> Stream:
@@ -209,7 +227,7 @@ CONTENDERS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------- one measurement
+# ---------------------------------------------------------------- one measurement
 
 
 def measure(arguments) -> dict:
@@ -280,8 +298,11 @@ def _any_step(stream: Stream) -> dict:
 
 
 def _cut(iterator, contender: Contender, arguments) -> float:
-    """Of the documents of at most a row that begin in some batches, the share that does not stand there whole. Documents are known by their
-    first HEAD_TOKENS tokens; those whose first tokens are not their own are left out, and so are beginnings shorter than that."""
+    """Share of split documents, among the documents that fit into a row and begin in the batches read.
+
+    Documents are identified by their first HEAD_TOKENS tokens. Documents that share these tokens with another, and
+    beginnings shorter than HEAD_TOKENS, are ignored.
+    """
     from castor import tasks
 
     reader = tasks.CacheReader(arguments.cache, "train")
@@ -302,7 +323,7 @@ def _cut(iterator, contender: Contender, arguments) -> float:
     return round(cut / max(seen, 1), 5)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the corpus
+# ---------------------------------------------------------------- the corpus
 
 
 def prepare_cache(arguments, work: pathlib.Path) -> pathlib.Path:
@@ -378,7 +399,7 @@ def machine() -> dict:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
-# ---------------------------------------------------------------------------------------------------------------- all of them
+# ---------------------------------------------------------------- all of them
 
 
 def run_child(arguments, contender: str, **more) -> dict:
@@ -393,7 +414,9 @@ def run_child(arguments, contender: str, **more) -> dict:
 
 
 def environment() -> dict[str, str]:
-    """Of the measured processes: quiet, and with compiled modules kept, as a user's Python keeps them, even where the caller's does not."""
+    """Environment of the measured processes: without log output, and with bytecode caching as in a user's Python, even
+    if the caller's Python does not write bytecode.
+    """
     inherited = dict(os.environ)
     if inherited.pop("PYTHONDONTWRITEBYTECODE", None):
         inherited["PYTHONPYCACHEPREFIX"] = os.path.join(tempfile.gettempdir(), "castor-benchmarks-pycache")

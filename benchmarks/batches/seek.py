@@ -1,17 +1,27 @@
-"""How long until the first batch of a huge mixture: 1e9 records over 10,000 shards, opened and asked for step 10,000,000.
+"""Time to the first batch of a huge mixture: 1e9 records in 10,000 shards, opened at step 10,000,000.
 
     python benchmarks/batches/seek.py [--work DIR]
 
-Shards, sidecars and lineage are real, of 100,000 records with the lengths of synthetic.py, and manifests are the real writer's. A few
-distinct shards are hard-linked under all names, so the caches take 1 GB of disk; these stand first, in their own places, and hold the
-documents that belong there.
+Shards, sidecars and lineage are real: 100,000 records with the lengths of synthetic.py. The real writer makes the
+manifests. A few distinct shards are hard-linked under all names, so the caches take 1 GB of disk. The distinct shards
+come first, at their own positions, and hold the documents that belong there.
 
-Every measurement is a fresh process. cold: the caches' plans removed, files dropped from the page cache (posix_fadvise; directory entries
-stay). planned: plans on disk, files dropped. warm: plans on disk, files in memory. start_s: interpreter and imports. open_s: tasks.Batches.
-batch_ms: the first batch, of step 10,000,000; again_ms: once more; next_ms: the one after it. any_step_ms: ten random steps below that, in
-the same process, mostly of shards not read before: median and worst. lineage_ms: the documents of that step, once pyarrow is imported.
-occurrences_ms: all steps up to there that see one document. peak_rss_mb: VmHWM, mapped pages included, after opening and after the batches.
-Medians over the processes. Prints one JSON line.
+Every measurement runs in a fresh process, in one of three states:
+
+cold: the caches' plans are removed and files are dropped from the page cache (posix_fadvise; directory entries stay).
+planned: plans are on disk, files are dropped from the page cache.
+warm: plans are on disk, files are in memory.
+
+start_s: interpreter and imports.
+open_s: tasks.Batches.
+batch_ms: the first batch, at step 10,000,000. again_ms: the same batch once more. next_ms: the next batch.
+any_step_ms: ten random steps below 10,000,000 in the same process, mostly from shards not read before: median and
+    maximum.
+lineage_ms: the documents of step 10,000,000, after pyarrow is imported.
+occurrences_ms: all steps up to 10,000,000 that use one document.
+peak_rss_mb: VmHWM, including mapped pages, after opening and after the batches.
+
+Prints one JSON line with medians over the processes.
 """
 
 import argparse
@@ -35,11 +45,11 @@ STATES = ("cold", "planned", "warm")
 ANY_STEPS = 10
 
 
-# ---------------------------------------------------------------------------------------------------------------- the mixture
+# ---------------------------------------------------------------- the mixture
 
 
 def make_mixture(work: pathlib.Path, components: int, shards: int, records: int, distinct: int) -> list[str]:
-    """Directories of the mixture's caches, made if they are not there: `shards` of `records` each over all `components`."""
+    """Directories of the mixture's caches, created if missing: `shards` of `records` each, over all `components`."""
     directories = []
     for component in range(components):
         count = shards // components + (component < shards % components)
@@ -105,7 +115,7 @@ def _entry(shard: dict):
 
 
 def _records_of_shard(random: np.random.Generator, count: int, shard: int, num_shards: int):
-    """Records whose ids fall into one shard: a hash in its range is drawn, and the id that has it worked out backwards."""
+    """Records whose ids fall into one shard: samples a hash in the shard's range and inverts it to the id."""
     from castor.tasks import hashing
     from castor.tasks.cache.features import Record
 
@@ -146,7 +156,7 @@ def drop_from_memory(directories: list[str]) -> None:
                     os.close(descriptor)
 
 
-# ---------------------------------------------------------------------------------------------------------------- one process
+# ---------------------------------------------------------------- one process
 
 
 def measure(directories: list[str], length: int, batch: int, step: int, started: float) -> dict:
@@ -189,7 +199,7 @@ def timed(function):
     return value, round(1000 * (time.perf_counter() - begin), 3)
 
 
-# ---------------------------------------------------------------------------------------------------------------- all of them
+# ---------------------------------------------------------------- all of them
 
 
 def run_child(directories: list[str], length: int, batch: int, step: int) -> dict:

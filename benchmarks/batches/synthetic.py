@@ -1,9 +1,11 @@
-"""Made-up documents of plausible lengths and ids, and task caches of them by the real writer: what benchmarks run on that need a corpus of
-a size no test data has.
+"""Synthetic documents with plausible lengths and ids, and task caches of them made by the real writer.
 
-Lengths are log-normal (MEDIAN tokens, SIGMA of the logarithm, cut at LONGEST), as web text is, unless real ones are given. Ids are
-Zipf-like over VOCABULARY_SIZE, the first IDS_BEFORE_PIECES of them rare, as a SentencePiece vocabulary has its control tokens and bytes
-there: varints of one byte 1%, two bytes 80%, three bytes 19%. Each document ends in eos.
+Benchmarks use these where they need a corpus larger than any test data.
+
+Lengths are log-normal, like those of web text (MEDIAN tokens, SIGMA of the logarithm, capped at LONGEST), unless real
+lengths are given. Ids follow a Zipf-like distribution over VOCABULARY_SIZE. The first IDS_BEFORE_PIECES ids are rare,
+because a SentencePiece vocabulary has its control tokens and bytes there. Varints have one byte in 1% of cases, two
+bytes in 80% and three bytes in 19%. Each document ends in eos.
 """
 
 import glob

@@ -1,15 +1,17 @@
-"""The code job, by stage: files and megabytes of source a CPU second, and what became of the files.
+"""The code job by stage: files and megabytes of source per CPU second, and the outcomes of the files.
 
-    python benchmarks/code/code_job.py --corpus FOLDER [--output FOLDER] [--files 1500] [--rounds 3] [--detect_secrets PEER/bin/python]
+    python benchmarks/code/code_job.py --corpus FOLDER [--output FOLDER] [--files 1500] [--rounds 3]
+        [--detect_secrets PEER/bin/python]
 
-FOLDER holds archives of repositories. One process takes the same files through every stage of the job, `--rounds` times; a stage's time is
-the median of its CPU seconds. Then the job itself runs once on all archives (FnApiRunner, one worker), with the CPU seconds of its sandbox.
-Prints one JSON line.
+FOLDER holds archives of repositories. One process runs the same files through every stage of the job, `--rounds` times.
+The time of a stage is the median of its CPU seconds. Then the job itself runs once on all archives (FnApiRunner, one
+worker); its CPU seconds include the sandbox. Prints one JSON line.
 
-Peers, on the same texts: for secrets, detect-secrets, which StarCoder's authors used (its plugins at their defaults, file by file, in the interpreter
-given); for the share of comments, what SantaCoder's published code does (Python: tokenize and ast; other languages: pygments), on the files of the
-languages it was published for. For the rules themselves, licences and generated files no packaged peer was found: bigcode's are a script over a
-Hugging Face dataset with licences in its columns, and datatrove 0.10.1 has no filters for source code.
+The peers run on the same texts. For secrets, the peer is detect-secrets, which StarCoder's authors used: its plugins at
+their defaults, file by file, in the given interpreter. For the share of comments, the peer is SantaCoder's published
+code (Python: tokenize and ast; other languages: pygments), on files of the languages it was published for. No packaged
+peer was found for the rules themselves, licences and generated files: bigcode's rules are a script over a Hugging Face
+dataset with licences in its columns, and datatrove 0.10.1 has no filters for source code.
 """
 
 import argparse
@@ -55,7 +57,7 @@ with default_settings():
 
 
 def read(folder: str, limit: int) -> tuple[list[Document], float]:
-    """Up to `limit` files of the corpus, spread over its archives, and the CPU seconds that reading all of them took."""
+    """Up to `limit` files of the corpus, spread over its archives, and the CPU seconds spent reading the files."""
     source = RepositorySource("code", folder, ("**",))
     begun = time.process_time()
     found = [element for uri in source.files() for element in source.read(uri) if isinstance(element, Document)]
@@ -124,7 +126,10 @@ def rates(rounds: list[dict[str, dict]], megabytes: float, reading: float) -> di
 
 
 def published_share(text: str, language: str) -> float:
-    """The share of comments as SantaCoder's code counts it, from its description: for Python by tokenize and ast, else by pygments."""
+    """The share of comments as SantaCoder's code counts it, implemented from its description.
+
+    Python is parsed by tokenize and ast, other languages by pygments.
+    """
     if language != "python":
         from pygments import lex, token
         from pygments.lexers import get_lexer_by_name
@@ -159,7 +164,8 @@ def comments_peer(documents: list[Document]) -> dict:
     low, high = santacoder.Filter().min_comments, santacoder.Filter().max_comments
     agree = sum((low <= a <= high) == (low <= b <= high) for a, b in zip(ours, theirs))
     return {
-        "files": len(judged), "mb_per_cpu_s": round(size / (middle - begun), 1), "published_mb_per_cpu_s": round(size / (end - middle), 2),
+        "files": len(judged), "mb_per_cpu_s": round(size / (middle - begun), 1),
+        "published_mb_per_cpu_s": round(size / (end - middle), 2),
         "ratio": round((end - middle) / (middle - begun), 1), "same_verdict": round(agree / len(judged), 4),
     }  # fmt: skip
 
@@ -181,7 +187,8 @@ def secrets_peer(documents: list[Document], python: str) -> dict:
         )
     theirs = json.loads(done.stdout)
     return {
-        "files": len(chosen), "mb_per_cpu_s": round(size / ours, 1), "found": found, "detect_secrets_mb_per_cpu_s": round(size / theirs["cpu_s"], 2),
+        "files": len(chosen), "mb_per_cpu_s": round(size / ours, 1), "found": found,
+        "detect_secrets_mb_per_cpu_s": round(size / theirs["cpu_s"], 2),
         "detect_secrets_found": theirs["found"], "ratio": round(theirs["cpu_s"] / ours, 1),
     }  # fmt: skip
 
@@ -225,7 +232,8 @@ def whole(folder: str, output: str) -> dict:
         for name in {*kept, *outcomes}
     }
     return {
-        "funnel": funnel, "files_per_cpu_s": round(funnel["read"] / spent), "cpu_s": round(spent, 1), "wall_s": round(time.monotonic() - wall, 1),
+        "funnel": funnel, "files_per_cpu_s": round(funnel["read"] / spent), "cpu_s": round(spent, 1),
+        "wall_s": round(time.monotonic() - wall, 1),
         "kept_mb": round(characters / 1e6, 1), "languages": dict(sorted(languages.items(), key=_most_files)[:16]),
             "licences": dict(licences_.most_common(12)),
         "licence_from": dict(origins), "secrets": dict(removed),

@@ -1,12 +1,16 @@
-"""Is planted contamination found, and do clean pages stay? Beside datatrove's n-gram filter on the same pages.
+"""Recall of planted contamination and false positives on clean pages, compared with datatrove's n-gram filter.
 
-    python benchmarks/decontamination/decontamination.py --data ../shared/data [--peer DATATROVE_PYTHON] [--items 30] [--pages 400]
+    python benchmarks/decontamination/decontamination.py --data ../shared/data [--peer DATATROVE_PYTHON] [--items 30]
+        [--pages 400]
 
-Real pages of web/crawl are extracted by Castor; into random ones an item of a benchmark (a question or answer of each file of eval/) is planted
-in the middle, as it is, in capitals, without punctuation, and with 10, 20 and 30% of its words replaced by words of other pages (Chinese and
-Japanese: pairs of characters). Told are the shares found, which pages are flagged as they are, and the CPU time a page, tokens included and
-not. --code names a folder of Python files that are flagged or not as they are. The peer, NGramsDecontFilter of datatrove with its default of
-12-grams and its English word tokenizer, is run with n-grams of questions too; it knows no re-worded copies. Prints one JSON line.
+Castor extracts real pages of web/crawl. An item of a benchmark (a question or answer of each file of eval/) is planted
+in the middle of random pages: unchanged, in capitals, without punctuation, and with 10, 20 and 30% of its words
+replaced by words of other pages (pairs of characters in Chinese and Japanese).
+
+Reports the shares found, the unmodified pages that are flagged, and the CPU time per page with and without
+tokenization. --code names a folder of Python files and reports which of them are flagged. The peer is datatrove's
+NGramsDecontFilter with its defaults, 12-grams and the English word tokenizer. The peer also uses n-grams of questions,
+and does not detect re-worded copies. Prints one JSON line.
 """
 
 import argparse
@@ -26,7 +30,7 @@ import time
 KINDS = ("verbatim", "capitals", "no_punctuation", "reworded_10", "reworded_20", "reworded_30")
 
 
-# ---------------------------------------------------------------------------------------------------------------- pages and plants
+# ---------------------------------------------------------------- pages and plants
 
 
 def real_pages(data: str, most: int) -> list[dict]:
@@ -97,7 +101,7 @@ def change(text: str, kind: str, rng: random.Random, words: list[str], character
     return "".join(parts)
 
 
-# ---------------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------- measuring
 
 
 def shares(pages: list[dict], found: list[bool]) -> dict:

@@ -1,15 +1,18 @@
-"""Deduplication measured: what it finds of planted near duplicates, what a signature costs beside datatrove's, what a job takes, stage by stage.
+"""Deduplication: recall of planted near duplicates, cost of a signature compared with datatrove's, and cost of a job.
 
-    python benchmarks/deduplication/deduplication.py ROOT [--part curve,natural,signatures,job,pictures] [--peer-python .../bin/python]
+    python benchmarks/deduplication/deduplication.py ROOT [--part curve,natural,signatures,job,pictures]
+        [--peer-python .../bin/python]
 
 ROOT holds web/ and image/ (real pages and pictures). Parts:
 
-curve       near copies at several rates of edits, exact Jaccard similarity of the sets of 5-grams beside whether they meet; the theory's
-            1 - (1 - s^r)^b; the classic minima beside one-permutation hashing; recall at a similarity of 0.8, precision of all pairs that meet
-natural     the pairs of pages that web/near_duplicates.jsonl names
-signatures  CPU time of a signature, and of datatrove's MinhashDedupSignature on the same texts (its own interpreter, turns taken, medians)
-job         10,000 documents (and 2,500) through Beam's FnApiRunner: without deduplication, with each rule more
-pictures    358 pictures and bent copies: recall, and pairs of different pictures that meet
+curve       near copies at several edit rates: exact Jaccard similarity of the sets of 5-grams, and whether the copies
+            match; the theoretical 1 - (1 - s^r)^b; classic minima compared with one-permutation hashing; recall at a
+            similarity of 0.8, and precision of all matching pairs
+natural     the pairs of pages listed in web/near_duplicates.jsonl
+signatures  CPU time of a signature, and of datatrove's MinhashDedupSignature on the same texts (in its own interpreter,
+            taking turns, medians)
+job         10,000 documents (and 2,500) through Beam's FnApiRunner: without deduplication, then with one more rule each
+pictures    358 pictures and distorted copies: recall, and matching pairs of different pictures
 
 Prints one JSON line.
 """
@@ -53,7 +56,8 @@ BENT = (
     "mirror",
 )
 
-# Run by the peer's interpreter: reads {"texts": [...]}, prints milliseconds of CPU a text for each turn asked for on standard input.
+# Run by the peer's interpreter: reads {"texts": [...]}, prints milliseconds of CPU a text for each turn asked for on
+# standard input.
 PEER = """
 import json, sys, tempfile, time
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
@@ -132,7 +136,10 @@ def keep(bands_seen, signed, rule, number) -> None:
 
 
 def natural(texts: dict[str, str], root: str, rule: MinHash) -> dict:
-    """Which of the pairs that occur in nature meet. Pairs are named by repository and path, texts by archive and offset."""
+    """Which naturally occurring near-duplicate pairs match.
+
+    Pairs are named by repository and path, texts by archive and offset.
+    """
     places = {}
     for line in open(f"{root}/web/index.jsonl"):
         row = json.loads(line)
@@ -206,7 +213,10 @@ def signatures(texts: list[str], rule: MinHash, peer_python: str | None, turns: 
 
 
 def job(texts: list[str], sizes: tuple[int, ...]) -> dict:
-    """Seconds of CPU for a corpus of each size: near copies of the texts at the rates of edits, some of one address, some word for word."""
+    """CPU seconds for a corpus of each size.
+
+    The corpora hold near copies of the texts at the edit rates, some with the same URL, some identical.
+    """
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 

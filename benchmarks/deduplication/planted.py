@@ -1,8 +1,8 @@
-"""What benchmarks/deduplication/deduplication.py works on: real texts and pictures, seeded edits of them, and what they are compared with.
+"""Data and baselines of benchmarks/deduplication/deduplication.py: real texts and pictures, and seeded edits of them.
 
-`edited` makes a near copy of a text, `bent` one of a picture. `one_permutation` is the other way to sign a text: one hash, bins, and optimal
-densification of empty ones (Shrivastava 2017, "Optimal Densification for Fast and Accurate Minwise Hashing"), to compare with the classic minima
-of pipelines/deduplication/minhash.py.
+`edited` makes a near copy of a text, `bent` of a picture. `one_permutation` is an alternative signature of a text: one
+hash, bins, and optimal densification of empty bins (Shrivastava 2017, "Optimal Densification for Fast and Accurate
+Minwise Hashing"). The benchmark compares this signature with the classic minima of pipelines/deduplication/minhash.py.
 """
 
 import glob
@@ -37,7 +37,10 @@ def main_texts(root: str) -> dict[str, str]:
 
 
 def edited(text: str, rate: float, seed: int) -> str:
-    """A copy in which about `rate` of the words, at random, are substituted, deleted, swapped with the next, or get a new one before them."""
+    """A copy with random edits of about `rate` of the words.
+
+    An edit substitutes or deletes a word, swaps the word with the next, or inserts a new word before it.
+    """
     chance = random.Random(f"{seed}/{rate}")
     words = text.split(" ")
     result = []
@@ -59,7 +62,10 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def one_permutation(hashes: np.ndarray, count: int) -> np.ndarray:
-    """uint64 [n], n > 0 -> [count] uint64: the least hash in each of `count` bins; an empty bin takes another's, by hashes of its number."""
+    """uint64 [n], n > 0 -> uint64 [count]: the smallest hash in each of `count` bins.
+
+    An empty bin copies the value of another bin, selected by hashes of the empty bin's number.
+    """
     mixed = mix64(hashes)
     bins = ((mixed >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
     order = np.argsort((bins << np.uint64(32)) | (mixed & np.uint64(0xFFFFFFFF)))

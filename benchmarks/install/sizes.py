@@ -1,13 +1,16 @@
-"""What each way to install Castor weighs, and what the core alone can do.
+"""Size of every way to install Castor, and what the core alone can do.
 
     python benchmarks/install/sizes.py [--extras=,data,train,seqio,all] [--python=3.11] [--steps=200]
 
-For every list of extras (the empty one is the core) a fresh environment gets a wheel of this checkout with the locked versions, by uv. Told
-of each: the number of packages, Castor itself included; their size on disk before anything was compiled to bytecode; the time of
-`import castor.tasks` and of importing `tasks.Batches` (median of five processes, start of the interpreter excluded). In the core a plain
-loop then writes a cache, reads it back through `tasks.Batches` and counts tokens a second; with PyTorch among the packages
-(--extras=torch) the loop runs through castor.tasks.integrations.torch. Prints one JSON line per environment, then the table of
-docs/dependencies.md. Sizes are in MB of 10^6 bytes. Needs uv and, for what its cache lacks, a package registry.
+For every list of extras (the empty one is the core), uv installs a wheel of this checkout with the locked versions into
+a fresh environment. Reported for each: the number of packages, including Castor; their size on disk before bytecode
+compilation; the time of `import castor.tasks` and of importing `tasks.Batches` (median of five processes, without the
+interpreter's start). In the core, a plain loop then writes a cache, reads the cache through `tasks.Batches` and
+measures tokens per second. If PyTorch is installed (--extras=torch), the loop runs through
+castor.tasks.integrations.torch.
+
+Prints one JSON line per environment, then the table of docs/dependencies.md. Sizes are in MB of 10^6 bytes. Needs uv
+and, for packages missing from uv's cache, a package registry.
 """
 
 import argparse
@@ -75,7 +78,8 @@ def main() -> None:
     print("\n| installed | packages | MB | `import castor.tasks` | with `Batches` |\n|---|--:|--:|--:|--:|")
     for row in rows:
         print(
-            f"| `{row['installed']}` | {row['packages']} | {row['mb']:,} | {row['import_ms']} ms | {row['batches_ms']} ms |"
+            f"| `{row['installed']}` | {row['packages']} | {row['mb']:,} "
+            f"| {row['import_ms']} ms | {row['batches_ms']} ms |"
         )
 
 

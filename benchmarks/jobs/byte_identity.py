@@ -1,10 +1,12 @@
-"""Are the outputs of a recipe's data stages the same bytes with one worker, with two, and after a SIGKILL half-way?
+"""Do the data stages of a recipe write the same bytes with one worker, with two workers, and after a SIGKILL half-way?
 
-    python benchmarks/jobs/byte_identity.py gin/recipes/real.gin --gin.CORPORA='"../shared/data"' --gin.CODE_ROOT='"/data/code"' --gin.OUTPUT='"out"'
+    python benchmarks/jobs/byte_identity.py gin/recipes/real.gin --gin.CORPORA='"../shared/data"' \\
+        --gin.CODE_ROOT='"/data/code"' --gin.OUTPUT='"out"'
 
-The recipe must have run (its outputs are the peer: made by one worker). Each data stage is run again into a scratch folder, once with
-`--direct_running_mode=multi_processing --direct_num_workers=2`, once killed with SIGKILL after half the time it takes and started again. Every file
-is compared by SHA-256, manifest included, and after the kill the scratch folder must not pass for a finished output. Prints one JSON line.
+The recipe must have run before: its outputs, written by one worker, are the reference. Each data stage runs again into
+a scratch folder: once with `--direct_running_mode=multi_processing --direct_num_workers=2`, and once killed with
+SIGKILL after half its usual time and restarted. Every file, including the manifest, is compared by SHA-256. After the
+kill, the scratch folder must not pass for a finished output. Prints one JSON line.
 """
 
 import argparse
@@ -33,7 +35,10 @@ def checksums(folder: pathlib.Path) -> dict[str, str]:
 
 
 def start(stage: recipes.Stage, output: pathlib.Path, *beam: str) -> subprocess.Popen:
-    """The stage's command, writing to `output` instead; in a process group of its own, so that a kill takes its workers too."""
+    """Starts the stage's command, redirected to `output`.
+
+    The process has its own process group, so that a kill also ends its workers.
+    """
     line = [argument for argument in recipes.command_line(stage) if not argument.startswith("--gin.OUTPUT=")]
     command = [sys.executable, "-P", "-m", "castor.launch.command", *line, f"--gin.OUTPUT={str(output)!r}", *beam]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)

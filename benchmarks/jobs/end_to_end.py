@@ -1,13 +1,17 @@
-"""Do the joints between caches, SeqIO and the trainer hold on a recipe's own caches?
+"""End-to-end checks of caches, SeqIO and the trainer on a recipe's own caches.
 
-    python benchmarks/jobs/end_to_end.py OUT      # OUT: what `castor run` wrote; five caches in OUT/tasks
+    python benchmarks/jobs/end_to_end.py OUT      # OUT: output of `castor run`, with five caches in OUT/tasks
 
-seqio      unmodified SeqIO, use_cached=True: each task yields exactly the cache's examples, and the mixture yields only those
-shards     the rows of 2 and 4 data shards, put together, are the rows of one
-restart    a training run killed with SIGKILL after a third of its steps and started again writes the uninterrupted run's metrics.jsonl
-mesh       8 virtual devices (2 data x 2 fsdp x 2 tensor) give one device's losses over 20 float32 steps; prints the largest relative difference
+seqio      unmodified SeqIO, use_cached=True: each task yields exactly the cache's examples, and the mixture yields only
+           those
+shards     the rows of 2 and 4 data shards, combined, are the rows of one shard
+restart    a training run killed with SIGKILL after a third of its steps and restarted writes the same metrics.jsonl as
+           an uninterrupted run
+mesh       8 virtual devices (2 data x 2 fsdp x 2 tensor) reproduce one device's losses over 20 float32 steps; prints
+           the largest relative difference
 
-The peer of each is the plain way of doing the same. Training is models/tiny.gin at 256 tokens a row, 8 rows. Prints one JSON line.
+The reference of each check is the plain way of doing the same. Training uses models/tiny.gin with 256 tokens per row
+and 8 rows. Prints one JSON line.
 """
 
 import collections
@@ -85,7 +89,8 @@ def check_shards(tasks_dir: str) -> int:
 
 def train(tasks_dir: str, model_dir: pathlib.Path, steps: int, *more: str) -> subprocess.Popen:
     bindings = {
-        "MIXTURE_OR_TASK_NAME": "'five'", "TASKS_DIR": repr(tasks_dir), "MODEL_DIR": repr(str(model_dir)), "TRAIN_STEPS": steps, "BATCH_SIZE": 8,
+        "MIXTURE_OR_TASK_NAME": "'five'", "TASKS_DIR": repr(tasks_dir), "MODEL_DIR": repr(str(model_dir)),
+        "TRAIN_STEPS": steps, "BATCH_SIZE": 8,
         "TASK_FEATURE_LENGTHS": {"targets": 256}, "EVAL_PERIOD": 0, "CHECKPOINT_PERIOD": 10, "WARMUP_STEPS": 5,
     }  # fmt: skip
     files = [f"--gin_file={name}" for name in ("models/tiny.gin", "runs/pretrain.gin", "mixtures/five.gin")]

@@ -1,14 +1,16 @@
-"""What document ids, splits and corpus shards depend on: the web job on a small corpus, before and after one change of its input or settings.
+"""What document ids, splits and corpus shards depend on.
+
+Runs the web job on a small corpus before and after one change of its input or settings.
 
     python benchmarks/jobs/identity.py [--pages=60]
 
-One row for each change and each way to identify documents:
+Prints one row for each change and each way to identify documents:
 
-    ids        share of the documents before that have the same id after
-    split      documents with the same text before and after that change between train (90 %) and validation
-    shards     corpus shards whose documents change, `source` aside
+    ids        share of the earlier documents that keep their id
+    split      documents present before and after, with the same text, that move between train (90 %) and validation
+    shards     corpus shards whose documents change, ignoring `source`
 
-The table in docs/determinism.md comes from here.
+This script generates the table in docs/determinism.md.
 """
 
 import argparse
@@ -24,11 +26,13 @@ from castor.pipelines.execution import launcher
 from castor.pipelines.tokenization.examples import split_of, split_thresholds
 
 SPLITS = split_thresholds({"train": 0.9, "validation": 0.1})
-PLAIN = "<html><body>" + "<p>Nothing but one page that was added, with a few words of its own.</p>" * 8 + "</body></html>"
+PLAIN = (
+    "<html><body>" + "<p>Nothing but one page that was added, with a few words of its own.</p>" * 8 + "</body></html>"
+)
 
 
 def run(root, folder: pathlib.Path, identity: str, num_shards: int = 4) -> dict[str, list[dict]]:
-    """{file: documents without `source`} of the corpus of the pages under `root`. Without filters: every page counts."""
+    """{file: documents without `source`} of the corpus of the pages under `root`. No filters run: every page counts."""
     launcher.run(
         web.Job(
             name="web",

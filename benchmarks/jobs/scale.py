@@ -1,18 +1,24 @@
-"""Does the cost of the web job grow linearly with the corpus, and does a worker's memory stay flat?
+"""Does the cost of the web job grow linearly with the corpus, and does a worker's memory stay constant?
 
     python benchmarks/jobs/scale.py --data DATA                       # 10,000, 30,000 and 100,000 documents
-    python benchmarks/jobs/scale.py --data DATA --sizes 1000,3000     # a taste
+    python benchmarks/jobs/scale.py --data DATA --sizes 1000,3000     # a quick run
 
-DATA is a folder with `web/crawl/*.warc.gz` (real pages); without it the pages are those of the demo's corpus. Documents are made of pages of at most
-LARGEST bytes: in each copy WORDS of a hundred words are replaced by others of the same pages, but every NEARth copy differs in a few words and
-every EXACTth in none, so that deduplication has to work at every size. They stand in WARC files of PER_FILE pages, a gzip member each, and
-go through `castor launch ENGINE web` (more options of it follow after `--`): a Flink cluster of two task managers on this machine, or two worker
-processes of Beam's local runner. The corpus gets a shard for every PER_SHARD documents, since a worker holds a shard while it writes it.
+DATA is a folder with `web/crawl/*.warc.gz` (real pages). Without DATA, pages come from the demo's corpus. Documents are
+copies of pages of at most LARGEST bytes. In each copy, WORDS of every hundred words are replaced by other words of the
+same pages. Every NEARth copy differs in only a few words and every EXACTth copy in none, so that deduplication has work
+at every size. The copies are stored in WARC files of PER_FILE pages, one gzip member per page.
 
-Peaks of resident memory, each of the largest process of its kind: `worker_mb` of those that run the job's code, `sandbox_mb` of those that parse
-pages, `engine_mb` of Flink's (their heaps are fixed), `launcher_mb` of the command's own. Beam's local runner keeps what it shuffles in the launcher and
-sends a worker all of its share at once, so both grow with the corpus by design; on Flink all must stay flat. slope: of log CPU seconds over log documents (all processes),
-from the first size to the last; slope_wall the same of wall time. Prints one JSON line.
+The documents go through `castor launch ENGINE web`; options after `--` are passed on. ENGINE is a Flink cluster of two
+task managers on this machine, or two worker processes of Beam's local runner. The corpus has one shard per PER_SHARD
+documents, because a worker holds a shard in memory while writing the shard.
+
+Peaks of resident memory are those of the largest process of a kind: `worker_mb` of processes that run the job's code,
+`sandbox_mb` of processes that parse pages, `engine_mb` of Flink's processes (with fixed heaps), `launcher_mb` of the
+command itself. Beam's local runner keeps shuffled data in the launcher and sends a worker its whole share at once, so
+both grow with the corpus by design. On Flink, all peaks must stay constant.
+
+slope: of log CPU seconds (all processes) over log documents, from the first size to the last. slope_wall: the same for
+wall time. Prints one JSON line.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""How well does the patch codec keep pictures of a kind it was not fitted on, by number of codes, beside JPEG at the same bits a pixel?
+"""PSNR of the patch codec on pictures unlike those it was fitted on, by number of codes, and of JPEG at equal bitrate.
 
     python benchmarks/media/codec_psnr.py --fit FIT.tar [FIT.tar ...] --test TEST.tar [TEST.tar ...] [--budget 256]
 
-Pictures are scaled to the token budget first (8x8 pixels a token), so PSNR is over what the model sees: the mean over pictures of each picture's PSNR in dB.
-JPEG (Pillow, 4:2:0, optimized) gets, picture by picture, the best quality whose bytes, less those of its headers, fit the codec's bits. Prints one JSON line.
+Pictures are first scaled to the token budget (8x8 pixels per token), so PSNR describes what the model receives. The
+result is the mean over pictures of each picture's PSNR in dB. For every picture, JPEG (Pillow, 4:2:0, optimized) uses
+the best quality whose bytes, without headers, fit into the codec's bits. Prints one JSON line.
 """
 
 import argparse

@@ -1,19 +1,22 @@
-"""Do the web and the code job end well on damaged input, and is every document accounted for?
+"""Do the web job and the code job finish on damaged input, and do they account for every document?
 
-    python benchmarks/robustness/fuzz.py --data DATA                       # 10,000 mutated inputs of real pages, archives, JSON lines, tars and source files
-    python benchmarks/robustness/fuzz.py --data DATA --inputs 300          # a taste
+    python benchmarks/robustness/fuzz.py --data DATA                       # 10,000 mutated inputs
+    python benchmarks/robustness/fuzz.py --data DATA --inputs 300          # a quick run
 
-DATA is a folder with `web/crawl/*.warc.gz`; without it the pages are those of the demo's corpus. Source files are those of this Python's own
-library. Inputs are made of a seed (mutations.py), several documents to an archive, exactly one of them damaged. Each batch of inputs goes
-through the real job (`castor data web`, `castor data code`) in a process of its own, and then:
+Inputs are real pages, archives, JSON lines, tars and source files. DATA is a folder with `web/crawl/*.warc.gz`; without
+DATA, pages come from the demo's corpus. Source files are those of this Python's standard library. Inputs are generated
+from a seed (mutations.py). An archive holds several documents, and exactly one of them is damaged. Each batch of inputs
+goes through the real job (`castor data web`, `castor data code`) in its own process, and then:
 
-- the job must have ended well, and its funnel must add up: read = kept + rejected + duplicates + dead letters;
+- the job must have succeeded, and its funnel must add up: read = kept + rejected + duplicates + dead letters;
 - every input must have left a trace: an element of the source;
-- of an archive of gzip members every document but the damaged one must have been read whole. Of plain archives and tars, where damage can make
-  the borders themselves ambiguous, the documents lost with a damaged neighbour are counted (`neighbours_lost`).
+- of an archive of gzip members, every document except the damaged one must have been read whole. In plain archives and
+  tars, damage can make the borders themselves ambiguous: documents lost with a damaged neighbour are counted
+  (`neighbours_lost`).
 
-The last batch holds bombs: compressed ones, 100,000 elements deep, 300,000 attributes, one word of 12 MB. Prints one JSON line; exit code 1 if a
-batch failed. peak_rss_mb is that of the largest process of a batch, seconds_a_document of CPU, the sandbox's children included.
+The last batch holds bombs: compressed ones, 100,000 nested elements, 300,000 attributes, one word of 12 MB. Prints one
+JSON line. The exit code is 1 if a batch failed. peak_rss_mb is the peak of a batch's largest process.
+seconds_a_document is CPU time, including the sandbox's child processes.
 """
 
 import argparse
@@ -131,7 +134,10 @@ def lost(case: mutations.Case, kind: str, elements: list) -> int:
 
 
 def run_batch(arguments) -> dict:
-    """Makes a batch of inputs, reads each through the source, then runs the job over them all. Runs in a process of its own."""
+    """Makes a batch of inputs, reads each through the source, then runs the job over all of them.
+
+    Called in a process of its own.
+    """
     from castor.launch import command
     from castor.pipelines.readers.repository_source import RepositorySource
     from castor.pipelines.readers.web_source import WebSource
@@ -325,7 +331,7 @@ THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLI
 FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
 LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
 SOFTWARE.
-"""
+"""  # noqa: E501
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,9 @@
 """Seeded damage to real inputs, for benchmarks/robustness/fuzz.py: the same seed makes the same bytes.
 
-`Mutator` damages bytes the way transfers, disks and hostile servers do (bits flipped, pieces cut out, doubled, put in from elsewhere, numbers
-replaced by those that break parsers) and knows a few words of each format. `Case` is one input file built of parts (records of an archive,
-members of a tar), of which exactly one is damaged, so that a caller can ask whether the others came through.
+`Mutator` damages bytes as transfers, disks and hostile servers do: flipped bits, pieces removed, repeated or inserted
+from elsewhere, and numbers replaced by values that break parsers. It also knows a few words of each format. `Case` is
+one input file built of parts (records of an archive, members of a tar), exactly one of which is damaged, so that a
+caller can check that the other parts survive.
 """
 
 import dataclasses
@@ -28,23 +29,39 @@ NUMBERS = (
 )
 WORDS = {
     "html": (
-        b"<div>" * 2000, b"<table><tr><td>" * 300, b"<!--", b"<script>", b"</body>", b"<![CDATA[", b"&#0;", b"&#x110000;", b"\0", b"\xff\xfe", b"<svg><![CDATA[",
-        b'<meta charset="utf-16">', b'<meta charset="iso-2022-jp">', b"<a " + b"x=1 " * 2000 + b">", b"<p", b"<b><i>" * 500, b"<title>", b"<template>", b"\x1b$B",
+        b"<div>" * 2000, b"<table><tr><td>" * 300, b"<!--", b"<script>", b"</body>", b"<![CDATA[", b"&#0;",
+        b"&#x110000;", b"\0", b"\xff\xfe", b"<svg><![CDATA[",
+        b'<meta charset="utf-16">', b'<meta charset="iso-2022-jp">', b"<a " + b"x=1 " * 2000 + b">", b"<p",
+        b"<b><i>" * 500, b"<title>", b"<template>", b"\x1b$B",
         b"<noscript><p title=\"</noscript>", b"<frameset>", b"<plaintext>", b"\xed\xa0\x80",
     ),
     "warc": (
-        b"WARC/1.0\r\n", b"WARC/9.9\r\n", b"\r\n\r\n", b"Content-Length: 4294967296\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n",
-        b"Content-Encoding: br, gzip, br\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 999 \r\n", b"WARC-Type: response\r\n", b"\n\n", b"ffffffff\r\n", b"WARC-Truncated: length\r\n",
+        b"WARC/1.0\r\n", b"WARC/9.9\r\n", b"\r\n\r\n", b"Content-Length: 4294967296\r\n",
+        b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n",
+        b"Content-Encoding: br, gzip, br\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 999 \r\n",
+        b"WARC-Type: response\r\n", b"\n\n", b"ffffffff\r\n", b"WARC-Truncated: length\r\n",
     ),
-    "jsonl": (b"[" * 3000, b'{"text": ', b"\\ud800", b"NaN", b"\n", b'"text":"x",', b"\0", b"1e999999", b"\\u0000", b"\xff"),
-    "tar": (b"\0" * 512, b"../../etc/passwd", b"/abs", b"ustar\0", b"77777777777", b"L", b"\x80" + b"\xff" * 11, b"\xff" * 512),
-    "source": (b"\0", b"\xff\xfe", b"\r", b"#!/bin/sh\n", b"(" * 3000, b"\xe2\x80\xae", b"-*- coding: utf-7 -*-\n", b"x" * 3000, b"/*", b'"""', b"\x0c"),
+    "jsonl": (
+        b"[" * 3000, b'{"text": ', b"\\ud800", b"NaN", b"\n", b'"text":"x",', b"\0", b"1e999999", b"\\u0000", b"\xff",
+    ),
+    "tar": (
+        b"\0" * 512, b"../../etc/passwd", b"/abs", b"ustar\0", b"77777777777", b"L", b"\x80" + b"\xff" * 11,
+        b"\xff" * 512,
+    ),
+    "source": (
+        b"\0", b"\xff\xfe", b"\r", b"#!/bin/sh\n", b"(" * 3000, b"\xe2\x80\xae", b"-*- coding: utf-7 -*-\n",
+        b"x" * 3000, b"/*", b'"""', b"\x0c",
+    ),
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One input file. parts: what it was built of, before the damage; damaged: the index of the part that was damaged, -1 for the file as a whole."""
+    """One input file.
+
+    parts: the undamaged parts that the file was built of.
+    damaged: index of the damaged part; -1 if the file as a whole was damaged.
+    """
 
     name: str
     data: bytes
@@ -173,7 +190,10 @@ def bombs() -> dict[str, bytes]:
 
     def response(headers: bytes, body: bytes) -> bytes:
         http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n" + headers + b"\r\n" + body
-        head = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://bomb.invalid/\r\nContent-Type: application/http;msgtype=response\r\n"
+        head = (
+            b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://bomb.invalid/\r\n"
+            b"Content-Type: application/http;msgtype=response\r\n"
+        )
         return gzip.compress(head + b"Content-Length: %d\r\n\r\n" % len(http) + http + b"\r\n\r\n", mtime=0)
 
     deep = b"<!doctype html><title>t</title><body>" + b"<div>" * 100_000 + b"the end"

@@ -1,16 +1,21 @@
-"""Castor on two shapes of MaxText's, through the real TPU compiler, on a machine without a TPU: predicted MFU, and HBM a chip.
+"""Predicted MFU and HBM per chip of Castor on two of MaxText's shapes, from the real TPU compiler, without a TPU.
 
-    python benchmarks/tpu/maxtext_shapes.py --judge=PROGRAM [--only=gemma_2b] [--keep=FOLDER]     # about two minutes a shape
+    python benchmarks/tpu/maxtext_shapes.py --judge=PROGRAM [--only=gemma_2b] [--keep=FOLDER]
 
---judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F` and prints JSON with
-mfu.cycles.as_scheduled; without it, Castor's own reading of the program stands alone. Prints one JSON line a shape.
+A shape takes about two minutes.
 
-MaxText's numbers are of its own recommended settings (for the 16B, its configs/v5e/16b.sh: full remat, 6 rows a chip, multi-head with as many
-key-value heads), compiled with the same compiler for the same slices and batches and read by the same judge as "cycles", as scheduled. Its 16B is
-published at 61.1 % MFU on hardware, which is no measure for these predictions. Model FLOPs are 6 a parameter and token, the parameters of
-Castor's model counted (one embedding for input and output, where MaxText's 16B has two), and causal attention.
+--judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F` and prints JSON
+with mfu.cycles.as_scheduled. Without --judge, only Castor's own analysis of the program is reported. Prints one JSON
+line per shape.
 
-Attention kernels have no estimate of their own: they count by their tiles at an assumed half of the peak rate. Both sides' tiles are 512 x 512.
+MaxText's numbers use its own recommended settings (for the 16B model, its configs/v5e/16b.sh: full remat, 6 rows per
+chip, multi-head attention with as many key-value heads). They were compiled with the same compiler for the same slices
+and batches, and analysed by the same program as "cycles", as scheduled. Its 16B model is published at 61.1 % MFU on
+hardware; these predictions are not comparable with that number. Model FLOPs are 6 per parameter and token, plus causal
+attention. Parameters are those of Castor's model, with one embedding for input and output; MaxText's 16B has two.
+
+The compiler gives no estimate for attention kernels: their cost is computed from their tiles at an assumed half of the
+peak rate. The tiles of both sides are 512 x 512.
 """
 
 import argparse
@@ -31,8 +36,12 @@ TILES = dict.fromkeys(
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """model: fields of the Transformer. rows: of a chip, 2048 tokens each, taken in `accumulate` parts. peer_mfu, peer_bytes: MaxText's; None where
-    its memory is not told."""
+    """One model and batch.
+
+    model: fields of the Transformer.
+    rows: rows per chip of 2048 tokens each, in `accumulate` microbatches.
+    peer_mfu, peer_bytes: MaxText's values; None if its memory is unknown.
+    """
 
     topology: str
     rows: int

@@ -1,16 +1,21 @@
-"""The family on pod slices: memory, predicted step time and MFU of every member, from the real TPU compiler, on a machine without a TPU.
+"""Memory, predicted step time and MFU of every model of the family on pod slices, from the TPU compiler, without a TPU.
 
-    python benchmarks/tpu/pod_scale.py --rows=FOLDER                          # compiles what FOLDER lacks; Ctrl-C loses nothing
-    python benchmarks/tpu/pod_scale.py --rows=FOLDER --only=nano2             # rows whose name holds the text
-    python benchmarks/tpu/pod_scale.py --rows=FOLDER --judge=PROGRAM      # and asks another reader of the same compiled program
-    python benchmarks/tpu/pod_scale.py --rows=FOLDER --table=docs/measurements/pod_slices.md    # writes the table anew from what is there; compiles nothing
+    # compiles the rows that FOLDER lacks; Ctrl-C loses nothing
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER
+    # only rows whose name contains the text
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER --only=nano2
+    # also analyses the same compiled program with another program
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER --judge=PROGRAM
+    # rewrites the table from existing rows; compiles nothing
+    python benchmarks/tpu/pod_scale.py --rows=FOLDER --table=docs/measurements/pod_slices.md
 
-A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology, on the run's mesh or that of
-MESHES. Tokens of a step are those of the run, or as many rows as the mesh cuts the batch into where that is more. Of the settings in `settings`,
-the first that fits with room to spare is the row's. --prefix: words put before each compilation, such as "nice -n 10". Prints one JSON line a row.
+A row is a member of the family (runs/MEMBER.gin, or models/MEMBER.gin with runs/pod.gin) at a length on a topology, on
+the run's mesh or the mesh in MESHES. Tokens per step are those of the run, or one row per batch shard of the mesh if
+that is more. The row reports the first of `settings` that fits with room to spare. --prefix: words put before each
+compilation, such as "nice -n 10". Prints one JSON line per row.
 
---judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F --brief` and prints JSON with
-step_seconds.cycles.as_scheduled; its number stands beside ours in the table.
+--judge: a program that is called as `PROGRAM HLO.txt --chip C --topology T --model-flops-per-chip F --brief` and prints
+JSON with step_seconds.cycles.as_scheduled. The table shows its number next to Castor's.
 """
 
 import argparse
@@ -39,7 +44,9 @@ TOKENS = {
     "ultra": 2**24,
 }  # of a step, as the runs have
 CHIPS = {"v5e:16x16": 256, "v5p:8x8x8": 512, "v5p:8x16x16": 2048, "v5p:16x16x16": 4096, "v4:16x16x16": 4096}
-MESHES = {  # where the run's own mesh, which is for smaller chips, is not the slice's; models without a run are copied to every chip
+# Slices that do not use the run's own mesh, which is made for smaller chips. Models without a run are replicated on
+# every chip.
+MESHES = {
     **{
         (member, topology, length): {"data": -1}
         for member in ("tiny", "small")
@@ -51,7 +58,8 @@ MESHES = {  # where the run's own mesh, which is for smaller chips, is not the s
     ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 4, "sequence": 4},
 }
 VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
-ROOM = 0.95  # of the memory that a program may use: in the last of it the compiler no longer lets transfers run beside products
+# Usable share of the memory: closer to the limit, the compiler no longer overlaps transfers with matrix products.
+ROOM = 0.95
 ATTEMPTS = 3  # settings that are tried before the one that asks for least memory
 BEGIN, END = "<!-- benchmarks/tpu/pod_scale.py: begin -->", "<!-- end -->"
 
@@ -66,7 +74,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.member}_{self.slices}x{self.topology.replace(':', '_')}_{self.length}{'_whole_loss' * self.whole_loss}"
+        topology = f"{self.slices}x{self.topology.replace(':', '_')}"
+        return f"{self.member}_{topology}_{self.length}{'_whole_loss' * self.whole_loss}"
 
     @property
     def chips(self) -> int:
@@ -83,7 +92,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is tried: rows of the batch, sizes of mesh axes (None: the run's), remat (None: the model's), parts of the batch."""
+    """One setting to try.
+
+    Rows of the batch, sizes of mesh axes (None: the run's), remat (None: the model's) and number of microbatches.
+    """
 
     rows: int
     mesh: dict[str, int] | None = None
@@ -111,9 +123,10 @@ def rows() -> list[Row]:
 
 
 def settings(row: Row) -> list[Setting]:
-    """Remat policies and parts of the batch on the run's mesh, the quickest first by the rough model of `castor compile --search`.
+    """Remat policies and numbers of microbatches on the run's mesh, fastest first.
 
-    A row with the whole loss goes down the same ladder.
+    The order is that of the rough cost model of `castor compile --search`. A row with the whole loss tries the same
+    settings.
     """
     from castor.launch import abstract_runs
     from castor.tasks.configuration import Flags
@@ -164,7 +177,10 @@ def command(row: Row, setting: Setting, folder: pathlib.Path) -> list[str]:
 
 
 def measure(row: Row, judge: str | None, prefix: list[str], rows: pathlib.Path) -> dict:
-    """Compiles a row with one setting after the other until one fits with room to spare, whose program is kept beside the row for other readers."""
+    """Compiles a row with one setting after the other until one fits with room to spare.
+
+    The program of that setting is stored next to the row, for analysis by other programs.
+    """
     attempts, found = [], None
     for setting in settings(row):
         with tempfile.TemporaryDirectory() as scratch:
@@ -230,7 +246,7 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-# ---------------------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------- the table
 
 
 def table(results: dict[str, dict]) -> str:
@@ -265,7 +281,8 @@ def table(results: dict[str, dict]) -> str:
         mesh = " ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1)
         other = f"{judge['seconds']:.3f}; {judge['mfu']:.3f}" if judge and "seconds" in judge else "-"
         lines.append(
-            f"| {row.member} | {slices} | {row.length:,} | {batch['rows']:,}, {batch['tokens'] // row.chips:,} | {mesh} "
+            f"| {row.member} | {slices} | {row.length:,} "
+            f"| {batch['rows']:,}, {batch['tokens'] // row.chips:,} | {mesh} "
             f"| {model['remat']}, {batch['accumulate']}{', whole loss' * row.whole_loss} "
             f"| {memory['peak'] / 2**30:.1f} of {memory['usable'] / 2**30:.1f} "
             f"| {step['seconds']:.3f} | {step['mfu']:.3f} | {other} "

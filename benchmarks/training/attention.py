@@ -1,15 +1,18 @@
-"""Attention's kernels side by side: time on this CPU, a row of 32,768 tokens over eight virtual devices, and what the TPU compiler makes of them.
+"""Attention kernels compared: time on this CPU, context parallelism over eight virtual devices, and TPU compilation.
 
     python benchmarks/training/attention.py [cpu | context | tpu]
 
-cpu: forward and backward of multi-query attention (4 heads of 32, float32), blockwise beside full, at the lengths where full still fits; one
-document a row, then rows of eight. The median of five calls, in milliseconds.
-context: 32,768 tokens (2 heads of 16, three documents and padding), the length cut over eight virtual devices, against blockwise attention on one:
-the largest differences of output and gradients, relative to the largest value, and the time of one call of each (eight devices share the cores
-of this machine: the times say what cutting costs, not what it saves).
-tpu: forward and backward at 32,768 tokens (8 heads of 256, bfloat16) compiled for v5p, rows whole and cut over eight chips, tiles of the default: temporary
-memory in MB, beside the bytes that a square of bfloat16 scores would take, and seconds to compile.
-Prints one JSON line a part.
+cpu: forward and backward pass of multi-query attention (4 heads of 32, float32), blockwise and full, at lengths where
+    full attention still fits. Rows hold one document, then eight. Median of five calls, in milliseconds.
+context: 32,768 tokens (2 heads of 16, three documents and padding). The length is sharded over eight virtual devices
+    and compared with blockwise attention on one device: the largest differences of output and gradients, relative to
+    the largest value, and the time of one call of each. Eight devices share the cores of this machine, so the times
+    show the cost of sharding, not its benefit.
+tpu: forward and backward pass at 32,768 tokens (8 heads of 256, bfloat16) compiled for v5p, with whole rows and with
+    rows sharded over eight chips, with default tiles: temporary memory in MB, the bytes of a square of bfloat16 scores
+    for comparison, and seconds to compile.
+
+Prints one JSON line per part.
 """
 
 import argparse
@@ -34,7 +37,10 @@ LONG = 32_768
 
 
 def arrays(rows: int, length: int, heads: int, head_dim: int, documents: int, dtype=np.float32):
-    """(q, k, v, segment ids): multi-query, `documents` equal segments a row and padding of a sixteenth where there is more than one."""
+    """(q, k, v, segment ids) of multi-query attention, with `documents` equal segments per row.
+
+    If there is more than one segment, a sixteenth of the row is padding.
+    """
     random = np.random.default_rng(0)
     q, k, v = (random.normal(size=(rows, length, n, head_dim)).astype(dtype) for n in (heads, 1, 1))
     used = length if documents == 1 else length * 15 // 16

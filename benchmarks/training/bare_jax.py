@@ -1,11 +1,14 @@
-"""The plain training loop that benchmarks/training/train_step.py puts beside Castor: one file of JAX and optax, no frame around it.
+"""The plain JAX training loop that benchmarks/training/train_step.py compares with Castor: one file of JAX and optax.
 
-The same decoder as train/model/decoder.py (RMSNorm, RoPE, multi-query attention inside segments, gated GELU, tied embedding, z-loss), the same AdamW
-behind the same clip and schedule, written as one would write it for a single experiment: a dict of arrays, a scan over the layers, one jitted
-step. Batches are made-up ids of full rows, made by numpy in the loop. Nothing is checked, logged, saved, or resumed. It waits for the loss of
-the step before, as Castor does, which is the least that a loop must do not to run ahead for ever.
+The decoder is that of train/model/decoder.py (RMSNorm, RoPE, multi-query attention inside segments, gated GELU, tied
+embedding, z-loss), with the same AdamW, clip and schedule. The code is written as for a single experiment: a dict of
+arrays, a scan over the layers, one jitted step. Batches are full rows of random ids, made by numpy in the loop. Nothing
+is checked, logged, saved or resumed. Like Castor, the loop waits for the loss of the previous step, the minimum needed
+to stop it from running ahead without limit.
 
-    python benchmarks/training/bare_jax.py --steps=40            # prints a line with the seconds at which each step was done, from the process's start
+    python benchmarks/training/bare_jax.py --steps=40
+
+Prints one line with the seconds, from the start of the process, at which each step finished.
 """
 
 import argparse
@@ -52,7 +55,8 @@ def main() -> None:
 
         N, D, H, K, F = c.layers, c.width, c.heads, c.head_dim, c.mlp
         layers = {
-            "query": normal((N, D, H, K), D), "key": normal((N, D, G, K), D), "value": normal((N, D, G, K), D), "out": normal((N, H, K, D), H * K * 2 * N),
+            "query": normal((N, D, H, K), D), "key": normal((N, D, G, K), D), "value": normal((N, D, G, K), D),
+            "out": normal((N, H, K, D), H * K * 2 * N),
             "gate": normal((N, D, F), D), "up": normal((N, D, F), D), "down": normal((N, F, D), F * 2 * N),
             "norm1": jnp.zeros((N, D)), "norm2": jnp.zeros((N, D)),
         }  # fmt: skip

@@ -1,14 +1,18 @@
-"""Tokens a second of decoding: in batches on the device, one request at a time, and a plain JAX loop beside them, in one run.
+"""Tokens per second of decoding: in batches on the device, one request at a time, and in a plain JAX loop.
 
     python benchmarks/training/decode.py [--requests 64] [--tokens 64] [--repeats 3]
 
-The model has random weights (width 256, 4 layers, 8 heads of 32, one key-value head, MLP 1024, vocabulary 32,128). Prompts have 8 to 200 tokens,
-answers exactly --tokens: nothing ends them early. All choose with temperature 0.8 and top-k 40.
+The model has random weights (width 256, 4 layers, 8 heads of 32, one key-value head, MLP 1024, vocabulary 32,128).
+Prompts have 8 to 200 tokens. Answers have exactly --tokens tokens: nothing ends them early. All contenders sample with
+temperature 0.8 and top-k 40.
 
-batched: train.decode.Generator, 32 rows. nucleus: the same with top_p 0.9 of all tokens, no top-k. one_by_one: one request after the other, a
-quarter of them. plain_loop: what one would write without it: the same model and cache, 32 rows padded to the longest, a jitted
-step with jax.lax.top_k and jax.random.categorical, called from a Python loop.
-Programs are compiled before; medians over the repeats, which alternate. Prints one JSON line.
+batched: train.decode.Generator, 32 rows.
+nucleus: the same with top_p 0.9 of all tokens and no top-k.
+one_by_one: a quarter of the requests, one after the other.
+plain_loop: a loop without Castor's generator: the same model and cache, 32 rows padded to the longest, and a jitted
+    step with jax.lax.top_k and jax.random.categorical, called from a Python loop.
+
+Programs are compiled before timing. Results are medians over the repeats, which alternate. Prints one JSON line.
 """
 
 import argparse

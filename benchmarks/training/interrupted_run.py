@@ -1,12 +1,17 @@
-"""Is a run that SIGKILL interrupted three times, once in the middle of a checkpoint's write, the run that nothing interrupted, to the bit?
+"""Is a run that SIGKILL interrupted three times bit-identical to an uninterrupted run?
 
-    castor run gin/recipes/real.gin --gin.CORPORA='"../shared/data"' --gin.CODE_ROOT='"/data/code"' --gin.OUTPUT='"real"' --jobs=1   # the caches
+    # the caches
+    castor run gin/recipes/real.gin --gin.CORPORA='"../shared/data"' --gin.CODE_ROOT='"/data/code"' \\
+        --gin.OUTPUT='"real"' --jobs=1
     python benchmarks/training/interrupted_run.py --tasks_dir=real/tasks --output=runs
 
-Trains models/tiny.gin on the five domains of mixtures/five.gin twice, side by side: once from start to end, once killed and started again by the same
-command. Kills come at random steps of each third of the run and at a random moment of the step; the second waits for a checkpoint's write. Compared
-are the bytes of metrics.jsonl and evaluation.jsonl and the checksums of all parameters and optimizer state after the last step. Prints one JSON line,
-with the held-out loss by domain. An --output that is there is an error: nothing is compared with what an earlier call left.
+Trains models/tiny.gin on the five domains of mixtures/five.gin twice, side by side: once from start to end, and once
+killed and restarted by the same command. Kills happen at a random step of each third of the run, at a random moment of
+the step. The second kill waits for the write of a checkpoint. Compared are the bytes of metrics.jsonl and
+evaluation.jsonl, and the checksums of all parameters and optimizer state after the last step.
+
+Prints one JSON line, with the held-out loss by domain. An existing --output is an error, so that nothing is compared
+with files of an earlier call.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""Do several hosts give the losses of one process, and does a run that changes its mesh and host count on the way stay one run?
+"""Do several hosts reproduce the losses of one process, also if mesh and host count change during the run?
 
     python benchmarks/training/local_pod.py --tasks_dir=real/tasks --output=pods
 
-Trains models/tiny.gin on the five domains of mixtures/five.gin for a few steps: once on one device; then, for each mesh, as one process with eight
-devices and as `castor launch local --hosts=4 --devices_per_host=2`; and once in three parts on 4 hosts x 2 devices, 1 x 1 and 2 x 4, each going on from
-the checkpoint of the one before. Prints one JSON line: for each, the largest relative difference of a step's loss, and whether all losses have the
-same bits.
+Trains models/tiny.gin on the five domains of mixtures/five.gin for a few steps: once on one device; then, for each
+mesh, as one process with eight devices and as `castor launch local --hosts=4 --devices_per_host=2`; and once in three
+phases on 4 hosts x 2 devices, 1 x 1 and 2 x 4, each resumed from the checkpoint of the previous phase.
+
+Prints one JSON line with, for each run, the largest relative difference of a step's loss and whether all losses are
+bit-identical.
 """
 
 import argparse

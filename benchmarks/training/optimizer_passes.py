@@ -1,11 +1,14 @@
-"""How often an optimizer's update touches memory: bytes by the compiler's own count, in passes of 4 bytes a parameter. Peer: optax.adamw and clip.
-And what a first moment in bfloat16 changes.
+"""Memory traffic of an optimizer update, and the effect of a first moment in bfloat16. Peer: optax.adamw with clip.
 
-    JAX_PLATFORMS=cpu python benchmarks/training/optimizer_passes.py            the TPU's compiler (libtpu; no TPU is needed) and the CPU's
+    JAX_PLATFORMS=cpu python benchmarks/training/optimizer_passes.py
 
-Prints one JSON line: {"tpu": {update: passes}, "cpu": {...}, "bfloat16": {...}, versions}. 8 is the least for AdamW: gradient read for its norm and for
-the update, parameter and two moments read and written. bfloat16: 2,000 noisy steps towards a target (noise six times the way), with either moment: the
-difference of where they end, over the way, and the ratio of their squared errors at the end.
+Traffic is the compiler's own count of bytes, in passes of 4 bytes per parameter, from the TPU compiler (libtpu; no TPU
+is needed) and the CPU compiler.
+
+Prints one JSON line: {"tpu": {update: passes}, "cpu": {...}, "bfloat16": {...}, versions}. AdamW needs at least 8
+passes: the gradient is read for its norm and for the update; the parameter and two moments are read and written.
+bfloat16: 2,000 noisy steps towards a target (noise six times the distance) with either moment: the difference of the
+end points relative to the distance, and the ratio of their squared errors at the end.
 """
 
 import importlib.metadata

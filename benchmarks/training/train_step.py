@@ -1,16 +1,24 @@
-"""What Castor's training loop costs on a CPU over a plain loop in JAX of the same shape: start-up and step time, side by side.
+"""Overhead of Castor's training loop on a CPU over a plain JAX loop of the same shape: start-up time and step time.
 
-    python benchmarks/training/train_step.py                       # width 256, 4 layers, 8 heads of 32, MLP 1024, vocabulary 32128, batch 16 x 256
+    python benchmarks/training/train_step.py
     python benchmarks/training/train_step.py --rounds=5 --steps=40
 
-bare: benchmarks/training/bare_jax.py, one file of JAX and optax. castor: `castor train` on a task cache, packing, metrics, progress line, TensorBoard
-and asynchronous checkpoints (one in the middle of what is timed, one at the end) included. Both are processes of their own, one after the
-other, alternating for --rounds; nothing is kept between them, no compilation cache either. Castor takes the loss by chunks of --loss_chunk tokens,
-which a plain loop does not: with 0 both hold the logits of the whole batch.
+By default: width 256, 4 layers, 8 heads of 32, MLP 1024, vocabulary 32128, batch 16 x 256.
 
-first_step_s: from the start of the process until the first step is done (for Castor: its line of metrics is on disk). step_ms: median over the
-rounds of the median step after the first --warm_up. Castor writes a step's metrics when they are there, so the times at which the lines of
-metrics.jsonl appear are the times at which steps end. Prints one JSON line.
+bare: benchmarks/training/bare_jax.py, one file of JAX and optax.
+castor: `castor train` on a task cache, with packing, metrics, progress line, TensorBoard and asynchronous checkpoints
+    (one in the middle of the timed steps, one at the end).
+
+Each contender runs in its own process; the two alternate for --rounds. Nothing is kept between processes, not even a
+compilation cache. Castor computes the loss in chunks of --loss_chunk tokens, which a plain loop does not do. With 0,
+both hold the logits of the whole batch.
+
+first_step_s: from the start of the process until the first step has finished (for Castor: until its line of metrics is
+    on disk).
+step_ms: median over the rounds of the median step after the first --warm_up steps. Castor writes a step's metrics as
+    soon as they exist, so the times at which lines of metrics.jsonl appear are the times at which steps end.
+
+Prints one JSON line.
 """
 
 import argparse
@@ -104,10 +112,14 @@ def castor(options: argparse.Namespace, cache: str, model_dir: str) -> list[floa
     """The seconds at which the lines of metrics.jsonl appeared."""
     o, model = options, "train.model.Transformer"
     bindings = {
-        "MIXTURE_OR_TASK_NAME": f'"{cache}"', "MODEL_DIR": f'"{model_dir}"', "TRAIN_STEPS": o.steps, "BATCH_SIZE": o.batch,
-        "TASK_FEATURE_LENGTHS": f"{{'targets': {o.length}}}", "EVAL_PERIOD": 0, "CHECKPOINT_PERIOD": o.steps // 2, "LEARNING_RATE": 3e-3,
-        f"{model}.embed": o.width, f"{model}.layers": o.layers, f"{model}.heads": o.heads, f"{model}.kv_heads": o.kv_heads,
-        f"{model}.head_dim": o.head_dim, f"{model}.mlp": o.mlp, f"{model}.remat": '"none"', f"{model}.loss_chunk": o.loss_chunk,
+        "MIXTURE_OR_TASK_NAME": f'"{cache}"', "MODEL_DIR": f'"{model_dir}"', "TRAIN_STEPS": o.steps,
+        "BATCH_SIZE": o.batch,
+        "TASK_FEATURE_LENGTHS": f"{{'targets': {o.length}}}", "EVAL_PERIOD": 0, "CHECKPOINT_PERIOD": o.steps // 2,
+        "LEARNING_RATE": 3e-3,
+        f"{model}.embed": o.width, f"{model}.layers": o.layers, f"{model}.heads": o.heads,
+        f"{model}.kv_heads": o.kv_heads,
+        f"{model}.head_dim": o.head_dim, f"{model}.mlp": o.mlp, f"{model}.remat": '"none"',
+        f"{model}.loss_chunk": o.loss_chunk,
     }  # fmt: skip
     flags = [f"--gin.{name}={value}" for name, value in bindings.items()] + [f"--gin.{text}" for text in o.gin]
     files = ["--gin_file=models/tiny.gin", "--gin_file=runs/pretrain.gin"]

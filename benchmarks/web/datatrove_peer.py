@@ -1,10 +1,14 @@
-"""datatrove's side of the benchmarks on web pages. Run by an interpreter that has datatrove and Trafilatura, and not Castor:
+"""datatrove's side of the benchmarks on web pages.
 
-    PYTHON benchmarks/web/datatrove_peer.py web FOLDER OUTPUT     its WARC reader, Trafilatura, FineWeb's filters and a JSON writer on every archive
-    PYTHON benchmarks/web/datatrove_peer.py rules FILE.jsonl      its filters alone on documents {"id", "text"}: which one, if any, turns each away
+Runs in an interpreter that has datatrove and Trafilatura but not Castor:
 
-Settings are those of its FineWeb example, but that the language filter is left out, since its model is a download, and that a page may take a
-minute, so that a busy machine loses none. Prints one JSON line.
+    # its WARC reader, Trafilatura, FineWeb's filters and a JSON writer on every archive
+    PYTHON benchmarks/web/datatrove_peer.py web FOLDER OUTPUT
+    # only its filters, on documents {"id", "text"}: which filter, if any, rejects each document
+    PYTHON benchmarks/web/datatrove_peer.py rules FILE.jsonl
+
+Settings are those of datatrove's FineWeb example, with two changes. The language filter is left out, because its model
+is a download. A page may take a minute, so that a busy machine loses no page. Prints one JSON line.
 """
 
 import json

@@ -1,17 +1,23 @@
-"""How good and how fast main text is extracted: Castor, resiliparse and Trafilatura, on pages whose text is known.
+"""Quality and speed of main-text extraction: Castor, resiliparse and Trafilatura, on pages whose text is known.
 
     python benchmarks/web/extraction.py --data DIR --peer-python PYTHON [--passes 3]
 
-DIR holds web/crawl/*.warc.gz and the two sets of truth, web/gold_text.jsonl.gz (url, warc, title, text: the body of a news article, as the
-fundus project checked it in) and web/gold_segments.jsonl (url, warc, with, without: pieces that must and must not be in the text, of
-Trafilatura's evaluation). PYTHON is an interpreter that imports trafilatura; without it the peer is left out. Every contender is a process
-of its own and gets the same decoded pages.
+DIR holds web/crawl/*.warc.gz and two reference sets. web/gold_text.jsonl.gz (url, warc, title, text) has the bodies of
+news articles, as checked in by the fundus project. web/gold_segments.jsonl (url, warc, with, without) has pieces that
+must and must not be in the text, from Trafilatura's evaluation. PYTHON is an interpreter that imports trafilatura;
+without PYTHON, this peer is left out. Every contender runs in its own process on the same decoded pages.
 
-text: for each page precision, recall and F1 of the bag of words (lower-case runs of \\w; a CJK character is a word), mean over the pages.
-segments: precision, recall, F1 over the pieces of all pages, a piece being found if it is a substring of the text as it stands;
-segments_f1_normal: the same, soft hyphens removed and blanks collapsed on both sides. halves: F1 on the sites whose name hashes to an even
-and to an odd number; Castor's rules were written looking at the even half. ms: CPU milliseconds a page, parsing included, the median of the
-passes for each page; crawl: every page of the crawls that can be decoded. Prints one JSON line.
+text: precision, recall and F1 of each page's bag of words (lower-case runs of \\w; a CJK character is a word), mean
+    over the pages.
+segments: precision, recall and F1 over the pieces of all pages. A piece is found if it is a substring of the unmodified
+    text.
+segments_f1_normal: the same, with soft hyphens removed and whitespace collapsed on both sides.
+halves: F1 on the sites whose name hashes to an even and to an odd number. Castor's rules were developed on the even
+    half.
+ms: CPU milliseconds per page including parsing, the median of the passes for each page.
+crawl: every page of the crawls that can be decoded.
+
+Prints one JSON line.
 """
 
 import argparse
@@ -36,7 +42,7 @@ CONTENDERS = ("castor", "resiliparse", "trafilatura", "trafilatura_fast")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
-# ------------------------------------------------------------------------------------------------- one contender, in its own process
+# ---------------------------------------------------------------- one contender, in its own process
 
 
 def extractor(name: str):

@@ -1,10 +1,13 @@
-"""What share of the pages of each language do the rules keep: Castor's, the same rules made for English alone, and datatrove's?
+"""Share of pages kept per language: by Castor's rules, by the same rules for English alone, and by datatrove.
 
-    python benchmarks/web/kept_by_language.py --root=DATA/web --pages='crawl/*.warc.gz' --pages='text/ko-*.zst' --peer-python=DATATROVE/bin/python
+    python benchmarks/web/kept_by_language.py --root=DATA/web --pages='crawl/*.warc.gz' --pages='text/ko-*.zst' \\
+        --peer-python=DATATROVE/bin/python
 
-All judge the same texts: the pages as html.Extract leaves them, their language as pipelines/text/language.py finds it. Castor's rules are those of
-gin/pipelines/web.gin and of gin/pipelines/web_fineweb.gin without its choice of English. "English" are the latter told that every page is
-English, with its bounds on words and lines for all scripts. Prints one JSON line: pages and shares kept by language, and the reasons of each.
+All filter the same texts: the pages as extracted by html.Extract, with the language detected by
+pipelines/text/language.py. Castor's rules are those of gin/pipelines/web.gin, and those of
+gin/pipelines/web_fineweb.gin without its language filter. "English" means the latter rules applied as if every page
+were English, with their bounds on words and lines for all scripts. Prints one JSON line: pages and kept shares by
+language, and the rejection reasons of each.
 """
 
 import argparse

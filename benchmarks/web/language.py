@@ -1,12 +1,15 @@
-"""How often is the language right, and does the confidence say so? By length of text, for Castor's rule and for py3langid's own.
+"""Accuracy and calibration of language detection by length of text, for Castor's rule and for py3langid's own.
 
     python benchmarks/web/language.py --pages='crawl/*.warc.gz' --root=DATA/web --questions='DATA/eval/mgsm_*.tsv'
 
-Labelled text: the main text of pages whose `lang` attribute agrees with the country of their host (or with the language in their file name),
-less its short lines, which are often menus, and in other scripts less the lines that are not in the script of the label; and questions whose
-file is named after their language. Pieces of a given number of characters begin at blanks; at most PER_LANGUAGE texts a language and two
-pieces a text. Labels are not perfect: an English article in a German paper counts as an error. Prints one JSON line: for each length the
-number of pieces, accuracy, mean confidence and expected calibration error (ten bins of equal width), and the cost of a whole text.
+There are two kinds of labelled text. The first is the main text of pages whose `lang` attribute agrees with the country
+of their host (or with the language in their file name). Short lines, which are often menus, are removed; for labels
+with another script, so are lines that are not in that script. The second is questions whose file is named after their
+language. Pieces of a given number of characters begin at whitespace. At most PER_LANGUAGE texts per language and two
+pieces per text are used. Labels are imperfect: an English article in a German newspaper counts as an error.
+
+Prints one JSON line: for each length the number of pieces, accuracy, mean confidence and expected calibration error
+(ten bins of equal width), and the cost of a whole text.
 """
 
 import argparse
@@ -32,11 +35,14 @@ from castor.pipelines.text import html, language
 LENGTHS = (10, 20, 50, 100, 200, 500)
 PER_LANGUAGE = 40
 COUNTRIES = {
-    "at": "de", "au": "en", "br": "pt", "cl": "es", "cn": "zh", "cz": "cs", "dk": "da", "gov": "en", "gr": "el", "jp": "ja", "kr": "ko", "mx": "es",
-    "se": "sv", "tw": "zh", "ua": "uk", "uk": "en", "vn": "vi", **{code: code for code in "bg de es fi fr hr hu it nl no pl pt ro ru tr".split()},
+    "at": "de", "au": "en", "br": "pt", "cl": "es", "cn": "zh", "cz": "cs", "dk": "da", "gov": "en", "gr": "el",
+    "jp": "ja", "kr": "ko", "mx": "es",
+    "se": "sv", "tw": "zh", "ua": "uk", "uk": "en", "vn": "vi",
+    **{code: code for code in "bg de es fi fr hr hu it nl no pl pt ro ru tr".split()},
 }  # fmt: skip
 SCRIPTS = {
-    "ar": "\u0600-\u06ff", "bg ru uk": "\u0400-\u04ff", "bn": "\u0980-\u09ff", "el": "\u0370-\u03ff", "hi": "\u0900-\u097f",
+    "ar": "\u0600-\u06ff", "bg ru uk": "\u0400-\u04ff", "bn": "\u0980-\u09ff", "el": "\u0370-\u03ff",
+    "hi": "\u0900-\u097f",
     "ja zh": "\u3040-\u30ff\u4e00-\u9fff", "ko": "\uac00-\ud7a3",
 }  # fmt: skip
 LANG = re.compile(rb"<html[^>]*?\blang\s*=\s*[\"']?([a-z]{2})\b", re.IGNORECASE)

@@ -1,11 +1,15 @@
-"""Lists of millions of domains: how long they take to load, how much memory they hold, what an address, a page's words and its directives cost.
+"""Lists of millions of domains: load time, memory, and the cost of checking an address, a page's words and directives.
 
     python benchmarks/web/lists.py --root=DATA/web --pages='crawl/*.warc.gz' [--entries=4000000]
 
-The domains are made up (none is met); strings, hard and soft words are Castor's own. load_s and mb: reading the file and what the process holds
-after it (resident memory, before and after). Costs are microseconds of CPU a page, means over all pages, the least of three turns; words: of a
-page of which the tokens exist already. rejected: pages of the real archive by rule, with Castor's own lists and the default directives. Prints one JSON
-line.
+The domains are synthetic and match no page. Strings, hard words and soft words are Castor's own.
+
+load_s, mb: time to read the file, and growth of the process's resident memory.
+Costs: microseconds of CPU per page, means over all pages, minimum of three turns. `words` is for a page whose tokens
+    already exist.
+rejected: pages of the real archive by rule, with Castor's own lists and the default directives.
+
+Prints one JSON line.
 """
 
 import argparse

@@ -1,13 +1,18 @@
-"""How much planted personal data is found, how much of what only looks like it is taken for it, and what it costs, datatrove's formatter beside it.
+"""Recall and false positives on planted personal data, and cost per page, compared with datatrove's formatter.
 
-    python benchmarks/web/pii.py --root=DATA/web --pages='crawl/*.warc.gz' [--peer=PYTHON]     PYTHON: one that has datatrove
+    python benchmarks/web/pii.py --root=DATA/web --pages='crawl/*.warc.gz' [--peer=PYTHON]
 
-Data is made up: addresses, numbers with right check digits, phone numbers in the forms that 24 countries write them in, some after a label as pages
-have them. Decoys look like them and are none: versions, dates, prices, coordinates, ISBNs, order numbers, random digits, cards and accounts with a
-wrong check digit, private addresses. Each is planted between two words of a real page's text, one a page. recall: of the planted values that are
-gone; false: decoys touched. on_pages: what is found in the real texts as they are, a page's worth of context each with --show, for a person to
-judge. The peer knows e-mail and IPv4 only. Costs are milliseconds of CPU a page, medians of five turns over all pages, each in one process alone.
-Prints one JSON line.
+PYTHON is an interpreter that has datatrove. Planted data is synthetic: addresses, numbers with correct check digits,
+and phone numbers in the formats of 24 countries, some after a label as on real pages. Decoys look like personal data
+but are not: versions, dates, prices, coordinates, ISBNs, order numbers, random digits, cards and accounts with a wrong
+check digit, private addresses. Each value is planted between two words of a real page's text, one value per page.
+
+recall: share of planted values that were removed.
+false: decoys that were changed.
+on_pages: what is found in the unmodified real texts. With --show, prints each with its context, for a person to judge.
+
+The peer knows e-mail and IPv4 only. Costs are milliseconds of CPU per page: medians of five turns over all pages, each
+contender in a process alone. Prints one JSON line.
 """
 
 import argparse
@@ -27,10 +32,14 @@ from castor.pipelines.text import html, pii
 from castor.pipelines.text.tokenized_text import tokenize
 
 PHONES = (
-    "+1 202 555 0###", "+1-415-555-01##", "(312) 555-01##", "646-555-01##", "503.555.01##", "1-800-555-01##", "+44 20 7946 0###", "+44 (0)161 496 0###",
-    "+49 30 23125###", "+49 (0)89/1234##", "+49 171 39200##", "+33 1 99 00 12 ##", "+33 6 39 98 0# ##", "+34 910 123 4##", "+39 06 1234 5##", "+41 44 668 18 ##",
-    "+43 1 58858 ###", "+31 20 794 0###", "+32 2 555 12 ##", "+46 8 465 004 ##", "+47 22 12 34 ##", "+48 22 555 12 ##", "+420 224 123 ###", "+351 21 123 4###",
-    "+7 495 123-45-##", "+380 44 123 45 ##", "+90 212 555 01 ##", "+91 98765 43###", "+86 10 6552 9###", "+81 3-1234-5###", "+82 2-312-3###", "+55 11 91234-5###",
+    "+1 202 555 0###", "+1-415-555-01##", "(312) 555-01##", "646-555-01##", "503.555.01##", "1-800-555-01##",
+    "+44 20 7946 0###", "+44 (0)161 496 0###",
+    "+49 30 23125###", "+49 (0)89/1234##", "+49 171 39200##", "+33 1 99 00 12 ##", "+33 6 39 98 0# ##",
+    "+34 910 123 4##", "+39 06 1234 5##", "+41 44 668 18 ##",
+    "+43 1 58858 ###", "+31 20 794 0###", "+32 2 555 12 ##", "+46 8 465 004 ##", "+47 22 12 34 ##", "+48 22 555 12 ##",
+    "+420 224 123 ###", "+351 21 123 4###",
+    "+7 495 123-45-##", "+380 44 123 45 ##", "+90 212 555 01 ##", "+91 98765 43###", "+86 10 6552 9###",
+    "+81 3-1234-5###", "+82 2-312-3###", "+55 11 91234-5###",
     "+61 2 5550 1###", "+264 61 279 ###", "+971 4 123 4###",
 )  # fmt: skip
 LABELLED = (
@@ -85,13 +94,30 @@ def planted(kind: str, draw: random.Random) -> tuple[str, str]:
         ("", str(draw.randrange(100)))
     )
     if kind == "email":
-        value = f"{name}@{draw.choice(('gmail.com', 'uni-koeln.de', 'mail.co.uk', 'news.example-shop.com.br', 'xn--bcher-kva.de', 'a.io', 'museum.museum'))}"
+        host = draw.choice(
+            (
+                "gmail.com",
+                "uni-koeln.de",
+                "mail.co.uk",
+                "news.example-shop.com.br",
+                "xn--bcher-kva.de",
+                "a.io",
+                "museum.museum",
+            )
+        )
+        value = f"{name}@{host}"
         return draw.choice(("{}", "mailto:{}", "<{}>", "({})", "E-Mail:{}.")).format(value), value
     if kind == "ipv4":
-        value = f"{draw.choice((8, 23, 62, 93, 145, 203))}.{draw.randrange(256)}.{draw.randrange(1, 99)}.{draw.randrange(1, 255)}"
+        value = (
+            f"{draw.choice((8, 23, 62, 93, 145, 203))}.{draw.randrange(256)}"
+            f".{draw.randrange(1, 99)}.{draw.randrange(1, 255)}"
+        )
         return draw.choice(("{}", "({})", "{}:8080", "http://{}/")).format(value), value
     if kind == "ipv6":
-        value = f"2{draw.randrange(0x600, 0xA0F):03x}:{draw.randrange(1, 65536):x}:{draw.randrange(1, 65536):x}::{draw.randrange(1, 65536):x}"
+        value = (
+            f"2{draw.randrange(0x600, 0xA0F):03x}:{draw.randrange(1, 65536):x}"
+            f":{draw.randrange(1, 65536):x}::{draw.randrange(1, 65536):x}"
+        )
         return draw.choice(("{}", "[{}]", "({})")).format(value), value
     if kind == "phone":
         value = digits(draw.choice(PHONES), draw)
@@ -141,7 +167,7 @@ for _ in range(5):
     for text in made: formatter.format(text)
     turns.append((time.process_time() - begin) / len(made) * 1000)
 print(json.dumps([statistics.median(turns), [formatter.format(text) for text in planted], [formatter.format(text) != text for text in made]]))
-"""
+"""  # noqa: E501
 
 
 def main() -> None:

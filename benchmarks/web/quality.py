@@ -1,14 +1,18 @@
-"""What quality-train makes of real pages, and what a score costs.
+"""Result of quality-train on real pages, and the cost of a score.
 
     python benchmarks/web/quality.py --root=DATA/web --pages='crawl/*.warc.gz' --reference=DATA/web/gold_text.jsonl.gz
 
-The reference is the pages whose URLs a file of JSON lines names (news articles that were chosen and checked by hand), the sample all other pages with
-their own URLs, less those of hosts with more than 100 (one publisher's templates are no web). Text is extracted as the web job does. The job runs
-as a user would run it, on JSON lines in a temporary folder; nothing of the model is kept.
+The reference set is the pages whose URLs are listed in a file of JSON lines (news articles that were chosen and checked
+by hand). The sample is all other pages with a URL of their own, except those of hosts with more than 100 pages, because
+one publisher's templates are not representative of the web. Text is extracted as in the web job. The job runs as a user
+would run it, on JSON lines in a temporary folder. The model is discarded.
 
-auc, kept share, calibration: on pages that nothing was fitted to; by a hash of the page's id, by its site, and with numbers as they stand, which
-lets a model know news by the year. identical: two runs, in one process and in two workers, wrote the same bytes. score_ms: of one page, when the
-page has been tokenised by the rules before it, and alone. Prints one JSON line.
+auc, kept share, calibration: on held-out pages. Pages are held out by a hash of their id, by site, and with numbers left
+    unchanged, which lets a model recognize news by the year.
+identical: whether two runs, in one process and in two workers, wrote the same bytes.
+score_ms: time to score one page, if earlier rules have tokenized the page, and alone.
+
+Prints one JSON line.
 """
 
 import argparse

@@ -1,21 +1,25 @@
-"""What does a web page cost, from WARC to corpus, by stage and in all, beside datatrove on the same pages with the same rules?
+"""Cost of a web page from WARC to corpus, by stage and in total, compared with datatrove on the same pages and rules.
 
-    python benchmarks/web/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=6] [--slow-repeat=1] [--rounds=3] [--trafilatura]
+    python benchmarks/web/web_job.py --root=DATA/web/crawl --peer-python=DATATROVE/bin/python [--repeat=6]
+        [--slow-repeat=1] [--rounds=3] [--trafilatura]
 
-Whole jobs run as processes of their own; their CPU seconds are those of the process and of all its children, start and imports included. Castor
-runs `castor data web` with the rules of FineWeb's published recipe (pipelines/web_fineweb.gin; every language, as datatrove here has no
-language filter; no deduplication, no list of addresses, no replacement of personal data, which datatrove's pipeline has not either), and then
-its default recipe, which has all of these. With --trafilatura Castor extracts with Trafilatura too. They read the archives `repeat` times under
-as many names; those in which Trafilatura extracts, which take long, `slow-repeat` times. What a job over a single page costs is told beside
-(`start_seconds`, and `ms_a_page_running` without it), and what a page costs in corpora of other sizes, start included (`ms_a_page_of`), which is
-where the sides are compared: each at the same number of pages. The sides take turns for `rounds` rounds, and of each the median counts, since a
-shared machine is quicker in one minute than in the next. datatrove: benchmarks/web/datatrove_peer.py; set PYTHONPATH where its interpreter
-lacks a part.
+Every job runs in its own process. CPU seconds are those of the process and all its children, including start and
+imports. Castor runs `castor data web` with the rules of FineWeb's published recipe (pipelines/web_fineweb.gin). Like
+datatrove's pipeline here, this job has no language filter, deduplication, URL list or replacement of personal data.
+Then Castor runs its default recipe, which has all of these. With --trafilatura, Castor also extracts with Trafilatura.
 
-Then each stage of Castor's job alone, in this process, in milliseconds of CPU a document that reaches it.
+Jobs read the archives `repeat` times under different names; jobs that extract with Trafilatura take long, and read them
+`slow-repeat` times. Also reported are the cost of a job over a single page (`start_seconds`), the cost per page without
+it (`ms_a_page_running`), and the cost per page in corpora of other sizes, including the start (`ms_a_page_of`). The
+comparison uses `ms_a_page_of`, with the same number of pages on both sides. The sides take turns for `rounds` rounds,
+and the median of each counts, because the speed of a shared machine varies. datatrove runs in
+benchmarks/web/datatrove_peer.py; set PYTHONPATH if its interpreter lacks a package.
 
-Prints one JSON line: CPU milliseconds a page, pages and megabytes of HTML a CPU second, pages read, kept and lost (read, yet in no row of the
-funnel), and the ratios to datatrove.
+Then every stage of Castor's job runs alone in this process, measured in milliseconds of CPU per document that reaches
+the stage.
+
+Prints one JSON line: CPU milliseconds per page; pages and megabytes of HTML per CPU second; pages read, kept and lost
+(read, but missing from every row of the funnel); and the ratios to datatrove.
 """
 
 import argparse
@@ -44,17 +48,24 @@ from castor.pipelines.text import charset, language
 from castor.tasks import configuration
 
 SAME_RULES = (
-    "language.Identify.languages=()", "language.Identify.min_score=0.0", "web.Job.admission=()", "web.Job.duplicates=()",
-    "web.Job.filters=[@gopher_repetition.Filter(), @gopher_quality.Filter(), @c4.Clean(), @c4.Filter(), @fineweb.Filter()]",
+    "language.Identify.languages=()", "language.Identify.min_score=0.0", "web.Job.admission=()",
+    "web.Job.duplicates=()",
+    "web.Job.filters=[@gopher_repetition.Filter(), @gopher_quality.Filter(), "
+    "@c4.Clean(), @c4.Filter(), @fineweb.Filter()]",
 )  # fmt: skip
 
 
 ONE_PAGE = (
-    "The library keeps every book that was ever lent to it, and lends each of them to whoever asks. Its oldest shelves hold ledgers of the guild.",
-    "On the upper floor there are maps, and from the windows you can see the whole harbour when the morning is clear. Nobody remembers who drew them.",
-    "In winter the reading room is heated with wood from old ships. People come to be warm, stay for a chapter, and go home with three volumes.",
-    "Last year a student found letters between two pages of an atlas. They had been written by a captain to his daughter, and never sent to her.",
-    "What has been lost is known as well: a list of titles hangs beside the door. It has grown by four names since the war, and by none this year.",
+    "The library keeps every book that was ever lent to it, and lends each of them to whoever asks. "
+    "Its oldest shelves hold ledgers of the guild.",
+    "On the upper floor there are maps, and from the windows you can see the whole harbour when the morning is clear. "
+    "Nobody remembers who drew them.",
+    "In winter the reading room is heated with wood from old ships. People come to be warm, stay for a chapter, "
+    "and go home with three volumes.",
+    "Last year a student found letters between two pages of an atlas. They had been written by a captain to "
+    "his daughter, and never sent to her.",
+    "What has been lost is known as well: a list of titles hangs beside the door. It has grown by four names since "
+    "the war, and by none this year.",
 )
 
 
@@ -73,7 +84,11 @@ SIZES = (2886, 8658, 100_000)
 
 
 def row(seconds: float, start: float, num_pages: int, megabytes: float, **facts) -> dict:
-    """The rates of a job over pages whose HTML is `megabytes` in all; `start` are the seconds of the same job over one page."""
+    """The rates of a job over `num_pages` pages.
+
+    start: seconds of the same job over one page.
+    megabytes: total size of the pages' HTML.
+    """
     return {
         "pages": num_pages,
         "cpu_seconds": round(seconds, 2),
@@ -123,7 +138,10 @@ def castor_job(root: str, recipe: str, bindings: tuple[str, ...]) -> tuple[float
 
 
 def datatrove(python: str, root: str, one: str, num_pages: int, megabytes: float) -> dict:
-    """Runs datatrove's pipeline in its own interpreter, over the archives under `root` and over the one page under `one`."""
+    """Runs datatrove's pipeline in its own interpreter.
+
+    The pipeline runs over the archives under `root`, and over the single page under `one`.
+    """
     start, _ = datatrove_job(python, one)
     seconds, steps = datatrove_job(python, root)
     read, extract = steps["read"]["counts"]["documents"], steps["extract"]["counts"]
@@ -165,7 +183,8 @@ def write_one_page(path: str) -> None:
     )
     head = (
         "WARC/1.0", "WARC-Type: response", "WARC-Target-URI: https://example.com/", "WARC-Date: 2024-01-01T00:00:00Z",
-        "WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>", "Content-Type: application/http; msgtype=response",
+        "WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-000000000000>",
+        "Content-Type: application/http; msgtype=response",
         f"Content-Length: {len(response)}",
     )  # fmt: skip
     with gzip.open(path, "wb") as file:
@@ -173,7 +192,10 @@ def write_one_page(path: str) -> None:
 
 
 def stages(root: str) -> tuple[dict[str, float], int, float]:
-    """({stage: CPU milliseconds a document that reaches it}, pages, MB of HTML), each stage called as the job calls it but for the sandbox."""
+    """({stage: CPU milliseconds per document that reaches the stage}, pages, MB of HTML).
+
+    Each stage is called as in the job, but without the sandbox.
+    """
     configuration.parse(configuration.Flags(("pipelines/web.gin",), ("INPUT_ROOT = ''", "OUTPUT = ''")))
     job = web.Job()
     seconds, reached = collections.Counter(), collections.Counter()
