@@ -7,8 +7,8 @@ by hand). The sample is all other pages with a URL of their own, except those of
 one publisher's templates are not representative of the web. Text is extracted as in the web job. The job runs as a user
 would run it, on JSON lines in a temporary folder. The model is discarded.
 
-auc, kept share, calibration: on held-out pages. Pages are held out by a hash of their id, by site, and with numbers left
-    unchanged, which lets a model recognize news by the year.
+auc, kept share, calibration: on held-out pages. Pages are held out by a hash of their id, by site, and with numbers
+    left unchanged, which lets a model recognize news by the year.
 identical: whether two runs, in one process and in two workers, wrote the same bytes.
 score_ms: time to score one page, if earlier rules have tokenized the page, and alone.
 
