@@ -1,4 +1,4 @@
-"""What every test shares: where the real corpora are, a skip with a clear reason where they are not, quiet libraries, programs compiled once."""
+"""Shared by all tests: the real corpora or a skip with a reason, quiet libraries, and a shared compilation cache."""
 
 import os
 import pathlib
@@ -8,8 +8,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # there is no TPU to fight over: its compiler alone is used
 
-# Compiling takes longer than running what is compiled. So every program is compiled once a session, whichever test or process of its own needs it,
-# and without the passes that make good machine code (the TPU's compiler has no such switch), which `optimized` below puts back where they matter.
+# Compiling takes longer than running the compiled programs. So every program is compiled once per session, for all
+# tests and their processes, and without the passes that optimize machine code (the TPU's compiler has no such switch).
+# `optimized` below enables these passes again where they matter.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="castor-programs-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
@@ -29,7 +30,8 @@ hypothesis.settings.register_profile("castor", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("castor")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-# pytest puts tests/helpers on this process's path (pyproject.toml); Beam's workers, sandboxes and commands that tests start find it here.
+# pytest puts tests/helpers on this process's path (pyproject.toml). Beam's workers, sandboxes and commands started by
+# tests find tests/helpers through PYTHONPATH.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(REPOSITORY / "tests" / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
@@ -52,7 +54,10 @@ def real_data_if_present() -> str:
 
 
 def pytest_collection_modifyitems(items):
-    """Marks the tests that behave differently without the real corpora, so that CI can run them once as a user does who has none."""
+    """Marks tests whose behaviour depends on the real corpora.
+
+    CI runs these tests once without the corpora, like a user who has none.
+    """
     for item in items:
         if {"real_data", "real_data_if_present"} & set(item.fixturenames):
             item.add_marker("data")

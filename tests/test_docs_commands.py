@@ -1,9 +1,10 @@
-"""Every command of README and docs is accepted by the program that it calls, and those that a page marks are run.
+"""The programs accept every command in README and docs, and the marked commands run.
 
-A command is a line of a code block that begins with `castor`, `python`, `make` or `pip`, or inline code that begins with `castor`. Its flags, gin
-files, gin macros and bindings must be known; `...` stands for what the page leaves out. The comment `<!-- run -->` over a block has all its
-commands, or its Python, run; `<!-- run torch -->` does where torch is installed. The marked blocks of all pages run in one folder and one process, README first, on the demo's corpus made small:
-what one makes, the next one finds, as with a user who reads on.
+A command is a line of a code block that begins with `castor`, `python`, `make` or `pip`, or inline code that begins
+with `castor`. Its flags, gin files, gin macros and bindings must be known; `...` stands for parts that the page leaves
+out. A comment `<!-- run -->` above a block runs all its commands, or its Python; `<!-- run torch -->` does so if torch
+is installed. The marked blocks of all pages run in one folder and one process, README first, on a small demo corpus.
+Each block finds the outputs of the blocks before it, like a user who reads the pages in order.
 """
 
 import argparse
@@ -131,11 +132,11 @@ def desk(tmp_path_factory):
         yield folder
 
 
-# ------------------------------------------------------------------------------------------------------- what is accepted
+# ---------------------------------------------------------------- what is accepted
 
 
 def check_castor(arguments: list[str]) -> None:
-    """Parses a castor command line as the command does, and its gin files and bindings; raises what the command would."""
+    """Parses a castor command line, its gin files and bindings as the command does, and raises the same errors."""
     row = next((row for row in command.SUBCOMMANDS if row.name == arguments[0]), None)
     assert row or arguments[0].startswith("-") or arguments[0].isupper(), f"no subcommand {arguments[0]}"
     if row is None:
@@ -242,7 +243,7 @@ def test_a_wrong_command_is_noticed(desk, text):
         CHECKS[program](arguments)
 
 
-# --------------------------------------------------------------------------------------------------------------- what is run
+# ---------------------------------------------------------------- what is run
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""The drawing of the house, held as a table: which rooms there are, and which way imports may go.
+"""The architecture as a table: which rooms (packages) exist, and in which direction imports may go.
 
-A floor (`launch`, `train`, `pipelines`, `tasks`) is listed from the top down. A module imports only from its own room, from rooms below it on
-its floor, and from the floors below. There is no import circle: not between files, not between rooms, and not by imports that stand inside
-functions or under TYPE_CHECKING. Who adds a room adds it here and says in its docstring what it is for.
+A floor (`launch`, `train`, `pipelines`, `tasks`) is listed from the top down. A module imports only from its own room,
+from rooms below it on its floor, and from the floors below. There is no import cycle: not between files, not between
+rooms, and not through imports inside functions or under TYPE_CHECKING. A new room must be added to the table, and its
+docstring must state its purpose.
 """
 
 import ast
@@ -120,7 +121,10 @@ def imports(module: str) -> frozenset[str]:
 
 
 def room_of(module: str) -> tuple[str, int] | None:
-    """(floor, index in its list) of the room a module stands in; None where the table has no such room. A floor's own package is above its rooms."""
+    """(floor, index in its list) of a module's room; None if the table has no such room.
+
+    A floor's own package is above its rooms.
+    """
     floor, *rest = module.split(".")[1:]
     if not rest:
         return floor, -1

@@ -1,4 +1,4 @@
-"""The benchmarks of the data plane run, on toy sizes and in processes of their own, and print what they say they print."""
+"""The benchmarks of the data plane run at toy sizes, in their own processes, and print the documented results."""
 
 import json
 import os

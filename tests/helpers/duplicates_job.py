@@ -1,4 +1,7 @@
-"""JSON lines straight to a corpus, deduplicated: a job to test deduplication with. A module of its own, so that worker processes can import it."""
+"""A job for tests of deduplication: writes JSON lines directly to a corpus, deduplicated.
+
+The job has its own module so that worker processes can import it.
+"""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Small pictures, sounds, films and tars, made on the spot; what each holds is known, so that what a decoder makes of it can be checked."""
+"""Generates small pictures, sounds, films and tars.
+
+Their contents are known, so that tests can check what a decoder makes of them.
+"""
 
 import fractions
 import io

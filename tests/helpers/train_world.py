@@ -191,7 +191,10 @@ class Castor:
         )
 
     def train_until_killed(self, steps: int, saved: int, *flags: str) -> None:
-        """A run in a process of its own that SIGKILL ends when so many steps are done and the checkpoint of step `saved` is whole."""
+        """Runs training in its own process until SIGKILL.
+
+        The kill comes when the given number of steps is done and the checkpoint of step `saved` is complete.
+        """
         command, environment = (
             [sys.executable, "-P", "-c", KILLED, str(steps), str(saved), *flags],
             os.environ | {"JAX_PLATFORMS": "cpu"},

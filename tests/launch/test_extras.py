@@ -1,4 +1,4 @@
-"""The core and the extras: every library that Castor imports comes with one of them, and what is missing is named in one line."""
+"""The core and the extras: every library that Castor imports belongs to one, and one line names a missing library."""
 
 import ast
 import importlib.metadata
@@ -28,7 +28,10 @@ sys.meta_path.insert(0, Absent())
 import castor.launch.command
 sys.exit(castor.launch.command.main(sys.argv[1:]))
 """
-"""The command where some modules are not installed. The real core installation is measured by benchmarks/install/sizes.py."""
+"""The command where some modules are not installed.
+
+The real core installation is measured by benchmarks/install/sizes.py.
+"""
 
 
 def core() -> set[str]:

@@ -1,8 +1,8 @@
-"""The wheel carries what it needs, and Castor's one import name collides with nothing of a user's.
+"""The wheel is complete, and Castor's single import name does not collide with a user's modules.
 
-From outside a checkout the command finds its gin files, its templates and its rooms. In a folder with a user's own tasks.py, train.py,
-launch.py, pipelines.py, train/, tasks/ and even castor/, the command, the processes that it starts and a script all find Castor, from a
-wheel and from an editable install alike.
+Outside a checkout, the command finds its gin files, its templates and its packages. In a folder with a user's own
+tasks.py, train.py, launch.py, pipelines.py, train/, tasks/ and even castor/, the command, its child processes and a
+script all find Castor, both from a wheel and from an editable install.
 """
 
 import ast
@@ -40,7 +40,8 @@ def installed(tmp_path_factory) -> pathlib.Path:
 
 
 def castor(site: pathlib.Path, cwd: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
-    # -S and -I would hide the dependencies with the checkout; the path entry of the wheel wins over an editable install.
+    # -S and -I would hide the dependencies along with the checkout. The path entry of the wheel takes precedence over
+    # an editable install.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(site)}
     program = "import sys, castor.launch.command as c; assert 'site' in c.__file__, c.__file__; sys.exit(c.main(sys.argv[1:]))"
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The web job: filters before and after extraction, one tokenization per text, and the published recipes as gin files."""
+"""The web job: filters before and after extraction, one tokenization per text, and published recipes as gin files."""
 
 import dataclasses
 import json

@@ -58,8 +58,11 @@ def test_every_file_of_the_odd_repository_is_rejected_for_its_reason(real_data, 
 
 
 def test_what_the_licence_alone_had_kept_out_comes_clean(real_data, tmp_path):
-    """Without the rule on licences: encodings told, the licence that each file is under named, the secret replaced, the funnel the same"
-    " when joined."""
+    """The code job without the licence rule.
+
+    Encodings are reported, each file has the licence that covers it, the secret is replaced, and the funnel is the same
+    when joined.
+    """
     rules = (generated.Filter(), stack.Filter())
     manifest = launcher.run(odd(real_data, tmp_path / "files", filters=rules), quiet=True)
     documents = {d.metadata["path"].partition("/")[2]: d for d in read_corpus(str(tmp_path / "files"))}
@@ -106,7 +109,7 @@ def test_installed_packages(tmp_path):
 
 
 def test_a_notebook_of_another_project(tmp_path):
-    """A notebook as Jupyter itself writes it, kernels, outputs and all: a file of an installed package, else made here."""
+    """A notebook as Jupyter writes it, with kernels and outputs: from an installed package, or else generated here."""
     installed = [
         f.locate()
         for d in importlib.metadata.distributions()

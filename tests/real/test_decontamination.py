@@ -1,4 +1,7 @@
-"""Decontamination on real pages with the published benchmarks: what is planted is found in every language, clean pages stay, the report tells both."""
+"""Decontamination on real pages with the published benchmarks.
+
+Planted items are found in every language, clean pages are kept, and the report shows both.
+"""
 
 import gzip
 import json

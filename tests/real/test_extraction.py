@@ -1,4 +1,4 @@
-"""Main text of real pages whose text is known: floors under what benchmarks/web/extraction.py measures, with its own scores."""
+"""Main text of real pages whose text is known: lower bounds on the scores of benchmarks/web/extraction.py."""
 
 import importlib.util
 import pathlib

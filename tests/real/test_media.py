@@ -1,4 +1,4 @@
-"""The media jobs on real files and on every broken one: nothing crashes, nothing is passed over, what is sound comes through."""
+"""The media jobs on real files and on every broken one: no crash, nothing skipped, and sound files come through."""
 
 import collections
 

@@ -29,7 +29,10 @@ def test_our_own_lists_turn_no_ordinary_address_away(fetched):
 
 
 def test_personal_data_in_real_text(real_data):
-    """Of 30 pages and a book on programming in 170 parts: three phone numbers and three e-mail addresses, each of which is one, and no version or example."""
+    """30 pages and a book on programming in 170 parts have three phone numbers and three e-mail addresses.
+
+    Each one is real; no version or example is among them.
+    """
     source = WebSource("web", str(real_data / "web" / "text"), ("*.jsonl.gz", "*.json.gz", "*.jsonl.zst"))
     counts, pages = collections.Counter(), 0
     for uri in source.files():

@@ -12,7 +12,8 @@ from castor.pipelines.readers.web_source import WebSource
 
 pytestmark = pytest.mark.real
 
-# For each file: the errors of its dead letters, as a set, and how many of its records are sound (get past the source as documents).
+# For each file: the set of errors of its dead letters, and the number of valid records (those that the source turns
+# into documents).
 BAD = {
     "empty.warc.gz": ({"empty"}, 0),
     "gzip_bomb_1GB.jsonl.gz": ({"too_large"}, 0),

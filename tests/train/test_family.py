@@ -72,7 +72,7 @@ def test_every_model_file_is_one_of_the_family_or_included_by_it():
 
 @pytest.mark.parametrize("name", [name for name in SIZES if name not in SHARED])
 def test_a_model_file_binds_what_differs_and_includes_the_rest(name):
-    """What a file shares with all others of its kind is in base.gin or large.gin; nothing is bound twice to the same value."""
+    """Settings that all files of a kind share are in base.gin or large.gin; no value is bound twice."""
     own = configuration.gin_root() / "models"
     model = dataclasses.asdict(run_of(f"models/{name}.gin", "runs/pretrain.gin").model)
     text = (own / f"{name}.gin").read_text()

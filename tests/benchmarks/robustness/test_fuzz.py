@@ -1,4 +1,7 @@
-"""A few hundred damaged inputs through the real jobs: benchmarks/robustness/fuzz.py on a small scale, one kind at a time."""
+"""A few hundred damaged inputs through the real jobs.
+
+Runs benchmarks/robustness/fuzz.py at a small scale, for one kind of input at a time.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`castor data` from its command line: the web and code jobs whole, replay, and the one line for each kind of bad use."""
+"""`castor data` from its command line: whole web and code jobs, replay, and one-line errors for invalid use."""
 
 import gzip
 import io
@@ -185,7 +185,10 @@ def test_explain_again_runs_the_steps_of_the_job(refined, capsys):
 
 
 def test_replay_of_code_in_folders_and_archives(tmp_path):
-    """A file of a folder, a file directly under the root and the rest of a torn archive; what was rejected does not come again."""
+    """Replays a file of a folder, a file directly under the root and the rest of a truncated archive.
+
+    Rejected records are not replayed.
+    """
     inputs = tmp_path / "raw"
     (inputs / "tool").mkdir(parents=True)
     (inputs / "LICENSE").write_bytes(LICENSE.read_bytes())

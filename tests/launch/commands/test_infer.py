@@ -1,4 +1,4 @@
-"""castor infer beyond one line: a file of prompts that resumes, scores, a conversation, and what strangers may put into them."""
+"""`castor infer` beyond one line: resumable prompt files, scores, conversations, and untrusted input."""
 
 import io
 import json

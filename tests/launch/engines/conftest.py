@@ -1,4 +1,4 @@
-"""Engines for tests, each brought up once. Where one cannot be had, its tests are skipped and say why; in CI they fail."""
+"""Engines for tests, each started once. If an engine is unavailable, its tests skip with a reason; in CI they fail."""
 
 import pytest
 from engine_jobs import prepare

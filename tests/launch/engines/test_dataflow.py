@@ -1,4 +1,7 @@
-"""Dataflow's submission, made and validated by Beam's own validators and translation, offline; and jobs that are committed later than they ran."""
+"""Submission to Dataflow, and jobs that are committed after they ran.
+
+Beam's own validators and translation check the submission offline.
+"""
 
 import dataclasses
 import pathlib
@@ -93,7 +96,10 @@ def test_paths_of_this_machine_are_refused(lines):
 
 
 def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
-    """FnApiRunner has done everything when it returns, so the second step finds it whole: the bytes are those of a job that waited."""
+    """FnApiRunner has finished when it returns, so the second step finds the complete output.
+
+    The bytes are those of a job that waited.
+    """
     launcher.run(dataclasses.replace(lines, output=str(tmp_path / "waited")), quiet=True)
     detached.submit(lines, [])
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -109,7 +115,7 @@ def test_a_detached_job_is_committed_from_its_note(lines, tmp_path):
 
 @pytest.mark.parametrize("reads", ("lines", "corpus"))
 def test_a_commit_that_is_killed_can_be_repeated(lines, tmp_path, monkeypatch, reads):
-    """Killed before each single change that it makes to the disk: nothing follows, not even what a `finally` would do."""
+    """Killed before each change that it makes to the disk: nothing runs afterwards, not even a `finally` block."""
     job = lines
     if reads == "corpus":
         launcher.run(lines, quiet=True)

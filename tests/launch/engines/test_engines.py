@@ -1,5 +1,7 @@
-"""One job, several engines, the same bytes: every file that the web, vocabulary and tokenize jobs write on Beam's in-process runner, two worker
-processes, Prism and a Flink cluster, by SHA-256; and errors that arrive as themselves from wherever they were raised.
+"""One job on several engines writes the same bytes.
+
+The web, vocabulary and tokenize jobs run on Beam's in-process runner, two worker processes, Prism and a Flink cluster;
+every output file is compared by SHA-256. Errors keep their type wherever they were raised.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ PAGES = 60
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """The three jobs run on FnApiRunner: {name: (job, digests of its output)}. Each reads what the one before it wrote."""
+    """The three jobs run on FnApiRunner: {name: (job, digests of its output)}. Each reads the previous output."""
     home = tmp_path_factory.mktemp("engines")
     _write_web(home / "crawl", PAGES)
     web = make("web", INPUT_ROOT=str(home / "crawl"), OUTPUT=str(home / "web"), **WEB)

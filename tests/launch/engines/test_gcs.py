@@ -240,7 +240,11 @@ def test_a_killed_writer_of_a_bucket_is_replaced(bucket, start):
 
 @pytest.mark.parametrize("kind", ("free", "dead", "expired"))
 def test_of_takers_that_race_for_a_bucket_one_wins(bucket, start, kind):
-    """Each taker is on a host of its own. dead: a process of this host held the lock. expired: one of yet another host."""
+    """The contenders are on hosts of their own.
+
+    dead: a process of this host held the lock.
+    expired: a process of yet another host held the lock.
+    """
     takers = [start(f"host {i}" if kind != "dead" else "") for i in range(3)]
     for number in range(3):
         folder = f"{bucket}/race-{kind}-{number}"

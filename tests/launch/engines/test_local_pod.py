@@ -1,4 +1,7 @@
-"""launch/engines/local_pod.py: several processes give the losses of one; a host that dies is named, the pod starts again; SIGTERM saves."""
+"""launch/engines/local_pod.py: losses, failed hosts and SIGTERM.
+
+Several processes give the losses of one. The error names a host that died, and the pod restarts. SIGTERM saves.
+"""
 
 import json
 import os
@@ -90,7 +93,8 @@ def test_a_dead_host_is_named_the_pod_goes_on_and_sigterm_saves(castor, tmp_path
     wait_for_step(tmp_path / "m", 1 + max(row["step"] for row in rows(tmp_path / "m")), child)
     child.send_signal(signal.SIGTERM)
     _, err = child.communicate(timeout=300)
-    # The other host may be ended before it sees that its neighbour is gone, or say how it saw it: what is said after that is clean.
+    # The other host may be stopped before it notices that its neighbour is gone, or may report how it noticed. Output
+    # after that is clean.
     assert child.returncode == 143 and "Traceback" not in err.partition("Starting again")[2], err
     assert re.search(
         r"host 1 of 2 was killed by SIGKILL; the others were stopped\..*000_host_1\.log\. Starting again; 0 restart",

@@ -1,4 +1,4 @@
-"""gin/recipes/: the stages of the demo and of real corpora, against those of the first layout (golden/first_layout.json)."""
+"""gin/recipes/: the stages of the demo and of real corpora, compared with golden/first_layout.json."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The sandbox: for any behaviour of the function, the caller soon gets a result or a BadInput, and no process is left."""
+"""The sandbox: whatever the function does, the caller soon gets a result or a BadInput, and no process is left."""
 
 import gc
 import os

@@ -1,4 +1,7 @@
-"""Connected components against plain union-find: random graphs, chains, stars, repeated edges; and the error when rounds are too few."""
+"""Connected components compared with plain union-find: random graphs, chains, stars and repeated edges.
+
+Too few rounds raise an error.
+"""
 
 import random
 

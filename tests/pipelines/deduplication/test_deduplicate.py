@@ -42,7 +42,10 @@ def test_rows_of_exact_duplicates():
 
 
 def test_what_one_rule_removes_takes_nothing_with_it():
-    """b is an old version of a (same URL); c has the text of b. c stays, because b is removed before texts are compared."""
+    """b is an old version of a (same URL); c has the text of b.
+
+    c is kept, because b is removed before texts are compared.
+    """
     a = document(1, SENTENCE, url="http://www.x.org/p?utm_source=1", date="2024-05-01T00:00:00Z")
     b = document(2, "something else entirely " + SENTENCE[:20], url="https://x.org/p/", date="20230501000000")
     c = document(3, b.text, url="http://y.org/p")
@@ -151,7 +154,10 @@ def test_too_few_rounds_stop_the_job_and_name_the_binding(tmp_path):
 
 
 def test_lines_of_several_pages_stay_on_one_that_stays(tmp_path):
-    """The page with the smallest id is removed for a longer one of its URL: it must own no line. One page gets too short."""
+    """The page with the smallest id is replaced by a longer page of the same URL, so it must own no line.
+
+    One page becomes too short.
+    """
     root = tmp_path / "in"
     root.mkdir()
     identifiers = [document_id("d", f"a.jsonl#line={i + 1}") for i in range(8)]

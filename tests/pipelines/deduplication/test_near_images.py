@@ -1,4 +1,4 @@
-"""Near duplicates of pictures: exactly the pairs within the distance are found for any buckets; the job on real bytes."""
+"""Near duplicates of pictures: exactly the pairs within the distance, for any buckets; and the job on real bytes."""
 
 import numpy as np
 import pytest

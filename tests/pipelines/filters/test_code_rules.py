@@ -1,4 +1,4 @@
-"""Rules for source files: each with the value that broke it, published thresholds to the character, and what must pass."""
+"""Rules for source files: reported values, exact published thresholds, and files that must pass."""
 
 import pytest
 

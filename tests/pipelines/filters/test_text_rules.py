@@ -1,4 +1,7 @@
-"""What the rule sets for text have in common: prose of any language passes, cost is linear, a reason carries its value, a view is made once."""
+"""Properties shared by all rule sets for text.
+
+Prose of any language passes, cost is linear, a reason carries its value, and the tokenized text is made once.
+"""
 
 import time
 

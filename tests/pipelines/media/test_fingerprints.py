@@ -1,4 +1,7 @@
-"""Perceptual hashes: the same for the same pixels for ever, near for the same picture in another dress, far for another."""
+"""Perceptual hashes.
+
+Hashes are stable for the same pixels, close for the same picture in another encoding, and distant for another picture.
+"""
 
 import io
 
@@ -13,7 +16,10 @@ from castor.tasks.hashing import mix64
 
 
 def picture(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
-    """uint8 [height, width, 3]: patches of colour, as photographs have them, from a generator of our own that no library changes."""
+    """uint8 [height, width, 3]: patches of colour, as in photographs.
+
+    The random generator is local, so that no library update changes the picture.
+    """
     y, x = np.mgrid[0:height, 0:width]
     result = np.zeros((height, width, 3), np.int64)
     for left, top, across, down, *colour in (

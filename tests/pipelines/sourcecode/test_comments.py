@@ -1,4 +1,4 @@
-"""The share of comments: golden values a language, agreement with Python's own parser, and texts made to trap a scanner."""
+"""The share of comments: golden values per language, agreement with Python's own parser, and adversarial texts."""
 
 import ast
 import io

@@ -1,4 +1,7 @@
-"""Repositories as documents: order, layout and cuts as pure functions; in the job, a funnel that adds up and the same bytes however it is run."""
+"""Repositories as documents.
+
+Order, layout and cuts are pure functions. In the job, the funnel adds up and the bytes do not depend on how it runs.
+"""
 
 import dataclasses
 import hashlib
@@ -127,7 +130,10 @@ def test_a_text_that_utf8_cannot_carry_stays_out():
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Two archives of the same name in two folders, and a folder; one file stands in both archives, one twice under a name, one is rejected."""
+    """Two archives of the same name in two folders, and a folder.
+
+    One file is in both archives, one occurs twice under one name, and one is rejected.
+    """
     root = tmp_path_factory.mktemp("raw")
     members = {f"p/m{i}.py": f"import p.m{i + 1}\nvalue_{{n}}_{i} = {i}  # of many\n" for i in range(6)} | {
         "p/__init__.py": "# a package\n",

@@ -1,6 +1,6 @@
-"""Secrets: every public format in every place code keeps them, nothing where none is, and code that still parses afterwards.
+"""Secrets: every public format wherever code stores one, no false positives, and code that still parses afterwards.
 
-The secrets here are made of a fixed alphabet on the spot: none was ever issued, and none stands in this file as a whole.
+The secrets here are generated from a fixed alphabet: none was ever issued, and none appears whole in this file.
 """
 
 import ast
@@ -197,7 +197,10 @@ PIECES = st.sampled_from(
 
 @given(st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=12).map("".join))
 def test_any_text(text):
-    """Spans are in order and inside; what is between them is untouched; nothing is left to find in what formats and blocks replaced."""
+    """Spans are ordered and inside the text, and the text between them is unchanged.
+
+    A second pass finds nothing in what formats and blocks replaced.
+    """
     spans = secrets.find(text, secrets.KINDS)
     assert all(0 <= s.start < s.end <= len(text) for s in spans) and all(
         a.end <= b.start for a, b in itertools.pairwise(spans)

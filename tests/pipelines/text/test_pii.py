@@ -1,4 +1,8 @@
-"""Personal data replaced: each kind where it is and nothing where it only looks like it; idempotent, bounded, nothing else touched, no slow text."""
+"""Replacement of personal data.
+
+Every kind is found, lookalikes are not. Replacement is idempotent and bounded, changes nothing else, and has no slow
+input.
+"""
 
 import random
 

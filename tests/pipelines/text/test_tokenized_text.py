@@ -1,4 +1,4 @@
-"""The tokenized text against plain Python: words, lines, paragraphs and tokens of any text, and hashes that may never drift."""
+"""The tokenized text compared with plain Python: words, lines, paragraphs and tokens of any text, and stable hashes."""
 
 import re
 import sys

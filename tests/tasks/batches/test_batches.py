@@ -1,4 +1,7 @@
-"""Batches: a pure function of (mixture, seed, step), the same however it is sharded, every record once an epoch, every token traceable."""
+"""Batches are a pure function of (mixture, seed, step).
+
+Sharding does not change them, every record appears once per epoch, and every token is traceable.
+"""
 
 import collections
 import dataclasses
@@ -310,7 +313,10 @@ def test_several_features_travel_together(tmp_path):
 
 @pytest.mark.parametrize("packing", ["best_fit", "first_fit"])
 def test_every_value_of_every_feature_comes_once_an_epoch_beside_its_document(tmp_path, packing):
-    """Records without tokens, without frames, and longer than a row in one feature or in all: values say of which record they are."""
+    """Records without tokens, without frames, and longer than a row in one feature or in all.
+
+    Values identify their record.
+    """
     features = {**caches.DENSE, "patches": {"dtype": "int32", "rank": 3, "shape": [None, 2, 3]}}
     records = []
     for number, record in enumerate(caches.make_records(70)):

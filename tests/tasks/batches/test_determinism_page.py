@@ -1,4 +1,4 @@
-"""docs/determinism.md says what the code does: its Python is run, its tables are computed again, its failures are made to happen."""
+"""docs/determinism.md matches the code: its Python runs, its tables are recomputed, its failures are reproduced."""
 
 import doctest
 import io
@@ -120,7 +120,7 @@ def test_the_sizes_that_the_page_names():
     assert 70_000 * 8 == 560_000
 
 
-# ---------------------------------------------------------------------------------------------------------------- section 9
+# ---------------------------------------------------------------- section 9
 
 
 @pytest.fixture

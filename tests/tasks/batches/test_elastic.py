@@ -1,5 +1,8 @@
-"""The whole, over random mixtures: any number of shards gives the same global batch at any step, positions are contiguous through every ramp,
-every record comes once an epoch, stages switch exactly, and lineage leads both ways."""
+"""Properties of the whole stack over random mixtures.
+
+Any number of shards gives the same global batch at any step. Positions are contiguous through every ramp, every record
+appears once per epoch, stages switch exactly, and lineage works in both directions.
+"""
 
 import collections
 

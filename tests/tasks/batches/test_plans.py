@@ -1,4 +1,4 @@
-"""Plans: only of the blocks that are read, kept beside the shards, made again when they do not fit, never a reason to be wrong."""
+"""Plans: made only for blocks that are read, stored next to the shards, rebuilt if they do not fit, and never wrong."""
 
 import pathlib
 

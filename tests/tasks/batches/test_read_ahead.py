@@ -1,4 +1,4 @@
-"""tasks/batches/read_ahead.py: the values of a plain loop, whatever the threads; errors where they belong; an end that never hangs."""
+"""tasks/batches/read_ahead.py: the values of a plain loop for any threads, errors in their place, and no hang."""
 
 import itertools
 import threading

@@ -1,4 +1,4 @@
-"""The format: a manifest is believed only if it is what was written, is parsed once, and tells what is missing where there is none."""
+"""Manifests: accepted only as written, parsed once, and if one is missing, the error says what is missing."""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""The reader: what was written is read back, and whatever happens to the files, an error naming one comes before a wrong value."""
+"""The reader returns what was written.
+
+Whatever happens to the files, an error that names a file comes before a wrong value.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -130,7 +133,8 @@ def test_a_cache_replaced_under_an_open_reader(tmp_path):
     )
     for read in reads:
         with pytest.raises(
-            CacheError, match="tfrecord-0000[02]-of-00003 was changed or replaced while in use. Restart on the new cache"
+            CacheError,
+            match="tfrecord-0000[02]-of-00003 was changed or replaced while in use. Restart on the new cache",
         ):
             read(reader)
     first_touches = (

@@ -1,4 +1,4 @@
-"""The file of tokens: the same tokens as in the shard's records, checked where they are read, and not needed to read a cache."""
+"""The token file: the same tokens as in the shard's records, checked when read, and not required to read a cache."""
 
 import json
 

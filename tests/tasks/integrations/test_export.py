@@ -1,4 +1,7 @@
-"""Exports: what other libraries read back is the cache, in its order; equal bytes each time; and never a half-written or a wrong file."""
+"""Exports: other libraries read back the cache in its order.
+
+Exports are byte-identical each time, and no partial or wrong file is ever left.
+"""
 
 import json
 import os
@@ -179,7 +182,10 @@ class Stop(BaseException):
 
 @pytest.mark.parametrize("to", exports.FORMATS)
 def test_stopped_anywhere_it_shows_nothing_and_goes_on(caches, tmp_path, monkeypatch, to):
-    """Stopped before each of its changes to the disk in turn, and run again: the same bytes, and nothing finished is written twice."""
+    """Stopped before each of its changes to the disk in turn, and run again.
+
+    The bytes are the same, and nothing finished is written twice.
+    """
     exports.export(caches["dense"], tmp_path / "whole", to)
     expected = files_of(tmp_path / "whole")
     for stop in range(1000):
@@ -336,7 +342,7 @@ def test_a_flipped_bit_stops_it(tmp_path, to):
 
 
 def test_a_cache_replaced_under_it_stops_it(tmp_path, monkeypatch):
-    """The new cache is sound in itself, and of the same sizes and counts; only it is not the one that the run began with."""
+    """The new cache is valid, with the same sizes and counts, but it is not the one that the run began with."""
     directory = make_cache(tmp_path / "cache", make_records(60))
     original, calls = exports._write_parquet, []
 

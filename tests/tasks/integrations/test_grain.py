@@ -1,4 +1,7 @@
-"""Grain reads the batches at random and through worker processes: the same values, and a saved state that any number of hosts can load."""
+"""Grain reads the batches at random and through worker processes.
+
+The values are the same, and any number of hosts can load a saved state.
+"""
 
 import concurrent.futures
 import pickle

@@ -1,4 +1,4 @@
-"""One page that shows text, pictures, sound and video decoded from ids, loads nothing, and lets no stranger's text become markup."""
+"""The preview page: decodes text, pictures, sound and video from ids, loads nothing, and escapes untrusted text."""
 
 import base64
 import html.parser

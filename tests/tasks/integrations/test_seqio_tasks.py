@@ -1,4 +1,7 @@
-"""Unmodified SeqIO reads Castor's caches: the same examples for each task and for a mixture, through its own cache directories."""
+"""Unmodified SeqIO reads Castor's caches through its own cache directories.
+
+Tasks and mixtures yield the same examples.
+"""
 
 import collections
 

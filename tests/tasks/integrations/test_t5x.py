@@ -1,7 +1,9 @@
-"""T5X's own calls on the iterator: peek, train, save, restore on other hosts; what its configuration may not say; the ready gin file.
+"""T5X's own calls on the iterator: peek, train, save, and restore on other hosts.
 
-T5X is not on a package index, so its part is played here: clu's real PeekableDatasetIterator, and the order of calls and the file names of
-t5x/train.py and t5x/checkpoints.py.
+Also covers invalid configurations and the ready-made gin file.
+
+T5X is not on a package index, so the tests imitate it: clu's real PeekableDatasetIterator, and the order of calls and
+file names of t5x/train.py and t5x/checkpoints.py.
 """
 
 import dataclasses
@@ -107,9 +109,12 @@ class Sharded(dataset_iterator.DatasetIterator):
 
 
 class T5X:
-    """One T5X job of some hosts: restores the latest checkpoint, peeks, saves checkpoint_0, trains, saves every `period` steps.
+    """One T5X job on some hosts.
 
-    orbax: the newer layout, `checkpoint_S/dataset/[process_P-of-N/]train_ds-SSS-of-NNN`; else `checkpoint_S/train_ds-SSS-of-NNN`.
+    Restores the latest checkpoint, peeks, saves checkpoint_0, trains, and saves every `period` steps.
+
+    orbax: the newer layout, `checkpoint_S/dataset/[process_P-of-N/]train_ds-SSS-of-NNN`; else
+    `checkpoint_S/train_ds-SSS-of-NNN`.
     """
 
     def __init__(self, tasks_dir, model_dir, hosts, orbax, period=3, **fields):
@@ -351,7 +356,10 @@ class SaveCheckpointConfig:
 
 
 def test_the_ready_gin_file_under_dynamic_registration(tmp_path):
-    """castor.gin after a pretrain.gin, in a process of its own, with real SeqIO: same vocabulary, same stream; state in a bucket."""
+    """castor.gin after a pretrain.gin, in its own process, with real SeqIO.
+
+    The vocabulary and the stream are the same; the state is in a bucket.
+    """
     vocabulary = caches.make_vocabulary()
     vocabulary.save(str(tmp_path / "vocabulary"))
     facts = {"path": str(tmp_path / "vocabulary"), "fingerprint": vocabulary.fingerprint, "size": vocabulary.vocab_size}

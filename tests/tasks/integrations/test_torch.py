@@ -1,6 +1,6 @@
-"""PyTorch reads the batches by step and as a stream: in order whatever the workers, resumed at any step, without a copy.
+"""PyTorch reads the batches by step and as a stream: in order with any workers, resumable at any step, without a copy.
 
-The tests with torch itself run where it is installed (castor[torch]); it is large, and not among the development dependencies.
+Tests with torch itself run if torch is installed (castor[torch]). Torch is large and not a development dependency.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Epochs: every row exactly once, in a fresh order each, without leaving a block before it is done; and back from a row to its index."""
+"""Epochs: every row exactly once, in a new order each time, block by block; and the inverse from a row to its index."""
 
 import numpy as np
 from hypothesis import given, settings

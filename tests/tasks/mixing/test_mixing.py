@@ -1,4 +1,4 @@
-"""The mixture: counts that always add up, follow the schedule at every position, starve nobody, and turn into an order one to one."""
+"""The mixture: counts add up, follow the schedule at every position, starve no component, and map to an order 1:1."""
 
 import collections
 import fractions
@@ -20,7 +20,7 @@ WEIGHTS = st.lists(st.one_of(st.floats(1e-9, 1e3), st.integers(0, 50)), min_size
 
 @st.composite
 def schedules(draw):
-    """(weights, seed, stages): up to four stages, some at once, some by ramps, some one after the other without a gap."""
+    """(weights, seed, stages): up to four stages: immediate changes, ramps, and stages that follow at once."""
     count = draw(st.integers(1, 7))
     weight = st.one_of(st.sampled_from([0, 0, 1, 2, 0.3, 1e-6]), st.floats(1e-6, 10))
 

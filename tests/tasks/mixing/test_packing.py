@@ -1,4 +1,4 @@
-"""Packing: every value once, nothing cut that fits a row, rows as full as the method makes them, the same plan for ever."""
+"""Packing: every value once, no document split that fits a row, rows as full as the method allows, stable plans."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""The permutation: one to one on any [0, n), its own inverse's inverse, different under every key, and the same for ever."""
+"""The permutation: bijective on any [0, n), exactly invertible, different for every key, and stable."""
 
 import collections
 import itertools

@@ -1,4 +1,4 @@
-"""Weights from counts: exact shares that add up, the papers' properties, SeqIO's rates, and numbers that never drift."""
+"""Weights from counts: exact shares that add up, the papers' properties, SeqIO's rates, and stable numbers."""
 
 import fractions
 import subprocess

@@ -1,4 +1,4 @@
-"""tasks/vocabulary/codecs.py: exact arithmetic, optimal allocation, fits that add up in any order, files that prove themselves."""
+"""tasks/vocabulary/codecs.py: exact arithmetic, optimal allocation, order-independent fits, verifiable files."""
 
 import itertools
 import math

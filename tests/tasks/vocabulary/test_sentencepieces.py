@@ -1,4 +1,7 @@
-"""tasks/vocabulary/sentencepieces.py: text survives exactly, training is deterministic, bounded, and forgiving of small samples."""
+"""tasks/vocabulary/sentencepieces.py: text survives exactly.
+
+Training is deterministic, bounded, and works on small samples.
+"""
 
 import hashlib
 import inspect

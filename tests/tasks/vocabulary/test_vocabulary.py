@@ -1,4 +1,4 @@
-"""tasks/vocabulary/vocabulary.py: the layout that may never drift, the directory that proves itself, SeqIO's view of it."""
+"""tasks/vocabulary/vocabulary.py: the stable layout, the verifiable directory, and SeqIO's interface."""
 
 import inspect
 import json
