@@ -7,8 +7,6 @@ receives SIGTERM and agrees on one step.
 import signal
 import threading
 
-import jax
-
 
 class SignalRecorder:
     """Records SIGTERM and SIGINT that arrive inside the `with` block, in order, instead of ending the process.
@@ -42,10 +40,14 @@ class StopSignals(SignalRecorder):
     """
 
     def __enter__(self):
+        import jax  # here, because the launcher of a pod records signals without JAX
+
         return super().__enter__() if jax.process_count() == 1 else self
 
     def should_stop(self, step: int) -> bool:
         """Whether the run stops after this step. Every process must call this at every step."""
+        import jax
+
         if jax.process_count() == 1:
             return bool(self.received)
         from jax.experimental import multihost_utils

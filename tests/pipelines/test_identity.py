@@ -259,12 +259,12 @@ def test_real_media_under_other_names(kind, real_data, tmp_path):
     for _, path in sizes[:3]:
         for sidecar in path.parent.glob(f"{path.stem}.*"):
             shutil.copy(sidecar, raw)
-    first = run(kind, raw, tmp_path / "first", rules=())
+    first = run(kind, raw, tmp_path / "first", filters=())
     rearranged = tmp_path / "other"
     rearranged.mkdir()
     for number, stem in enumerate(sorted({p.name.partition(".")[0] for p in raw.iterdir()}, reverse=True)):
         for path in raw.glob(f"{stem}.*"):
             shutil.copy(path, rearranged / f"n{number}{path.name.removeprefix(stem)}")
-    second = run(kind, rearranged, tmp_path / "second", rules=())
+    second = run(kind, rearranged, tmp_path / "second", filters=())
     assert first["funnel"] == second["funnel"] and first["funnel"]["kept"]
     assert shards(tmp_path / "first") == shards(tmp_path / "second")

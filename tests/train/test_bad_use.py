@@ -24,11 +24,11 @@ def trained(castor, tmp_path_factory):
         ({"train.model.Transfromer.embed": 4}, r"Transfromer.*Did you mean"),
         ({"TASKS_DIR": "/nowhere"}, r"no task cache 'words' in /nowhere"),
         ({"MIXTURE_OR_TASK_NAME": "wrods"}, r"no task cache 'wrods'.*Did you mean 'words'"),
-        ({"VOCABULARY": "/nowhere"}, r"/nowhere is no vocabulary"),
+        ({"VOCABULARY": "/nowhere"}, r"/nowhere is not a complete vocabulary"),
         ({"MESH": {"data": 3}}, r"MESH data=3.* does not fit the 1 device"),
         ({"MESH": {"model": 1}}, r"MESH names the axis 'model'"),
         ({"BATCH_SIZE": 0}, r"batch_size = 0"),
-        ({"BATCH_SIZE": {5: 4}}, r"batch_size = \{5: 4\}.* begins at step 0.*Bind BATCH_SIZE"),
+        ({"BATCH_SIZE": {5: 4}}, r"batch_size = \{5: 4\}.* starts at step 0.*Bind BATCH_SIZE"),
         (
             {"BATCH_SIZE": {0: 4, 3: 6}, "ACCUMULATE": 4},
             r"BATCH_SIZE = 6 cannot be split into ACCUMULATE = 4 microbatches",
@@ -37,7 +37,7 @@ def trained(castor, tmp_path_factory):
         ({"PACKING": "tight_fit"}, r"packing method 'tight_fit' is unknown"),
         (
             {"three/tasks.Mixture.stages": [(5, {"wrods": 1})]},
-            r"the stage at step 5 of mixture .* has weights for 'wrods', which is no component",
+            r"the stage at step 5 of mixture .* has weights for 'wrods', which is not a component",
         ),
         ({"three/tasks.Mixture.skip_steps": ((5, 3),)}, r"skip_steps has \(5, 3\), which is not a range"),
         ({"TASK_FEATURE_LENGTHS": {"inputs": 4}}, r"TASK_FEATURE_LENGTHS"),

@@ -166,7 +166,7 @@ def test_export(out, castor, tmp_path):
         (["list", "/nothing/there"], "directory /nothing/there does not exist"),
         (["preview", "{web}", "--record=999"], "no record 999"),
         (["preview", "{web}", "--split=tset"], "no split 'tset'"),
-        (["preview", "{web}", "--vocabulary=/nothing"], "/nothing is no vocabulary"),
+        (["preview", "{web}", "--vocabulary=/nothing"], "/nothing is not a complete vocabulary"),
         (["lineage", "{web}"], "--step=S"),
         (["lineage", "{web}", "--step=1", "--document=" + "0" * 32], "--step=S"),
         (["lineage", "{web}", "--document=xyz", "--steps=2", "--batch_size=2", "--length=8"], "32"),

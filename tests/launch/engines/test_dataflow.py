@@ -177,7 +177,7 @@ def test_a_detached_job_that_may_never_be_committed_is_given_up(lines, tmp_path)
     with pytest.raises(CorpusError, match="2 of 3 records .* are dead letters.*The dead letters are in .*failed"):
         detached.commit(lines.output)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".failed"]
-    with pytest.raises(CorpusError, match="no detached job has been sent"):
+    with pytest.raises(CorpusError, match="no detached job has been submitted"):
         detached.commit(lines.output)
 
 

@@ -66,7 +66,7 @@ def by_hand(edges, rounds):
             connected_components._large_star, [pair for edge in edges for pair in connected_components._both_ways(edge)]
         )
         edges = star(connected_components._small_star, edges)
-    combine = connected_components._Place()
+    combine = connected_components._Neighbours()
     placed = [
         (node, combine.merge_accumulators(values))
         for node, values in group([end for edge in edges for end in connected_components._ends(edge)])

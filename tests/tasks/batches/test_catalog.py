@@ -117,7 +117,7 @@ def test_stages_and_weighting_from_gin(tasks_dir):
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"stages": ((5, {"image": 1}),)}, "'image', which is no component"),
+        ({"stages": ((5, {"image": 1}),)}, "'image', which is not a component"),
         ({"stages": ((5,),)}, "has a stage"),
         ({"stages": (5,)}, "has a stage"),
         ({"stages": ((0, {"web": 1}),)}, "Stage.start"),

@@ -119,7 +119,7 @@ def test_a_budget_in_chips_and_days_and_a_run_without_data(castor):
     ), err
     for bad, match in (
         (("--days=3",), "--days needs --topology"),
-        (("--days=3", "--flops=1e20"), "two budgets"),
+        (("--days=3", "--flops=1e20"), "both set the budget"),
         (("--flops=much",), "--flops=much"),
         (("--topology=v5e:16x16", "--days=3", "--mfu=50"), "--mfu=50"),
     ):
