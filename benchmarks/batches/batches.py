@@ -63,7 +63,7 @@ HEAD_TOKENS = 64
 ANY_STEPS = 100
 
 Stream = Callable[[int], Iterator[dict[str, np.ndarray]]]
-"""From a step on, the batches."""
+"""Returns the batches from a given step on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +231,7 @@ CONTENDERS = {
 
 
 def measure(arguments) -> dict:
-    """What one contender does, in this process."""
+    """Measures one contender in this process."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before any library counts cores or starts threads
     contender = CONTENDERS[arguments.contender]
     for module in contender.modules:
@@ -282,7 +282,7 @@ def _throughput(iterator, contender: Contender, seconds: float) -> dict:
 
 
 def peak_rss_mb() -> int:
-    """Of this process alone: unlike ru_maxrss, VmHWM does not start from what the parent used."""
+    """Peak memory of this process alone: unlike ru_maxrss, VmHWM does not start from the parent's usage."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
@@ -327,7 +327,7 @@ def _cut(iterator, contender: Contender, arguments) -> float:
 
 
 def prepare_cache(arguments, work: pathlib.Path) -> pathlib.Path:
-    """The cache to run on: the one given, or one made and kept in the work folder."""
+    """The cache to run on: the given one, or one created and kept in the work folder."""
     if arguments.cache:
         return pathlib.Path(arguments.cache).resolve()
     random = np.random.default_rng(arguments.seed)
@@ -370,7 +370,7 @@ def prepare_arrayrecord(cache: pathlib.Path, work: pathlib.Path) -> pathlib.Path
 
 
 def describe(cache: pathlib.Path, length: int) -> dict:
-    """The documents a benchmark ran on."""
+    """Describes the documents of a benchmark."""
     sizes = synthetic.real_lengths([str(cache)])
     return {
         "documents": len(sizes),
@@ -385,7 +385,7 @@ def describe(cache: pathlib.Path, length: int) -> dict:
 
 
 def machine() -> dict:
-    """The machine and the versions of what ran on it."""
+    """The machine and the versions of the software."""
     versions = {}
     for name in ("numpy", "protobuf", "seqio", "tensorflow", "grain", "array-record"):
         try:
@@ -424,7 +424,7 @@ def environment() -> dict[str, str]:
 
 
 def forget_plans(cache: str) -> None:
-    """Removes the plans cached beside a cache's shards."""
+    """Removes the plans stored next to a cache's shards."""
     for directory in pathlib.Path(cache).rglob("plans"):
         shutil.rmtree(directory)
 
@@ -452,7 +452,7 @@ def measure_rounds(arguments) -> dict[str, list[dict]]:
 
 
 def combine(results: list[dict]) -> dict:
-    """Medians over rounds; what only the first round measured, from it; the worst `max`."""
+    """Medians over rounds, but the maximum of `max`. Values measured only in the first round are taken from it."""
     combined: dict = {}
     for key, value in results[0].items():
         values = [result[key] for result in results if key in result]

@@ -105,7 +105,7 @@ def _files(entry) -> list[str]:
 
 
 def _entry(shard: dict):
-    """The entry of a shard as its manifest has it."""
+    """The entry of a shard in its manifest's format."""
     from castor.tasks.cache.manifest import ShardEntry
 
     split, _, numbers = shard["file"].partition(".tfrecord-")
@@ -141,7 +141,7 @@ def _unmix64(values: np.ndarray) -> np.ndarray:
 
 
 def drop_from_memory(directories: list[str]) -> None:
-    """Asks the system to forget the content of every file, once for all names of it."""
+    """Drops every file from the page cache, once for all names of the file."""
     seen = set()
     for directory in directories:
         for folder, _, names in os.walk(directory):
@@ -160,7 +160,7 @@ def drop_from_memory(directories: list[str]) -> None:
 
 
 def measure(directories: list[str], length: int, batch: int, step: int, started: float) -> dict:
-    """What a fresh process needs."""
+    """Measures opening and batches in a fresh process."""
     from castor import tasks
 
     result = {"start_s": round(time.time() - started, 3)}
@@ -179,7 +179,7 @@ def measure(directories: list[str], length: int, batch: int, step: int, started:
         "any_step_ms_max": max(times),
         "peak_rss_mb": batches.peak_rss_mb(),
     }
-    importlib.import_module("pyarrow.parquet")  # what reads lineage; its import is timed by no one
+    importlib.import_module("pyarrow.parquet")  # reads lineage; its import is not timed
     _, result["lineage_ms"] = timed(lambda: opened.lineage(step))
     document, _ = opened.components[0].reader.document(records_before(opened) + 17)
     found, result["occurrences_ms"] = timed(lambda: list(opened.occurrences(document, step)))
@@ -188,7 +188,7 @@ def measure(directories: list[str], length: int, batch: int, step: int, started:
 
 
 def records_before(opened) -> int:
-    """First record of the second shard: a shard whose lineage no measurement has read yet, most likely."""
+    """First record of the second shard, whose lineage has most likely not been read by an earlier measurement."""
     return int(opened.components[0].reader.starts[1]) if opened.components[0].reader.num_shards > 1 else 0
 
 
@@ -212,12 +212,12 @@ def run_child(directories: list[str], length: int, batch: int, step: int) -> dic
 
 
 def medians(measured: list[dict]) -> dict:
-    """Of each number, over processes."""
+    """Median of each number over the processes."""
     return {key: round(statistics.median(found[key] for found in measured), 3) for key in measured[0]}
 
 
 def forget_plans(directories: list[str]) -> None:
-    """Removes the plans cached beside the shards."""
+    """Removes the plans stored next to the shards."""
     for directory in directories:
         shutil.rmtree(pathlib.Path(directory) / "plans", ignore_errors=True)
 

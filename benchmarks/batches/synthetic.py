@@ -26,7 +26,7 @@ SHUFFLE_SEED = 0
 
 
 def lengths(random: np.random.Generator, count: int, median: float = MEDIAN, sigma: float = SIGMA) -> np.ndarray:
-    """int64 [count] tokens of documents, eos counted."""
+    """int64 [count] tokens of documents, including eos."""
     return np.clip(np.exp(random.normal(np.log(median), sigma, count)), 2, LONGEST).astype(np.int64)
 
 
@@ -49,7 +49,7 @@ def ids(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def document_id(*parts: str | int) -> str:
-    """32 hex digits, as Castor's document ids are."""
+    """32 hex digits, like Castor's document ids."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -62,7 +62,7 @@ def records(random: np.random.Generator, sizes: np.ndarray, corpus: str) -> Iter
 
 
 def commit(directory: str, staging: str, name: str, entries: list[ShardEntry]) -> None:
-    """Makes the staged shards the cache at `directory`."""
+    """Publishes the staged shards as the cache at `directory`."""
     vocabulary = {"path": "none", "fingerprint": "0" * 32, "size": VOCABULARY_SIZE}
     facts = {
         "name": name,

@@ -66,7 +66,7 @@ def read(folder: str, limit: int) -> tuple[list[Document], float]:
 
 
 def stages() -> dict:
-    """Name -> function of a Document, in the order of the job, and the optional ones after."""
+    """Name -> function of a Document: the job's stages in order, then the optional stages."""
     return {
         "parse": parse.Parse(),
         "licence header": licence_headers.Declare(),
@@ -81,7 +81,7 @@ def stages() -> dict:
 
 
 def measure(files: list[Document]) -> tuple[dict[str, dict], list[Document]]:
-    """CPU seconds of each stage over the files, and the files as they left parsing."""
+    """CPU seconds of each stage over the files, and the files after parsing."""
     seconds, counts, parsed = collections.Counter(), collections.Counter(), []
     steps = list(stages().items())
     for document in files:
@@ -153,7 +153,7 @@ def published_share(text: str, language: str) -> float:
 
 
 def comments_peer(documents: list[Document]) -> dict:
-    """Castor's share of comments beside the published way, on the same files."""
+    """Castor's share of comments compared with the published method, on the same files."""
     judged = [d for d in documents if d.metadata["language"] in santacoder.Filter().languages][:400]
     size = sum(len(d.text) for d in judged) / 1e6
     begun = time.process_time()
@@ -171,7 +171,7 @@ def comments_peer(documents: list[Document]) -> dict:
 
 
 def secrets_peer(documents: list[Document], python: str) -> dict:
-    """Castor's search for secrets beside detect-secrets, on the same files."""
+    """Castor's search for secrets compared with detect-secrets, on the same files."""
     chosen = documents[:400]
     size = sum(len(d.text) for d in chosen) / 1e6
     begun = time.process_time()
@@ -241,7 +241,7 @@ def whole(folder: str, output: str) -> dict:
 
 
 def machine() -> dict:
-    """What the figures were measured on."""
+    """The machine and versions that the figures were measured on."""
     info = pathlib.Path("/proc/cpuinfo")
     names = (
         [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]

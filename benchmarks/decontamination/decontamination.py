@@ -81,7 +81,7 @@ def planted(passages, pages: list[dict], items: int, seed: int) -> list[dict]:
 
 
 def change(text: str, kind: str, rng: random.Random, words: list[str], characters: list[str]) -> str:
-    """A copy of a text in other dress, or partly in other words."""
+    """A copy of a text in another form, or with some words replaced."""
     if kind == "capitals":
         return text.upper()
     if kind == "no_punctuation":
@@ -126,7 +126,7 @@ def share(hits: list[bool]) -> float:
 
 
 def castor(args, pages, plants, index) -> dict:
-    """Our side: found, flagged, and the cost."""
+    """Castor's side: found, flagged, and the cost."""
     from castor.pipelines.decontamination import matching
     from castor.pipelines.text.tokenized_text import TokenizedText
 
@@ -170,7 +170,7 @@ def castor(args, pages, plants, index) -> dict:
 
 
 def peer(task: dict) -> dict:
-    """datatrove's side; runs under its own Python."""
+    """datatrove's side; runs in its own interpreter."""
     from datatrove.data import Document
     from datatrove.pipeline.decont.n_grams import NGramsDecontConfig, NGramsDecontFilter, NGramsDecontIndexer
 

@@ -56,8 +56,8 @@ BENT = (
     "mirror",
 )
 
-# Run by the peer's interpreter: reads {"texts": [...]}, prints milliseconds of CPU a text for each turn asked for on
-# standard input.
+# Run by the peer's interpreter: reads {"texts": [...]}, prints milliseconds of CPU per text for each turn requested
+# on standard input.
 PEER = """
 import json, sys, tempfile, time
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
@@ -76,7 +76,7 @@ for _ in sys.stdin:
 
 
 def curve(texts: list[str], rule: MinHash) -> dict:
-    """Where near copies meet, by similarity, for both kinds of signature."""
+    """Which near copies match, by similarity, for both kinds of signature."""
     texts = [text for text in texts if tokenize(text).num_tokens >= 50]
     count = rule.bands * rule.rows
     kinds = {
@@ -168,7 +168,7 @@ def as_document(text: str) -> Document:
 
 
 def signatures(texts: list[str], rule: MinHash, peer_python: str | None, turns: int = 3) -> dict:
-    """Milliseconds of CPU a text: ours from text to band keys, and its parts; the peer's from text to signature."""
+    """CPU milliseconds per text: Castor's from text to band keys, in total and by part; the peer's to its signature."""
     documents = [as_document(text) for text in texts]
     parts = {
         "view_and_shingles": lambda: [rule.shingles(d.text) for d in documents],

@@ -56,7 +56,7 @@ def edited(text: str, rate: float, seed: int) -> str:
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """Exact similarity of two sets, sorted arrays without repeats."""
+    """Exact Jaccard similarity of two sets, given as sorted arrays without repeats."""
     common = len(np.intersect1d(one, other, assume_unique=True))
     return common / (len(one) + len(other) - common) if common else 0.0
 

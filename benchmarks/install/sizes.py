@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def copy_of_checkout(folder: pathlib.Path) -> pathlib.Path:
-    """The files that a wheel is made of, apart from the checkout: a build leaves its own there."""
+    """Copies the files that a wheel is built from, because a build leaves files in its source folder."""
     folder.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -120,7 +120,7 @@ def measure(checkout: pathlib.Path, extras: str, python: str, work: pathlib.Path
 
 
 def import_ms(interpreter: pathlib.Path, program: str, work: pathlib.Path) -> float:
-    """Milliseconds of the imports of a program, by the interpreter's own account (-X importtime)."""
+    """Milliseconds of a program's imports, as reported by the interpreter (-X importtime)."""
     command = [interpreter, "-P", "-X", "importtime", "-c", program]
     log = subprocess.run(command, check=True, cwd=work, capture_output=True, text=True).stderr
     lines = re.findall(
@@ -131,7 +131,7 @@ def import_ms(interpreter: pathlib.Path, program: str, work: pathlib.Path) -> fl
 
 
 def uv(*arguments: str) -> None:
-    """Runs uv quietly; its own words where it fails."""
+    """Runs uv quietly; on failure, shows uv's own output."""
     done = subprocess.run(["uv", arguments[0], "--quiet", *arguments[1:]], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"uv {' '.join(arguments)} failed:\n{done.stderr}")

@@ -51,7 +51,7 @@ def finish(child: subprocess.Popen) -> None:
 
 
 def compare(stage: recipes.Stage, scratch: pathlib.Path) -> dict:
-    """What became of one stage: seconds, and whether each variation gave the same files."""
+    """The result of one stage: seconds, and whether each variation wrote the same files."""
     expected = checksums(pathlib.Path(stage.output))
     if "manifest.json" not in expected:
         sys.exit(f"{stage.output} has no manifest: run the recipe first.")
@@ -70,7 +70,7 @@ def compare(stage: recipes.Stage, scratch: pathlib.Path) -> dict:
         visible = (killed / "manifest.json").exists() or (killed / "COMPLETED").exists()
         if not visible or checksums(killed) != expected:
             break
-        shutil.rmtree(killed)  # it was done before the kill: half-way comes sooner
+        shutil.rmtree(killed)  # the stage finished before the kill: try again earlier
         patience *= 0.8
     finish(start(stage, killed))
     return {

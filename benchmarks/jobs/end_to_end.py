@@ -70,7 +70,7 @@ def check_seqio(tasks_dir: str) -> dict:
 
 
 def check_shards(tasks_dir: str) -> int:
-    """Compares whole batches with those put together from shards; returns how many."""
+    """Compares whole batches with batches combined from shards; returns their number."""
     mixture = tasks.resolve_mixture(dict.fromkeys(DOMAINS, 1.0), tasks_dir)
     lengths, compared = {"targets": 512}, 0
     whole = tasks.Batches(mixture, batch_size=8, lengths=lengths)

@@ -46,7 +46,7 @@ _WORD = re.compile(rb"[A-Za-z\x80-\xff]{3,}")
 
 
 def vary(page: bytes, share: float, pool: list[bytes], draw: random.Random) -> bytes:
-    """The page with that share of the words between its tags replaced."""
+    """The page with the given share of the words between its tags replaced."""
 
     def replaced(match):
         return draw.choice(pool) if draw.random() < share else match.group()
@@ -75,7 +75,7 @@ def make(folder: pathlib.Path, count: int, pages: list[tuple[str, bytes]]) -> in
 
 
 class Watch(threading.Thread):
-    """Peak resident memory and CPU seconds of a process and all its descendants, looked at every `period` seconds."""
+    """Peak resident memory and CPU seconds of a process and all its descendants, sampled every `period` seconds."""
 
     def __init__(self, pid: int, period: float = 0.5):
         super().__init__(daemon=True)

@@ -22,7 +22,7 @@ from castor.tasks.vocabulary import codec_fit, image, psnr, streams
 
 
 def pictures(paths: list[str], budget: int) -> list[np.ndarray]:
-    """uint8 [H, W, 3] each, from WebDataset tars; what cannot be decoded is left out."""
+    """uint8 [H, W, 3] each, from WebDataset tars; undecodable pictures are skipped."""
     found = []
     for path in paths:
         with tarfile.open(path) as archive:
@@ -36,7 +36,7 @@ def pictures(paths: list[str], budget: int) -> list[np.ndarray]:
 
 
 def jpeg_psnr(picture: np.ndarray, bits: float) -> float:
-    """PSNR of the best JPEG of at most `bits` bits of content; of the worst one where none is so small."""
+    """PSNR of the best JPEG of at most `bits` bits of content; of the worst one if none is small enough."""
     blank = io.BytesIO()
     Image.fromarray(np.zeros_like(picture)).save(blank, "JPEG", quality=1, optimize=True)
     best = None

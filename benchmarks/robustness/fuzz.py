@@ -42,7 +42,7 @@ PARTS = (2, 5)
 
 
 def pages(data: str, work: pathlib.Path) -> list[tuple[str, bytes]]:
-    """(url, body) of the pages of real archives, or of the demo's."""
+    """(url, body) of the pages of real archives, or of the demo's pages."""
     from castor.pipelines.document import Document
     from castor.pipelines.readers.web_source import WebSource
 
@@ -115,7 +115,7 @@ def cases(kind: str, seed: int, first: int, last: int, data: str, work: pathlib.
 
 
 def lost(case: mutations.Case, kind: str, elements: list) -> int:
-    """How many undamaged documents of an archive the source did not bring."""
+    """Number of undamaged documents of an archive that the source did not yield."""
     if case.damaged < 0 or kind not in ("warc", "tar"):
         return 0
     read = collections.Counter(
@@ -229,7 +229,7 @@ def start_batch(arguments, kind: str, first: int, last: int) -> dict:
 
 
 def summary(batches: list[dict]) -> dict:
-    """All batches of a kind as one."""
+    """Combines all batches of a kind."""
     total: collections.Counter = collections.Counter()
     errors: collections.Counter = collections.Counter()
     sound = [batch for batch in batches if "failed" not in batch]

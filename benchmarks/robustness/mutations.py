@@ -70,7 +70,7 @@ class Case:
 
 
 class Mutator:
-    """Damages bytes; `kind` chooses the words it knows, `donors` are what pieces are taken from."""
+    """Damages bytes; `kind` selects the words to insert, `donors` are the sources of inserted pieces."""
 
     def __init__(self, seed: str, kind: str, donors: list[bytes]):
         self.random = random.Random(seed)
@@ -78,14 +78,14 @@ class Mutator:
         self._donors = donors
 
     def damage(self, data: bytes) -> bytes:
-        """One to four injuries; never the same bytes."""
+        """Applies one to four mutations; the result always differs from the input."""
         result = data
         for _ in range(self.random.choice((1, 1, 1, 2, 4))):
             result = self.random.choice(self._INJURIES)(self, result)
         return result if result != data else data + b"\0"
 
     def _place(self, data: bytes) -> int:
-        """Anywhere, but the beginning, where formats keep their headers, as often as all the rest."""
+        """A random position. Half of all positions are at the beginning, where formats have their headers."""
         return (
             self.random.randrange(min(len(data), 600) + 1)
             if self.random.random() < 0.5
@@ -184,7 +184,7 @@ def tarball(name: str, files: list[tuple[str, bytes]], mutator: Mutator, compres
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that ask for much: name -> bytes."""
+    """Small files that need large resources: name -> bytes."""
     zeros = zlib.compressobj(9, zlib.DEFLATED, 31)
     hidden = b"".join(zeros.compress(b"<p>bomb</p>" * 100_000) for _ in range(180)) + zeros.flush()
 

@@ -57,10 +57,10 @@ MESHES = {
     ("pro", "v5p:8x8x8", 32768): {"fsdp": 128, "context": 4},
     ("pro", "v5e:16x16", 32768): {"fsdp": 16, "context": 4, "sequence": 4},
 }
-VOCABULARY = {"tiny": 32768, "small": 32768}  # of those whose gin leaves it to the data
+VOCABULARY = {"tiny": 32768, "small": 32768}  # of models whose gin files leave the size to the data
 # Usable share of the memory: closer to the limit, the compiler no longer overlaps transfers with matrix products.
 ROOM = 0.95
-ATTEMPTS = 3  # settings that are tried before the one that asks for least memory
+ATTEMPTS = 3  # settings to try before the one that needs least memory
 BEGIN, END = "<!-- benchmarks/tpu/pod_scale.py: begin -->", "<!-- end -->"
 
 
@@ -104,7 +104,7 @@ class Setting:
 
 
 def rows() -> list[Row]:
-    """All, those that matter most first: they take hours."""
+    """All rows, most important first, because they take hours."""
     large = [Row("ultra", "v4:16x16x16", length) for length in (8192, 4096, 2048)] + [
         Row("ultra", "v5p:16x16x16", 2048, 2)
     ]
@@ -147,7 +147,7 @@ def settings(row: Row) -> list[Setting]:
             size = rough.bytes(rows, parts, remat, model.loss_chunk)
             found.append((rough.seconds(rows, parts, remat), size, Setting(rows, mesh, remat, parts)))
     ladder = []
-    for each in sorted(found, key=lambda each: each[:2]):  # slower ways only where they ask for less memory
+    for each in sorted(found, key=lambda each: each[:2]):  # slower settings only if they need less memory
         if each[1] <= min([topology.chip.usable, *(0.95 * size for _, size, _ in ladder)]):
             ladder.append(each)
     least = min(found, key=lambda each: (each[1], each[0]))
@@ -220,7 +220,7 @@ def measure(row: Row, judge: str | None, prefix: list[str], rows: pathlib.Path) 
 
 
 def ask(judge: str, program: pathlib.Path, row: Row, report: dict) -> dict | None:
-    """The other reader's estimate of the same program."""
+    """The other program's estimate for the same compiled program."""
     chip, shape = row.topology.split(":")
     flags = [
         "--chip",
@@ -250,7 +250,7 @@ def machine() -> str:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Markdown: what fits and how quick it is predicted to be; then what does not fit."""
+    """Markdown: rows that fit with their predicted step times, then rows that do not fit."""
     columns = (
         "model",
         "slice",
@@ -305,7 +305,7 @@ def _order(row: Row) -> tuple:
 
 
 def write_table(path: pathlib.Path, results: dict[str, dict]) -> None:
-    """Puts the table between its marks."""
+    """Inserts the table between its markers."""
     text = path.read_text(encoding="utf-8")
     pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
     path.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table(results)}\n{END}", text), encoding="utf-8")

@@ -56,7 +56,7 @@ def requests(count: int, tokens: int, top_k: int = 40, top_p: float = 1.0) -> li
 
 
 def plain_loop(parameters, asked: list[Request], tokens: int) -> int:
-    """Tokens written: rows in order, padded to the longest, a step at a time from Python."""
+    """Number of tokens written: rows in order, padded to the longest, with one Python call per step."""
     written = 0
     for start in range(0, len(asked), ROWS):
         prompts = [[0, *r.prompt] for r in asked[start : start + ROWS]]

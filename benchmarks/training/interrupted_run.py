@@ -70,7 +70,7 @@ def unfinished(model_dir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def kill_at(child: subprocess.Popen, model_dir: pathlib.Path, moment: str, step: int, chance: random.Random) -> dict:
-    """Kills the run some time after `step` steps, and tells what it left."""
+    """Kills the run some time after `step` steps, and reports what the run left."""
     while steps_done(model_dir) < step:
         if child.poll() is not None:
             sys.exit(f"the run ended by itself: see {model_dir.with_suffix('.log')}")

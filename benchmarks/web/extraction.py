@@ -65,7 +65,7 @@ def extractor(name: str):
 
 
 def work(name: str, pages: str, output: str, passes: int) -> None:
-    """Texts and milliseconds of the pages of a JSON-lines file, to another; one page a line."""
+    """Texts and milliseconds of the pages of a JSON-lines file, to another file; one page per line."""
     extract = extractor(name)
     with open(pages, encoding="utf-8") as file:
         extract(json.loads(file.readline()))  # what is loaded on first use
@@ -177,7 +177,7 @@ def _percentiles(values: list[float]) -> dict:
 
 
 def load(data: pathlib.Path, crawl: bool) -> tuple[list[dict], list[dict], list[str]]:
-    """The two sets of truth, and the decoded pages: theirs in order, then all of the crawls."""
+    """The two reference sets, and the decoded pages: theirs in order, then all of the crawls."""
     from castor.pipelines.document import BadInput, Document
     from castor.pipelines.readers.web_source import WebSource
     from castor.pipelines.text import charset

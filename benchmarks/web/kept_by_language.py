@@ -30,7 +30,7 @@ from castor.pipelines.readers import web_source
 from castor.pipelines.text import html, language
 from castor.tasks import configuration
 
-FEWEST = 3  # pages of a language that has a row of its own
+FEWEST = 3  # minimum number of pages for a language to get its own row
 
 
 def documents(root: str, patterns: list[str]) -> list[Document]:
@@ -55,7 +55,7 @@ def recipe(name: str) -> tuple[Any, ...]:
 
 
 def for_english(rules: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Rules that know no script but the Latin one."""
+    """Rules made for the Latin script only."""
     changes = {
         gopher_repetition.Filter: {"unspaced_factor": 1},
         gopher_quality.Filter: {"max_unspaced_for_length": 1.0, "min_language_score": 0.0},
@@ -65,7 +65,7 @@ def for_english(rules: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def judge(rules: tuple[Any, ...], document: Document) -> str | None:
-    """The reason that turns a document away, None if it is kept."""
+    """The reason that a document is rejected for; None if the document is kept."""
     steps = tuple(functions.FilterFunction(rule) if hasattr(rule, "check") else rule for rule in rules)
     found = functions.Chain(steps)(document)
     return str(found.reason) if isinstance(found, Rejection) else None

@@ -50,7 +50,7 @@ NAMED = re.compile(r"\.([a-z]{2})(?:-[a-z]+)?\.(?:html|php)\b")
 
 
 def label(url: str, page: bytes) -> str | None:
-    """The language of a page as its `lang` attribute and its URL agree on it."""
+    """The language of a page, if its `lang` attribute and its URL agree."""
     declared = LANG.search(page[:3000])
     declared = {"nb": "no", "nn": "no"}.get(code := declared.group(1).decode().lower(), code) if declared else None
     parts = urlsplit(url)
@@ -71,7 +71,7 @@ def prose(text: str, code: str) -> str:
 
 
 def labelled(root: str, patterns: list[str], questions: list[str]) -> list[tuple[str, str]]:
-    """(language, text) of everything that says its own language."""
+    """(language, text) of every labelled text."""
     found = []
     source, extract = web_source.WebSource("language", root, tuple(patterns)), html.Extract()
     for uri in source.files():

@@ -89,7 +89,7 @@ def iban(draw: random.Random, right: bool = True) -> str:
 
 
 def planted(kind: str, draw: random.Random) -> tuple[str, str]:
-    """(text to plant, what must be gone of it)."""
+    """(text to plant, the part that must be removed)."""
     name = draw.choice(("anna", "j.smith", "li_wei", "o'brien", "k-mueller", "info", "press+news", "x7")) + draw.choice(
         ("", str(draw.randrange(100)))
     )

@@ -70,7 +70,7 @@ ONE_PAGE = (
 
 
 def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
-    """CPU seconds of a command with all its children, and what it prints."""
+    """CPU seconds of a command with all its children, and its standard output."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -80,7 +80,7 @@ def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
 
 
 SIZES = (2886, 8658, 100_000)
-"""Pages of the corpora whose cost is told."""
+"""Corpus sizes, in pages, whose cost is reported."""
 
 
 def row(seconds: float, start: float, num_pages: int, megabytes: float, **facts) -> dict:
@@ -103,7 +103,7 @@ def row(seconds: float, start: float, num_pages: int, megabytes: float, **facts)
 
 
 def castor(root: str, one: str, recipe: str, bindings: tuple[str, ...], num_pages: int, megabytes: float) -> dict:
-    """Runs the job as its users do, over the archives under `root` and over the one page under `one`."""
+    """Runs the job as users do, over the archives under `root` and over the single page under `one`."""
     start, _ = castor_job(one, recipe, bindings)
     seconds, funnel = castor_job(root, recipe, bindings)
     ended = funnel["kept"] + sum(
@@ -157,7 +157,7 @@ def datatrove(python: str, root: str, one: str, num_pages: int, megabytes: float
 
 
 def datatrove_job(python: str, root: str) -> tuple[float, dict]:
-    """(CPU seconds, what datatrove_peer.web tells) of a run."""
+    """(CPU seconds, result of datatrove_peer.web) of a run."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "DATATROVE_COLORIZE_LOGS": "0"}
         seconds, printed = cpu(
@@ -167,14 +167,14 @@ def datatrove_job(python: str, root: str) -> tuple[float, dict]:
 
 
 def link(folder: str, root: str, repeat: int) -> None:
-    """Links the files of `folder` into `root`, `repeat` times under as many names."""
+    """Links the files of `folder` into `root`, `repeat` times under different names."""
     for copy in range(repeat):
         for path in glob.glob(os.path.join(folder, "*")):
             os.symlink(os.path.abspath(path), os.path.join(root, f"{copy}-{os.path.basename(path)}"))
 
 
 def write_one_page(path: str) -> None:
-    """A WARC file of one page that every rule lets pass, for what a job costs that has next to nothing to do."""
+    """A WARC file of one page that passes every rule, to measure the fixed cost of a job."""
     text = "".join(f"<p>{paragraph}</p>" for paragraph in ONE_PAGE)
     page = f"<html><head><title>One page</title></head><body><article>{text}</article></body></html>".encode()
     response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (

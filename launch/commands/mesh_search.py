@@ -176,7 +176,7 @@ def _command(arguments: argparse.Namespace, flags: Flags) -> list[str]:
 
 
 def _fingerprint(config, model, topology) -> str:
-    """Hash of all that a report depends on besides the candidate: run, compiled code, prediction code, compiler."""
+    """Hash of all that a report depends on except the candidate: run, compiled code, prediction code, compiler."""
     import importlib.metadata
 
     code = fingerprint.of_code("castor.train.step", "castor.train.compiler.predict", "castor.train.compiler.aot")

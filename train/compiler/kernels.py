@@ -33,9 +33,7 @@ def flops(computation: Computation, instruction: Instruction) -> float | None:
     floating = [array.shape for array in operands if len(array.shape) >= 2 and array.dtype in ("bf16", "f32", "f16")]
     if len(floating) < 3:
         return None
-    query, keys = floating[
-        :2
-    ]  # after tables of whole numbers: queries [..., heads, rows, head], keys [..., columns, head]
+    query, keys = floating[:2]  # after tables of integers: queries [..., heads, rows, head], keys [..., columns, head]
     head, rows = query[-1], query[-2]
     columns = keys[-2] if keys[-1] == head else keys[-1]
     suffix = "" if kind == "fwd" else f"_{kind}"
