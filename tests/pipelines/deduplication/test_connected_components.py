@@ -72,7 +72,7 @@ def by_hand(edges, rounds):
         for node, values in group([end for edge in edges for end in connected_components._ends(edge)])
     ]
     return sorted(
-        connected_components._at_rest((node, combine.extract_output(value)), rounds, "x.rounds")
+        connected_components._converged((node, combine.extract_output(value)), rounds, "x.rounds")
         for node, value in placed
     )
 
