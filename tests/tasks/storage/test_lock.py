@@ -19,8 +19,9 @@ from castor.tasks.storage import lock, lock_owner
 from castor.tasks.storage.lock_owner import LOCK_FILE, Lease, Owner
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from castor.tasks.storage import lock
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
 with lock.hold(sys.argv[1], "OUTPUT"):
     print("held", flush=True)
     sys.stdin.readline()
