@@ -20,13 +20,11 @@ def test_pages_that_are_near_duplicates_in_nature_meet(real_data):
     places = {}
     for line in (real_data / "web" / "index.jsonl").read_text().splitlines():
         row = json.loads(line)
-        places[row["repo"], row["path"]] = f"{real_data}/web/{row['warc']}#offset={row['offset']}"
+        places[row["repo"], row["path"]] = f"web/{row['warc']}#offset={row['offset']}"
     rows = map(json.loads, (real_data / "web" / "near_duplicates.jsonl").read_text().splitlines())
     pairs = [tuple(places[row[k]["repo"], row[k]["path"]] for k in "ab") for row in rows if row["jaccard"] >= 0.8]
     wanted = {place for pair in pairs for place in pair}
-    source = WebSource(
-        "real", str(real_data), tuple({place[len(str(real_data)) + 1 :].partition("#")[0] for place in wanted})
-    )
+    source = WebSource("real", str(real_data), tuple({place.partition("#")[0] for place in wanted}))
     found = [e for uri in source.files() for e in source.read(uri) if isinstance(e, Document) and e.source in wanted]
     keys = {page.source: set(MinHash().keys(Extract()(page))) for page in found}
     assert len(pairs) == 17 and keys.keys() == wanted

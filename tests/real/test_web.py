@@ -56,6 +56,7 @@ def refined(real_data, tmp_path_factory):
         inputs=tuple(f"bad/{name}" for name in BAD)
         + ("web/crawl/newspaper4k*", "web/real/dolma-sample-0000.warc.gz", "web/text/ko-rust-book.jsonl.zst"),
         output=output,
+        admission=(),
         filters=(),
         dead_letter_threshold=0.5,
         sandbox=Sandbox(cpu_seconds=1.0, memory_bytes=1 << 30),
@@ -64,10 +65,10 @@ def refined(real_data, tmp_path_factory):
     return manifest, list(read_corpus(output)), list(dead_letters.read(output))
 
 
-def test_every_bad_file_has_its_fate(refined, real_data):
+def test_every_bad_file_has_its_outcome(refined):
     manifest, documents, letters = refined
     for name, (errors, _) in BAD.items():
-        prefix = f"{real_data}/bad/{name}"
+        prefix = f"bad/{name}"
         assert {x.error for x in letters if x.source.partition("#")[0] == prefix} == errors, name
     funnel = manifest["funnel"]
     assert funnel["read"] == funnel["kept"] + sum(
@@ -91,19 +92,17 @@ def test_sound_records_of_bad_files_come_through(real_data):
         ("html_sjis_declared_utf8.html", "ja", "フジテレビ"),
     ],
 )
-def test_pages_in_odd_encodings_are_read_right(refined, real_data, name, language, words):
+def test_pages_in_odd_encodings_are_read_right(refined, name, language, words):
     sources = {d.source: d for d in refined[1]}
-    document = sources.get(f"{real_data}/bad/{name}")
+    document = sources.get(f"bad/{name}")
     if document is None:  # the two Korean files hold the same page: one is the other's duplicate
         document = (
-            sources[f"{real_data}/bad/html_cp949_undeclared.html"]
-            if "utf16" in name
-            else sources[f"{real_data}/bad/html_utf16le_nobom.html"]
+            sources["bad/html_cp949_undeclared.html"] if "utf16" in name else sources["bad/html_utf16le_nobom.html"]
         )
     assert document.metadata["language"] == language and words in document.text and "\ufffd" not in document.text
 
 
-def test_crawls_come_through_whole(refined, real_data):
+def test_crawls_come_through_whole(refined):
     manifest, documents, letters = refined
     pages = [d for d in documents if "/crawl/newspaper4k" in d.source]
     assert len(pages) >= 15 and not [x for x in letters if "/crawl/" in x.source]
